@@ -1,0 +1,188 @@
+"""Read a configuration file and report every mistake in it at once."""
+
+import difflib
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from saelib.config.schema import Config
+from saelib.errors import UserError
+
+
+def load_config(path: Path) -> Config:
+    """Read, default and check a suite.
+
+    Raises:
+        UserError: with one line for each mistake: its key, what is wrong, what is allowed.
+    """
+    return check_config(read_yaml(path), str(path))
+
+
+def check_config(raw: Any, name: str) -> Config:
+    """Check a configuration that is already in memory; `name` is what messages call it."""
+    if not isinstance(raw, dict):
+        raise UserError(f"{name}: should be a mapping with the keys {', '.join(Config.model_fields)}")
+    try:
+        config = Config.model_validate(raw)
+        mistakes = _broken_references(config)
+    except ValidationError as error:
+        mistakes = [_explain(details) for details in error.errors(include_url=False)]
+    if mistakes:
+        count = f"{len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}"
+        raise UserError(f"{name}: {count}\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
+    return config
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Plain YAML lets the second of two equal keys win without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                line = key_node.start_mark.line + 1
+                raise yaml.MarkedYAMLError(problem=f"the key '{key_node.value}' stands twice (line {line})")
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge keys (`<<`) may repeat what they override."""
+        super().flatten_mapping(node)
+
+
+# YAML 1.1 reads 1e-3 as a string: it wants a dot. People write learning rates without one.
+_UniqueKeyLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    __import__("re").compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(path: Path) -> Any:
+    """Parse YAML without running anything it says. Raises `UserError` with file and line."""
+    try:
+        return yaml.load(path.read_text(), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such configuration file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+
+
+def _broken_references(config: Config) -> list[str]:
+    """Models that name a data set which the configuration does not define, or need one and name none."""
+    mistakes = []
+    for name, model in config.models.items():
+        where = f"models.{name}.dataset"
+        if model.source.family == "arrays":
+            if model.dataset is not None:
+                mistakes.append(f"{where}: the family 'arrays' brings its own activations; remove this key")
+            missing = sorted(set(model.layers) - set(model.source.files))
+            if missing:
+                mistakes.append(
+                    f"models.{name}.source.files: no file for layer {', '.join(map(str, missing))}"
+                )
+        elif model.dataset is None:
+            mistakes.append(f"{where}: missing; one of: {', '.join(config.datasets) or '(none is defined)'}")
+        elif model.dataset not in config.datasets:
+            mistakes.append(
+                f"{where}: no data set '{model.dataset}'{_hint(model.dataset, list(config.datasets))}"
+            )
+    return mistakes
+
+
+def _explain(error: ErrorDetails) -> str:
+    """One line: key, problem, what is allowed."""
+    location = error["loc"]
+    key = ".".join(str(part) for part in _visible(location))
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        parent = _type_at(location[:-1])
+        names = (
+            list(parent.model_fields) if isinstance(parent, type) and issubclass(parent, BaseModel) else []
+        )
+        return f"{key}: unknown key{_hint(str(location[-1]), names)}"
+    if kind == "missing":
+        return f"{key}: missing"
+    if kind == "union_tag_invalid":
+        allowed = [tag.strip(" '") for tag in str(context["expected_tags"]).split(",")]
+        return f"{key}.{str(context['discriminator']).strip(chr(39))}: no such value '{context['tag']}'{_hint(str(context['tag']), allowed)}"
+    if kind == "union_tag_not_found":
+        return f"{key}: the key {context['discriminator']} is missing"
+    if kind == "literal_error":
+        allowed = [option.strip(" '") for option in str(context["expected"]).replace(" or ", ", ").split(",")]
+        return f"{key}: {error['input']!r} is not allowed{_hint(str(error['input']), allowed)}"
+    message = error["msg"].removeprefix("Value error, ")
+    shown = repr(error["input"])
+    value = f" (found {shown})" if len(shown) < 80 and not isinstance(error["input"], dict) else ""
+    return f"{key or 'the suite'}: {message[0].lower()}{message[1:]}{value}"
+
+
+def _hint(word: str, allowed: list[str]) -> str:
+    close = difflib.get_close_matches(word, allowed, n=1, cutoff=0.5)
+    guess = f"; did you mean '{close[0]}'?" if close else ""
+    return (
+        f"{guess} Allowed: {', '.join(allowed)}" if guess else f"; allowed: {', '.join(allowed) or '(none)'}"
+    )
+
+
+def _visible(location: tuple[int | str, ...]) -> list[int | str]:
+    """Drop the union tags and markers that pydantic puts into a location: they are not keys in the file."""
+    visible: list[int | str] = []
+    for end, part in enumerate(location, 1):
+        before = _type_at(location[: end - 1])
+        if part != "[key]" and not _is_union(before):
+            visible.append(part)
+    return visible
+
+
+def _type_at(location: tuple[int | str, ...]) -> Any:
+    """The annotation that a location in the configuration has; None where the schema has no such place."""
+    here: Any = Config
+    for part in location:
+        here = _step(here, part)
+    return here
+
+
+def _step(here: Any, part: int | str) -> Any:
+    if isinstance(here, type) and issubclass(here, BaseModel):
+        field = here.model_fields.get(str(part))
+        return _bare(field.annotation) if field else None
+    if _is_union(here):
+        for option in get_args(here):
+            if part in _tags(option):
+                return _bare(option)
+        return None
+    arguments = [argument for argument in get_args(here) if argument is not Ellipsis]
+    if get_origin(here) is dict and part != "[key]":
+        return _bare(arguments[1])
+    return _bare(arguments[0]) if get_origin(here) is tuple and arguments else None
+
+
+def _bare(annotation: Any) -> Any:
+    """Strip `Annotated[...]` and `| None`."""
+    while hasattr(annotation, "__metadata__"):
+        annotation = annotation.__origin__
+    options = [option for option in get_args(annotation) if option is not type(None)]
+    if get_origin(annotation) is not None and type(None) in get_args(annotation) and len(options) == 1:
+        return _bare(options[0])
+    return annotation
+
+
+def _is_union(annotation: Any) -> bool:
+    import types
+
+    return get_origin(annotation) in (Union, types.UnionType)
+
+
+def _tags(option: Any) -> list[str]:
+    """What pydantic calls one option of a discriminated union: its explicit tag or its literal."""
+    tags = [meta.tag for meta in getattr(option, "__metadata__", ()) if hasattr(meta, "tag")]
+    model = _bare(option)
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        for name in ("family", "kind"):
+            if name in model.model_fields:
+                tags.extend(get_args(model.model_fields[name].annotation))
+    return tags

@@ -1,0 +1,215 @@
+"""The configuration as types. Every field's docstring is its documentation."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from saelib.config.base import Count, Fraction, Name, Section
+from saelib.config.sources import SourceConfig, WeightsConfig
+
+Preprocessing = Literal["raw", "center_median", "center_mean", "ln_center", "zscore", "pca"]
+
+
+def parse_layers(value: Any) -> Any:
+    """`3`, `"1-12"` or a list of such -> sorted tuple of layer numbers."""
+    items = value if isinstance(value, list | tuple) else [value]
+    layers: set[int] = set()
+    for item in items:
+        span = re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", str(item))
+        if span and int(span[1]) <= int(span[2]):
+            layers.update(range(int(span[1]), int(span[2]) + 1))
+        elif isinstance(item, int) and not isinstance(item, bool) and item >= 0:
+            layers.add(item)
+        elif isinstance(item, str) and item.isdigit():
+            layers.add(int(item))
+        else:
+            raise ValueError(f"{item!r} is not a layer number or a range such as '1-12'")
+    if not layers:
+        raise ValueError("names no layer")
+    return tuple(sorted(layers))
+
+
+class PythonDocs(Section):
+    """English prose: the reference documentation that ships inside every Python."""
+
+    kind: Literal["python_docs"]
+    characters: Count = 1000
+    """Length of a passage, cut at line ends."""
+
+
+class Images(Section):
+    """Square crops from image files."""
+
+    kind: Literal["images"]
+    files: tuple[WeightsConfig, ...]
+    size: Count = 224
+    """Pixels along each side of a crop."""
+    crops: Count = 16
+    """Random crops from each image."""
+
+
+class Fasta(Section):
+    """Protein or nucleotide sequences in FASTA (plain or .gz)."""
+
+    kind: Literal["fasta"]
+    files: tuple[WeightsConfig, ...]
+    alphabet: Literal["protein", "dna"]
+    window: Count | None = None
+    """Cut each record into windows of this length; none: one example a record."""
+    max_unknown: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Examples with a larger fraction of letters outside the alphabet are left out (and counted)."""
+
+
+DatasetConfig = Annotated[PythonDocs | Images | Fasta, Field(discriminator="kind")]
+
+
+class ModelConfig(Section):
+    """One model of the suite."""
+
+    domain: Name
+    """Groups rows in tables and figures: language, vision, protein, genomic."""
+    source: SourceConfig
+    dataset: Name | None = None
+    """A name under `datasets`; not needed where the source brings its own activations."""
+    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(parse_layers)]
+    """Layer i is the residual stream after block i: `5`, `1-12`, or a list of these."""
+    representative_layer: int | None = None
+    """The layer that SAEs are trained on; none: no training for this model."""
+    licence: str = ""
+    """Of the weights; stated in the tables' notes."""
+    notes: str = ""
+    """How in-distribution the data is, and whatever else a reader of the tables should know."""
+
+    @model_validator(mode="after")
+    def _representative_layer_is_swept(self) -> Self:
+        if self.representative_layer is not None and self.representative_layer not in self.layers:
+            raise ValueError(
+                f"representative_layer {self.representative_layer} is not among layers {compact(self.layers)}"
+            )
+        return self
+
+
+class ExtractionConfig(Section):
+    """Stage `extract`: activations into stores."""
+
+    tokens: Count = 20_480
+    """Training rows of each store: statistics, preprocessings and SAEs are fitted on these."""
+    heldout_tokens: Count = 8_192
+    """Held-out rows, from other examples: death and reconstruction are measured on these."""
+    chunk_rows: Count = 2_048
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the forward pass."""
+    threads: Count = 2
+
+
+class StatsConfig(Section):
+    """Stage `stats`."""
+
+    layers_per_job: Count = 8
+    """Layers of one model that share a process, which saves its start-up."""
+
+
+def _check_k(k: int, d_sae: int) -> None:
+    if k > d_sae:
+        raise ValueError(f"k = {k} is larger than d_sae = {d_sae}")
+
+
+class InitDeathConfig(Section):
+    """Stage `init_death`: a randomly initialised TopK SAE on held-out tokens."""
+
+    d_sae: Count = 2_048
+    k: Count = 64
+    seeds: Count = 3
+    preprocessings: tuple[Preprocessing, ...] = (
+        "raw",
+        "center_median",
+        "center_mean",
+        "ln_center",
+        "zscore",
+        "pca",
+    )
+    layers_per_job: Count = 8
+
+    @model_validator(mode="after")
+    def _k_fits(self) -> Self:
+        _check_k(self.k, self.d_sae)
+        return self
+
+
+class VariantConfig(Section):
+    """A way to train: a named set of options."""
+
+    preprocessing: Preprocessing = "raw"
+    auxk: bool = False
+    """Add the auxiliary loss that lets dead latents fit the residual."""
+
+
+class TrainConfig(Section):
+    """Stage `train`: TopK SAEs on each model's representative layer."""
+
+    d_sae: Count = 1_024
+    k: Count = 32
+    batch_size: Count = 1_024
+    steps: Count = 300
+    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (
+        1e-4,
+        1e-3,
+        1e-2,
+    )
+    auxk_coefficient: Annotated[float, Field(gt=0)] = 1 / 32
+    auxk_k: Count | None = None
+    """Dead latents that AuxK uses for a token; none: d_in // 2."""
+    dead_after_examples: Count = 256_000
+    """A latent that has not fired for this many examples counts as dead during training."""
+    record_every: Count = 20
+    """Steps between recorded rows."""
+    variants: dict[Name, VariantConfig] = {
+        "baseline": VariantConfig(),
+        "auxk": VariantConfig(auxk=True),
+        "center_median": VariantConfig(preprocessing="center_median"),
+        "pca": VariantConfig(preprocessing="pca"),
+    }
+
+    @model_validator(mode="after")
+    def _k_fits(self) -> Self:
+        _check_k(self.k, self.d_sae)
+        return self
+
+
+class ReportConfig(Section):
+    """Stage `report`."""
+
+    bootstrap: Count = 2_000
+    """Resamples behind each interval."""
+
+
+class Config(Section):
+    """A suite: what to run, on which models, into which folder."""
+
+    results: Path = Path("results")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    heldout_fraction: Fraction = 0.3
+    """Share of a dataset's groups (documents, photographs, records) set aside for held-out tokens."""
+    datasets: dict[Name, DatasetConfig] = {}
+    models: Annotated[dict[Name, ModelConfig], Field(min_length=1)]
+    extraction: ExtractionConfig = ExtractionConfig()
+    stats: StatsConfig = StatsConfig()
+    init_death: InitDeathConfig = InitDeathConfig()
+    train: TrainConfig = TrainConfig()
+    report: ReportConfig = ReportConfig()
+
+
+def compact(layers: tuple[int, ...]) -> str:
+    """(1, 2, 3, 7) -> '1-3, 7'."""
+    parts: list[str] = []
+    start = previous = layers[0]
+    for layer in (*layers[1:], None):
+        if layer is not None and layer == previous + 1:
+            previous = layer
+            continue
+        parts.append(str(start) if start == previous else f"{start}-{previous}")
+        if layer is not None:
+            start = previous = layer
+    return ", ".join(parts)

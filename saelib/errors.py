@@ -1,0 +1,24 @@
+"""The one exception for mistakes that a user can mend."""
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Bad input: the message says what was wrong, where (file, key, layer) and what would be right.
+
+    Scripts and the command line print the message alone, without a traceback, and exit with 1.
+    """
+
+
+def exit_on_user_error(main: Callable[[], None]) -> None:
+    """Run `main`; turn a `UserError`, a full disk or a refused write into one line on stderr and exit code 1."""
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno is None or error.filename is None and error.strerror is None:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        sys.exit(f"error: {error.strerror}{where}")

@@ -1,0 +1,85 @@
+"""Files that appear whole or not at all: write beside the target, flush to disk, rename."""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from saelib.errors import UserError
+
+
+@contextmanager
+def published_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; when the block ends without an error, put it in place atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.draft")
+    try:
+        yield draft
+        _flush(draft)
+        os.replace(draft, path)
+        _flush(path.parent)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def published_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path`; when the block ends without an error, it takes the place of `path`.
+
+    A folder cannot replace another in one step: a kill between the two renames leaves no folder at `path`
+    (never half of one), which readers take for a missing result.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.draft")
+    draft.mkdir()
+    old = draft.with_suffix(".old")
+    try:
+        yield draft
+        for file in draft.rglob("*"):
+            _flush(file)
+        if path.exists():
+            os.rename(path, old)
+        os.rename(draft, path)
+        _flush(path.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Delete what killed writers left directly inside `folder`."""
+    for draft in (*folder.glob(".*.draft"), *folder.glob(".*.old")):
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            draft.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Publish `value` as indented JSON. NaN and infinity are refused: JSON has neither."""
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    with published_file(path) as draft:
+        draft.write_text(text)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises `UserError` where it is missing or not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
+def _flush(path: Path) -> None:
+    """Force a file or folder to disk, so that a rename never outlives its contents in a crash."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
