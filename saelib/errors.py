@@ -12,13 +12,13 @@ class UserError(Exception):
 
 
 def exit_on_user_error(main: Callable[[], None]) -> None:
-    """Run `main`; turn a `UserError`, a full disk or a refused write into one line on stderr and exit code 1."""
+    """Run `main`; a `UserError`, a full disk or a refused write becomes one line on stderr and exit code 1."""
     try:
         main()
     except UserError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        if error.errno is None or error.filename is None and error.strerror is None:
+        if error.errno is None or (error.filename is None and error.strerror is None):
             raise
         where = f": {error.filename}" if error.filename else ""
         sys.exit(f"error: {error.strerror}{where}")

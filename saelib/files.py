@@ -14,7 +14,7 @@ from saelib.errors import UserError
 
 @contextmanager
 def published_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; when the block ends without an error, put it in place atomically."""
+    """Give a temporary path beside `path`; it takes the place of `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.draft")
     try:
@@ -28,7 +28,7 @@ def published_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def published_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path`; when the block ends without an error, it takes the place of `path`.
+    """Give a temporary folder; it takes the place of `path` when the block ends without an error.
 
     A folder cannot replace another in one step: a kill between the two renames leaves no folder at `path`
     (never half of one), which readers take for a missing result.

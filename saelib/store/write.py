@@ -1,0 +1,139 @@
+"""Write stores: several layers at once, from one stream of activations."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec
+
+from saelib.errors import UserError
+from saelib.store.layout import Split, StoreMetadata
+
+FLOAT16_LIMIT = float(np.finfo(np.float16).max)
+
+
+class StoreWriter:
+    """Writes one layer's store into `folder`, which its caller publishes (`saelib.files.published_folder`).
+
+    Rows are shuffled inside windows of `window_rows`, so that neighbours in the store are not neighbours in a
+    document. Every layer of a model gets the same order. Without it, a chunk of one document each leaves
+    batch means tens of standard errors off.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        tokens: dict[Split, int],
+        d_in: int,
+        offset: NDArray[np.floating],
+        chunk_rows: int,
+        window_rows: int,
+        seed: int,
+    ) -> None:
+        """`tokens`: exactly this many rows must follow for each split; `offset`: [d_in], subtracted before rounding."""
+        self.folder = folder
+        self.offset = offset.astype(np.float32)
+        self.splits: dict[Split, _SplitWriter] = {
+            split: _SplitWriter(folder / split, count, d_in, chunk_rows, window_rows, (seed, index))
+            for index, (split, count) in enumerate(tokens.items())
+        }
+        _create(folder / "offset", (d_in,), (d_in,), "float32")[:] = self.offset
+
+    def append(self, split: Split, acts: NDArray[np.float32], example: NDArray[np.int32]) -> None:
+        """Add rows [tokens, d_in]; `example` [tokens] numbers the examples they came from. All values are finite."""
+        self.splits[split].append(acts, self.offset, example)
+
+    def finish(self, metadata: StoreMetadata) -> None:
+        """Write the attributes, last of all. Raises `UserError` when rows are missing."""
+        for split, writer in self.splits.items():
+            if writer.filled != writer.tokens:
+                raise UserError(f"{self.folder}: {split} has {writer.filled} of {writer.tokens} rows")
+        zarr.create_group(self.folder, attributes=metadata.to_attributes(), zarr_format=3)
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """Split -> dtype its activations were stored in."""
+        return {split: str(writer.acts.dtype) for split, writer in self.splits.items()}
+
+
+class _SplitWriter:
+    def __init__(
+        self, folder: Path, tokens: int, d_in: int, chunk_rows: int, window_rows: int, seed: tuple[int, int]
+    ) -> None:
+        self.folder, self.tokens, self.d_in, self.chunk_rows = folder, tokens, d_in, chunk_rows
+        # Whole chunks, so that windows and chunks end together.
+        self.window_rows = max(1, window_rows // chunk_rows) * chunk_rows
+        self.order = np.random.default_rng(seed)
+        self.filled = 0
+        self.acts = self._create_acts("acts", "float16")
+        self.norm = _create(folder / "norm", (tokens,), (chunk_rows,), "float32")
+        self.example = _create(folder / "example", (tokens,), (chunk_rows,), "int32")
+        self._new_window()
+
+    def append(self, acts: NDArray[np.float32], offset: NDArray[np.float32], example: NDArray[np.int32]) -> None:
+        norm = np.sqrt(np.einsum("ij,ij->i", acts, acts, dtype=np.float64))
+        centred = acts - offset
+        if self.acts.dtype == np.float16 and np.abs(centred).max(initial=0) > FLOAT16_LIMIT:
+            self._widen()
+        while len(centred):
+            room = min(len(centred), len(self.places) - self.used)
+            places = self.places[self.used : self.used + room]
+            self.window[places] = centred[:room]
+            self.window_norm[places] = norm[:room]
+            self.window_example[places] = example[:room]
+            self.used += room
+            if self.used == len(self.places):
+                self._write_window()
+            centred, norm, example = centred[room:], norm[room:], example[room:]
+            if self.filled == self.tokens and len(centred):
+                raise ValueError(f"more rows than the {self.tokens} announced")
+
+    def _new_window(self) -> None:
+        rows = min(self.window_rows, self.tokens - self.filled)
+        self.places = self.order.permutation(rows)
+        self.used = 0
+        self.window = np.empty((rows, self.d_in), self.acts.dtype)
+        self.window_norm = np.empty(rows, np.float32)
+        self.window_example = np.empty(rows, np.int32)
+
+    def _write_window(self) -> None:
+        span = slice(self.filled, self.filled + self.used)
+        self.acts[span], self.norm[span], self.example[span] = (
+            self.window,
+            self.window_norm,
+            self.window_example,
+        )
+        self.filled += self.used
+        self._new_window()
+
+    def _widen(self) -> None:
+        """Go on in float32: a value has come that float16 cannot hold."""
+        wide = self._create_acts("acts.wide", "float32")
+        for start in range(0, self.filled, self.chunk_rows):
+            span = slice(start, start + self.chunk_rows)
+            wide[span] = np.asarray(self.acts[span]).astype(np.float32)
+        shutil.rmtree(self.folder / "acts")
+        (self.folder / "acts.wide").rename(self.folder / "acts")
+        self.acts = zarr.open_array(self.folder / "acts", mode="r+", config={"write_empty_chunks": True})
+        self.window = self.window.astype(np.float32)
+
+    def _create_acts(self, name: str, dtype: str) -> zarr.Array:
+        return _create(self.folder / name, (self.tokens, self.d_in), (self.chunk_rows, self.d_in), dtype)
+
+
+def _create(path: Path, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str) -> zarr.Array:
+    return zarr.create_array(
+        path,
+        shape=shape,
+        chunks=chunks,
+        dtype=dtype,
+        compressors=[Crc32cCodec()],
+        fill_value=-1 if dtype.startswith("int") else float("nan"),
+        # zarr leaves out chunks that equal the fill value; a store counts a chunk that is not there as lost.
+        config={"write_empty_chunks": True},
+        zarr_format=3,
+        overwrite=True,
+    )
