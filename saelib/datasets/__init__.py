@@ -1,0 +1,21 @@
+"""Real data as deterministic streams of examples: one module for each kind, imported when it is used."""
+
+from importlib import import_module
+
+from saelib.config import DatasetConfig
+from saelib.datasets.base import Dataset, Example, Split
+
+KINDS = {
+    "python_docs": "saelib.datasets.python_docs",
+    "images": "saelib.datasets.images",
+    "fasta": "saelib.datasets.fasta",
+}
+"""Kind in the config -> module with an `open_dataset(config)`."""
+
+
+def open_dataset(config: DatasetConfig) -> Dataset:
+    """The data set that a config entry describes; its files are fetched into the cache if need be."""
+    return import_module(KINDS[config.kind]).open_dataset(config)
+
+
+__all__ = ["KINDS", "Dataset", "Example", "Split", "open_dataset"]

@@ -1,0 +1,68 @@
+"""What a data set gives: examples, in a seeded order, with held-out ones from other groups."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saelib.errors import UserError
+
+Split = Literal["train", "heldout"]
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One thing that a model is shown: a passage, a sequence, an image."""
+
+    id: str
+    """Unique within its data set."""
+    group: str
+    """What it was cut from: document, photograph, record. A group is never in both splits."""
+    content: str | NDArray[np.uint8]
+    """Text or sequence letters; an image is RGB [height, width, 3]."""
+
+
+class Dataset(Protocol):
+    """A finite collection of examples."""
+
+    def examples(self, split: Split, seed: int, heldout_fraction: float) -> Iterator[Example]:
+        """Each example of the split once, in an order that the seed alone decides.
+
+        Raises:
+            UserError: where the data have fewer than two groups.
+        """
+        ...
+
+
+def split_by_group(
+    items: Sequence[Item], groups: Sequence[str], split: Split, seed: int, heldout_fraction: float, dataset: str
+) -> list[Item]:
+    """The items of one split, shuffled.
+
+    Whole groups are held out: about `heldout_fraction` of them, at least one, and never all.
+
+    Args:
+        items: anything that stands for an example (an id, a place in a file), in an order that is always the same.
+        groups: the group of each item.
+        split: which part to return.
+        seed: decides both the split and the order.
+        heldout_fraction: share of the groups, in (0, 1).
+        dataset: what messages call the data set.
+
+    Raises:
+        UserError: where there are fewer than two groups.
+    """
+    names = sorted(set(groups))
+    if len(names) < 2:
+        raise UserError(
+            f"{dataset}: has {len(items)} examples from {len(names)} group(s) (documents, photographs or records); "
+            "at least two groups are needed, because held-out examples come from other groups"
+        )
+    rng = np.random.default_rng(seed)
+    n_heldout = min(max(round(heldout_fraction * len(names)), 1), len(names) - 1)
+    heldout = {names[i] for i in rng.permutation(len(names))[:n_heldout]}
+    order = rng.permutation(len(items))
+    return [items[i] for i in order if (groups[i] in heldout) == (split == "heldout")]

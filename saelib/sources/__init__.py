@@ -1,0 +1,35 @@
+"""Models as sources of activations: one module for each family, imported when it is used."""
+
+from importlib import import_module
+
+from saelib.config import SourceConfig
+from saelib.sources.base import Activations, Source
+
+FAMILIES = {
+    "transformers": "saelib.sources.transformers",
+    "antiberty": "saelib.sources.antiberty",
+    "dinov2_onnx": "saelib.sources.dinov2_onnx",
+    "spliceai": "saelib.sources.spliceai",
+    "arrays": "saelib.sources.arrays",
+}
+"""Family in the config -> its module, with an `open_source(config, device, dtype)`.
+
+`arrays` has no model to run: see `saelib.sources.arrays.open_rows`.
+"""
+
+
+def open_source(config: SourceConfig, device: str = "cpu", dtype: str = "float32") -> Source:
+    """Fetch the weights if need be and load the model.
+
+    Args:
+        config: the `source` of a model in the suite, of any family but `arrays`.
+        device: where torch runs it: "cpu", "cuda", "cuda:1".
+        dtype: of the forward pass: "float32", "bfloat16" or "float16". Activations are float32 whatever it is.
+
+    Raises:
+        UserError: where files or device are missing, or the files are not such a model.
+    """
+    return import_module(FAMILIES[config.family]).open_source(config, device, dtype)
+
+
+__all__ = ["FAMILIES", "Activations", "Source", "open_source"]

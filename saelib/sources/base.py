@@ -1,0 +1,133 @@
+"""What a model gives: the residual stream after its blocks, for every wanted layer from one forward pass."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saelib.datasets.base import Example
+from saelib.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """What one forward pass leaves."""
+
+    layers: dict[int, NDArray[np.float32]]
+    """Layer -> [tokens, d_in], the tokens of the examples one after another."""
+    tokens_per_example: list[int]
+    """Kept tokens of each example, in the order given; their sum is `tokens`."""
+
+
+class Source(Protocol):
+    """A loaded model. Layer i is the residual stream after block i, before any final norm; 0 the embeddings."""
+
+    n_layers: int
+    """Number of blocks, which is also the number of the last layer."""
+
+    def d_in(self, layer: int) -> int:
+        """Width of a layer."""
+        ...
+
+    def forward(self, examples: Sequence[Example], layers: Sequence[int]) -> Activations:
+        """Run the examples through the model as one batch, once, and return every wanted layer.
+
+        Padding is dropped, and so are special tokens unless the config keeps them.
+
+        Raises:
+            UserError: for a layer that the model does not have, or examples of another kind (images, text).
+        """
+        ...
+
+
+def check_layers(layers: Sequence[int], n_layers: int, model: str, first: int = 0) -> None:
+    """Raise `UserError` for a layer outside `first` to `n_layers`; `model` is what the message calls the model."""
+    wrong = [layer for layer in layers if not first <= layer <= n_layers]
+    if wrong:
+        raise UserError(
+            f"{model}: has no layer {', '.join(map(str, wrong))}; its layers are {first} to {n_layers}"
+            + (" (0: the embeddings)" if first == 0 else "")
+        )
+
+
+def texts(examples: Sequence[Example], model: str) -> list[str]:
+    """The examples' letters. Raises `UserError` where they are images."""
+    for example in examples:
+        if not isinstance(example.content, str):
+            raise UserError(f"{model}: reads text, but example '{example.id}' is an image; name another dataset")
+    return [str(example.content) for example in examples]
+
+
+def images(examples: Sequence[Example], model: str) -> NDArray[np.uint8]:
+    """The examples as [images, height, width, 3]. Raises `UserError` where they are text or differ in size."""
+    pixels = []
+    for example in examples:
+        if isinstance(example.content, str):
+            raise UserError(f"{model}: reads images, but example '{example.id}' is text; name another dataset")
+        pixels.append(example.content)
+    if len({array.shape for array in pixels}) > 1:
+        raise UserError(f"{model}: images in one batch have different sizes")
+    return np.stack(pixels)
+
+
+@contextmanager
+def recorded(blocks: Sequence["torch.nn.Module"], layers: Sequence[int]) -> Iterator[dict[int, "torch.Tensor"]]:
+    """Fill the dict it gives with the residual stream of each layer while a forward pass runs inside.
+
+    Layer 0 is what enters the first block, layer i what leaves block i. Layers must exist: see `check_layers`.
+    """
+    stream: dict[int, torch.Tensor] = {}
+
+    def keep(layer: int) -> Any:
+        def hook(module: Any, args: Any, output: Any) -> None:
+            stream[layer] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    def keep_input(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        stream[0] = args[0] if args else kwargs["hidden_states"]
+
+    handles = [blocks[layer - 1].register_forward_hook(keep(layer)) for layer in layers if layer > 0]
+    if 0 in layers:
+        handles.append(blocks[0].register_forward_pre_hook(keep_input, with_kwargs=True))
+    try:
+        yield stream
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def kept_rows(stream: dict[int, "torch.Tensor"], keep: "torch.Tensor") -> Activations:
+    """Concatenate the kept tokens of each example.
+
+    Args:
+        stream: layer -> [examples, tokens, d_in], any float type and device.
+        keep: bool [examples, tokens].
+    """
+    layers = {layer: values[keep].float().cpu().numpy() for layer, values in stream.items()}
+    return Activations(layers, [int(count) for count in keep.sum(dim=1)])
+
+
+def torch_device(name: str) -> "torch.device":
+    """The device of that name. Raises `UserError` where this machine has none."""
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA fails an assertion
+        raise UserError(f"device '{name}': not available here ({str(error).splitlines()[0]})") from None
+    return device
+
+
+def torch_dtype(name: str) -> "torch.dtype":
+    """float32, bfloat16 or float16 by name."""
+    import torch
+
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
