@@ -112,9 +112,8 @@ def _weighted_spearman(
     b -= (np.einsum("bi,bi->b", weights, b) / total)[:, None]
     covariance = np.einsum("bi,bi,bi->b", weights, a, b)
     scale = np.sqrt(np.einsum("bi,bi,bi->b", weights, a, a) * np.einsum("bi,bi,bi->b", weights, b, b))
-    # Two different ranks make a scale of at least 0.5; rounding leaves 1e-12 where there is only one.
-    rho = np.divide(covariance, scale, out=np.full_like(scale, np.nan), where=scale > 1e-6)
-    return np.clip(rho, -1, 1)
+    # Ranks are halves of integers, so a constant side has a scale of exactly zero.
+    return np.divide(covariance, scale, out=np.full_like(scale, np.nan), where=scale > 0)
 
 
 def _weighted_ranks(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:

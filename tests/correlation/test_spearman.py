@@ -121,7 +121,9 @@ def test_table_has_all_rows_first_then_each_group():
     assert [row["scope"] for row in rows] == ["all", "domain=a", "domain=b"]
     assert [(row["n"], row["n_left_out"]) for row in rows] == [(59, 1), (30, 0), (29, 1)]
     assert rows[1]["rho"] == pytest.approx(stats.spearmanr(x[1::2], y[1::2])[0])
-    assert rows[0]["ci_low_models"] is not None
+    by_model = spearman(frame["gamma"], frame["dead"], 100, 0, clusters=frame["model"])
+    assert (rows[0]["ci_low_models"], rows[0]["ci_high_models"]) == (by_model.ci_low, by_model.ci_high)
+    assert rows[0]["ci_low"] != by_model.ci_low
     assert rows[1]["ci_low_models"] is None
 
 
