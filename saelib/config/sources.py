@@ -31,6 +31,8 @@ class HubFiles(Section):
 
     hf: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")]
     revision: str = "main"
+    only: tuple[str, ...] = ()
+    """Patterns of the files to fetch, such as `*.safetensors`; none: the whole repository."""
 
 
 def _kind_of_files(value: Any) -> str | None:
