@@ -1,5 +1,6 @@
 """What a data set gives: examples, in a seeded order, with held-out ones from other groups."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
@@ -42,27 +43,35 @@ def split_by_group(
 ) -> list[Item]:
     """The items of one split, shuffled.
 
-    Whole groups are held out: about `heldout_fraction` of them, at least one, and never all.
+    Groups, taken in a random order, are held out as long as they fit into `heldout_fraction` of the items; at least
+    one is held out, and never all.
 
     Args:
         items: anything that stands for an example (an id, a place in a file), in an order that is always the same.
         groups: the group of each item.
         split: which part to return.
         seed: decides both the split and the order.
-        heldout_fraction: share of the groups, in (0, 1).
+        heldout_fraction: share of the items, in (0, 1).
         dataset: what messages call the data set.
 
     Raises:
         UserError: where there are fewer than two groups.
     """
-    names = sorted(set(groups))
-    if len(names) < 2:
+    sizes = Counter(groups)
+    if len(sizes) < 2:
         raise UserError(
-            f"{dataset}: has {len(items)} examples from {len(names)} group(s) (documents, photographs or records); "
+            f"{dataset}: has {len(items)} examples from {len(sizes)} group(s) (documents, photographs or records); "
             "at least two groups are needed, because held-out examples come from other groups"
         )
     rng = np.random.default_rng(seed)
-    n_heldout = min(max(round(heldout_fraction * len(names)), 1), len(names) - 1)
-    heldout = {names[i] for i in rng.permutation(len(names))[:n_heldout]}
+    names = sorted(sizes)
+    heldout: set[str] = set()
+    room = heldout_fraction * len(items)
+    for name in (names[i] for i in rng.permutation(len(names))):
+        if sizes[name] <= room:
+            heldout.add(name)
+            room -= sizes[name]
+    if not heldout:
+        heldout.add(min(names, key=lambda name: (sizes[name], name)))
     order = rng.permutation(len(items))
     return [items[i] for i in order if (groups[i] in heldout) == (split == "heldout")]
