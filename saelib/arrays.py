@@ -99,7 +99,7 @@ class _SliceRows:
         self.shape = (int(shape[0]), int(shape[1]))
         # Reads of a few thousand rows suit both tiny and huge chunks of other people's files.
         self.block_rows = block_rows * max(1, 4096 // block_rows)
-        self.offset = None
+        self.offset: NDArray[np.float32] | None = None
         self._view = view
 
     def block(self, start: int, stop: int) -> NDArray[np.floating]:

@@ -40,7 +40,7 @@ class ArrayRows:
         self.name = name
         self.shape = (values.shape[0], values.shape[1])
         self.block_rows = block_rows
-        self.offset = None
+        self.offset: NDArray[np.float32] | None = None
 
     def block(self, start: int, stop: int) -> NDArray[np.floating]:
         """Rows `start` to `stop`: [stop - start, d_in]."""

@@ -99,6 +99,9 @@ class ExtractionConfig(Section):
     heldout_tokens: Count = 8_192
     """Held-out rows, from other examples: death and reconstruction are measured on these."""
     chunk_rows: Count = 2_048
+    """Rows of a chunk file."""
+    window_rows: Count = 65_536
+    """Rows are shuffled within windows of this size, which are held in memory for every layer of a pass."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the forward pass."""
     threads: Count = 2
@@ -191,7 +194,7 @@ class Config(Section):
     results: Path = Path("results")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     heldout_fraction: Fraction = 0.3
-    """Share of a dataset's groups (documents, photographs, records) set aside for held-out tokens."""
+    """Share of a dataset's examples that is held out, in whole groups (documents, photographs, records)."""
     datasets: dict[Name, DatasetConfig] = {}
     models: Annotated[dict[Name, ModelConfig], Field(min_length=1)]
     extraction: ExtractionConfig = ExtractionConfig()
@@ -199,6 +202,31 @@ class Config(Section):
     init_death: InitDeathConfig = InitDeathConfig()
     train: TrainConfig = TrainConfig()
     report: ReportConfig = ReportConfig()
+
+    def needs_whitening(self) -> bool:
+        """Whether any stage asks for the eigenvectors of the covariance, which cost a second Gram matrix."""
+        trained = [variant.preprocessing for variant in self.train.variants.values()]
+        return "pca" in (*self.init_death.preprocessings, *trained)
+
+    def store_path(self, model: str, layer: int) -> Path:
+        """Where stage `extract` puts a layer."""
+        return self.results / "extract" / model / f"layer_{layer}.zarr"
+
+    def stats_path(self, model: str, layer: int) -> Path:
+        """Where stage `stats` puts a layer's scalars; the arrays lie beside it."""
+        return self.results / "stats" / model / f"layer_{layer}.json"
+
+    def init_death_path(self, model: str, layer: int) -> Path:
+        """Where stage `init_death` puts a layer's result."""
+        return self.results / "init_death" / model / f"layer_{layer}.json"
+
+    def train_path(self, model: str, layer: int, variant: str) -> Path:
+        """The folder of stage `train` for a variant on a layer."""
+        return self.results / "train" / model / f"layer_{layer}" / variant
+
+    def theory_path(self) -> Path:
+        """Where stage `theory` puts its predictions."""
+        return self.results / "theory" / "predictions.json"
 
 
 def compact(layers: tuple[int, ...]) -> str:

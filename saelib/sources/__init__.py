@@ -10,11 +10,11 @@ FAMILIES = {
     "antiberty": "saelib.sources.antiberty",
     "dinov2_onnx": "saelib.sources.dinov2_onnx",
     "spliceai": "saelib.sources.spliceai",
-    "arrays": "saelib.sources.arrays",
+    "arrays": "saelib.arrays",
 }
 """Family in the config -> its module, with an `open_source(config, device, dtype)`.
 
-`arrays` has no model to run: see `saelib.sources.arrays.open_rows`.
+`arrays` has no model to run: see `saelib.arrays.open_rows`.
 """
 
 

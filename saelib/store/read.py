@@ -23,7 +23,7 @@ class StoreRows:
         self.name = f"{store.metadata.model} layer {store.metadata.layer} ({split})"
         self.shape = (store.metadata.tokens(split), store.metadata.d_in)
         self.block_rows = store.metadata.chunk_rows
-        self.offset = store.offset
+        self.offset: NDArray[np.float32] | None = store.offset
         self._array = store.arrays[split]["acts"]
         self._path = store.path / split / "acts"
 

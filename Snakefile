@@ -1,0 +1,43 @@
+"""Feature death in sparse autoencoders, over many models. See README.md and docs/architecture.md."""
+
+from snakemake.exceptions import WorkflowError
+
+from saelib.errors import UserError
+from saelib.workflow import Workflow
+
+try:
+    SUITE = Workflow(
+        workflow.config_settings.configfiles, workflow.config_settings.config, default="workflow_config.yaml"
+    )
+except UserError as mistake:
+    raise WorkflowError(str(mistake))
+
+RESULTS = SUITE.results
+
+
+wildcard_constraints:
+    run=r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}",
+    job=r"[A-Za-z0-9._+/-]+",
+
+
+onstart:
+    SUITE.save_plan()
+
+
+localrules:
+    all,
+    theory,
+
+
+rule all:
+    default_target: True
+    input:
+        SUITE.markers() if workflow.is_main_process else [],
+
+
+include: "rules/extract.smk"
+include: "rules/stats.smk"
+include: "rules/init_death.smk"
+include: "rules/theory.smk"
+include: "rules/train.smk"
+include: "rules/report.smk"

@@ -1,0 +1,5 @@
+"""The command line: `saelib --help`."""
+
+from saelib.cli.main import main
+
+__all__ = ["main"]

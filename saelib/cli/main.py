@@ -1,0 +1,119 @@
+"""Commands that people call directly. The pipeline itself is run by `snakemake`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saelib.cli.show import show_rows, show_values
+from saelib.errors import UserError, exit_on_user_error
+
+app = typer.Typer(
+    help="Will the features of a sparse autoencoder be born dead? Measure, explain and prevent it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+store_app = typer.Typer(help="Look after activation stores.", no_args_is_help=True)
+app.add_typer(store_app, name="store")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def main() -> None:
+    """Entry point of `saelib`."""
+    exit_on_user_error(app)
+
+
+@app.command()
+def theory(
+    gamma: Annotated[float, typer.Option(min=0, help="Outlier severity ||mean|| / ||std||.")],
+    d_sae: Annotated[int, typer.Option(min=1, help="Features of the SAE.")] = 8192,
+    k: Annotated[int, typer.Option(min=1, help="Features that stay active for a token.")] = 64,
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens a feature gets to prove itself alive.")] = 100_000,
+    json: Json = False,
+) -> None:
+    """What the closed forms predict: the fraction of features dead at initialisation.
+
+    Example: saelib theory --gamma 5 --d-sae 8192 --k 64 --tokens 100000
+    """
+    from dataclasses import asdict
+
+    from saelib.theory import predict
+
+    show_values(asdict(predict(gamma, d_sae, k, tokens)), json)
+
+
+@app.command()
+def stats(
+    file: Annotated[str, typer.Argument(help="Activations [tokens, d_in]: .npy, .npz, .safetensors, .zarr or a store. "
+                                             "FILE::NAME where it holds several arrays.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processor cores to use.")] = 1,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Gamma, effective rank and what else decides death, of activations you already have.
+
+    The file is read block by block, so its size does not matter. Example: saelib stats activations.npy
+    """
+    from saelib.arrays import open_rows
+    from saelib.stats import compute_stats
+
+    measured = compute_stats(open_rows(file), workers=workers, whitening=False)
+    names = (
+        "tokens", "d_in", "gamma", "gamma_raw", "gamma_unit", "effective_rank", "effective_rank_fraction",
+        "excess_kurtosis", "norm_ratio", "warnings",
+    )  # fmt: skip
+    show_values({name: getattr(measured, name) for name in names}, json)
+
+
+@app.command()
+def spearman(
+    table: Annotated[Path, typer.Argument(help="A .csv or .parquet table.")],
+    x: Annotated[str, typer.Option(help="Column.")],
+    y: Annotated[str, typer.Option(help="Column.")],
+    by: Annotated[list[str] | None, typer.Option(help="Also within each value of this column.")] = None,
+    bootstrap: Annotated[int, typer.Option(min=1, help="Resamples behind the 95 % intervals.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the resampling.")] = 0,
+    json: Json = False,
+) -> None:
+    """Rank correlation of two columns, over all rows and by group, with bootstrap intervals.
+
+    Example: saelib spearman results/tables/layers.csv --x gamma --y dead_total --by domain
+    """
+    from saelib.correlation import spearman_table
+    from saelib.tables import read_table
+
+    frame = read_table(table, [x, y, *(by or [])], numbers=[x, y])
+    rows = spearman_table(frame, x, y, by or [], bootstrap, seed)
+    if not json:
+        typer.echo(f"Spearman's rho of {x} and {y}")
+        rows = [{name: value for name, value in row.items() if name not in ("x", "y")} for row in rows]
+    show_rows(rows, json)
+
+
+@app.command()
+def fetch(
+    configfile: Annotated[Path, typer.Option(help="The suite.")] = Path("workflow_config.yaml"),
+) -> None:
+    """Download the weights and data of a suite into the cache, so that its jobs need no network."""
+    from saelib.config import load_config
+    from saelib.fetch import fetch_suite
+
+    fetch_suite(load_config(configfile))
+
+
+@store_app.command("verify")
+def store_verify(
+    store: Annotated[Path, typer.Argument(help="A layer_*.zarr folder.")],
+    json: Json = False,
+) -> None:
+    """Read every chunk of a store and compare it with its checksum. Exit code 1 where one is missing or corrupt."""
+    from saelib.store import verify_store
+
+    problems = verify_store(store)
+    if json:
+        show_values({"store": str(store), "ok": not problems, "problems": problems}, json)
+    elif not problems:
+        typer.echo(f"{store}: complete, every checksum right")
+    if problems:
+        raise UserError(f"{store}: {len(problems)} problem(s)\n  " + "\n  ".join(problems))

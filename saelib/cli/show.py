@@ -1,0 +1,38 @@
+"""Print results: a table for people, JSON for programs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def show_values(values: Mapping[str, Any], as_json: bool) -> None:
+    """One value a line; lists one item a line."""
+    if as_json:
+        print(json.dumps(values, allow_nan=False, indent=1))
+        return
+    width = max(map(len, values))
+    for name, value in values.items():
+        items = (value or ["none"]) if isinstance(value, list) else [value]
+        for index, item in enumerate(items):
+            print(f"{name if index == 0 else '':<{width}}  {_text(item)}")
+
+
+def show_rows(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """A table with a line for each row."""
+    if as_json:
+        print(json.dumps(list(rows), allow_nan=False, indent=1))
+        return
+    names = [name for name in rows[0] if any(row[name] not in (None, "") for row in rows)]
+    columns = [[name, *("" if row[name] is None else _text(row[name]) for row in rows)] for name in names]
+    widths = [max(map(len, column)) for column in columns]
+    for cells in zip(*columns, strict=True):
+        # Words to the left, numbers to the right.
+        aligned = [
+            cell.ljust(width) if isinstance(rows[0][name], str) else cell.rjust(width)
+            for name, cell, width in zip(names, cells, widths, strict=True)
+        ]
+        print("  ".join(aligned).rstrip())
+
+
+def _text(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,54 @@
+"""Run one job of a plan: the bridge from a script's command line to one library call."""
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from saelib.config import Config
+from saelib.errors import UserError
+from saelib.plan import Job, load_job
+
+log = logging.getLogger("saelib")
+
+
+def run_job(stage: str, run: Callable[[Config, Job], None]) -> None:
+    """The whole of a stage's script: read the arguments, run the stale targets of the job, log what happened."""
+    parser = argparse.ArgumentParser(description=f"Run one job of the stage '{stage}' of a plan. Snakemake calls this.")
+    parser.add_argument("--plan", type=Path, required=True, help="plan.json of the run")
+    parser.add_argument("--job", required=True, help="name of the job within the stage")
+    parser.add_argument("--log", type=Path, required=True, help="file that the log is written to")
+    arguments = parser.parse_args()
+    _log_to(arguments.log)
+    started = time.monotonic()
+    try:
+        config, job = load_job(arguments.plan, f"{stage}/{arguments.job}")
+        # A job that is retried, or that a second controller runs again, does only what is still missing.
+        left = tuple(target for target in job.targets if not target.is_fresh())
+        if left:
+            run(config, Job(job.stage, job.name, left, job.after))
+        log.info("done: %d results in %.1f s", len(left), time.monotonic() - started)
+    except UserError as error:
+        log.error("%s", error)
+        sys.exit(1)
+    except OSError as error:
+        log.error("%s%s", error.strerror or error, f": {error.filename}" if error.filename else "")
+        log.debug("where it happened", exc_info=True)
+        sys.exit(1)
+    except Exception:
+        log.exception("a defect in saelib, or an input it does not foresee")
+        sys.exit(1)
+
+
+def _log_to(path: Path) -> None:
+    """Everything into the log file; what went wrong also to the terminal."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    to_file = logging.FileHandler(path, mode="w")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    to_terminal = logging.StreamHandler()
+    to_terminal.setLevel(logging.ERROR)
+    to_terminal.setFormatter(logging.Formatter("saelib: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[to_file, to_terminal])
+    log.setLevel(logging.DEBUG)

@@ -1,0 +1,103 @@
+"""The stale results of a suite, grouped into the jobs that make them."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from saelib.config import Config
+from saelib.errors import UserError
+from saelib.files import published_file, read_json
+from saelib.targets import Target, wanted_targets
+
+# Each stage and the stages whose results it reads, in the order they run.
+READS = {
+    "extract": (),
+    "stats": ("extract",),
+    "init_death": ("extract", "stats"),
+    "theory": ("stats",),
+    "train": ("extract", "stats"),
+    "report": ("stats", "init_death", "theory", "train"),
+}
+WHOLE_SUITE = ("theory", "report")
+
+
+@dataclass(frozen=True)
+class Job:
+    """Results that one process makes. `name` is unique within the stage; `after` names jobs as 'stage/name'."""
+
+    stage: str
+    name: str
+    targets: tuple[Target, ...]
+    after: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        """'stage/name'."""
+        return f"{self.stage}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stale jobs of a suite, each after the jobs it needs."""
+
+    config: Config
+    jobs: dict[str, Job]
+    fresh: int
+    """Results that are up to date already."""
+
+    def save(self, path: Path) -> None:
+        """Write the plan for the processes that will run its jobs."""
+        jobs = {name: asdict(job) for name, job in self.jobs.items()}
+        document = {"config": self.config.model_dump(mode="json"), "jobs": jobs}
+        with published_file(path) as draft:
+            draft.write_text(json.dumps(document, separators=(",", ":")))
+
+
+def load_job(path: Path, job_id: str) -> tuple[Config, Job]:
+    """The config and one job of a saved plan. Raises `UserError` where the plan has no such job."""
+    document = read_json(path)
+    if job_id not in document["jobs"]:
+        raise UserError(f"{path}: no job '{job_id}' in this plan")
+    job = document["jobs"][job_id]
+    targets = tuple(Target(**target) for target in job["targets"])
+    config = Config.model_validate(document["config"])
+    return config, Job(job["stage"], job["name"], targets, tuple(job["after"]))
+
+
+def make_plan(config: Config) -> Plan:
+    """Compare what the suite wants with what lies in its results folder."""
+    wanted = list(wanted_targets(config))
+    stale = [target for target in wanted if not target.is_fresh()]
+    jobs: dict[str, Job] = {}
+    makers: dict[tuple[str, str, int], str] = {}
+    for stage, reads in READS.items():
+        for name, targets in _grouped(config, stage, [target for target in stale if target.stage == stage]):
+            if stage in WHOLE_SUITE:
+                after = [job.id for job in jobs.values() if job.stage in reads]
+            else:
+                read = [(before, target.model, target.layer) for before in reads for target in targets]
+                after = [makers[result] for result in read if result in makers]
+            job = Job(stage, name, tuple(targets), tuple(dict.fromkeys(after)))
+            jobs[job.id] = job
+            makers |= {(stage, target.model, target.layer): job.id for target in targets}
+    return Plan(config, jobs, fresh=len(wanted) - len(stale))
+
+
+def _grouped(config: Config, stage: str, stale: list[Target]) -> Iterator[tuple[str, list[Target]]]:
+    """Split a stage's stale targets into jobs: (name, targets)."""
+    if stage in WHOLE_SUITE:
+        if stale:
+            yield "all", stale
+    elif stage == "train":
+        for target in stale:
+            yield f"{target.model}/layer_{target.layer}/{target.variant}", [target]
+    else:
+        # One forward pass serves all layers of a model, so extraction is never split.
+        sizes = {"stats": config.stats.layers_per_job, "init_death": config.init_death.layers_per_job}
+        for model in config.models:
+            layers = [target for target in stale if target.model == model]
+            size = sizes.get(stage, max(1, len(layers)))
+            for start in range(0, len(layers), size):
+                block = layers[start : start + size]
+                yield f"{model}/layers_{block[0].layer}-{block[-1].layer}", block

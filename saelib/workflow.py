@@ -1,0 +1,87 @@
+"""What the Snakefile needs from the library, so that the rules hold no logic."""
+
+import os
+import secrets
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from saelib.config import Config, load_config
+from saelib.config.load import check_config, read_yaml
+from saelib.files import read_json
+from saelib.plan import Plan, make_plan
+
+
+class Workflow:
+    """A suite as Snakemake sees it: the jobs of this run, and where their markers lie.
+
+    The process that controls a run makes the plan once, in memory, and saves it when the run starts. Every other
+    process reads the saved plan of the run whose marker it is to make; it never makes a plan of its own, because by
+    then some results are fresh already.
+    """
+
+    def __init__(self, configfiles: Sequence[Path], overrides: Mapping[str, Any], default: str) -> None:
+        """`configfiles` and `overrides` as given on the command line; `default` is read where no file was given."""
+        paths = list(configfiles) or [Path(default)]
+        self.config = _merged(paths, overrides)
+        self.run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+        # Jobs call `python`: it must be the one that runs Snakemake, with or without an activated environment.
+        os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+
+    @property
+    def results(self) -> str:
+        """The results folder, as a string for paths in rules."""
+        return str(self.config.results)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The stale jobs of this run. Only for the controlling process."""
+        return make_plan(self.config)
+
+    def save_plan(self) -> None:
+        """Called when the run starts, before any job."""
+        self.plan.save(self._plan_file(self.run))
+
+    def markers(self) -> list[str]:
+        """Markers of all jobs of this run: what Snakemake is asked to make."""
+        return [self._marker(self.run, job) for job in self.plan.jobs]
+
+    def before(self, stage: str) -> "Any":
+        """Input function of a stage's rule: the markers of the jobs that must come first."""
+
+        def inputs(wildcards: Any) -> list[str]:
+            job = f"{stage}/{wildcards.job}"
+            if wildcards.run == self.run:
+                after = list(self.plan.jobs[job].after)
+            else:
+                after = read_json(self._plan_file(wildcards.run))["jobs"][job]["after"]
+            return [self._marker(wildcards.run, name) for name in after]
+
+        return inputs
+
+    def _marker(self, run: str, job: str) -> str:
+        return f"{self.results}/.plan/{run}/{job}.done"
+
+    def _plan_file(self, run: str) -> Path:
+        return self.config.results / ".plan" / run / "plan.json"
+
+
+def _merged(paths: list[Path], overrides: Mapping[str, Any]) -> Config:
+    """One file is checked as it is; several, or overrides from the command line, are merged first."""
+    if len(paths) == 1 and not overrides:
+        return load_config(paths[0])
+    merged: dict[str, Any] = {}
+    for layer in (*map(read_yaml, paths), dict(overrides)):
+        _merge(merged, layer if isinstance(layer, dict) else {})
+    return check_config(merged, " + ".join([*map(str, paths), *(["--config"] if overrides else [])]))
+
+
+def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value

@@ -1,0 +1,7 @@
+"""Stage `report`: tables, figures and the page."""
+
+from saelib.jobs import run_job
+from saelib.report.stage import run
+
+if __name__ == "__main__":
+    run_job("report", run)

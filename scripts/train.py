@@ -1,0 +1,7 @@
+"""Stage `train`: SAEs of one variant on one layer, over all learning rates."""
+
+from saelib.jobs import run_job
+from saelib.train.stage import run
+
+if __name__ == "__main__":
+    run_job("train", run)
