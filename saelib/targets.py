@@ -117,7 +117,7 @@ def _theory_target(config: Config, stats: Iterable[Target]) -> Target:
         "k": config.init_death.k,
         "tokens": config.extraction.heldout_tokens,
     }
-    key = make_key("theory", settings, code_hash("saelib.theory"), [t.key for t in stats])
+    key = make_key("theory", settings, code_hash("saelib.theory.stage"), [t.key for t in stats])
     return Target("theory", str(config.theory_path()), key)
 
 

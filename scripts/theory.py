@@ -1,7 +1,7 @@
 """Stage `theory`: what the closed forms predict for every layer."""
 
 from saelib.jobs import run_job
-from saelib.theory_stage import run
+from saelib.theory.stage import run
 
 if __name__ == "__main__":
     run_job("theory", run)

@@ -1,0 +1,30 @@
+"""Stage `theory`: what the closed forms predict for every layer of the suite."""
+
+import logging
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from saelib.config import Config
+from saelib.files import write_json
+from saelib.stats import load_stats
+from saelib.theory import predict
+
+if TYPE_CHECKING:
+    from saelib.plan import Job
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Config, job: "Job") -> None:
+    """Predict from each layer's gamma, for the dictionary and the tokens that stage `init_death` measures with."""
+    d_sae, k, tokens = config.init_death.d_sae, config.init_death.k, config.extraction.heldout_tokens
+    rows = []
+    for model, options in config.models.items():
+        for layer in options.layers:
+            gamma = load_stats(config.stats_path(model, layer)).gamma
+            prediction = asdict(predict(gamma, d_sae, k, tokens))
+            rows.append({"model": model, "layer": layer, "gamma": gamma, "d_sae": d_sae, "k": k, "tokens": tokens})
+            rows[-1] |= prediction
+    target = job.targets[0]
+    write_json(target.output, {"key": target.key, "rows": rows})
+    log.info("%d layers", len(rows))
