@@ -19,7 +19,7 @@ class Example:
     """One thing that a model is shown: a passage, a sequence, an image."""
 
     id: str
-    """Unique within its data set."""
+    """Where it was cut from, for messages: `record:start-stop`."""
     group: str
     """What it was cut from: document, photograph, record. A group is never in both splits."""
     content: str | NDArray[np.uint8]
