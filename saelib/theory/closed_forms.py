@@ -5,7 +5,7 @@ deviations have the ratio gamma = ||mu|| / ||sigma||. A feature is dead when its
 it must pass than the largest signal among the tokens, C signal standard deviations, can lift it.
 
 Source: Simon, Adams, Zou, 'On the Relationship Between Activation Outliers and Feature Death in Sparse Autoencoders',
-arXiv 2605.31518, sections 3 and B. `dead_total_extended` goes beyond the paper.
+arXiv 2605.31518. `dead_total_extended` goes beyond the paper.
 """
 
 from dataclasses import dataclass

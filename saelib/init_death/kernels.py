@@ -1,0 +1,120 @@
+"""Which features a block of tokens brings to life, read off its pre-activations while they are in cache.
+
+A token selects a feature for the first time only if that feature is among its k largest. So each token is first asked
+how many of its values lie above the largest one that belongs to a feature not selected so far: if that is k or more,
+which is the rule after a few thousand tokens, it selects nothing new and needs no ranking.
+
+Pre-activations are compared as integers that have the same bits: floats > 0 are in the same order as their bits, all
+others give 0 or less, and the compiler turns maxima and counts of integers into vector instructions.
+"""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+NEVER = np.int32(2**31 - 1)
+
+_compiled = njit(cache=True, nogil=True)
+
+
+@_compiled
+def record_firsts(
+    hidden: NDArray[np.float32],
+    shifts: NDArray[np.float32],
+    k: int,
+    first_token: int,
+    first_positive: NDArray[np.int32],
+    first_selected: NDArray[np.int32],
+) -> None:
+    """Note the first token at which each feature was positive, and the first at which it was selected.
+
+    Selected are the k largest pre-activations of a token that are > 0; of equal ones the first in order.
+
+    Args:
+        hidden: [tokens, d_sae], without NaN; pre-activations but for a shift of each feature.
+        shifts: [variants, d_sae]; variant v has the pre-activations `hidden + shifts[v]`.
+        k: 1 to d_sae.
+        first_token: number of the first token in `hidden`; calls come in order of tokens.
+        first_positive: [variants, d_sae], updated in place; `NEVER` where it has not happened yet.
+        first_selected: the same.
+    """
+    variants, d_sae = shifts.shape
+    values = np.empty(d_sae, np.float32)
+    bits = values.view(np.int32)
+    pending = np.zeros((variants, d_sae), np.int32)
+    for v in range(variants):
+        for j in range(d_sae):
+            if first_selected[v, j] == NEVER:
+                pending[v, j] = -1
+    for row in range(hidden.shape[0]):
+        token = np.int32(first_token + row)
+        for v in range(variants):
+            _add(hidden[row], shifts[v], values)
+            _note_positive(bits, token, first_positive[v])
+            highest = _largest_pending(bits, pending[v])
+            if highest > 0 and _count_above(bits, highest) < k:
+                _select(bits, k, highest, token, pending[v], first_selected[v])
+
+
+@_compiled
+def _add(hidden, shift, values):
+    for j in range(hidden.shape[0]):
+        values[j] = hidden[j] + shift[j]
+
+
+@_compiled
+def _note_positive(bits, token, first_positive):
+    for j in range(bits.shape[0]):
+        first_positive[j] = min(first_positive[j], token if bits[j] > 0 else NEVER)
+
+
+@_compiled
+def _largest_pending(bits, pending):
+    """The largest value of a feature not selected so far (`pending` -1, not 0); 0 where none is positive."""
+    largest = np.int32(0)
+    for j in range(bits.shape[0]):
+        largest = max(largest, bits[j] & pending[j])
+    return largest
+
+
+@_compiled
+def _count_above(bits, bar):
+    count = np.int32(0)
+    for j in range(bits.shape[0]):
+        count += np.int32(bits[j] > bar)
+    return count
+
+
+@_compiled
+def _select(bits, k, highest, token, pending, first_selected):
+    """Mark what a token selects for the first time. `highest` > 0 is as `_largest_pending` gives it."""
+    bar, room = _selection_bar(bits, k, highest)
+    for j in range(bits.shape[0]):
+        tied = bits[j] == bar and room > 0
+        if bits[j] > bar or tied:
+            room -= np.int64(tied)
+            if pending[j] != 0:
+                pending[j] = 0
+                first_selected[j] = token
+
+
+@_compiled
+def _selection_bar(bits, k, highest):
+    """Selected are all values above the first result, and as many equal to it as the second says.
+
+    Bisection over the bar: each step is one count, and counts are so cheap that this beats sorting. Fewer than k values
+    are above `highest`.
+    """
+    low, high = np.int32(0), highest
+    if _count_above(bits, low) <= k:
+        return low, 0
+    while high - low > 1:
+        middle = np.int32(low + (high - low) // 2)
+        above = _count_above(bits, middle)
+        if above == k:
+            return middle, 0
+        if above > k:
+            low = middle
+        else:
+            high = middle
+    return high, k - _count_above(bits, high)

@@ -1,0 +1,123 @@
+"""One pass over held-out tokens, many random dictionaries."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from saelib.errors import UserError
+from saelib.init_death.encoder import random_encoder
+from saelib.init_death.result import Death, InitDeath, death_from_firsts
+from saelib.preprocess import Preprocess
+from saelib.rows import Rows
+
+if TYPE_CHECKING:
+    from saelib.init_death.trial import Trial
+
+
+def measure(
+    rows: Rows, preprocesses: Mapping[str, Preprocess], d_sae: int, k: int, seeds: Sequence[int], threads: int = 1
+) -> InitDeath:
+    """Dead features of untrained TopK SAEs: random unit encoder, no encoder bias, TopK of ReLU.
+
+    A feature is selected on a token when it is among the k largest pre-activations and > 0; of equal ones the first in
+    order. For one seed, the encoders of all preprocessings of equal width are the same.
+
+    Args:
+        rows: held-out activations.
+        preprocesses: name -> preprocessing, of the width of `rows`.
+        d_sae: features of each dictionary.
+        k: features selected on a token.
+        seeds: one random dictionary each.
+        threads: work is shared out by dictionary and kind of preprocessing; the result does not depend on it.
+
+    Raises:
+        UserError: for impossible settings, and for activations that hold NaN or infinity.
+    """
+    _check(rows, preprocesses, d_sae, k, seeds)
+    from saelib.init_death.trial import Trial  # compiles: only where it is used
+
+    tokens, d_in = rows.shape
+    groups = _group(rows, preprocesses)
+    encoders = {(d, seed): random_encoder(d, d_sae, seed) for d in {g.base.d_out for g in groups} for seed in seeds}
+    trials = [[Trial(encoders[group.base.d_out, seed], group.deltas, k) for seed in seeds] for group in groups]
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        for start, block in _blocks(rows):
+            work = []
+            for group, of_group in zip(groups, trials, strict=True):
+                x = group.base.apply(block, rows.offset)
+                work += [pool.submit(trial.add, x, start) for trial in of_group]
+            for future in work:
+                future.result()
+    curve_tokens = (*(2**i for i in range(tokens.bit_length()) if 2**i < tokens), tokens)
+    found: dict[str, Death] = {}
+    for group, of_group in zip(groups, trials, strict=True):
+        found |= _deaths(group, of_group, tokens, curve_tokens)
+    in_order = {name: found[name] for name in preprocesses}
+    return InitDeath(tokens, d_in, d_sae, k, tuple(seeds), curve_tokens, in_order)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Preprocessings whose values differ by a constant vector only, so that one matrix product serves them all."""
+
+    names: tuple[str, ...]
+    base: Preprocess
+    deltas: NDArray[np.float64]
+    """[len(names), d_out]; the values of names[v] are those of `base` plus deltas[v]."""
+
+
+def _group(rows: Rows, preprocesses: Mapping[str, Preprocess]) -> list[_Group]:
+    """Those that only subtract a centre share a base close to the data's own mean; the others stand alone."""
+    shifted = [name for name, p in preprocesses.items() if p.scale is None and not p.layernorm]
+    groups = [
+        _Group((name,), preprocess, np.zeros((1, preprocess.d_out)))
+        for name, preprocess in preprocesses.items()
+        if name not in shifted
+    ]
+    if shifted:
+        first = rows.block(0, min(rows.block_rows, rows.shape[0]))
+        center = first.mean(axis=0, dtype=np.float64) + (0 if rows.offset is None else rows.offset)
+        deltas = np.stack([center - preprocesses[name].center for name in shifted])
+        groups.insert(0, _Group(tuple(shifted), Preprocess(center), deltas))
+    return groups
+
+
+def _blocks(rows: Rows) -> Iterator[tuple[int, NDArray[np.floating]]]:
+    """First row and values of each block. Raises `UserError` at the first row that is not finite."""
+    for start in range(0, rows.shape[0], rows.block_rows):
+        block = rows.block(start, min(start + rows.block_rows, rows.shape[0]))
+        if not np.isfinite(block).all():
+            row = start + int(np.argmin(np.isfinite(block).all(axis=1)))
+            raise UserError(
+                f"{rows.name}: row {row} holds NaN or infinity; extract it again, in float32 if it overflows"
+            )
+        yield start, block
+
+
+def _deaths(
+    group: _Group, trials: "Sequence[Trial]", tokens: int, curve_tokens: tuple[int, ...]
+) -> Iterator[tuple[str, Death]]:
+    first_positive = np.stack([trial.first_positive for trial in trials], axis=1)
+    first_selected = np.stack([trial.first_selected for trial in trials], axis=1)
+    for name, positive, selected in zip(group.names, first_positive, first_selected, strict=True):
+        yield name, death_from_firsts(positive, selected, tokens, curve_tokens)
+
+
+def _check(rows: Rows, preprocesses: Mapping[str, Preprocess], d_sae: int, k: int, seeds: Sequence[int]) -> None:
+    tokens, d_in = rows.shape
+    if tokens < 1:
+        raise UserError(f"{rows.name}: holds no tokens to measure death on")
+    if not 1 <= k <= d_sae:
+        raise UserError(f"{rows.name}: k = {k}, d_sae = {d_sae}: k must lie between 1 and d_sae")
+    if not seeds or not preprocesses:
+        raise UserError(f"{rows.name}: measuring init death needs at least one seed and one preprocessing")
+    for name, preprocess in preprocesses.items():
+        if preprocess.d_in != d_in:
+            raise UserError(
+                f"{rows.name}: has {d_in} dimensions, but the preprocessing '{name}' was fitted on {preprocess.d_in}"
+            )

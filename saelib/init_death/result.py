@@ -1,0 +1,128 @@
+"""What a measurement found, and its file."""
+
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saelib.errors import UserError
+from saelib.files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A fraction of the features in [0, 1], once for each seed."""
+
+    per_seed: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return statistics.fmean(self.per_seed)
+
+    @property
+    def sd(self) -> float:
+        """Sample standard deviation over seeds; 0 for a single seed."""
+        return statistics.stdev(self.per_seed) if len(self.per_seed) > 1 else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"mean": self.mean, "sd": self.sd, "per_seed": list(self.per_seed)}
+
+
+@dataclass(frozen=True)
+class Death:
+    """Dead features under one preprocessing."""
+
+    dead_relu: Rate
+    """Positive on no token."""
+    dead_topk_only: Rate
+    """Positive on some token, among the k selected on none."""
+    dead_total: Rate
+    """Selected on no token: the sum of the two."""
+    curve_relu: tuple[float, ...]
+    """`dead_relu`, mean over seeds, had there been only as many tokens as `InitDeath.curve_tokens` says."""
+    curve_total: tuple[float, ...]
+    """`dead_total`, likewise."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        rates = {name: getattr(self, name).to_dict() for name in RATES}
+        return rates | {"curve_relu": list(self.curve_relu), "curve_total": list(self.curve_total)}
+
+
+RATES = ("dead_relu", "dead_topk_only", "dead_total")
+
+
+@dataclass(frozen=True)
+class InitDeath:
+    """Dead features of randomly initialised TopK SAEs on one layer's tokens."""
+
+    tokens: int
+    d_in: int
+    d_sae: int
+    k: int
+    seeds: tuple[int, ...]
+    curve_tokens: tuple[int, ...]
+    """1, 2, 4, … and `tokens`."""
+    preprocessings: dict[str, Death]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; `load_result` reads it back."""
+        return {
+            "tokens": self.tokens,
+            "d_in": self.d_in,
+            "d_sae": self.d_sae,
+            "k": self.k,
+            "seeds": list(self.seeds),
+            "curve_tokens": list(self.curve_tokens),
+            "preprocessings": {name: death.to_dict() for name, death in self.preprocessings.items()},
+        }
+
+
+def save_result(result: InitDeath, path: Path, key: str) -> None:
+    """Publish a measurement as JSON; `key` says what it was made from."""
+    write_json(path, {"key": key} | result.to_dict())
+
+
+def load_result(path: Path) -> InitDeath:
+    """Read a measurement. Raises `UserError` where the file is missing or holds something else."""
+    raw = read_json(path)
+    try:
+        return InitDeath(
+            **{name: raw[name] for name in ("tokens", "d_in", "d_sae", "k")},
+            seeds=tuple(raw["seeds"]),
+            curve_tokens=tuple(raw["curve_tokens"]),
+            preprocessings={name: _death(entry) for name, entry in raw["preprocessings"].items()},
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a measurement of init death ({type(error).__name__}: {error})") from None
+
+
+def _death(raw: dict[str, Any]) -> Death:
+    rates = {name: Rate(tuple(raw[name]["per_seed"])) for name in RATES}
+    return Death(**rates, curve_relu=tuple(raw["curve_relu"]), curve_total=tuple(raw["curve_total"]))
+
+
+def death_from_firsts(
+    first_positive: NDArray[np.int32], first_selected: NDArray[np.int32], tokens: int, curve_tokens: tuple[int, ...]
+) -> Death:
+    """Rates from the number of the first token at which each feature was positive and selected: both [seeds, d_sae].
+
+    After N tokens a feature is dead when its first token is N or later.
+    """
+    relu, total = _dead_after(first_positive, tokens), _dead_after(first_selected, tokens)
+    return Death(
+        dead_relu=Rate(tuple(relu.tolist())),
+        dead_topk_only=Rate(tuple((total - relu).tolist())),
+        dead_total=Rate(tuple(total.tolist())),
+        curve_relu=tuple(float(_dead_after(first_positive, n).mean()) for n in curve_tokens),
+        curve_total=tuple(float(_dead_after(first_selected, n).mean()) for n in curve_tokens),
+    )
+
+
+def _dead_after(first: NDArray[np.int32], tokens: int) -> NDArray[np.float64]:
+    return (first >= tokens).mean(axis=1)
