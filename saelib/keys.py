@@ -79,13 +79,16 @@ def _source(module: str) -> tuple[str, tuple[str, ...]]:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            # A string that stands alone is a docstring; `pass` keeps a body that held nothing else.
-            kept = [statement for statement in body if not _is_docstring(statement)]
+            # `pass` keeps a body that held nothing else.
+            kept = [statement for statement in body if not _decides_nothing(statement)]
             node.body = kept or [ast.Pass()]  # pyright: ignore[reportAttributeAccessIssue]
     return ast.unparse(tree), tuple(_imports(tree))
 
 
-def _is_docstring(node: ast.AST) -> bool:
+def _decides_nothing(node: ast.AST) -> bool:
+    """A string that stands alone (a docstring), or imports for type checkers."""
+    if isinstance(node, ast.If):
+        return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 

@@ -30,7 +30,11 @@ def check_config(raw: Any, name: str) -> Config:
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        raise _mistakes(name, [_explain(details) for details in error.errors(include_url=False)]) from None
+        errors = error.errors(include_url=False)
+        # A list whose only item is wrong is also reported as too short: that is no second mistake.
+        inner = {details["loc"][:-1] for details in errors}
+        errors = [details for details in errors if details["type"] != "too_short" or details["loc"] not in inner]
+        raise _mistakes(name, [_explain(details) for details in errors]) from None
     broken = _broken_references(config)
     if broken:
         raise _mistakes(name, broken)
@@ -49,8 +53,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         seen: set[str] = set()
         for key_node, _ in node.value:
             if key_node.value in seen:
-                line = key_node.start_mark.line + 1
-                raise yaml.MarkedYAMLError(problem=f"the key '{key_node.value}' stands twice (line {line})")
+                problem = f"the key '{key_node.value}' stands twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)
 
@@ -69,6 +73,9 @@ def read_yaml(path: Path) -> Any:
         return yaml.load(path.read_text(), Loader=_UniqueKeyLoader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such configuration file") from None
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path}: not valid YAML{line}: {error.problem}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
 

@@ -1,0 +1,138 @@
+"""Every mistake in a configuration, at once, with its key and what would be right."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saelib.config import Config, load_config
+from saelib.config.load import check_config, read_yaml
+from saelib.errors import UserError
+
+GOOD: dict[str, Any] = {
+    "datasets": {"docs": {"kind": "python_docs"}},
+    "models": {
+        "m": {
+            "domain": "language",
+            "source": {"family": "transformers", "weights": {"path": "/models/m"}},
+            "dataset": "docs",
+            "layers": "1-3",
+            "representative_layer": 2,
+        }
+    },
+}
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """GOOD with the value at a dotted path replaced."""
+    import copy
+
+    suite = copy.deepcopy(GOOD)
+    *parents, last = path.split(".")
+    place = suite
+    for part in parents:
+        place = place.setdefault(part, {})
+    place[last] = value
+    return suite
+
+
+def message(suite: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        check_config(suite, "suite.yaml")
+    return str(caught.value)
+
+
+def test_a_good_suite_is_read_with_its_defaults() -> None:
+    config = check_config(GOOD, "suite.yaml")
+    assert config.models["m"].layers == (1, 2, 3)
+    assert set(config.train.variants) == {"baseline", "auxk", "center_median", "pca"}
+
+
+def test_what_is_read_survives_being_written() -> None:
+    config = check_config(GOOD, "suite.yaml")
+    assert Config.model_validate(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("sead", 1, ["sead: unknown key", "did you mean 'seed'?"]),
+        ("models.m.layer", 3, ["models.m.layer: unknown key", "did you mean 'layers'?"]),
+        ("models.m.source.famly", 3, ["models.m.source.famly: unknown key", "did you mean 'family'?"]),
+        (
+            "models.m.source.family",
+            "transformer",
+            ["models.m.source.family", "did you mean 'transformers'?", "spliceai"],
+        ),
+        ("models.m.source.weights", {"pth": "/x"}, ["models.m.source.weights: needs one of the keys"]),
+        ("models.m.dataset", "doc", ["models.m.dataset: no data set 'doc'", "did you mean 'docs'?"]),
+        ("models.m.layers", "5-2", ["models.m.layers: '5-2' is not a layer number or a range"]),
+        ("models.m.layers", [], ["models.m.layers: names no layer"]),
+        ("models.m.representative_layer", 9, ["models.m: representative_layer 9 is not among layers 1-3"]),
+        ("models", {}, ["models:"]),
+        ("models.a/b", GOOD["models"]["m"], ["models.a/b: string should match pattern"]),
+        ("models...", GOOD["models"]["m"], ["should match pattern"]),
+        ("init_death.k", 5000, ["init_death: k = 5000 is larger than d_sae = 2048"]),
+        ("init_death.d_sae", -4, ["init_death.d_sae: input should be greater than 0 (found -4)"]),
+        (
+            "init_death.preprocessings",
+            ["raw", "pcaa"],
+            ["init_death.preprocessings.1", "did you mean 'pca'?", "zscore"],
+        ),
+        ("train.learning_rates", [], ["train.learning_rates"]),
+        ("train.learning_rates", ["fast"], ["train.learning_rates.0", "found 'fast'"]),
+        ("train.variants", {"x": {"auxx": True}}, ["train.variants.x.auxx: unknown key", "did you mean 'auxk'?"]),
+        ("extraction.dtype", "float8", ["extraction.dtype: 'float8' is not allowed", "bfloat16"]),
+    ],
+)
+def test_a_mistake_is_named_with_its_key_and_what_is_allowed(path: str, value: Any, expected: list[str]) -> None:
+    if path == "models...":
+        suite = changed("seed", 0)
+        suite["models"][".."] = GOOD["models"]["m"]
+    else:
+        suite = changed(path, value)
+    text = message(suite)
+    assert "suite.yaml: 1 mistake\n" in text
+    for part in expected:
+        assert part in text
+
+
+def test_all_mistakes_are_reported_at_once() -> None:
+    suite = changed("sead", 1) | {"init_death": {"k": 0}, "train": {"steps": "many"}}
+    text = message(suite)
+    assert "3 mistakes" in text
+    assert all(key in text for key in ("sead", "init_death.k", "train.steps"))
+
+
+@pytest.mark.parametrize("suite", [None, [], "models", 3])
+def test_something_else_than_a_mapping(suite: Any) -> None:
+    assert "should be a mapping" in message(suite)
+
+
+def test_files_that_are_not_configurations(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such configuration file"):
+        load_config(tmp_path / "nothing.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("models: [unclosed\n")
+    with pytest.raises(UserError, match=r"broken\.yaml: not valid YAML, line 2: expected"):
+        load_config(broken)
+    broken.write_text("seed: 1\nseed: 2\n")
+    with pytest.raises(UserError, match="line 2: the key 'seed' stands twice"):
+        load_config(broken)
+
+
+def test_yaml_runs_nothing_and_reads_rates_as_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text("a: !!python/object/apply:os.system ['touch /tmp/never']\n")
+    with pytest.raises(UserError, match="not valid YAML"):
+        read_yaml(file)
+    file.write_text("a: [1e-3, 1.5e-4, 3]\nb: 0012ab\n")
+    assert read_yaml(file) == {"a": [1e-3, 1.5e-4, 3], "b": "0012ab"}
+
+
+def test_arrays_bring_their_own_activations() -> None:
+    source = {"family": "arrays", "files": {1: "a.npy", 2: "b.npy"}}
+    suite = changed("models.m.source", source)
+    assert "models.m.dataset: the family 'arrays' brings its own activations" in message(suite)
+    del suite["models"]["m"]["dataset"]
+    assert "models.m.source.files: no file for layer 3" in message(suite)

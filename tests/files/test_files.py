@@ -1,0 +1,85 @@
+"""Files appear whole or not at all."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from saelib.errors import UserError
+from saelib.files import published_file, published_folder, read_json, remove_drafts, write_json
+
+
+def test_a_failed_writer_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"a": 1})
+    with pytest.raises(RuntimeError), published_file(tmp_path / "x.json") as draft:
+        draft.write_text("half")
+        raise RuntimeError
+    assert read_json(tmp_path / "x.json") == {"a": 1}
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_a_failed_writer_leaves_the_old_folder_and_no_draft(tmp_path: Path) -> None:
+    for content in ("first", "second"):
+        with published_folder(tmp_path / "f") as draft:
+            (draft / "a").write_text(content)
+    with pytest.raises(RuntimeError), published_folder(tmp_path / "f") as draft:
+        (draft / "a").write_text("half")
+        raise RuntimeError
+    assert (tmp_path / "f" / "a").read_text() == "second"
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_numbers_that_json_lacks_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "x.json", float("nan"))
+    assert os.listdir(tmp_path) == []
+
+
+def test_reading_what_is_not_there_or_not_json(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        read_json(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text('{"a": 1')
+    with pytest.raises(UserError, match=r"x\.json: not valid JSON"):
+        read_json(tmp_path / "x.json")
+
+
+WRITER = """
+import sys, itertools
+from pathlib import Path
+from saelib.files import write_json
+for i in itertools.count():
+    write_json(Path(sys.argv[1]), {"i": i, "pad": "x" * 200000})
+"""
+
+
+def test_killed_at_any_moment_the_file_is_whole(tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    for delay in (0.0, 0.01, 0.03):
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(file)])
+        while not file.exists():
+            time.sleep(0.005)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert len(json.loads(file.read_text())["pad"]) == 200_000
+        remove_drafts(tmp_path)
+        assert os.listdir(tmp_path) == ["x.json"]
+        file.unlink()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_one_line_and_exit_code_1() -> None:
+    code = (
+        "from saelib.errors import exit_on_user_error\n"
+        "def main():\n"
+        "    with open('/dev/full', 'w') as file: file.write('x' * 10000)\n"
+        "exit_on_user_error(main)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.strip() == "error: No space left on device"
