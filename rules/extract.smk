@@ -7,11 +7,11 @@ rule extract:
         f"{RESULTS}/logs/{{run}}/extract/{{job}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{run}}/extract/{{job}}.tsv"
+    conda:
+        "../envs/saelib.yaml"
     threads: SUITE.config.extraction.threads
     resources:
         mem_mb=lambda wildcards, attempt: 6000 * attempt,
-    conda:
-        "../envs/saelib.yaml"
     params:
         plan=f"{RESULTS}/.plan/{{run}}/plan.json",
     message:

@@ -7,11 +7,11 @@ rule init_death:
         f"{RESULTS}/logs/{{run}}/init_death/{{job}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{run}}/init_death/{{job}}.tsv"
+    conda:
+        "../envs/saelib.yaml"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 1500 * attempt,
-    conda:
-        "../envs/saelib.yaml"
     params:
         plan=f"{RESULTS}/.plan/{{run}}/plan.json",
     message:

@@ -7,11 +7,11 @@ rule report:
         f"{RESULTS}/logs/{{run}}/report/{{job}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{run}}/report/{{job}}.tsv"
+    conda:
+        "../envs/saelib.yaml"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
-    conda:
-        "../envs/saelib.yaml"
     params:
         plan=f"{RESULTS}/.plan/{{run}}/plan.json",
     message:

@@ -7,11 +7,11 @@ rule stats:
         f"{RESULTS}/logs/{{run}}/stats/{{job}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{run}}/stats/{{job}}.tsv"
+    conda:
+        "../envs/saelib.yaml"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 1500 * attempt,
-    conda:
-        "../envs/saelib.yaml"
     params:
         plan=f"{RESULTS}/.plan/{{run}}/plan.json",
     message:

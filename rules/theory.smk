@@ -7,11 +7,11 @@ rule theory:
         f"{RESULTS}/logs/{{run}}/theory/{{job}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{run}}/theory/{{job}}.tsv"
+    conda:
+        "../envs/saelib.yaml"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 600 * attempt,
-    conda:
-        "../envs/saelib.yaml"
     params:
         plan=f"{RESULTS}/.plan/{{run}}/plan.json",
     message:

@@ -7,11 +7,11 @@ rule train:
         f"{RESULTS}/logs/{{run}}/train/{{job}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{run}}/train/{{job}}.tsv"
+    conda:
+        "../envs/saelib.yaml"
     threads: SUITE.config.extraction.threads
     resources:
         mem_mb=lambda wildcards, attempt: 3000 * attempt,
-    conda:
-        "../envs/saelib.yaml"
     params:
         plan=f"{RESULTS}/.plan/{{run}}/plan.json",
     message:
