@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from saelib.config.base import Count, Fraction, Name, Section
 from saelib.config.sources import SourceConfig, WeightsConfig
@@ -68,7 +68,7 @@ DatasetConfig = Annotated[PythonDocs | Images | Fasta, Field(discriminator="kind
 class ModelConfig(Section):
     """One model of the suite."""
 
-    domain: Name
+    domain: Annotated[str, StringConstraints(min_length=1, max_length=40, strip_whitespace=True)]
     """Groups rows in tables and figures: language, vision, protein, genomic."""
     source: SourceConfig
     dataset: Name | None = None

@@ -1,0 +1,71 @@
+"""AntiBERTy (Ruffolo et al. 2021, arXiv:2112.07782): a BERT over antibody residues, one residue a token."""
+
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from transformers import BertConfig, BertModel
+
+from saelib.config.sources import AntibertySource
+from saelib.errors import UserError
+from saelib.fetch import fetch
+from saelib.sources.base import torch_device, torch_dtype
+from saelib.sources.tokens import Tokens, TokenSource
+
+CHECKPOINT = "AntiBERTy_md_smooth"
+PREFIX = "bert."
+"""Of the encoder's weights; the others belong to the heads of the training tasks."""
+
+
+def open_source(config: AntibertySource, device: str, dtype: str) -> TokenSource:
+    """Load the folder `trained_models` of the package antiberty: `vocab.txt` and `AntiBERTy_md_smooth/`.
+
+    The checkpoint is a plain BERT; the package's own code is not needed. Its `.bin` is read without unpickling.
+
+    Raises:
+        UserError: where files or weights are missing, or `config.max_length` is beyond the model's positions.
+    """
+    folder = fetch(config.weights)
+    target = torch_device(device)
+    model: Any = _load(folder / CHECKPOINT)
+    limit = model.config.max_position_embeddings - 2  # [CLS] and [SEP]
+    if config.max_length > limit:
+        raise UserError(f"AntiBERTy: max_length is {config.max_length}, but the model reads at most {limit} residues")
+    vocabulary = _vocabulary(folder / "vocab.txt")
+    return TokenSource(
+        "AntiBERTy",
+        model.to(target, torch_dtype(dtype)),
+        list(model.encoder.layer),
+        lambda sequence: tokenize(sequence[: config.max_length], vocabulary),
+        d_in=model.config.hidden_size,
+        pad_id=vocabulary["[PAD]"],
+        keep_special_tokens=config.keep_special_tokens,
+    )
+
+
+def tokenize(sequence: str, vocabulary: dict[str, int]) -> Tokens:
+    """[CLS], one token a residue ([UNK] for letters that are none of the 20), [SEP]."""
+    residues = [vocabulary.get(letter, vocabulary["[UNK]"]) for letter in sequence.upper()]
+    special = [True, *[False] * len(residues), True]
+    return Tokens([vocabulary["[CLS]"], *residues, vocabulary["[SEP]"]], special)
+
+
+def _load(checkpoint: Path) -> BertModel:
+    try:
+        model = BertModel(BertConfig.from_json_file(checkpoint / "config.json"), add_pooling_layer=False)
+        state = torch.load(checkpoint / "pytorch_model.bin", map_location="cpu", weights_only=True)
+        encoder = {key.removeprefix(PREFIX): value for key, value in state.items() if key.startswith(PREFIX)}
+        missing = model.load_state_dict(encoder, strict=False).missing_keys
+    except (OSError, ValueError, RuntimeError, UnpicklingError) as error:
+        raise UserError(f"{checkpoint}: not an AntiBERTy checkpoint: {str(error).strip().splitlines()[0]}") from None
+    if missing:
+        raise UserError(f"{checkpoint}: not an AntiBERTy checkpoint: lacks {len(missing)} weights: {missing[:3]}")
+    return model
+
+
+def _vocabulary(path: Path) -> dict[str, int]:
+    try:
+        return {word: number for number, word in enumerate(path.read_text().split())}
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; AntiBERTy needs the package's folder 'trained_models'") from None
