@@ -12,7 +12,8 @@ try:
 except UserError as mistake:
     raise WorkflowError(str(mistake))
 
-RESULTS = SUITE.results
+# Everything of one run, but its results: the plan, markers of finished jobs, logs and timings.
+RUN = f"{SUITE.results}/runs/{{run}}"
 
 
 wildcard_constraints:

@@ -2,19 +2,19 @@ rule extract:
     input:
         SUITE.before("extract"),
     output:
-        touch(f"{RESULTS}/.plan/{{run}}/extract/{{job}}.done"),
+        touch(f"{RUN}/done/extract/{{job}}"),
     log:
-        f"{RESULTS}/logs/{{run}}/extract/{{job}}.log",
+        f"{RUN}/logs/extract/{{job}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/{{run}}/extract/{{job}}.tsv"
+        f"{RUN}/benchmarks/extract/{{job}}.tsv"
     conda:
         "../envs/saelib.yaml"
     threads: SUITE.config.extraction.threads
     resources:
         mem_mb=lambda wildcards, attempt: 6000 * attempt,
     params:
-        plan=f"{RESULTS}/.plan/{{run}}/plan.json",
+        plan=f"{RUN}/plan.json",
     message:
         "extract activations: {wildcards.job}"
     shell:
-        "python scripts/extract.py --plan {params.plan} --job {wildcards.job} --log {log}"
+        "python scripts/extract.py --plan {params.plan:q} --job {wildcards.job} --log {log:q}"

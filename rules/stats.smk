@@ -2,19 +2,19 @@ rule stats:
     input:
         SUITE.before("stats"),
     output:
-        touch(f"{RESULTS}/.plan/{{run}}/stats/{{job}}.done"),
+        touch(f"{RUN}/done/stats/{{job}}"),
     log:
-        f"{RESULTS}/logs/{{run}}/stats/{{job}}.log",
+        f"{RUN}/logs/stats/{{job}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/{{run}}/stats/{{job}}.tsv"
+        f"{RUN}/benchmarks/stats/{{job}}.tsv"
     conda:
         "../envs/saelib.yaml"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 1500 * attempt,
     params:
-        plan=f"{RESULTS}/.plan/{{run}}/plan.json",
+        plan=f"{RUN}/plan.json",
     message:
         "measure gamma and rank: {wildcards.job}"
     shell:
-        "python scripts/stats.py --plan {params.plan} --job {wildcards.job} --log {log}"
+        "python scripts/stats.py --plan {params.plan:q} --job {wildcards.job} --log {log:q}"

@@ -2,19 +2,19 @@ rule theory:
     input:
         SUITE.before("theory"),
     output:
-        touch(f"{RESULTS}/.plan/{{run}}/theory/{{job}}.done"),
+        touch(f"{RUN}/done/theory/{{job}}"),
     log:
-        f"{RESULTS}/logs/{{run}}/theory/{{job}}.log",
+        f"{RUN}/logs/theory/{{job}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/{{run}}/theory/{{job}}.tsv"
+        f"{RUN}/benchmarks/theory/{{job}}.tsv"
     conda:
         "../envs/saelib.yaml"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 600 * attempt,
     params:
-        plan=f"{RESULTS}/.plan/{{run}}/plan.json",
+        plan=f"{RUN}/plan.json",
     message:
         "predict death: {wildcards.job}"
     shell:
-        "python scripts/theory.py --plan {params.plan} --job {wildcards.job} --log {log}"
+        "python scripts/theory.py --plan {params.plan:q} --job {wildcards.job} --log {log:q}"

@@ -2,19 +2,19 @@ rule train:
     input:
         SUITE.before("train"),
     output:
-        touch(f"{RESULTS}/.plan/{{run}}/train/{{job}}.done"),
+        touch(f"{RUN}/done/train/{{job}}"),
     log:
-        f"{RESULTS}/logs/{{run}}/train/{{job}}.log",
+        f"{RUN}/logs/train/{{job}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/{{run}}/train/{{job}}.tsv"
+        f"{RUN}/benchmarks/train/{{job}}.tsv"
     conda:
         "../envs/saelib.yaml"
     threads: SUITE.config.extraction.threads
     resources:
         mem_mb=lambda wildcards, attempt: 3000 * attempt,
     params:
-        plan=f"{RESULTS}/.plan/{{run}}/plan.json",
+        plan=f"{RUN}/plan.json",
     message:
         "train: {wildcards.job}"
     shell:
-        "python scripts/train.py --plan {params.plan} --job {wildcards.job} --log {log}"
+        "python scripts/train.py --plan {params.plan:q} --job {wildcards.job} --log {log:q}"

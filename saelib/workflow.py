@@ -63,10 +63,10 @@ class Workflow:
         return inputs
 
     def _marker(self, run: str, job: str) -> str:
-        return f"{self.results}/.plan/{run}/{job}.done"
+        return f"{self.results}/runs/{run}/done/{job}"
 
     def _plan_file(self, run: str) -> Path:
-        return self.config.results / ".plan" / run / "plan.json"
+        return self.config.results / "runs" / run / "plan.json"
 
 
 def _merged(paths: list[Path], overrides: Mapping[str, Any]) -> Config:

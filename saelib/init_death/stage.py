@@ -1,0 +1,30 @@
+"""Stage `init_death`: features born dead in a block of layers, on held-out tokens."""
+
+import logging
+from typing import TYPE_CHECKING
+
+from saelib.config import Config
+from saelib.init_death import measure, save_result
+from saelib.preprocess import make_preprocess
+from saelib.progress import progress
+from saelib.stats import load_arrays
+from saelib.store import open_store
+
+if TYPE_CHECKING:
+    from saelib.plan import Job
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Config, job: "Job") -> None:
+    """Count the dead of each target's layer for every preprocessing and seed of the config."""
+    options = config.init_death
+    seeds = [config.seed + offset for offset in range(options.seeds)]
+    with progress(f"init_death {job.name}", len(job.targets), "layers", log) as advance:
+        for target in job.targets:
+            store = open_store(config.store_path(target.model, target.layer))
+            arrays = load_arrays(config.stats_path(target.model, target.layer))
+            preprocesses = {name: make_preprocess(name, arrays) for name in options.preprocessings}
+            result = measure(store.heldout, preprocesses, options.d_sae, options.k, seeds, threads=1)
+            save_result(result, target.output, target.key)
+            advance(1, note=f"{target.model} layer {target.layer}")

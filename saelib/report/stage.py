@@ -1,0 +1,14 @@
+"""Stage `report`: every result of the suite as tables, figures and a page."""
+
+from typing import TYPE_CHECKING
+
+from saelib.config import Config
+from saelib.report import run as build
+
+if TYPE_CHECKING:
+    from saelib.plan import Job
+
+
+def run(config: Config, job: "Job") -> None:
+    """Make the report."""
+    build(config, job.targets[0].key)

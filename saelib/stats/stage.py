@@ -1,0 +1,28 @@
+"""Stage `stats`: the statistics of a block of layers, from their stores."""
+
+import logging
+from typing import TYPE_CHECKING
+
+from saelib.config import Config
+from saelib.progress import progress
+from saelib.stats import compute_stats, save_stats
+from saelib.store import open_store
+
+if TYPE_CHECKING:
+    from saelib.plan import Job
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Config, job: "Job") -> None:
+    """Measure the training rows of each target's layer."""
+    # The eigenvectors of the covariance cost a second Gram matrix: only where a later stage asks for them.
+    whitening = config.needs_whitening()
+    with progress(f"stats {job.name}", len(job.targets), "layers", log) as advance:
+        for target in job.targets:
+            store = open_store(config.store_path(target.model, target.layer))
+            stats = compute_stats(store.train, workers=1, whitening=whitening)
+            for warning in stats.warnings:
+                log.warning("%s layer %d: %s", target.model, target.layer, warning)
+            save_stats(stats, target.output, target.key)
+            advance(1, note=f"{target.model} layer {target.layer}")
