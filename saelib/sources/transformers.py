@@ -40,7 +40,7 @@ def open_source(config: TransformersSource, device: str, dtype: str) -> TokenSou
     name = f"transformers model ({describe(config.weights)})"
     folder = fetch(config.weights)
     target = torch_device(device)
-    with _quiet():
+    with quiet_loading():
         tokenizer = _load(AutoTokenizer, folder, config.gguf_file, name)
         model, info = _load(
             AutoModel, folder, config.gguf_file, name, dtype=torch_dtype(dtype), output_loading_info=True
@@ -113,7 +113,7 @@ def _check_length(max_length: int, model: Any, tokenizer: Any, name: str) -> Non
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """No progress bars in log files, and no warnings about weights that `open_source` checks itself."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
