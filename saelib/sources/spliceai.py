@@ -1,0 +1,231 @@
+"""SpliceAI-10k (Jaganathan et al., Cell 2019): a residual convolutional network over DNA, read without Keras."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saelib.config.sources import SpliceaiSource
+from saelib.datasets.base import Example
+from saelib.errors import UserError
+from saelib.fetch import fetch
+from saelib.sources.base import Activations, check_layers, kept_rows, texts, torch_device, torch_dtype
+
+if TYPE_CHECKING:
+    import torch
+
+NAME = "spliceai"
+AMBIGUOUS = "NRYSWKMBDHV"
+"""IUPAC letters for 'one of several nucleotides': all zeros, as SpliceAI encodes N."""
+
+
+def open_source(config: SpliceaiSource, device: str = "cpu", dtype: str = "float32") -> "Spliceai":
+    """Fetch and load the model. See `saelib.sources.open_source`."""
+    return Spliceai(fetch(config.weights), device, dtype)
+
+
+class Spliceai:
+    """SpliceAI. Tokens are nucleotides; layer i is the residual stream after residual block i.
+
+    Layer 0 is the stream that the first block reads. The second path that runs beside the blocks, and gathers the
+    stream after every fourth for the output, is not part of it.
+
+    Recorded are those positions of a window that the network itself would give an output for: all but
+    `context` = (5000, 5000) at its ends. That is the reach of the last block, so no recorded value of any layer has
+    seen the zeros beyond the window, and all layers hold the same positions.
+    """
+
+    def __init__(self, path: Path, device: str = "cpu", dtype: str = "float32") -> None:
+        """Load a Keras h5 file. Raises `UserError` where it is none, or another kind of network."""
+        self.device = torch_device(device)
+        self.dtype = torch_dtype(dtype)
+        layers, weights = read_keras(path)
+        self.network = Network(path, layers, weights, self.device, self.dtype)
+        self.stream = residual_stream(layers)
+        self.n_layers = len(self.stream) - 1
+        crops = [layer["config"]["cropping"] for layer in layers if layer["class_name"] == "Cropping1D"]
+        if self.n_layers < 1 or len(crops) != 1:
+            raise UserError(f"{path}: not a SpliceAI network (residual blocks, then one Cropping1D)")
+        self.context: tuple[int, int] = tuple(crops[0])
+        self._width = len(weights[self.stream[0]]["bias"])
+
+    def d_in(self, layer: int) -> int:
+        """Width of a layer: the same for all."""
+        check_layers([layer], self.n_layers, NAME)
+        return self._width
+
+    def forward(self, examples: Sequence[Example], layers: Sequence[int]) -> Activations:
+        """See `saelib.sources.Source`.
+
+        Raises:
+            UserError: also for an example that is not DNA, or too short to have a recorded position.
+        """
+        import torch
+
+        check_layers(layers, self.n_layers, NAME)
+        before, after = self.context
+        codes = [one_hot(text, example.id) for text, example in zip(texts(examples, NAME), examples, strict=True)]
+        for code, example in zip(codes, examples, strict=True):
+            if len(code) <= before + after:
+                raise UserError(
+                    f"{NAME}: example '{example.id}' has {len(code)} nucleotides; at least {before + after + 1} are "
+                    f"needed, because {before} before and {after} after a recorded one are its context. "
+                    f"Give the dataset a 'window' such as {before + after + 2000}"
+                )
+        longest = max(len(code) for code in codes)
+        batch = torch.zeros(len(codes), 4, longest, device=self.device, dtype=self.dtype)
+        keep = torch.zeros(len(codes), longest, device=self.device, dtype=torch.bool)
+        for row, code in enumerate(codes):
+            batch[row, :, : len(code)] = torch.from_numpy(code.T)
+            keep[row, before : len(code) - after] = True
+        with torch.inference_mode():
+            values = self.network.run(batch, [self.stream[layer] for layer in layers])
+        return kept_rows({layer: values[self.stream[layer]].transpose(1, 2) for layer in layers}, keep)
+
+
+def one_hot(sequence: str, name: str) -> NDArray[np.float32]:
+    """[nucleotides, 4], in the order A, C, G, T; zeros where the nucleotide is not known.
+
+    Raises:
+        UserError: for letters that are not DNA; `name` is what the message calls the sequence.
+    """
+    sequence = sequence.upper()
+    foreign = sorted(set(sequence) - set("ACGT" + AMBIGUOUS))
+    if foreign:
+        raise UserError(f"{NAME}: reads DNA, but example '{name}' holds the letters {', '.join(foreign[:8])}")
+    letters = np.frombuffer(sequence.encode("ascii"), dtype=np.uint8)
+    return (letters[:, None] == np.frombuffer(b"ACGT", dtype=np.uint8)).astype(np.float32)
+
+
+def residual_stream(layers: list[dict[str, Any]]) -> list[str]:
+    """Names of the layers that hold the residual stream, block by block.
+
+    It starts at the first convolution and goes on with each Add that has the stream so far as one of its inputs;
+    other Adds belong to the path beside it.
+    """
+    stream = [layer["name"] for layer in layers if layer["class_name"] == "Conv1D"][:1]
+    for layer in layers:
+        if layer["class_name"] == "Add" and stream[-1] in _inputs(layer):
+            stream.append(layer["name"])
+    return stream
+
+
+def read_keras(path: Path) -> tuple[list[dict[str, Any]], dict[str, dict[str, NDArray[np.float32]]]]:
+    """The layers of a Keras 2 h5 file, each after those it reads, and the weights: layer -> "kernel", "bias", ...
+
+    Raises:
+        UserError: where the file is not such a file.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            layers = json.loads(str(file.attrs["model_config"]))["config"]["layers"]
+            weights: dict[str, dict[str, NDArray[np.float32]]] = {}
+            groups: Any = file["model_weights"]
+            for name, group in groups.items():
+                # A weight is called "conv1d_1/kernel:0"; the names are bytes of fixed length.
+                stored = [str(key) for key in np.asarray(group.attrs["weight_names"], dtype=str)]
+                weights[name] = {key.rpartition("/")[2].partition(":")[0]: group[key][()] for key in stored}
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a Keras h5 file with a model ({error})") from None
+    return layers, weights
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer of the network, ready to run."""
+
+    name: str
+    inputs: tuple[str, ...]
+    run: Callable[..., "torch.Tensor"]
+
+
+class Network:
+    """A Keras functional model of 1-d convolutions in torch; values are [batch, channels, positions]."""
+
+    def __init__(
+        self,
+        path: Path,
+        layers: list[dict[str, Any]],
+        weights: dict[str, dict[str, NDArray[np.float32]]],
+        device: "torch.device",
+        dtype: "torch.dtype",
+    ) -> None:
+        """`path` is what messages call it. Raises `UserError` for layers or options that SpliceAI does not have."""
+        import torch
+
+        self.input = layers[0]["name"]
+        self.steps: list[Step] = []
+        for layer in layers[1:]:
+            name, kind = layer["name"], layer["class_name"]
+            tensors = {key: torch.tensor(array).to(device, dtype) for key, array in weights[name].items()}
+            try:
+                run = MAKERS[kind](layer["config"], tensors)
+            except (KeyError, ValueError) as error:
+                raise UserError(f"{path}: layer '{name}' ({kind}) is not one that SpliceAI has ({error})") from None
+            self.steps.append(Step(name, _inputs(layer), run))
+        self._last_reader = {name: step.name for step in self.steps for name in step.inputs}
+
+    def run(self, batch: "torch.Tensor", wanted: Sequence[str]) -> dict[str, "torch.Tensor"]:
+        """Outputs of the wanted layers. Others are forgotten once read, and none after the last wanted is run."""
+        values, missing = {self.input: batch}, set(wanted)
+        for step in self.steps:
+            if not missing:
+                break
+            values[step.name] = step.run(*(values[name] for name in step.inputs))
+            missing.discard(step.name)
+            for name in set(step.inputs).difference(wanted):
+                if self._last_reader[name] == step.name:
+                    del values[name]
+        return {name: values[name] for name in wanted}
+
+
+def _inputs(layer: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(source[0] for node in layer["inbound_nodes"] for source in node)
+
+
+def _convolution(config: dict[str, Any], tensors: dict[str, "torch.Tensor"]) -> Callable[..., "torch.Tensor"]:
+    from torch.nn.functional import conv1d
+
+    if config["strides"] != [1]:
+        raise ValueError(f"strides {config['strides']}")
+    # Keras keeps [width, inputs, outputs], torch [outputs, inputs, width].
+    kernel, bias = tensors["kernel"].permute(2, 1, 0).contiguous(), tensors["bias"]
+    padding, dilation, activate = config["padding"], config["dilation_rate"][0], _activation(config, tensors)
+    return lambda x: activate(conv1d(x, kernel, bias, padding=padding, dilation=dilation))
+
+
+def _batch_norm(config: dict[str, Any], tensors: dict[str, "torch.Tensor"]) -> Callable[..., "torch.Tensor"]:
+    from torch.nn.functional import batch_norm
+
+    mean, variance, gamma, beta = (tensors[key] for key in ("moving_mean", "moving_variance", "gamma", "beta"))
+    return lambda x: batch_norm(x, mean, variance, gamma, beta, eps=config["epsilon"])
+
+
+def _activation(config: dict[str, Any], tensors: dict[str, "torch.Tensor"]) -> Callable[..., "torch.Tensor"]:
+    import torch
+
+    return {"linear": lambda x: x, "relu": torch.relu, "softmax": lambda x: x.softmax(dim=1)}[config["activation"]]
+
+
+def _add(config: dict[str, Any], tensors: dict[str, "torch.Tensor"]) -> Callable[..., "torch.Tensor"]:
+    return lambda x, y: x + y
+
+
+def _crop(config: dict[str, Any], tensors: dict[str, "torch.Tensor"]) -> Callable[..., "torch.Tensor"]:
+    before, after = config["cropping"]
+    return lambda x: x[:, :, before : x.shape[2] - after]
+
+
+MAKERS = {
+    "Conv1D": _convolution,
+    "BatchNormalization": _batch_norm,
+    "Activation": _activation,
+    "Add": _add,
+    "Cropping1D": _crop,
+}
