@@ -1,0 +1,84 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from saelib.config import TrainConfig, VariantConfig
+from saelib.rows import ArrayRows
+from saelib.train import Subject, TopKSAE, train_variant
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Bits are promised for one number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def make_sae() -> Callable[..., TopKSAE]:
+    """A float64 SAE whose encoder is no longer tied to its decoder and whose biases are not zero."""
+
+    def make(d_in: int = 7, d_sae: int = 20, k: int = 3, seed: int = 0) -> TopKSAE:
+        generator = torch.Generator().manual_seed(seed)
+        sae = TopKSAE(d_in, d_sae, k, generator, dtype=torch.float64)
+        with torch.no_grad():
+            for parameter in (sae.W_enc, sae.b_enc, sae.b_dec):
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter += 0.3 * noise
+        return sae
+
+    return make
+
+
+def statistics(x: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays of the stage `stats`, without robustness: means stand in for medians."""
+    x = x.astype(np.float64)
+    eigenvalues, eigenvectors = np.linalg.eigh(np.cov(x.T, ddof=0))
+    tokens = x - x.mean(1, keepdims=True)
+    tokens /= np.sqrt(x.var(1, keepdims=True) + 1e-5)
+    return {
+        "mean": x.mean(0),
+        "std": x.std(0),
+        "center_median": x.mean(0),
+        "ln_center_median": tokens.mean(0),
+        "eigenvalues": eigenvalues[::-1],
+        "eigenvectors": eigenvectors[:, ::-1],
+    }
+
+
+@pytest.fixture
+def train_on(tmp_path: Path) -> Callable[..., Path]:
+    """Run `train_variant` on two arrays; gives the folder of its results."""
+
+    def run(
+        train: np.ndarray,
+        heldout: np.ndarray,
+        config: TrainConfig,
+        variant: VariantConfig,
+        folder: str = "out",
+        **options: Any,
+    ) -> Path:
+        arguments: dict[str, Any] = {
+            "arrays": statistics(train),
+            "key": "k1",
+            "seed": 3,
+            "subject": Subject("toy", 4, "test"),
+        }
+        train_variant(
+            ArrayRows(train, "toy (train)", block_rows=512),
+            ArrayRows(heldout, "toy (heldout)", block_rows=512),
+            config=config,
+            variant=variant,
+            output=tmp_path / folder,
+            device="cpu",
+            **(arguments | options),
+        )
+        return tmp_path / folder
+
+    return run
