@@ -1,0 +1,193 @@
+"""What is measured, against counting by hand in float64."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from saelib.errors import UserError
+from saelib.init_death import InitDeath, measure, random_encoder, trial
+from saelib.preprocess import Preprocess
+from saelib.rows import ArrayRows
+
+D, D_SAE, TOKENS = 12, 96, 300
+SEEDS = [4, 9]
+
+
+class OffsetRows(ArrayRows):
+    """Float16 values and an offset, as a store has them."""
+
+    def __init__(self, values: NDArray[np.floating], offset: NDArray[np.floating], block_rows: int = 64) -> None:
+        super().__init__(values.astype(np.float16), "offset rows", block_rows)
+        self.offset = offset.astype(np.float32)
+
+    def exact(self) -> NDArray[np.float64]:
+        return self.values.astype(np.float64) + self.offset
+
+
+def activations(mean: float = 3.0, tokens: int = TOKENS) -> NDArray[np.float32]:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((tokens, D)) * np.geomspace(2, 0.2, D) + mean * rng.standard_normal(D)
+    return x.astype(np.float32)
+
+
+def preprocessings(x: NDArray[np.floating]) -> dict[str, Preprocess]:
+    """One of each kind; nothing is fitted, since any constants will do."""
+    rng = np.random.default_rng(1)
+    mean = x.mean(axis=0, dtype=np.float64)
+    matrix = rng.standard_normal((D, 7)).astype(np.float32)
+    return {
+        "diagonal": Preprocess(mean, np.geomspace(1, 9, D).astype(np.float32)),
+        "raw": Preprocess(np.zeros(D)),
+        "near": Preprocess(mean + 0.3 * rng.standard_normal(D)),
+        "matrix": Preprocess(mean + 1, matrix),
+        "mean": Preprocess(mean),
+        "layernorm": Preprocess(rng.standard_normal(D), layernorm=True),
+    }
+
+
+def pre_activations(x: NDArray[np.floating], preprocess: Preprocess, seed: int) -> NDArray[np.float64]:
+    values = x.astype(np.float64)
+    if preprocess.layernorm:
+        values = values - values.mean(1, keepdims=True)
+        values = values / np.sqrt((values**2).mean(1, keepdims=True) + 1e-5)
+    values = values - preprocess.center
+    if preprocess.scale is not None:
+        values = values @ (preprocess.scale if preprocess.scale.ndim == 2 else np.diag(preprocess.scale))
+    return values @ random_encoder(values.shape[1], D_SAE, seed)
+
+
+def dead_by_hand(hidden: NDArray[np.float64], k: int) -> tuple[float, float]:
+    """Dead by ReLU and in total."""
+    selected = np.zeros(hidden.shape, dtype=bool)
+    np.put_along_axis(selected, np.argsort(-hidden, axis=1)[:, :k], True, axis=1)
+    return 1 - (hidden > 0).any(0).mean(), 1 - (selected & (hidden > 0)).any(0).mean()
+
+
+@pytest.mark.parametrize("k", [1, 5, 50, D_SAE])
+def test_every_preprocessing_is_counted_as_by_hand(k: int) -> None:
+    x = activations()
+    result = measure(ArrayRows(x, block_rows=128), preprocessings(x), D_SAE, k, SEEDS)
+    assert list(result.preprocessings) == list(preprocessings(x))
+    for name, preprocess in preprocessings(x).items():
+        death = result.preprocessings[name]
+        expected = np.array([dead_by_hand(pre_activations(x, preprocess, seed), k) for seed in SEEDS])
+        np.testing.assert_allclose(death.dead_relu.per_seed, expected[:, 0], atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(death.dead_total.per_seed, expected[:, 1], atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(death.dead_topk_only.per_seed, expected[:, 1] - expected[:, 0], atol=1e-12)
+
+
+def test_the_curve_is_what_fewer_tokens_would_have_given() -> None:
+    x = activations()
+    result = measure(ArrayRows(x), preprocessings(x), D_SAE, 5, SEEDS)
+    assert result.curve_tokens == (1, 2, 4, 8, 16, 32, 64, 128, 256, 300)
+    for name, preprocess in preprocessings(x).items():
+        death = result.preprocessings[name]
+        for i, tokens in enumerate(result.curve_tokens):
+            by_hand = [dead_by_hand(pre_activations(x[:tokens], preprocess, seed), 5) for seed in SEEDS]
+            assert (death.curve_relu[i], death.curve_total[i]) == pytest.approx(tuple(np.mean(by_hand, axis=0)))
+        assert (np.diff(death.curve_relu) <= 0).all()
+        assert (np.diff(death.curve_total) <= 0).all()
+        assert death.curve_total[-1] == pytest.approx(death.dead_total.mean)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 64, 65])
+def test_the_curve_ends_at_the_number_of_tokens(tokens: int) -> None:
+    curve = measure(ArrayRows(activations(tokens=tokens)), {"raw": Preprocess(np.zeros(D))}, 8, 2, [0]).curve_tokens
+    assert curve[0] == 1
+    assert curve[-1] == tokens
+    assert (np.diff(curve) > 0).all()
+
+
+def test_one_pass_gives_what_separate_passes_give() -> None:
+    x = activations()
+    together = measure(ArrayRows(x), preprocessings(x), D_SAE, 5, SEEDS)
+    for name, preprocess in preprocessings(x).items():
+        for i, seed in enumerate(SEEDS):
+            alone = measure(ArrayRows(x), {name: preprocess}, D_SAE, 5, [seed]).preprocessings[name]
+            assert alone.dead_total.per_seed[0] == together.preprocessings[name].dead_total.per_seed[i]
+            assert alone.dead_relu.per_seed[0] == together.preprocessings[name].dead_relu.per_seed[i]
+
+
+def test_blocks_and_threads_have_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = activations()
+    expected = measure(ArrayRows(x), preprocessings(x), D_SAE, 5, SEEDS)
+    assert measure(ArrayRows(x), preprocessings(x), D_SAE, 5, SEEDS, threads=3) == expected
+    for block_rows in (1, 37, 4096):
+        for at_a_time in (1, 50):
+            monkeypatch.setattr(trial, "BUFFER_VALUES", at_a_time * D_SAE)
+            assert measure(ArrayRows(x, block_rows=block_rows), preprocessings(x), D_SAE, 5, SEEDS) == expected
+
+
+def test_rows_with_an_offset_keep_their_signal_at_gamma_1000() -> None:
+    small = activations(mean=0)
+    offset = 1000 * np.linalg.norm(small.std(0)) * random_encoder(D, 1, seed=1)[:, 0]
+    rows = OffsetRows(small, offset)
+    result = measure(rows, preprocessings(rows.exact()), D_SAE, 5, SEEDS)
+    for name, preprocess in preprocessings(rows.exact()).items():
+        by_hand = [dead_by_hand(pre_activations(rows.exact(), preprocess, seed), 5) for seed in SEEDS]
+        death = result.preprocessings[name]
+        np.testing.assert_allclose(death.dead_relu.per_seed, np.array(by_hand)[:, 0], atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(death.dead_total.per_seed, np.array(by_hand)[:, 1], atol=1e-12, err_msg=name)
+
+
+def test_tokens_that_select_nothing_leave_all_features_dead() -> None:
+    result = measure(ArrayRows(np.zeros((50, D), np.float32)), {"raw": Preprocess(np.zeros(D))}, 32, 4, [0])
+    death = result.preprocessings["raw"]
+    assert (death.dead_relu.mean, death.dead_topk_only.mean, death.dead_total.mean) == (1, 0, 1)
+
+
+def test_one_direction_leaves_k_features_on_each_side() -> None:
+    """In one dimension the unit columns are +1 or -1, so that half the features tie on every token."""
+    x = np.random.default_rng(0).standard_normal((500, 1)).astype(np.float32)
+    death = measure(ArrayRows(x), {"raw": Preprocess(np.zeros(1))}, 200, 8, [0]).preprocessings["raw"]
+    assert death.dead_relu.mean == 0
+    assert death.dead_total.mean == pytest.approx(1 - 2 * 8 / 200)
+
+
+def test_encoder_columns_are_uniform_on_the_sphere() -> None:
+    w = random_encoder(50, 40_000, seed=0).astype(np.float64)
+    np.testing.assert_allclose(np.linalg.norm(w, axis=0), 1, rtol=1e-5)
+    np.testing.assert_allclose(w @ w.T / w.shape[1], np.eye(50) / 50, atol=5e-4)
+    # fourth moment of a coordinate on the sphere: 3 / (d (d + 2)); normalised uniform weights have 1.8 for the 3
+    np.testing.assert_allclose((w**4).mean() * 50 * 52, 3, rtol=0.02)
+
+
+def test_encoders_differ_between_seeds_only() -> None:
+    assert (random_encoder(5, 7, 1) == random_encoder(5, 7, 1)).all()
+    assert (random_encoder(5, 7, 1) != random_encoder(5, 7, 2)).all()
+
+
+def test_nan_is_named_by_row() -> None:
+    x = activations()
+    x[217, 3] = np.nan
+    with pytest.raises(UserError, match="layer x: row 217 holds NaN"):
+        measure(ArrayRows(x, "layer x", block_rows=100), {"raw": Preprocess(np.zeros(D))}, 8, 2, [0])
+
+
+def measure_wrongly(**changes: object) -> InitDeath:
+    arguments = {"rows": ArrayRows(activations(), "layer x"), "preprocesses": {"raw": Preprocess(np.zeros(D))}}
+    return measure(**(arguments | {"d_sae": 8, "k": 2, "seeds": [0]} | changes))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"k": 0}, "layer x: k = 0, d_sae = 8"),
+        ({"k": 9}, "layer x: k = 9, d_sae = 8"),
+        ({"seeds": []}, "layer x: .*at least one seed"),
+        ({"preprocesses": {}}, "layer x: .*one preprocessing"),
+        ({"preprocesses": {"zscore": Preprocess(np.zeros(D + 1))}}, "layer x: .* 12 .*'zscore' was fitted on 13"),
+        ({"rows": ArrayRows(np.zeros((0, D)), "layer y")}, "layer y: holds no tokens"),
+    ],
+)
+def test_impossible_measurements_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        measure_wrongly(**changes)
+
+
+def test_importing_compiles_nothing() -> None:
+    code = "import sys, saelib.init_death; sys.exit(any(m in sys.modules for m in ('numba', 'torch', 'zarr')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
