@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -87,6 +88,10 @@ def _load(auto: Any, folder: Path, gguf_file: str | None, name: str, **options: 
         options["gguf_file"] = gguf_file
     try:
         return auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+    except UnpicklingError:
+        raise UserError(
+            f"{name}: the weights are pickled objects, which may run code; convert them to safetensors"
+        ) from None
     # KeyError, RuntimeError: configs and weights that contradict each other.
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
