@@ -124,10 +124,10 @@ def load_rate(path: Path, key: str) -> RateResult | None:
     try:
         with safe_open(path, framework="pt") as file:
             record = json.loads(file.metadata()["saelib"])
-            if record["key"] != key:
+            if record.pop("key") != key:
                 return None
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        heldout = record.pop("heldout")
+        return RateResult(**record, heldout=Evaluation(**heldout) if heldout else None, weights=weights)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
-    heldout = Evaluation(**record["heldout"]) if record["heldout"] else None
-    return RateResult(record["learning_rate"], record["status"], heldout, record["history"], weights)

@@ -147,10 +147,9 @@ def _with_preprocess(weights: dict[str, Tensor], preprocess: Preprocess) -> dict
     """Add what turns an activation into what the SAE reads: x -> (x - preprocess_center) @ preprocess_scale."""
     if preprocess.scale is None:
         return weights
-    center = preprocess.center.astype(np.float32)
     return weights | {
-        "preprocess_center": torch.from_numpy(center),
-        "preprocess_scale": torch.from_numpy(preprocess.scale),
+        "preprocess_center": torch.from_numpy(preprocess.center.astype(np.float32)),
+        "preprocess_scale": torch.from_numpy(preprocess.scale).contiguous(),
     }
 
 

@@ -36,8 +36,13 @@ def make_sae() -> Callable[..., TopKSAE]:
     return make
 
 
-def statistics(x: np.ndarray) -> dict[str, np.ndarray]:
-    """The arrays of the stage `stats`, without robustness: means stand in for medians."""
+@pytest.fixture
+def statistics() -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """The arrays of the stage `stats` for some rows; means stand in for medians."""
+    return _statistics
+
+
+def _statistics(x: np.ndarray) -> dict[str, np.ndarray]:
     x = x.astype(np.float64)
     eigenvalues, eigenvectors = np.linalg.eigh(np.cov(x.T, ddof=0))
     tokens = x - x.mean(1, keepdims=True)
@@ -64,12 +69,9 @@ def train_on(tmp_path: Path) -> Callable[..., Path]:
         folder: str = "out",
         **options: Any,
     ) -> Path:
-        arguments: dict[str, Any] = {
-            "arrays": statistics(train),
-            "key": "k1",
-            "seed": 3,
-            "subject": Subject("toy", 4, "test"),
-        }
+        arguments: dict[str, Any] = {"key": "k1", "seed": 3, "subject": Subject("toy", 4, "test")} | options
+        if "arrays" not in arguments:
+            arguments["arrays"] = _statistics(train)
         train_variant(
             ArrayRows(train, "toy (train)", block_rows=512),
             ArrayRows(heldout, "toy (heldout)", block_rows=512),
@@ -77,7 +79,7 @@ def train_on(tmp_path: Path) -> Callable[..., Path]:
             variant=variant,
             output=tmp_path / folder,
             device="cpu",
-            **(arguments | options),
+            **arguments,
         )
         return tmp_path / folder
 

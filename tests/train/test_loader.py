@@ -1,6 +1,6 @@
 """Shuffled batches: what each epoch holds, where it resumes, what it reads."""
 
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_an_epoch_is_a_permutation_but_for_an_incomplete_batch(size: tuple[int, 
     per_epoch = tokens // batch_size
     batches = ids(loader, 3 * per_epoch)
     for epoch in range(3):
-        seen = sum(batches[epoch * per_epoch : (epoch + 1) * per_epoch], [])
+        seen = list(chain.from_iterable(batches[epoch * per_epoch : (epoch + 1) * per_epoch]))
         assert len(seen) == per_epoch * batch_size
         assert len(set(seen)) == len(seen)
         assert set(seen) <= set(range(tokens))
