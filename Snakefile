@@ -22,7 +22,7 @@ wildcard_constraints:
 
 
 onstart:
-    SUITE.save_plan()
+    SUITE.start()
 
 
 localrules:

@@ -1,16 +1,18 @@
 """What the Snakefile needs from the library, so that the rules hold no logic."""
 
+import fcntl
 import os
 import secrets
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from saelib.config import Config, load_config
 from saelib.config.load import check_config, read_yaml
+from saelib.errors import UserError
 from saelib.files import read_json
 from saelib.plan import Plan, make_plan
 
@@ -41,15 +43,25 @@ class Workflow:
         """The stale jobs of this run. Only for the controlling process."""
         return make_plan(self.config)
 
-    def save_plan(self) -> None:
-        """Called when the run starts, before any job."""
+    def start(self) -> None:
+        """Called when the run starts, before any job: claim the results folder and save the plan.
+
+        Raises:
+            UserError: where another run is at work in the folder. The claim ends with the process, however it ends.
+        """
+        self.config.results.mkdir(parents=True, exist_ok=True)
+        self._claim = (self.config.results / ".lock").open("w")
+        try:
+            fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{self.results}: another run is at work in this folder; wait for it or stop it") from None
         self.plan.save(self._plan_file(self.run))
 
     def markers(self) -> list[str]:
         """Markers of all jobs of this run: what Snakemake is asked to make."""
         return [self._marker(self.run, job) for job in self.plan.jobs]
 
-    def before(self, stage: str) -> "Any":
+    def before(self, stage: str) -> Callable[[Any], list[str]]:
         """Input function of a stage's rule: the markers of the jobs that must come first."""
 
         def inputs(wildcards: Any) -> list[str]:

@@ -1,0 +1,149 @@
+"""Killed, starved or fed nonsense, a run ends in the undisturbed results or in one clear sentence."""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+STAGES = ["extract", "stats", "init_death", "train", "report"]
+
+
+def results(tree: Any) -> dict[str, str]:
+    """Hash of every result file; what belongs to single runs left out."""
+    root = tree.root / "results"
+    hashes = {}
+    for path in sorted(root.rglob("*")):
+        relative = path.relative_to(root)
+        # Figures and the page carry the time they were made; the tables hold every number.
+        if path.is_file() and relative.parts[0] not in ("runs", "figures", "report.html", ".lock"):
+            hashes[str(relative)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashes
+
+
+def words(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_in_any_stage_the_next_run_gives_the_undisturbed_results(edited: Any, finished: Any, stage: str) -> None:
+    target = edited.root / "results" / ("report.json" if stage == "report" else stage)
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    command = [sys.executable, "-m", "snakemake", "--cores", "1"]
+    run = subprocess.Popen(command, cwd=edited.root, env=edited.env, start_new_session=True, stderr=subprocess.DEVNULL)
+    runs = edited.root / "results" / "runs"
+    before = set(runs.iterdir())
+    deadline = time.monotonic() + 60
+    while not any((new / "logs" / stage).exists() for new in set(runs.iterdir()) - before):
+        assert time.monotonic() < deadline
+        assert run.poll() is None
+        time.sleep(0.05)
+    time.sleep(1.2)  # into the work
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    edited.run()
+    assert results(edited) == results(finished)
+    assert edited.stale() == set()
+
+
+def test_a_fresh_run_gives_the_same_bits(finished: Any, tmp_path: Path) -> None:
+    again = finished.copy(tmp_path / "again")
+    shutil.rmtree(again.root / "results")
+    again.run()
+    assert results(again) == results(finished)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(edited: Any) -> None:
+    import fcntl
+
+    (edited.root / "results" / "report.json").unlink()
+    with (edited.root / "results" / ".lock").open("w") as claim:
+        fcntl.flock(claim, fcntl.LOCK_EX)
+        done = edited.snakemake()
+    assert done.returncode != 0
+    assert "another run is at work in this folder" in words(done)
+    edited.run()
+
+
+def test_mistakes_in_the_config_stop_before_any_work(edited: Any) -> None:
+    config = edited.config
+    config["trian"] = config.pop("train")
+    config["init_death"]["k"] = 0
+    edited.config = config
+    done = edited.snakemake()
+    assert done.returncode == 1
+    assert "workflow_config.yaml: 2 mistakes" in words(done)
+    assert "trian: unknown key; did you mean 'train'?" in words(done)
+    assert "Traceback" not in words(done)
+
+
+def test_a_config_file_on_the_command_line_replaces_the_default(edited: Any) -> None:
+    (edited.root / "workflow_config.yaml").rename(edited.root / "other.yaml")
+    (edited.root / "workflow_config.yaml").write_text("models: {broken: 1}\n")
+    assert "Nothing to be done" in words(edited.snakemake("-n", "--configfile", "other.yaml"))
+
+
+def test_activations_that_are_not_finite_are_named(edited: Any) -> None:
+    path = edited.root / "arrays" / "calm_2.npy"
+    acts = np.load(path)
+    acts[[17, 29], 5] = np.nan, np.inf
+    np.save(path, acts)
+    done = edited.snakemake("--keep-going")
+    assert done.returncode == 1
+    assert "calm layer 2: 2 of" in words(done)
+    assert "(1 NaN), in the examples row 17, row 29" in words(done)
+    assert "Traceback" not in words(done)
+    # nothing of the earlier result was lost
+    assert (edited.root / "results/extract/calm/layer_2.zarr/zarr.json").exists()
+
+
+def test_too_little_data_says_how_much_there_is(edited: Any) -> None:
+    config = edited.config
+    config["extraction"]["tokens"] = 4096
+    edited.config = config
+    done = edited.snakemake("--keep-going")
+    assert done.returncode == 1
+    assert "calm: its data give 2176 train tokens, 4096 are asked for" in words(done)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
+def test_a_damaged_store_is_refused_by_name(edited: Any, damage: str) -> None:
+    chunk = edited.root / "results/extract/severe/layer_1.zarr/train/acts/c/2/0"
+    data = bytearray(chunk.read_bytes())
+    data[1000] ^= 4
+    chunk.write_bytes(data if damage == "flipped" else data[:1000])
+    if damage == "missing":
+        chunk.unlink()
+    (edited.root / "results/stats/severe/layer_1.json").unlink()
+    done = edited.snakemake()
+    assert done.returncode == 1
+    assert "severe/layer_1.zarr" in words(done)
+    assert "chunk" in words(done)
+    assert "Traceback" not in words(done)
+    shutil.rmtree(edited.root / "results/extract/severe/layer_1.zarr")
+    edited.run()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounts a small file system: needs root")
+def test_a_full_disk_says_so_and_loses_nothing(edited: Any, finished: Any) -> None:
+    folder = edited.root / "results" / "extract" / "calm"
+    shutil.rmtree(folder)
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("cannot mount here")
+    try:
+        done = edited.snakemake()
+        assert done.returncode == 1
+        assert "No space left on device" in words(done)
+        assert "Traceback" not in words(done)
+    finally:
+        subprocess.run(["umount", folder], check=True)
+    edited.run()
+    assert results(edited) == results(finished)
