@@ -1,0 +1,141 @@
+"""From an activation array to its statistics."""
+
+from dataclasses import replace
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saelib.errors import UserError
+from saelib.rows import Rows
+from saelib.stats.layer_stats import LayerStats
+
+if TYPE_CHECKING:
+    from saelib.stats.moments import Moments
+
+LEADING_EIGENVALUES = 64
+TOKENS_PER_DIMENSION = 5
+"""With fewer, the effective rank reads low: 0.96 of its value at 4 d_in, 0.73 at 0.4 d_in."""
+MASSIVE_NORM_RATIO = 20
+UNRESOLVED_GAMMA = 1e5
+NEARLY_CONSTANT = 1e-6
+"""Standard deviation, in units of the median one."""
+QUANTILES = {"p01": 0.01, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p99": 0.99}
+CENTERS = ("mean", "center_median", "center_coordinate_median", "center_trimmed_mean")
+
+
+def compute_stats(rows: Rows, *, workers: int = 1, whitening: bool = True) -> LayerStats:
+    """Statistics of all tokens in `rows`, which may be far larger than memory.
+
+    One pass collects moments and Gram matrices; five more find the coordinate-wise median and the trimmed mean,
+    exactly; each step of the two geometric medians (5 to 15 as a rule) is another. Memory depends on d_in and
+    `workers`, not on the number of tokens. Every result is the same to the last bit for any number of workers.
+
+    Args:
+        rows: activations [tokens, d_in].
+        workers: threads that share the work.
+        whitening: also eigenvalues and eigenvectors of the raw covariance, which the preprocessing `pca` needs.
+
+    Raises:
+        UserError: where there are no tokens, a value is NaN or infinite, or all tokens are the same, which leaves
+            gamma undefined. The message names `rows.name`.
+    """
+    # Only who computes waits for numba; only one BLAS thread gives the same bits on any machine.
+    from threadpoolctl import threadpool_limits
+
+    from saelib.stats.medians import robust_centers
+    from saelib.stats.moments import collect_moments
+    from saelib.stats.slabs import open_slabs
+
+    if min(rows.shape) == 0:
+        raise UserError(f"{rows.name}: no activations (its shape is {rows.shape[0]} x {rows.shape[1]})")
+    with threadpool_limits(1, "blas"):
+        slabs = open_slabs(rows)
+        moments = collect_moments(slabs, workers, whitening)
+        gammas = _gammas(moments, rows.name)
+        centers, unsettled = robust_centers(slabs, workers)
+        arrays = _moment_arrays(moments, slabs.scale) | centers
+        if whitening:
+            arrays |= _raw_spectrum(moments, slabs.scale)
+        eigenvalues = np.linalg.eigvalsh(moments.covariance(1))[::-1]
+    norms = {name: moments.norm_quantile(fraction) / slabs.scale for name, fraction in QUANTILES.items()}
+    norms["max"] = moments.max_norm / slabs.scale
+    sigma = float(np.linalg.norm(arrays["std"]))
+    rank = effective_rank(eigenvalues)
+    stats = LayerStats(
+        tokens=rows.shape[0],
+        d_in=rows.shape[1],
+        **gammas,
+        sigma=sigma,
+        norm_ratio=norms["max"] / norms["p50"],
+        norm_quantiles=norms,
+        effective_rank=rank,
+        effective_rank_fraction=rank / rows.shape[1],
+        leading_eigenvalues=eigenvalues[:LEADING_EIGENVALUES].tolist(),
+        excess_kurtosis=float(np.nanmean(arrays["excess_kurtosis"])),
+        center_distances={
+            f"{a} to {b}": float(np.linalg.norm(arrays[a] - arrays[b])) / sigma for a, b in combinations(CENTERS, 2)
+        },
+        warnings=[],
+        arrays=arrays,
+    )
+    return replace(stats, warnings=[*_warnings(stats, moments.zero_tokens), *unsettled])
+
+
+def effective_rank(eigenvalues: NDArray[np.floating]) -> float:
+    """exp of the entropy of a covariance spectrum (Roy and Vetterli 2007); shares below 1e-12 count as zero."""
+    shares = np.maximum(eigenvalues, 0)
+    shares = shares / shares.sum()
+    shares = shares[shares > 1e-12]
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def _gammas(moments: "Moments", name: str) -> dict[str, float]:
+    gammas = {"gamma_raw": moments.gamma(0), "gamma": moments.gamma(1), "gamma_unit": moments.gamma(2)}
+    same = {"gamma_raw": "", "gamma": " after LayerNorm", "gamma_unit": " but for their length"}
+    for kind, gamma in gammas.items():
+        if np.isinf(gamma):
+            raise UserError(
+                f"{name}: all {moments.tokens} tokens are the same{same[kind]}, so {kind} = ||mu|| / ||sigma|| "
+                f"is not defined; it needs tokens that differ"
+            )
+    return gammas
+
+
+def _moment_arrays(moments: "Moments", scale: float) -> dict[str, NDArray[np.floating]]:
+    return {
+        "mean": moments.mean(0) / scale,
+        "std": np.sqrt(moments.variance()) / scale,
+        "excess_kurtosis": moments.excess_kurtosis(),
+    }
+
+
+def _raw_spectrum(moments: "Moments", scale: float) -> dict[str, NDArray[np.floating]]:
+    """Eigenvalues and eigenvectors (columns) of the raw covariance, largest first."""
+    eigenvalues, eigenvectors = np.linalg.eigh(moments.covariance(0))
+    return {
+        "eigenvalues": np.maximum(eigenvalues[::-1], 0) / scale**2,
+        "eigenvectors": eigenvectors[:, ::-1].astype(np.float32),
+    }
+
+
+def _warnings(stats: LayerStats, zero_tokens: int) -> list[str]:
+    std = stats.arrays["std"]
+    constant = int((std == 0).sum())
+    nearly = int((std < NEARLY_CONSTANT * np.median(std[std > 0])).sum()) - constant
+    found = {
+        f"{stats.tokens} tokens are few for {stats.d_in} dimensions: below {TOKENS_PER_DIMENSION * stats.d_in} the "
+        f"effective rank reads low and whitening fits noise": stats.tokens < TOKENS_PER_DIMENSION * stats.d_in,
+        f"massive tokens: the largest norm is {stats.norm_ratio:.0f} times the median; they can hide the other tokens "
+        f"from gamma, effective rank and the mean": stats.norm_ratio > MASSIVE_NORM_RATIO,
+        f"{zero_tokens} tokens are all zeros, which suggests padding": zero_tokens > 0,
+        f"{constant} of {stats.d_in} dimensions are constant": constant > 0,
+        f"{nearly} of {stats.d_in} dimensions vary less than a millionth as much as the median dimension; z-scoring "
+        f"would blow up rounding errors there": nearly > 0,
+        f"gamma = {stats.gamma:.2g} is at the limit of float32 and holds to few digits": max(
+            stats.gamma, stats.gamma_unit
+        )
+        > UNRESOLVED_GAMMA,
+    }
+    return [sentence for sentence, applies in found.items() if applies]

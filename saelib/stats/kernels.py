@@ -1,0 +1,155 @@
+"""The loops over tokens, compiled. Each handles one row at a time, which then stays in the nearest cache.
+
+`values` are rows of `saelib.stats.slabs`: float32 [n, d_in], relative to `origin` [d_in], in scaled units.
+"""
+
+import numba
+import numpy as np
+
+# Sums may be reordered, but NaN and infinity keep their meaning: they are how a bad token is found.
+_jit = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
+# False must be said: called from a function above, they would take on its fastmath.
+_jit_in_order = numba.njit(cache=True, nogil=True, fastmath=False)
+
+# Rows of `pilots` and the first rows of `sums` in `add_moments`.
+RAW, NORMALISED, UNIT = 0, 1, 2
+# float32 sums of this many rows are added to the float64 totals, which would be slow to touch for every row.
+_ROWS_IN_FLOAT32 = 64
+
+
+@_jit_in_order
+def decode_half(bits, scale, out):
+    """float16, given as its bits (uint16 [n, d]), times `scale`, into float32 `out`. Infinity becomes NaN.
+
+    Shifted into place, the bits are the float32 of the same number over 2^112. numpy's cast is ten times slower.
+    """
+    n, d = bits.shape
+    out_bits = out.view(np.uint32)
+    for i in range(n):
+        for j in range(d):
+            half = np.uint32(bits[i, j])
+            magnitude = (half & np.uint32(0x7FFF)) << np.uint32(13)
+            if magnitude >= np.uint32(0x7C00 << 13):
+                magnitude = np.uint32(0x7FC00000)
+            out_bits[i, j] = magnitude | (half & np.uint32(0x8000)) << np.uint32(16)
+        for j in range(d):
+            out[i, j] = out[i, j] * np.float32(2.0**112) * scale
+
+
+@_jit
+def add_moments(values, origin, pilots, epsilon, sums, squares, normalised, norms):
+    """Add n rows to the sufficient statistics; every sum is of differences to a row of `pilots` (float32 [3, d]).
+
+    `sums` float64 [6, d]: of the raw values, the LayerNormed and the unit-norm tokens; then of the second, third
+    and fourth powers of the raw values. `squares` float64 [2]: squared lengths of the LayerNormed and unit-norm tokens.
+    Outputs: `normalised` float32 [n, d], LayerNormed tokens less their pilot; `norms` float32 [n].
+    """
+    n, d = values.shape
+    token = np.empty(d, np.float32)
+    recent = np.zeros(sums.shape, np.float32)
+    for i in range(n):
+        mean, inverse_std, norm = _measure(values[i], origin, epsilon, token)
+        norms[i] = norm
+        inverse_norm = np.float32(1) / norm if norm > 0 else np.float32(0)
+        squares[0] += _add_normalised(token, mean, inverse_std, pilots[NORMALISED], normalised[i], recent[NORMALISED])
+        squares[1] += _add_unit(token, inverse_norm, pilots[UNIT], recent[UNIT])
+        _add_powers(values[i], pilots[RAW], recent[RAW], recent[3], recent[4], recent[5])
+        if i % _ROWS_IN_FLOAT32 == _ROWS_IN_FLOAT32 - 1 or i == n - 1:
+            for k in range(sums.shape[0]):
+                for j in range(d):
+                    sums[k, j] += recent[k, j]
+                    recent[k, j] = 0
+
+
+@_jit
+def _measure(row, origin, epsilon, token):
+    """Write the token, origin added; return its mean over coordinates, 1 / sqrt(variance + epsilon) and norm."""
+    d = row.shape[0]
+    total = np.float32(0)
+    square = np.float32(0)
+    for j in range(d):
+        x = row[j] + origin[j]
+        token[j] = x
+        total += x
+        square += x * x
+    mean = total / np.float32(d)
+    spread = np.float32(0)
+    for j in range(d):
+        spread += (token[j] - mean) ** 2
+    return mean, np.float32(1) / np.sqrt(spread / np.float32(d) + epsilon), np.sqrt(square)
+
+
+@_jit
+def _add_normalised(token, mean, inverse_std, pilot, out, total):
+    square = np.float32(0)
+    for j in range(token.shape[0]):
+        difference = (token[j] - mean) * inverse_std - pilot[j]
+        out[j] = difference
+        total[j] += difference
+        square += difference * difference
+    return square
+
+
+@_jit
+def _add_unit(token, inverse_norm, pilot, total):
+    square = np.float32(0)
+    for j in range(token.shape[0]):
+        difference = token[j] * inverse_norm - pilot[j]
+        total[j] += difference
+        square += difference * difference
+    return square
+
+
+@_jit
+def _add_powers(row, pilot, first, second, third, fourth):
+    for j in range(row.shape[0]):
+        difference = row[j] - pilot[j]
+        square = difference * difference
+        first[j] += difference
+        second[j] += square
+        third[j] += square * difference
+        fourth[j] += square * square
+
+
+@_jit
+def add_pull(values, origin, layer_norm, epsilon, center, pull, totals):
+    """Add n rows to what a Weiszfeld step from `center` needs (float32 [2, d]: the centre is the sum of both rows).
+
+    `pull` float64 [d]: sum of the unit vectors from the centre to the tokens. `totals` float64 [3]: sum of inverse
+    distances, sum of distances, number of tokens exactly at the centre. With `layer_norm` the tokens are LayerNormed,
+    without it they are the values themselves (relative to the origin, as the centre must then be).
+    """
+    n, d = values.shape
+    token = np.empty(d, np.float32)
+    for i in range(n):
+        token[:] = values[i]
+        if layer_norm:
+            mean, inverse_std, _ = _measure(values[i], origin, epsilon, token)
+            for j in range(d):
+                token[j] = (token[j] - mean) * inverse_std
+        square = _subtract(token, center[0], center[1])
+        if square == 0:
+            totals[2] += 1
+            continue
+        distance = np.sqrt(square)
+        totals[0] += 1 / distance
+        totals[1] += distance
+        for j in range(d):
+            pull[j] += token[j] / distance
+
+
+@_jit
+def _subtract(token, coarse, fine):
+    """Subtract coarse + fine in place; return the squared length of what is left."""
+    square = np.float32(0)
+    for j in range(token.shape[0]):
+        difference = _in_order(token[j], coarse[j], fine[j])
+        token[j] = difference
+        square += difference * difference
+    return square
+
+
+@_jit_in_order
+def _in_order(x, coarse, fine):
+    """Both differences are exact near the centre; reordered, `fine` would vanish in `coarse`."""
+    return (x - coarse) - fine

@@ -1,0 +1,183 @@
+"""One pass over the tokens: mergeable sums about fixed pilots, and what follows from them.
+
+Every sum is of differences to a pilot, a mean estimated from a sample. Without it the variance would be the small
+difference of two large numbers: at gamma = 1000 it would have lost six digits, and the kurtosis all of them.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saelib.errors import UserError
+from saelib.stats.kernels import RAW, add_moments
+from saelib.stats.slabs import Slabs
+
+EPSILON = 1e-5
+"""Of LayerNorm (paper, section 2)."""
+
+# Token norms are counted by the first 9 bits of their mantissa, which gives quantiles to 0.1 %.
+_DROPPED_BITS = 14
+_NORM_BINS = 2 ** (31 - _DROPPED_BITS)
+# Beyond it the LayerNormed or unit-norm tokens differ by no more than the rounding of float32.
+_MAX_GAMMA = 1e7
+
+Kind = Literal[0, 1, 2]
+"""Which tokens: `kernels.RAW`, `NORMALISED` or `UNIT`."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a pass needs to know before it starts."""
+
+    origin: NDArray[np.float32]
+    pilots: NDArray[np.float32]
+    """[3, d_in]: estimated means of the values, of the LayerNormed and of the unit-norm tokens."""
+    epsilon: float
+    """Of LayerNorm, in scaled units."""
+    gram_type: type[np.float32] | type[np.float64]
+    whitening: bool
+
+
+def plan_pass(slabs: Slabs, whitening: bool) -> Plan:
+    """Pilots from the sample of `slabs`."""
+    tokens, d_in = slabs.rows.shape
+    values = slabs.sample.astype(np.float64)
+    epsilon = EPSILON * slabs.scale**2
+    x = values + slabs.origin
+    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    unit = x / np.where(norms > 0, norms, 1)
+    pilots = np.stack([values.mean(0), layer_norm(x, epsilon).mean(0), unit.mean(0)]).astype(np.float32)
+    # float32 leaves each empty direction 1e-9 of the variance or so, which is felt where many are empty: with fewer
+    # tokens than dimensions. There the float64 product costs less than the eigenvalues do.
+    gram_type = np.float64 if tokens <= 4 * d_in else np.float32
+    return Plan(slabs.origin, pilots, epsilon, gram_type, whitening)
+
+
+def layer_norm(x: NDArray[np.float64], epsilon: float) -> NDArray[np.float64]:
+    """Per-token LayerNorm without affine: [tokens, d_in] -> the same."""
+    centered = x - x.mean(1, keepdims=True)
+    return centered / np.sqrt(np.square(centered).mean(1, keepdims=True) + epsilon)
+
+
+class Moments:
+    """Sufficient statistics of some tokens, in the scaled units of `Slabs`. Merging is addition."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Of no tokens yet."""
+        d_in = len(plan.origin)
+        self.plan = plan
+        self.tokens = 0
+        self.sums = np.zeros((6, d_in))
+        self.squares = np.zeros(2)
+        self.gram = np.zeros((d_in, d_in))
+        self.raw_gram = np.zeros((d_in, d_in)) if plan.whitening else np.zeros((0, 0))
+        self.norm_counts = np.zeros(_NORM_BINS, np.int64)
+        self.max_norm = 0.0
+        self.bad_tokens = 0
+        self.first_bad = -1
+
+    def add(self, values: NDArray[np.float32], start: int) -> None:
+        """Take in the values of tokens `start` onwards: [n, d_in], which are overwritten."""
+        plan = self.plan
+        normalised = np.empty_like(values)
+        norms = np.empty(len(values), np.float32)
+        epsilon = np.float32(plan.epsilon)
+        add_moments(values, plan.origin, plan.pilots, epsilon, self.sums, self.squares, normalised, norms)
+        self.tokens += len(values)
+        bad = np.flatnonzero(~np.isfinite(norms))
+        if len(bad):
+            self._add_bad(len(bad), start + int(bad[0]))
+            return
+        self.norm_counts += np.bincount(norms.view(np.uint32) >> _DROPPED_BITS, minlength=_NORM_BINS)
+        self.max_norm = max(self.max_norm, float(norms.max()))
+        self.gram += _gram(normalised, plan.gram_type)
+        if plan.whitening:
+            values -= plan.pilots[RAW]
+            # Whitening divides by the smallest eigenvalues, which float32 would fill with noise.
+            self.raw_gram += _gram(values, np.float64)
+
+    def merge(self, other: "Moments") -> None:
+        """Take in the tokens of another state with the same plan."""
+        self.tokens += other.tokens
+        self.sums += other.sums
+        self.squares += other.squares
+        self.gram += other.gram
+        self.raw_gram += other.raw_gram
+        self.norm_counts += other.norm_counts
+        self.max_norm = max(self.max_norm, other.max_norm)
+        if other.bad_tokens:
+            self._add_bad(other.bad_tokens, other.first_bad)
+
+    def _add_bad(self, count: int, first: int) -> None:
+        self.first_bad = first if self.bad_tokens == 0 else min(first, self.first_bad)
+        self.bad_tokens += count
+
+    def mean(self, of: Kind) -> NDArray[np.float64]:
+        """[d_in] mu of the raw, LayerNormed or unit-norm tokens."""
+        base = self.plan.origin if of == RAW else 0
+        return base + self.plan.pilots[of].astype(np.float64) + self.sums[of] / self.tokens
+
+    def variance(self) -> NDArray[np.float64]:
+        """[d_in] population variance of the raw tokens; exactly 0 where they are constant."""
+        shift = self.sums[RAW] / self.tokens
+        return np.maximum(self.sums[3] / self.tokens - shift**2, 0)
+
+    def gamma(self, of: Kind) -> float:
+        """||mu|| / ||sigma||; infinite where the tokens are the same (after the map, as far as float32 can tell)."""
+        length = float(np.linalg.norm(self.mean(of)))
+        if of == RAW:
+            smallest, total_variance = 0.0, float(self.variance().sum())
+        else:
+            shift = self.sums[of] / self.tokens
+            smallest = (length / _MAX_GAMMA) ** 2
+            total_variance = float(self.squares[of - 1] / self.tokens - shift @ shift)
+        return length / total_variance**0.5 if total_variance > smallest else np.inf
+
+    def excess_kurtosis(self) -> NDArray[np.float64]:
+        """[d_in] fourth central moment over squared variance, less 3; NaN where the values are constant."""
+        shift, second, third, fourth = self.sums[[RAW, 3, 4, 5]] / self.tokens
+        central = fourth - 4 * shift * third + 6 * shift**2 * second - 3 * shift**4
+        variance = self.variance()
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(variance > 0, central / variance**2 - 3, np.nan)
+
+    def covariance(self, of: Kind) -> NDArray[np.float64]:
+        """[d_in, d_in] about the mean, of the raw (needs `whitening`) or the LayerNormed tokens."""
+        shift = self.sums[of] / self.tokens
+        return (self.raw_gram if of == RAW else self.gram) / self.tokens - np.outer(shift, shift)
+
+    @property
+    def zero_tokens(self) -> int:
+        """Tokens that are all zeros."""
+        return int(self.norm_counts[0])
+
+    def norm_quantile(self, fraction: float) -> float:
+        """Quantile of the norms of the tokens that are not all zeros, to 0.1 %."""
+        counts = self.norm_counts.copy()
+        counts[0] = 0
+        place = np.searchsorted(counts.cumsum(), fraction * (counts.sum() - 1), side="right")
+        middle = np.uint32((int(place) << _DROPPED_BITS) + (1 << (_DROPPED_BITS - 1)))
+        return min(float(middle.view(np.float32)), self.max_norm)
+
+
+def collect_moments(slabs: Slabs, workers: int, whitening: bool) -> Moments:
+    """Pass over all tokens.
+
+    Raises:
+        UserError: where a token has NaN or infinity in it.
+    """
+    plan = plan_pass(slabs, whitening)
+    moments = slabs.fold(lambda: Moments(plan), workers)
+    if moments.bad_tokens:
+        raise UserError(
+            f"{slabs.rows.name}: NaN or infinite values in {moments.bad_tokens} of {moments.tokens} tokens, the first "
+            f"in row {moments.first_bad} (counted from 0); activations must be finite"
+        )
+    return moments
+
+
+def _gram(values: NDArray[np.float32], dtype: type[np.floating]) -> NDArray[np.floating]:
+    values = values.astype(dtype, copy=False)
+    return values.T @ values

@@ -1,0 +1,142 @@
+"""Walk over an array of any length: read a slab, fold it into a small state, merge the states."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saelib.rows import Rows
+
+# Read together: enough rows that adding up a Gram matrix costs little beside multiplying it, in bounded memory.
+_SLAB_ROWS = 4096
+_SLAB_VALUES = 2**23
+# A state is as large as its Gram matrices: few of them, and no more of them for a longer array.
+_GROUP_SLABS = 2
+_MAX_GROUPS = 32
+_SAMPLE_ROWS = 1024
+_SAMPLE_BLOCKS = 8
+
+
+class State(Protocol):
+    """Sufficient statistics of some rows."""
+
+    def add(self, values: NDArray[np.float32], start: int) -> None:
+        """Take in a slab that starts at row `start`."""
+        ...
+
+    def merge(self, other: Self) -> None:
+        """Take in the rows of another state."""
+        ...
+
+
+StateT = TypeVar("StateT", bound=State)
+
+
+@dataclass(frozen=True)
+class Slabs:
+    """Rows as float32 `values = (x - base) * scale`, which float32 holds without loss where the file's type does."""
+
+    rows: Rows
+    base: NDArray[np.float32]
+    """[d_in]: the rows' offset; for float64 without one, about their mean, for float32 cannot hold both."""
+    scale: float
+    """A power of two that makes the usual value about 1: fourth powers then fit float32 whatever the unit."""
+    subtract: bool
+    """Whether `base` is still to be subtracted from what the rows give."""
+    sample: NDArray[np.float32]
+    """[about 1024, d_in]: values from up to eight places; finite tokens only."""
+
+    @property
+    def origin(self) -> NDArray[np.float32]:
+        """[d_in]: what to add to values to get `x * scale`."""
+        return self.base * np.float32(self.scale)
+
+    def read(self, start: int, stop: int, columns: slice = slice(None)) -> NDArray[np.float32]:
+        """Values of a run of rows: [stop - start, columns]."""
+        block = self.rows.block(start, stop)[:, columns]
+        if block.dtype == np.float16:
+            from saelib.stats.kernels import decode_half
+
+            values = np.empty(block.shape, np.float32)
+            decode_half(np.ascontiguousarray(block).view(np.uint16), np.float32(self.scale), values)
+            return values
+        if self.subtract:
+            block = block - self.base[columns]
+        with np.errstate(over="ignore"):  # becomes infinity, which is found and reported
+            return np.asarray(block * block.dtype.type(self.scale), np.float32, order="C")
+
+    def bounds(self) -> list[tuple[int, int]]:
+        """Start and stop of every slab."""
+        tokens, d_in = self.rows.shape
+        wanted = min(_SLAB_ROWS, max(1, _SLAB_VALUES // d_in))
+        size = self.rows.block_rows * max(1, wanted // self.rows.block_rows)
+        return [(start, min(start + size, tokens)) for start in range(0, tokens, size)]
+
+    def spread(self, tokens: int) -> list[tuple[int, int]]:
+        """Start and stop of slabs spread evenly over the array, with about that many tokens; all if it has fewer."""
+        bounds = self.bounds()
+        count = max(1, len(bounds) * tokens // self.rows.shape[0])
+        if count >= len(bounds):
+            return bounds
+        return [bounds[place] for place in np.linspace(0, len(bounds) - 1, count).round().astype(int)]
+
+    def fold(self, new: Callable[[], StateT], workers: int) -> StateT:
+        """The state of all rows: one for each group of slabs, merged in pairs.
+
+        Grouping and order depend on the rows alone: the result is the same to the last bit for any `workers`.
+        """
+        from dask.delayed import delayed
+
+        bounds = self.bounds()
+        size = max(_GROUP_SLABS, -(-len(bounds) // _MAX_GROUPS))
+
+        def fold_group(group: list[tuple[int, int]]) -> StateT:
+            state = new()
+            for start, stop in group:
+                state.add(self.read(start, stop), start)
+            return state
+
+        def merge(left: StateT, right: StateT) -> StateT:
+            left.merge(right)
+            return left
+
+        parts = [delayed(fold_group)(bounds[i : i + size]) for i in range(0, len(bounds), size)]
+        while len(parts) > 1:
+            pairs = [delayed(merge)(*parts[i : i + 2]) for i in range(0, len(parts) - 1, 2)]
+            parts = pairs + parts[2 * len(pairs) :]
+        return parts[0].compute(**scheduler(workers))
+
+
+def scheduler(workers: int) -> dict[str, Any]:
+    """Arguments that make dask compute with this many threads."""
+    return {"scheduler": "threads", "num_workers": workers} if workers > 1 else {"scheduler": "synchronous"}
+
+
+def open_slabs(rows: Rows) -> Slabs:
+    """Choose base and scale from a sample of the rows."""
+    sample = _sample(rows)
+    subtract = rows.offset is None and sample.dtype == np.float64
+    if rows.offset is not None:
+        base = rows.offset
+    elif subtract:
+        base = sample.mean(0).astype(np.float32)
+    else:
+        base = np.zeros(rows.shape[1], np.float32)
+    values = sample.astype(np.float64) - (base if subtract else 0)
+    spread = float(np.abs(values - values.mean(0)).mean())
+    scale = 2.0 ** -np.clip(round(np.log2(spread)), -100, 100) if spread > 0 else 1.0
+    return Slabs(rows, base, scale, subtract, (values * scale).astype(np.float32))
+
+
+def _sample(rows: Rows) -> NDArray[np.floating]:
+    """Finite tokens from up to eight blocks spread over the array; one token of zeros where none is finite."""
+    tokens, d_in = rows.shape
+    blocks = -(-tokens // rows.block_rows)
+    chosen = np.unique(np.linspace(0, blocks - 1, _SAMPLE_BLOCKS).round().astype(int))
+    count = min(rows.block_rows, -(-_SAMPLE_ROWS // len(chosen)))
+    starts = [int(block) * rows.block_rows for block in chosen]
+    sample = np.concatenate([rows.block(start, min(start + count, tokens)) for start in starts])
+    sample = sample[np.isfinite(sample).all(1)]
+    return sample if len(sample) else np.zeros((1, d_in), sample.dtype)
