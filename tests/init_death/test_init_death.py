@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from saelib.errors import UserError
 from saelib.init_death import InitDeath, measure, random_encoder, trial
+from saelib.init_death.kernels import NEVER
 from saelib.preprocess import Preprocess
 from saelib.rows import ArrayRows
 
@@ -121,16 +122,35 @@ def test_blocks_and_threads_have_no_effect(monkeypatch: pytest.MonkeyPatch) -> N
             assert measure(ArrayRows(x, block_rows=block_rows), preprocessings(x), D_SAE, 5, SEEDS) == expected
 
 
-def test_rows_with_an_offset_keep_their_signal_at_gamma_1000() -> None:
+@pytest.mark.parametrize(("gamma", "left_out"), [(1e3, ""), (1e6, "raw")])
+def test_rows_with_an_offset_keep_their_signal(gamma: float, left_out: str) -> None:
+    """Centred values keep it at any mean; raw ones as far as float32 can hold mean and signal in one number."""
     small = activations(mean=0)
-    offset = 1000 * np.linalg.norm(small.std(0)) * random_encoder(D, 1, seed=1)[:, 0]
+    offset = gamma * np.linalg.norm(small.std(0)) * random_encoder(D, 1, seed=1)[:, 0]
     rows = OffsetRows(small, offset)
-    result = measure(rows, preprocessings(rows.exact()), D_SAE, 5, SEEDS)
-    for name, preprocess in preprocessings(rows.exact()).items():
+    preprocesses = {name: p for name, p in preprocessings(rows.exact()).items() if name != left_out}
+    result = measure(rows, preprocesses, D_SAE, 5, SEEDS)
+    for name, preprocess in preprocesses.items():
         by_hand = [dead_by_hand(pre_activations(rows.exact(), preprocess, seed), 5) for seed in SEEDS]
         death = result.preprocessings[name]
         np.testing.assert_allclose(death.dead_relu.per_seed, np.array(by_hand)[:, 0], atol=1e-12, err_msg=name)
         np.testing.assert_allclose(death.dead_total.per_seed, np.array(by_hand)[:, 1], atol=1e-12, err_msg=name)
+
+
+def test_shifts_are_exact() -> None:
+    def first_positive(delta: list[float], tokens: list[list[float]]) -> int:
+        ones = np.ones((len(delta), 1), np.float32)
+        one = trial.Trial(ones, np.array([delta], dtype=np.float64), k=1)
+        one.add(np.array(tokens, np.float32), first_token=0)
+        return one.first_positive[0, 0]
+
+    assert first_positive([1000.0], [[-1000.1], [-999.9]]) == 1
+    # sums of large numbers that leave 1, or -1: single precision loses them
+    for seed in range(10):
+        large = np.random.default_rng(seed).integers(-(2**24), 2**24, 200).astype(float).tolist()
+        zeros = [[0.0] * 201]
+        assert first_positive([*large, 1 - sum(large)], zeros) == 0
+        assert first_positive([*large, -1 - sum(large)], zeros) == NEVER
 
 
 def test_tokens_that_select_nothing_leave_all_features_dead() -> None:
