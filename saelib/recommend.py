@@ -61,13 +61,13 @@ def recommend(measured: Mapping[str, MeasuredDeath]) -> Recommendation | None:
             return Recommendation(name, _accepted_reason(name, candidates, measured))
     best = min(candidates, key=lambda name: measured[name].mean)
     return Recommendation(
-        best, f"Nothing measured reaches 1 %. Least with {PHRASES[best]}: {_percent(measured[best].mean)} dead."
+        best, f"Nothing measured reaches 1%. Least with {PHRASES[best]}: {_percent(measured[best].mean)} dead."
     )
 
 
 def _accepted_reason(name: str, candidates: list[str], measured: Mapping[str, MeasuredDeath]) -> str:
     death = measured[name].mean
-    noise = " (within noise of 1 %)" if death > ACCEPTED else ""
+    noise = " (within noise of 1%)" if death > ACCEPTED else ""
     sentence = f"With {PHRASES[name]}, {_percent(death)} of the features are dead at initialisation{noise}"
     simpler = [
         f"{_percent(measured[other].mean)} with {PHRASES[other]}" for other in candidates[: candidates.index(name)]
@@ -76,9 +76,9 @@ def _accepted_reason(name: str, candidates: list[str], measured: Mapping[str, Me
 
 
 def _percent(fraction: float) -> str:
-    """Enough digits to tell a few dead features from none, and 1.01 % from the limit of 1 %."""
-    if 0 < fraction < 0.00005:
-        return "under 0.01 %"
+    """Enough digits to tell a few dead features from none, and 1.01% from the limit of 1%."""
     if fraction == 0:
         return "none"
-    return f"{100 * fraction:.2f} %" if fraction < 0.1 else f"{100 * fraction:.1f} %"
+    if fraction < 0.00005:
+        return "under 0.01%"
+    return f"{fraction:.2%}" if fraction < 0.1 else f"{fraction:.1%}"

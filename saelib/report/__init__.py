@@ -1,0 +1,7 @@
+"""Stage `report`: from result files to tables, figures and a page that opens without a network."""
+
+from saelib.report.build import run
+from saelib.report.results import Gap, Place, Results, read_results
+from saelib.report.tables import layers_table, saes_table, spearman_rows
+
+__all__ = ["Gap", "Place", "Results", "layers_table", "read_results", "run", "saes_table", "spearman_rows"]

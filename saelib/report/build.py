@@ -1,0 +1,82 @@
+"""Write everything that the report consists of."""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import polars as pl
+
+from saelib.config import Config
+from saelib.files import published_file, write_json
+from saelib.report.results import Results, read_results
+from saelib.report.tables import layers_table, saes_table, spearman_rows
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Config, key: str) -> None:
+    """Read every result of the suite and write `tables/`, `figures/`, `report.html` and, last, `report.json`.
+
+    Results that are missing or unusable are named in the page and under `gaps` in `report.json`; they stop nothing.
+
+    Args:
+        config: the suite; its `results` folder is read and written.
+        key: what the report depends on, as one hash; kept in `report.json`.
+    """
+    results = read_results(config)
+    for gap in results.gaps:
+        log.warning("%s: %s: %s", gap.stage, gap.place or "every layer", gap.reason)
+    layers, saes = layers_table(config, results), saes_table(config, results)
+    spearman = spearman_rows(config, layers)
+    tables = {"layers": layers, "saes": saes, "spearman": spearman}
+    _write_tables(tables, config.results / "tables")
+    figures = _write_figures(config, tables, config.results / "figures")
+    _write_page(config, results, tables)
+    report = {
+        "key": key,
+        "tables": {name: table.height for name, table in tables.items()},
+        "figures": figures,
+        "page": "report.html",
+        "gaps": [asdict(gap) | {"place": gap.place and gap.place._asdict()} for gap in results.gaps],
+    }
+    write_json(config.results / "report.json", report)
+    log.info("%d layers, %d SAEs, %d gaps", layers.height, saes.height, len(results.gaps))
+
+
+def _write_tables(tables: dict[str, pl.DataFrame], folder: Path) -> None:
+    for name, table in tables.items():
+        with published_file(folder / f"{name}.csv") as draft:
+            table.write_csv(draft)
+        if name != "spearman":
+            with published_file(folder / f"{name}.parquet") as draft:
+                table.write_parquet(draft)
+
+
+def _write_figures(config: Config, tables: dict[str, pl.DataFrame], folder: Path) -> list[str]:
+    """Names of the figures; one that has nothing to show is not drawn, and an earlier one of its name is removed."""
+    from saelib.report.figures.death_by_layer import death_by_layer
+    from saelib.report.figures.death_vs_gamma import death_vs_gamma
+    from saelib.report.figures.landscapes import landscapes
+    from saelib.report.figures.style import remove, save, styled
+    from saelib.report.figures.trained_death import trained_death
+
+    with styled():
+        figures = {
+            "death_vs_gamma": death_vs_gamma(config, tables["layers"], tables["spearman"]),
+            "death_by_layer": death_by_layer(tables["layers"]),
+            "trained_death": trained_death(config, tables["saes"]),
+            "landscapes": landscapes(config, tables["layers"]),
+        }
+        for name, figure in figures.items():
+            if figure is None:
+                remove(folder, name)
+            else:
+                save(figure, folder, name)
+    return [name for name, figure in figures.items() if figure is not None]
+
+
+def _write_page(config: Config, results: Results, tables: dict[str, pl.DataFrame]) -> None:
+    from saelib.report.page import render_page
+
+    with published_file(config.results / "report.html") as draft:
+        draft.write_text(render_page(config, results, **tables), encoding="utf-8")

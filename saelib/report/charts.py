@@ -1,0 +1,163 @@
+"""The page's interactive charts as Vega-Lite. They hold no measurements: the page hands each its rows by name."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import numpy as np
+import polars as pl
+
+from saelib import theory
+from saelib.config import Config
+from saelib.report.palette import PREPROCESSINGS, SKY, VERMILLION, domain_colours
+
+# Vega writes colours as they stand into the SVG, so the charts follow the page into dark mode and onto paper.
+INK = "currentColor"
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart and the name of the rows that it shows."""
+
+    rows: str
+    spec: dict[str, Any]
+
+
+def make_charts(config: Config, layers: pl.DataFrame, saes: pl.DataFrame) -> dict[str, Chart]:
+    """The charts that have something to show, by the id of their place in the page."""
+    charts: dict[str, Chart] = {}
+    gammas = layers.drop_nulls(["gamma", "dead_total"]).filter(pl.col("gamma") > 0)["gamma"]
+    if len(gammas):
+        grid = np.geomspace(gammas.min() / 1.2, gammas.max() * 1.2, 200)  # type: ignore[operator]
+        charts["death-relu"] = _gamma_chart(config, "dead_relu", grid)
+        charts["death-total"] = _gamma_chart(config, "dead_total", grid)
+        charts["by-layer"] = _layer_chart(list(config.models))
+    if not saes.is_empty():
+        charts["trained"] = _trained_chart(list(config.models), list(config.train.variants))
+    return charts
+
+
+def _gamma_chart(config: Config, column: str, grid: np.ndarray) -> Chart:
+    colours = domain_colours(config)
+    rate = alt.Y(f"{column}:Q", title="dead at initialisation", scale=alt.Scale(domain=[0, 1]), axis=_percent_axis())
+    gamma = alt.X("gamma:Q", title="outlier severity γ", scale=alt.Scale(type="log", domain=[grid[0], grid[-1]]))
+    # The two panels share their keys: domains above the first, lines above the second.
+    first = column == "dead_relu"
+    domains = alt.Legend(columns=6) if first else None
+    colour_scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+    shape_scale = alt.Scale(domain=list(colours), range=[SHAPES[i % len(SHAPES)] for i in range(len(colours))])
+    points = (
+        alt.Chart(alt.NamedData("layers"))
+        .transform_filter("datum.gamma > 0")
+        .mark_point(filled=True, size=45, opacity=0.75)
+        .encode(
+            gamma,
+            rate,
+            alt.Color("domain:N", scale=colour_scale, title=None, legend=domains),
+            alt.Shape("domain:N", scale=shape_scale, title=None, legend=domains),
+            tooltip=_layer_tooltip(),
+        )
+    )
+    curve = (
+        alt.Chart(alt.InlineData(_curve(config, column, grid)))
+        .mark_line(color=INK, strokeWidth=1.5, clip=True)
+        .encode(gamma, rate, alt.StrokeDash("curve:N", title=None, legend=None if first else alt.Legend()))
+    )
+    return Chart("layers", alt.layer(points, curve).properties(width="container", height=260).to_dict())
+
+
+def _curve(config: Config, column: str, grid: np.ndarray) -> list[dict[str, Any]]:
+    tokens, d_sae, k = config.extraction.heldout_tokens, config.init_death.d_sae, config.init_death.k
+    curves = (
+        {"theory": theory.dead_relu(grid, tokens)}
+        if column == "dead_relu"
+        else {
+            "theory": theory.dead_total(grid, d_sae, k, tokens),
+            "theory, extended": theory.dead_total_extended(grid, d_sae, k, tokens),
+        }
+    )
+    return [
+        {"curve": name, "gamma": float(gamma), column: float(rate)}
+        for name, rates in curves.items()
+        for gamma, rate in zip(grid, rates, strict=True)
+    ]
+
+
+def _layer_chart(models: list[str]) -> Chart:
+    columns = {f"dead_total_{name}" if name != "raw" else "dead_total": PREPROCESSINGS[name] for name in PREPROCESSINGS}
+    labels = {column: label for column, (label, _) in columns.items()}
+    scale = alt.Scale(domain=list(labels.values()), range=[colour for _, colour in columns.values()])
+    chart = (
+        alt.Chart(alt.NamedData("layers"))
+        .transform_fold([*reversed(columns)], as_=["column", "dead"])
+        .transform_calculate(preprocessing=_lookup("column", labels))
+        .transform_filter("isValid(datum.dead)")
+        .mark_line(point=alt.OverlayMarkDef(size=22), strokeWidth=1.5)
+        .encode(
+            alt.X("layer:Q", title="layer", scale=alt.Scale(zero=False, nice=False, padding=8), axis=_whole_numbers()),
+            alt.Y("dead:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=_percent_axis()),
+            alt.Color("preprocessing:N", scale=scale, title=None),
+            alt.Facet("model:N", columns=3, title=None, sort=models),
+            tooltip=["model:N", "layer:Q", "preprocessing:N", alt.Tooltip("dead:Q", format=".2%")],
+        )
+        .properties(width=275, height=120)
+        .resolve_scale(x="independent")
+    )
+    return Chart("layers", chart.to_dict())
+
+
+def _trained_chart(models: list[str], variants: list[str]) -> Chart:
+    kinds = {"dead_relu": "never positive (ReLU)", "dead_topk_only": "positive, never selected (TopK)"}
+    chart = (
+        alt.Chart(alt.NamedData("saes"))
+        .transform_fold(list(kinds), as_=["column", "dead"])
+        .transform_calculate(kind=_lookup("column", kinds))
+        .mark_bar()
+        .encode(
+            alt.X("dead:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=_percent_axis(3)),
+            alt.Y("model:N", title=None, sort=models),
+            alt.Color("kind:N", scale=alt.Scale(domain=list(kinds.values()), range=[VERMILLION, SKY]), title=None),
+            alt.Order("column:O"),
+            alt.Facet("variant:N", columns=4, title=None, sort=variants),
+            tooltip=[
+                "model:N",
+                "layer:Q",
+                "variant:N",
+                "kind:N",
+                alt.Tooltip("dead:Q", format=".2%"),
+                alt.Tooltip("dead_total:Q", title="all dead", format=".2%"),
+                alt.Tooltip("variance_explained:Q", title="variance explained", format=".3f"),
+            ],
+        )
+        .properties(width=205, height=alt.Step(20))
+    )
+    return Chart("saes", chart.to_dict())
+
+
+def _layer_tooltip() -> list[alt.Tooltip]:
+    return [
+        alt.Tooltip("model:N"),
+        alt.Tooltip("layer:Q"),
+        alt.Tooltip("gamma:Q", title="γ", format=".2f"),
+        alt.Tooltip("dead_relu:Q", title="dead by ReLU", format=".2%"),
+        alt.Tooltip("dead_total:Q", title="all dead", format=".2%"),
+        alt.Tooltip("predicted_dead_relu:Q", title="theory: dead by ReLU", format=".2%"),
+        alt.Tooltip("predicted_dead_total:Q", title="theory: all dead", format=".2%"),
+        alt.Tooltip("dead_total_center_median:Q", title="all dead, centred", format=".2%"),
+        alt.Tooltip("recommendation:N"),
+    ]
+
+
+def _whole_numbers() -> alt.Axis:
+    return alt.Axis(tickCount=5, grid=False, ticks=False, labelExpr="datum.value % 1 ? '' : datum.value")
+
+
+def _percent_axis(ticks: int = 5) -> alt.Axis:
+    return alt.Axis(format=".0%", tickCount=ticks)
+
+
+def _lookup(field: str, labels: dict[str, str]) -> str:
+    """A Vega expression that maps the values of a field; the labels are ours."""
+    return f"{json.dumps(labels)}[datum.{field}]"

@@ -1,0 +1,1 @@
+"""Figures for papers and READMEs, drawn with matplotlib."""

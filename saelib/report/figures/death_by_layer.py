@@ -1,0 +1,52 @@
+"""Death at initialisation along the depth of every model, with and without preprocessing."""
+
+import math
+
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from saelib.report.figures.style import new_figure, note, percent_axis
+from saelib.report.palette import PREPROCESSINGS
+
+COLUMNS = 3
+WIDTHS = {"raw": 1.2, "center_median": 1.9, "pca": 2.8}
+"""Lines that lie on one another, mostly at zero, all stay visible when the later ones are thinner."""
+COLUMN_OF = {name: f"dead_total_{name}" if name != "raw" else "dead_total" for name in PREPROCESSINGS}
+
+
+def death_by_layer(layers: pl.DataFrame) -> Figure | None:
+    """A panel for each model; None where nothing was measured."""
+    measured = layers.filter(pl.any_horizontal(pl.col(*COLUMN_OF.values()).is_not_null()))
+    models = measured["model"].unique(maintain_order=True)
+    if len(models) == 0:
+        return None
+    columns = min(COLUMNS, len(models))
+    rows = math.ceil(len(models) / columns)
+    figure = new_figure(0.7 + 1.3 * rows)
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for axes, model in zip(grid.flat, models, strict=False):
+        _panel(axes, measured.filter(pl.col("model") == model))
+    for axes in grid.flat[len(models) :]:
+        axes.set_visible(False)
+    figure.supxlabel("layer", fontsize=8.5)
+    figure.supylabel("features dead at initialisation", fontsize=8.5)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside upper left", ncols=len(labels))
+    return figure
+
+
+def _panel(axes: Axes, model: pl.DataFrame) -> None:
+    layer = model["layer"].to_numpy()
+    for name, (label, colour) in reversed(PREPROCESSINGS.items()):
+        width = WIDTHS[name]
+        axes.plot(
+            layer, model[COLUMN_OF[name]].to_numpy(), color=colour, lw=width, marker="o", ms=width + 0.8, label=label
+        )
+    axes.set_title(model["model"][0])
+    note(axes, model["domain"][0])
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    axes.set_xlim(layer.min() - 0.7, layer.max() + 0.7)
+    percent_axis(axes.yaxis)
+    axes.set_ylim(-0.06, 1.03)

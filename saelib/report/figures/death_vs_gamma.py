@@ -1,0 +1,83 @@
+"""Measured death at initialisation against outlier severity, with the closed forms (paper, Fig. 4b)."""
+
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from saelib import theory
+from saelib.config import Config
+from saelib.report.figures.style import INK, QUIET, new_figure, percent_axis
+from saelib.report.palette import domain_colours
+
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+def death_vs_gamma(config: Config, layers: pl.DataFrame, spearman: pl.DataFrame) -> Figure | None:
+    """One point a layer, ReLU-dead left and all dead right; None where nothing was measured."""
+    shown = layers.drop_nulls(["gamma", "dead_total", "dead_relu"]).filter(pl.col("gamma") > 0)
+    if shown.is_empty():
+        return None
+    figure = new_figure(3.5)
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    titles = {"dead_relu": "Never positive (dead by ReLU)", "dead_total": "Never selected (all dead)"}
+    for axes, (column, title) in zip(panels, titles.items(), strict=True):
+        _points(axes, config, shown, column)
+        axes.set_title(f"{title}\n")
+        axes.annotate(_correlation(spearman, column), (0, 1), (0, 5), "axes fraction", "offset points", color=QUIET)
+        percent_axis(axes.yaxis)
+        axes.set_ylim(-0.03, 1.03)
+    _theory(config, panels, shown["gamma"].to_numpy())
+    _gamma_axis(panels, shown["gamma"].to_numpy())
+    figure.supxlabel("outlier severity γ = ‖mean‖ / ‖std‖ of the LayerNormed tokens", fontsize=8.5)
+    panels[0].set_ylabel("features dead at initialisation")
+    handles, labels = panels[1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), handletextpad=0.4, columnspacing=1.2)
+    return figure
+
+
+def _points(axes: Axes, config: Config, shown: pl.DataFrame, column: str) -> None:
+    for i, (domain, colour) in enumerate(domain_colours(config).items()):
+        of_domain = shown.filter(pl.col("domain") == domain)
+        if not of_domain.is_empty():
+            axes.scatter(
+                of_domain["gamma"],
+                of_domain[column],
+                s=16,
+                marker=MARKERS[i % len(MARKERS)],
+                color=colour,
+                alpha=0.75,
+                edgecolors="white",
+                linewidths=0.3,
+                label=domain,
+            )
+
+
+def _theory(config: Config, panels: np.ndarray, measured: np.ndarray) -> None:
+    gamma = np.geomspace(measured.min() / 1.3, measured.max() * 1.3, 400)
+    tokens, d_sae, k = config.extraction.heldout_tokens, config.init_death.d_sae, config.init_death.k
+    relu, total = panels
+    relu.plot(gamma, theory.dead_relu(gamma, tokens), color=INK, lw=1.3)
+    total.plot(gamma, theory.dead_total(gamma, d_sae, k, tokens), color=INK, lw=1.3, label="theory")
+    extended = theory.dead_total_extended(gamma, d_sae, k, tokens)
+    total.plot(gamma, extended, color=INK, lw=1.1, ls=(0, (4, 2)), label="theory, extended")
+
+
+def _gamma_axis(panels: np.ndarray, measured: np.ndarray) -> None:
+    for axes in panels:
+        axes.set_xscale("log")
+        axes.set_xlim(measured.min() / 1.3, measured.max() * 1.3)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _correlation(spearman: pl.DataFrame, column: str) -> str:
+    row = spearman.row(
+        by_predicate=(pl.col("scope") == "all") & (pl.col("x") == "gamma") & (pl.col("y") == column), named=True
+    )
+    if row["rho"] is None:
+        return row["reason"]
+    interval = f" [{row['ci_low']:.2f}, {row['ci_high']:.2f}]" if row["ci_low"] is not None else ""
+    return f"Spearman {row['rho']:.2f}{interval}, {row['n']} layers"

@@ -1,0 +1,69 @@
+"""Mean and spread of every activation dimension (paper, Figs. 2b and S1): outliers show as spikes."""
+
+import math
+
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from saelib.config import Config
+from saelib.report.figures.style import QUIET, new_figure, note
+from saelib.report.palette import SKY, VERMILLION
+from saelib.report.results import Place, read_landscape
+
+
+def landscapes(config: Config, layers: pl.DataFrame) -> Figure | None:
+    """A panel for each model's representative layer, or its middle one; None where no statistics could be read."""
+    shown = [(place, found) for place in _places(config) if (found := read_landscape(config, place))]
+    if not shown:
+        return None
+    columns = min(2, len(shown))
+    rows = math.ceil(len(shown) / columns)
+    figure = new_figure(0.5 + 1.3 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    gammas = {Place(*row[:2]): row[2] for row in layers.select("model", "layer", "gamma").iter_rows()}
+    for axes, (place, (mean, std)) in zip(grid.flat, shown, strict=False):
+        _panel(axes, mean.astype(np.float64), std.astype(np.float64))
+        axes.set_title(f"{place.model}, layer {place.layer}")
+        gamma = gammas.get(place)
+        note(axes, "" if gamma is None else f"γ = {gamma:.2f}")
+    for axes in grid.flat[len(shown) :]:
+        axes.set_visible(False)
+    figure.supxlabel("activation dimension", fontsize=8.5)
+    figure.supylabel("activation / RMS", fontsize=8.5)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=2)
+    return figure
+
+
+def _places(config: Config) -> list[Place]:
+    middle = {name: model.layers[len(model.layers) // 2] for name, model in config.models.items()}
+    return [
+        Place(name, middle[name] if model.representative_layer is None else model.representative_layer)
+        for name, model in config.models.items()
+    ]
+
+
+def _panel(axes: Axes, mean: np.ndarray, std: np.ndarray) -> None:
+    """Dividing by the root mean square makes models comparable; gamma and death do not depend on scale."""
+    scale = math.sqrt(np.mean(mean**2 + std**2)) or 1.0
+    mean, std = mean / scale, std / scale
+    dimensions = np.arange(len(mean))
+    axes.fill_between(dimensions, mean - std, mean + std, step="mid", color=SKY, alpha=0.6, lw=0, label="± 1 std")
+    axes.vlines(dimensions, 0, mean, color=VERMILLION, lw=np.clip(150 / len(mean), 0.8, 3), label="mean over tokens")
+    axes.axhline(0, color=QUIET, lw=0.5)
+    axes.margins(x=0.01)
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    largest = int(np.argmax(np.abs(mean)))
+    right = largest < len(mean) / 2
+    axes.annotate(
+        f"dimension {largest}",
+        (largest, mean[largest]),
+        (4 if right else -4, 0),
+        textcoords="offset points",
+        ha="left" if right else "right",
+        va="top" if mean[largest] > 0 else "bottom",
+        fontsize=7.5,
+    )

@@ -1,0 +1,49 @@
+"""Death after training, by model and variant (paper, Figs. 2a and S14)."""
+
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from saelib.config import Config
+from saelib.report.figures.style import INK, new_figure, percent_axis
+from saelib.report.palette import SKY, VERMILLION
+
+
+def trained_death(config: Config, saes: pl.DataFrame) -> Figure | None:
+    """A column for each variant, a bar for each model; None where nothing was trained."""
+    if saes.is_empty():
+        return None
+    places = saes.select(pl.format("{} L{}", "model", "layer").alias("place"))["place"]
+    models = places.unique(maintain_order=True).to_list()
+    variants = [variant for variant in config.train.variants if variant in saes["variant"]]
+    figure = new_figure(0.9 + 0.27 * len(models))
+    panels = figure.subplots(1, len(variants), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, variant in zip(panels, variants, strict=True):
+        chosen = saes.with_columns(place=places).filter(pl.col("variant") == variant)
+        _bars(axes, [models.index(place) for place in chosen["place"]], chosen)
+        axes.set_title(variant)
+    panels[0].set_yticks(range(len(models)), models)
+    panels[0].set_ylim(len(models) - 0.4, -0.6)
+    figure.supxlabel("features dead after training, on held-out tokens", fontsize=8.5)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=2)
+    return figure
+
+
+def _bars(axes: Axes, heights: list[int], saes: pl.DataFrame) -> None:
+    relu, topk_only = saes["dead_relu"].to_numpy(), saes["dead_topk_only"].to_numpy()
+    axes.barh(heights, relu, height=0.62, color=VERMILLION, label="never positive (ReLU)")
+    axes.barh(heights, topk_only, left=relu, height=0.62, color=SKY, label="positive, never selected (TopK)")
+    for height, total in zip(heights, saes["dead_total"], strict=True):
+        axes.annotate(
+            f"{100 * total:.1f}",
+            (total, height),
+            (3, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7.5,
+            color=INK,
+        )
+    percent_axis(axes.xaxis, (0, 0.5, 1))
+    axes.set_xlim(0, 1.2)
+    axes.tick_params(axis="y", length=0)

@@ -1,0 +1,180 @@
+"""The page: one HTML file with its charts, scripts and rows inside, which opens from disk without a network.
+
+What comes from the config or from result files is text that somebody else wrote. Jinja escapes it, rows travel as
+JSON that no browser runs, and the page's own policy allows the two scripts below by their hashes and no network.
+"""
+
+import base64
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import jinja2
+import numpy as np
+import polars as pl
+import vl_convert
+
+import saelib
+from saelib import theory
+from saelib.config import Config
+from saelib.config.schema import compact
+from saelib.recommend import ACCEPTED
+from saelib.report.charts import make_charts
+from saelib.report.results import Place, Results, wanted_layers, wanted_saes
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table in the page."""
+
+    name: str
+    title: str
+    help: str = ""
+    show: Callable[[Any], str] | None = None
+    """From a number to text; none: the column holds text."""
+
+
+def _rate(value: float) -> str:
+    if value == 0:
+        return "0%"
+    if value < 0.00005:
+        return "<0.01%"
+    return f"{value:.2%}" if value < 0.1 else f"{value:.1%}"
+
+
+def _decimals(digits: int) -> Callable[[float], str]:
+    return lambda value: f"{value:.{digits}f}"
+
+
+LAYER_COLUMNS = (
+    Column("model", "model"),
+    Column("layer", "layer", show=str),
+    Column("domain", "domain"),
+    Column("recommendation", "recommendation"),
+    Column("gamma", "γ", "outlier severity, after LayerNorm of each token", _decimals(2)),
+    Column("gamma_raw", "γ raw", "the same on the tokens as they are", _decimals(2)),
+    Column("gamma_unit", "γ unit", "the same on tokens scaled to length 1", _decimals(2)),
+    Column("effective_rank", "eff. rank", "directions in which the activations vary", _decimals(0)),
+    Column("d_in", "of", "dimensions of the activations", str),
+    Column("predicted_dead_total", "theory", "all dead, as the closed form predicts from γ", _rate),
+    Column("dead_relu", "ReLU-dead", "never positive; raw activations", _rate),
+    Column("dead_total", "all dead", "never selected; raw activations", _rate),
+    Column("dead_total_center_median", "centred", "all dead after centring on the geometric median", _rate),
+    Column("dead_total_pca", "whitened", "all dead after PCA whitening", _rate),
+)
+SAE_COLUMNS = (
+    Column("model", "model"),
+    Column("layer", "layer", show=str),
+    Column("domain", "domain"),
+    Column("variant", "variant"),
+    Column("learning_rate", "learning rate", "the best of the sweep", lambda value: f"{value:g}"),
+    Column("variance_explained", "variance explained", "1 is perfect", _decimals(3)),
+    Column("normalized_mse", "normalised MSE", "mean squared error over the variance", _decimals(3)),
+    Column("l0", "L0", "features active for a token, on average", _decimals(1)),
+    Column("dead_relu", "ReLU-dead", "never positive", _rate),
+    Column("dead_topk_only", "TopK-dead", "positive somewhere, never selected", _rate),
+    Column("dead_total", "all dead", "never selected", _rate),
+)
+ADVICE = {"raw": "use as they are", "center_median": "centre", "pca": "whiten"}
+
+
+def render_page(
+    config: Config, results: Results, layers: pl.DataFrame, saes: pl.DataFrame, spearman: pl.DataFrame
+) -> str:
+    """The whole page as HTML."""
+    charts = make_charts(config, layers, saes)
+    scripts = [_bundle(), (ASSETS / "page.js").read_text()]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(
+        config=config,
+        version=saelib.__version__,
+        style=(ASSETS / "page.css").read_text(),
+        scripts=scripts,
+        policy=_policy(scripts),
+        charts={name: asdict(chart) for name, chart in charts.items()},
+        rows={"layers": layers.drop("key").to_dicts(), "saes": saes.drop("key").to_dicts()},
+        layer_columns=LAYER_COLUMNS,
+        sae_columns=SAE_COLUMNS,
+        advice=ADVICE,
+        domains=layers["domain"].unique(maintain_order=True).to_list(),
+        wanted={"layers": len(wanted_layers(config)), "saes": len(wanted_saes(config))},
+        counts=_counts(layers),
+        thresholds=_gamma_at(config, (0.1, 0.5, 0.9)),
+        correlations=_overall(spearman),
+        distance=_distance_to_theory(layers),
+        gaps=_grouped([(f"{gap.stage}: {gap.reason}", gap.place) for gap in results.gaps]),
+        warnings=_grouped([(text, place) for place, stats in results.stats.items() for text in stats.warnings]),
+    )
+
+
+def _bundle() -> str:
+    """Vega, Vega-Lite and vega-embed as one script, of the Vega-Lite that altair writes for."""
+    version = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
+
+
+def _policy(scripts: list[str]) -> str:
+    """Content security policy: these scripts, styles inside the page, and nothing from anywhere."""
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:"
+
+
+def _counts(layers: pl.DataFrame) -> dict[str, int]:
+    """Layers by recommendation, and those that keep more than 1 % dead under it."""
+    counts = {name: layers.filter(pl.col("recommendation") == name).height for name in ADVICE}
+    rate = {name: "dead_total" if name == "raw" else f"dead_total_{name}" for name in ADVICE}
+    left = [
+        layers.filter((pl.col("recommendation") == name) & (pl.col(rate[name]) > ACCEPTED)).height for name in ADVICE
+    ]
+    return counts | {"measured": sum(counts.values()), "still_dead": sum(left)}
+
+
+def _gamma_at(config: Config, rates: tuple[float, ...]) -> list[tuple[float, float]]:
+    """The severity at which theory expects each rate of all dead features, for the suite's settings."""
+    gamma = np.geomspace(0.01, 1000, 5000)
+    options = config.init_death
+    dead = theory.dead_total_extended(gamma, options.d_sae, options.k, config.extraction.heldout_tokens)
+    return [(rate, float(np.interp(rate, dead, gamma))) for rate in rates if dead[0] < rate < dead[-1]]
+
+
+def _overall(spearman: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """Correlation of gamma with each kind of death over all layers."""
+    rows = spearman.filter((pl.col("scope") == "all") & (pl.col("x") == "gamma")).to_dicts()
+    return {row["y"]: row for row in rows}
+
+
+def _distance_to_theory(layers: pl.DataFrame) -> dict[str, float | None]:
+    """Mean absolute difference between measured and predicted rates."""
+    return {
+        column: layers.select((pl.col(column) - pl.col(f"predicted_{column}")).abs().mean()).item()
+        for column in ("dead_relu", "dead_total")
+    }
+
+
+def _grouped(remarks: list[tuple[str, Place | None]]) -> list[tuple[str, list[str]]]:
+    """Each remark once, with the places that it is about: 'gpt2 layer 1-3'."""
+    layers: dict[str, dict[tuple[str, str], list[int]]] = defaultdict(lambda: defaultdict(list))
+    for text, place in remarks:
+        if place is None:
+            layers[text]["every layer", ""] = []
+        else:
+            layers[text][place.model, place.variant].append(place.layer)
+    return [(text, [_where(*names, found) for names, found in places.items()]) for text, places in layers.items()]
+
+
+def _where(model: str, variant: str, layers: list[int]) -> str:
+    place = f"{model} layer {compact(tuple(sorted(layers)))}" if layers else model
+    return f"{place}, {variant}" if variant else place

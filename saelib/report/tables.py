@@ -1,0 +1,140 @@
+"""The tables: one row for each layer, one for each trained SAE, one for each correlation."""
+
+from collections.abc import Iterable
+from typing import Any, get_args
+
+import polars as pl
+
+from saelib.config import Config
+from saelib.config.schema import Preprocessing
+from saelib.correlation import spearman_table
+from saelib.recommend import MeasuredDeath, recommend
+from saelib.report.results import InitDeath, LayerStats, Place, Results, wanted_layers, wanted_saes
+
+STATISTICS = (
+    "gamma",
+    "gamma_raw",
+    "gamma_unit",
+    "effective_rank",
+    "effective_rank_fraction",
+    "excess_kurtosis",
+    "norm_ratio",
+)
+PREPROCESSED = tuple(name for name in get_args(Preprocessing) if name != "raw")
+
+LAYERS = {
+    "model": pl.String,
+    "layer": pl.Int64,
+    "domain": pl.String,
+    "d_in": pl.Int64,
+    "tokens": pl.Int64,
+    **dict.fromkeys(STATISTICS, pl.Float64),
+    "predicted_dead_relu": pl.Float64,
+    "predicted_dead_total": pl.Float64,
+    "dead_relu": pl.Float64,
+    "dead_total": pl.Float64,
+    "dead_total_sd": pl.Float64,
+    **{f"dead_total_{name}": pl.Float64 for name in PREPROCESSED},
+    "recommendation": pl.String,
+    "recommendation_reason": pl.String,
+    "key": pl.String,
+}
+"""Columns of `layers`. Rates are fractions; `dead_*` without a suffix are of raw activations, means over seeds."""
+
+SAES = {
+    "model": pl.String,
+    "layer": pl.Int64,
+    "domain": pl.String,
+    "variant": pl.String,
+    "d_in": pl.Int64,
+    "d_sae": pl.Int64,
+    "k": pl.Int64,
+    "learning_rate": pl.Float64,
+    "steps": pl.Int64,
+    "mse": pl.Float64,
+    "normalized_mse": pl.Float64,
+    "variance_explained": pl.Float64,
+    "l0": pl.Float64,
+    "dead_relu": pl.Float64,
+    "dead_topk_only": pl.Float64,
+    "dead_total": pl.Float64,
+    "key": pl.String,
+}
+"""Columns of `saes`: the run at the best learning rate of each sweep."""
+
+SPEARMAN = {
+    "scope": pl.String,
+    "x": pl.String,
+    "y": pl.String,
+    "n": pl.Int64,
+    "n_left_out": pl.Int64,
+    "rho": pl.Float64,
+    "ci_low": pl.Float64,
+    "ci_high": pl.Float64,
+    "ci_low_models": pl.Float64,
+    "ci_high_models": pl.Float64,
+    "reason": pl.String,
+}
+"""Columns of `spearman`; intervals at 95 %, the last two from drawing whole models."""
+
+
+def layers_table(config: Config, results: Results) -> pl.DataFrame:
+    """A row for each layer that has statistics, death at initialisation or both, in the order of the config."""
+    return pl.DataFrame(list(_layer_rows(config, results)), schema=LAYERS)
+
+
+def saes_table(config: Config, results: Results) -> pl.DataFrame:
+    """A row for each trained SAE."""
+    rows = []
+    for place in wanted_saes(config):
+        sweep = results.sweeps.get(place)
+        if sweep is not None and sweep.best is not None:
+            described = place._asdict() | {"domain": config.models[place.model].domain}
+            rows.append(_pick(sweep.best.model_dump() | sweep.model_dump() | described, SAES))
+    return pl.DataFrame(rows, schema=SAES)
+
+
+def spearman_rows(config: Config, layers: pl.DataFrame) -> pl.DataFrame:
+    """How well each form of gamma orders the layers by their death: overall, then by domain."""
+    rows: list[dict[str, Any]] = []
+    for x in ("gamma", "gamma_raw", "gamma_unit"):
+        for y in ("dead_total", "dead_relu"):
+            rows += spearman_table(layers, x, y, ["domain"], config.report.bootstrap, config.seed)
+    return pl.DataFrame(rows, schema=SPEARMAN)
+
+
+def _layer_rows(config: Config, results: Results) -> Iterable[dict[str, Any]]:
+    for place in wanted_layers(config):
+        stats, death = results.stats.get(place), results.init_death.get(place)
+        if stats is None and death is None:
+            continue
+        row = {"model": place.model, "layer": place.layer, "domain": config.models[place.model].domain}
+        row |= _of_stats(stats) | _of_death(death) | _of_theory(results, place)
+        yield _pick(row, LAYERS)
+
+
+def _of_stats(stats: LayerStats | None) -> dict[str, Any]:
+    return stats.model_dump() if stats else {}
+
+
+def _of_theory(results: Results, place: Place) -> dict[str, Any]:
+    row = results.predictions.get(place)
+    return {"predicted_dead_relu": row.dead_relu, "predicted_dead_total": row.dead_total} if row else {}
+
+
+def _of_death(death: InitDeath | None) -> dict[str, Any]:
+    if death is None:
+        return {}
+    measured = {name: rates.dead_total for name, rates in death.preprocessings.items()}
+    found = recommend({n: MeasuredDeath(rate.mean, rate.sd, len(rate.per_seed)) for n, rate in measured.items()})
+    row: dict[str, Any] = {f"dead_total_{name}": rate.mean for name, rate in measured.items()}
+    if "raw" in death.preprocessings:
+        raw = death.preprocessings["raw"]
+        row |= {"dead_relu": raw.dead_relu.mean, "dead_total": raw.dead_total.mean, "dead_total_sd": raw.dead_total.sd}
+    if found:
+        row |= {"recommendation": found.preprocessing, "recommendation_reason": found.reason}
+    return row | {"key": death.key}
+
+
+def _pick(row: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    return {name: row.get(name) for name in schema}

@@ -1,0 +1,159 @@
+"""A suite of made-up results that looks like a real one: models of four domains, with gaps."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from saelib import report, theory
+from saelib.config import Config
+from saelib.config.load import check_config
+from saelib.files import write_json
+from saelib.init_death import Death, InitDeath, Rate, save_result
+from saelib.stats import LayerStats, save_stats
+
+# name: domain, layers, d_in, gamma at the first and last layer, effective rank, death that centring leaves
+MODELS = {
+    "smollm2-135m": ("language", 30, 576, 0.3, 1.6, 90.0, 0.0),
+    "minilm-l6": ("language", 6, 384, 0.3, 0.6, 120.0, 0.0),
+    "dinov2-small": ("vision", 12, 384, 0.45, 0.95, 60.0, 0.0),
+    "antiberty": ("protein", 8, 512, 0.2, 1.0, 50.0, 0.0),
+    "spliceai-10k": ("genomic", 16, 32, 0.6, 8.5, 6.0, 0.03),
+    "hyenadna-tiny": ("genomic", 2, 128, 0.3, 1.2, 9.0, 0.0),
+}
+
+
+def make_config(results: Path, only: tuple[str, ...] = tuple(MODELS), **changes: Any) -> Config:
+    models = {
+        name: {
+            "domain": domain,
+            "source": {"family": "arrays", "files": dict.fromkeys(range(1, layers + 1), "unused.npy")},
+            "layers": f"1-{layers}",
+            "representative_layer": layers,
+            "licence": "Apache-2.0",
+            "notes": "Made-up activations.",
+        }
+        for name, (domain, layers, *_) in MODELS.items()
+        if name in only
+    }
+    raw = {"results": str(results), "models": models, "report": {"bootstrap": 200}} | changes
+    return check_config(raw, "test suite")
+
+
+def write_results(config: Config) -> None:
+    """Every result that the config asks for, as the earlier stages write them."""
+    rng = np.random.default_rng(0)
+    predictions = []
+    for name in config.models:
+        _, layers, d_in, first, last, rank, after_centring = MODELS[name]
+        for layer in config.models[name].layers:
+            at = layer / layers
+            gamma = float(first * (last / first) ** at * np.exp(rng.normal(0, 0.1)))
+            save_stats(stats(rng, gamma, d_in, rank, layer), config.stats_path(name, layer), f"stats-{name}-{layer}")
+            found = init_death(rng, gamma, after_centring * at)
+            save_result(found, config.init_death_path(name, layer), f"death-{name}-{layer}")
+            predictions.append(prediction(config, name, layer, gamma))
+        for variant in config.train.variants:
+            write_json(config.train_path(name, layers, variant) / "sweep.json", sweep(rng, d_in, last, variant))
+    write_json(config.theory_path(), {"key": "theory-key", "rows": predictions})
+
+
+def stats(rng: np.random.Generator, gamma: float, d_in: int, rank: float, layer: int) -> LayerStats:
+    rank = float(rank * np.exp(rng.normal(0, 0.2)))
+    return LayerStats(
+        tokens=20_480,
+        d_in=d_in,
+        gamma=gamma,
+        gamma_raw=float(gamma / rng.uniform(1, 4)),
+        gamma_unit=gamma * 1.02,
+        sigma=float(np.sqrt(d_in)),
+        norm_ratio=float(rng.uniform(1, 3)),
+        norm_quantiles={"p50": 20.0, "max": 60.0},
+        effective_rank=rank,
+        effective_rank_fraction=rank / d_in,
+        leading_eigenvalues=[1.0, 0.5],
+        excess_kurtosis=float(rng.uniform(0, 2)),
+        center_distances={"mean to center_median": 0.1},
+        warnings=["fewer than 5 tokens for each dimension"] if layer == 3 else [],
+        arrays=landscape(rng, gamma, d_in),
+    )
+
+
+def landscape(rng: np.random.Generator, gamma: float, d_in: int) -> dict[str, np.ndarray]:
+    std = np.exp(rng.normal(0, 0.3, d_in)).astype(np.float32)
+    mean = rng.normal(0, 0.3, d_in).astype(np.float32)
+    mean[rng.integers(d_in, size=2)] = gamma * np.sqrt(d_in) * np.array([0.9, -0.4], np.float32)
+    return {"mean": mean, "std": std}
+
+
+def init_death(rng: np.random.Generator, gamma: float, after_centring: float) -> InitDeath:
+    total = float(theory.dead_total_extended(gamma, 2048, 64, 8192)) * rng.uniform(0.6, 1)
+    relu = float(theory.dead_relu(gamma, 8192)) * rng.uniform(0.7, 1)
+    preprocessings = {
+        "raw": death(min(relu, total), total),
+        "center_median": death(0, after_centring),
+        "center_mean": death(0, min(1, total * rng.uniform(0, 2.5))),
+        "ln_center": death(0, after_centring / 2),
+        "zscore": death(0, total / 2),
+        "pca": death(0, 0),
+    }
+    return InitDeath(8192, 16, 2048, 64, (0, 1, 2), (1, 8192), preprocessings)
+
+
+def death(relu: float, total: float) -> Death:
+    def over_seeds(mean: float) -> Rate:
+        return Rate((mean * 0.98, mean, mean * 1.02))
+
+    return Death(over_seeds(relu), over_seeds(total - relu), over_seeds(total), (0.0, relu), (0.0, total))
+
+
+def prediction(config: Config, model: str, layer: int, gamma: float) -> dict[str, Any]:
+    d_sae, k, tokens = config.init_death.d_sae, config.init_death.k, config.extraction.heldout_tokens
+    found = theory.predict(gamma, d_sae, k, tokens)
+    described = {"model": model, "layer": layer, "gamma": gamma, "tokens": tokens, "d_sae": d_sae, "k": k}
+    return described | vars(found)
+
+
+def sweep(rng: np.random.Generator, d_in: int, gamma: float, variant: str) -> dict[str, Any]:
+    spared = {"baseline": 1.0, "auxk": 0.3, "center_median": 0.02, "pca": 0.0}.get(variant, 0.5)
+    relu = float(theory.dead_relu(gamma, 8192)) * spared
+    total = max(relu, float(theory.dead_total_extended(gamma, 1024, 32, 8192)) * spared * rng.uniform(0.5, 0.9))
+    good = {
+        "learning_rate": 1e-3,
+        "status": "ok",
+        "mse": 40 * (1 + total),
+        "normalized_mse": 0.2 * (1 + total),
+        "variance_explained": 1 - 0.2 * (1 + total),
+        "l0": 31.5,
+        "dead_relu": relu,
+        "dead_topk_only": total - relu,
+        "dead_total": total,
+    }
+    diverged = {"learning_rate": 1e-2, "status": "diverged"}
+    return {
+        "key": f"train-key-{variant}",
+        "d_in": d_in,
+        "d_sae": 1024,
+        "k": 32,
+        "steps": 300,
+        "best_learning_rate": 1e-3,
+        "runs": [good | {"learning_rate": 1e-4, "mse": 90.0, "dead_total": 1.0}, good, diverged],
+    }
+
+
+@pytest.fixture(scope="session")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A complete suite of 74 layers with its report. Tests that change files copy it: see `suite`."""
+    config = make_config(tmp_path_factory.mktemp("suite") / "results")
+    write_results(config)
+    report.run(config, "report-key")
+    return config
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Config:
+    """A suite of two models, without a report, in a folder of the test's own."""
+    config = make_config(tmp_path / "results", only=("minilm-l6", "hyenadna-tiny"))
+    write_results(config)
+    return config

@@ -1,0 +1,133 @@
+"""The figures: drawn, the same every time, and honest about what they show."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy.stats import norm
+
+from saelib import report
+from saelib.config import Config
+from saelib.report.figures.death_by_layer import death_by_layer
+from saelib.report.figures.death_vs_gamma import death_vs_gamma
+from saelib.report.figures.landscapes import landscapes
+from saelib.report.figures.style import save, styled
+from saelib.report.figures.trained_death import trained_death
+
+NAMES = ("death_vs_gamma", "death_by_layer", "trained_death", "landscapes")
+
+
+@pytest.fixture(autouse=True)
+def house_style() -> Iterator[None]:
+    with styled():
+        yield
+
+
+def layers_of(config: Config) -> pl.DataFrame:
+    return report.layers_table(config, report.read_results(config))
+
+
+def saes_of(config: Config) -> pl.DataFrame:
+    return report.saes_table(config, report.read_results(config))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_figure_comes_as_pdf_and_png(complete: Config, name: str):
+    from PIL import Image
+
+    file = complete.results / "figures" / name
+    assert file.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+    with Image.open(file.with_suffix(".png")) as picture:
+        assert picture.width == 1440
+        assert np.asarray(picture.convert("L")).std() > 10
+
+
+def test_the_same_results_give_the_same_bytes(suite: Config, tmp_path: Path):
+    written = []
+    for name in ("once", "again"):
+        figure = death_by_layer(layers_of(suite))
+        assert figure is not None
+        paths = save(figure, tmp_path / name, "figure")
+        written.append([path.read_bytes() for path in paths])
+    assert written[0] == written[1]
+
+
+def test_every_layer_is_a_point_and_the_lines_are_the_closed_forms(suite: Config):
+    layers = layers_of(suite)
+    figure = death_vs_gamma(suite, layers, report.spearman_rows(suite, layers))
+    assert figure is not None
+    c, t_k = -norm.ppf(1 / 8192), norm.ppf(1 - 64 / 2048)
+    relu, total = figure.axes
+    for axes, column in ((relu, "dead_relu"), (total, "dead_total")):
+        points = np.concatenate([np.asarray(cloud.get_offsets()) for cloud in axes.collections])
+        expected = layers.select("gamma", column).to_numpy()
+        np.testing.assert_allclose(np.sort(points, axis=0), np.sort(expected, axis=0))
+    gamma, drawn = np.asarray(relu.lines[0].get_data())
+    np.testing.assert_allclose(drawn, norm.cdf(-c / gamma), atol=1e-12)
+    gamma, drawn = np.asarray(total.lines[0].get_data())
+    np.testing.assert_allclose(drawn, norm.cdf(t_k - c / gamma), atol=1e-12)
+    gamma, extended = np.asarray(total.lines[1].get_data())
+    np.testing.assert_allclose(extended, norm.cdf(t_k * np.sqrt(1 + gamma**-2) - c / gamma), atol=1e-9)
+
+
+def test_every_model_has_its_panel_with_three_lines(suite: Config):
+    layers = layers_of(suite)
+    figure = death_by_layer(layers)
+    assert figure is not None
+    assert [axes.get_title("left") for axes in figure.axes if axes.get_visible()] == ["minilm-l6", "hyenadna-tiny"]
+    raw = {line.get_label(): line for line in figure.axes[0].lines}["raw"]
+    np.testing.assert_array_equal(raw.get_ydata(), layers.filter(model="minilm-l6")["dead_total"])
+
+
+def test_bars_stack_the_two_kinds_of_death(suite: Config):
+    saes = saes_of(suite)
+    figure = trained_death(suite, saes)
+    assert figure is not None
+    assert [axes.get_title("left") for axes in figure.axes] == list(suite.train.variants)
+    baseline = saes.filter(variant="baseline")
+    ends = [bar.get_x() + bar.get_width() for bar in figure.axes[0].containers[1]]  # type: ignore[union-attr]
+    np.testing.assert_allclose(ends, baseline["dead_total"])
+
+
+def test_a_missing_training_leaves_its_bar_out(suite: Config):
+    (suite.train_path("minilm-l6", 6, "auxk") / "sweep.json").unlink()
+    figure = trained_death(suite, saes_of(suite))
+    assert figure is not None
+    assert [len(axes.texts) for axes in figure.axes] == [2, 1, 2, 2]
+
+
+def test_landscapes_show_the_representative_layer_and_name_the_largest_dimension(suite: Config):
+    from safetensors.numpy import load_file
+
+    figure = landscapes(suite, layers_of(suite))
+    assert figure is not None
+    assert [axes.get_title("left") for axes in figure.axes] == ["minilm-l6, layer 6", "hyenadna-tiny, layer 2"]
+    mean = load_file(suite.stats_path("hyenadna-tiny", 2).with_suffix(".safetensors"))["mean"]
+    texts = [text.get_text() for text in figure.axes[1].texts]
+    assert f"dimension {np.abs(mean).argmax()}" in texts
+
+
+def test_single_layers_and_gamma_of_zero_can_be_drawn(suite: Config):
+    layers = layers_of(suite).filter(model="hyenadna-tiny", layer=2)
+    spearman = report.spearman_rows(suite, layers)
+    for figure in (death_by_layer(layers), death_vs_gamma(suite, layers, spearman)):
+        assert figure is not None
+        figure.draw_without_rendering()
+    still = layers.with_columns(gamma=pl.lit(0.0))
+    assert death_vs_gamma(suite, still, spearman) is None
+
+
+def test_without_results_figures_disappear_and_the_page_says_so(suite: Config):
+    from saelib.report.build import _write_figures
+
+    layers, saes = layers_of(suite).clear(), saes_of(suite).clear()
+    stale = suite.results / "figures" / "trained_death.png"
+    stale.parent.mkdir()
+    stale.write_bytes(b"old")
+    for path in suite.results.glob("stats/*/*.safetensors"):
+        path.write_bytes(b"broken")
+    tables = {"layers": layers, "saes": saes, "spearman": report.spearman_rows(suite, layers)}
+    assert _write_figures(suite, tables, stale.parent) == []
+    assert not stale.exists()

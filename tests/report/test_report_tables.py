@@ -1,0 +1,202 @@
+"""What the tables hold, and what happens to results that are missing or broken."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from saelib.config import Config
+from saelib.files import read_json, write_json
+from saelib.init_death import load_result
+from saelib.recommend import MeasuredDeath, recommend
+from saelib.report import Place, layers_table, read_results, saes_table, spearman_rows
+
+LAYER_COLUMNS = [
+    "model",
+    "layer",
+    "domain",
+    "d_in",
+    "tokens",
+    "gamma",
+    "gamma_raw",
+    "gamma_unit",
+    "effective_rank",
+    "effective_rank_fraction",
+    "excess_kurtosis",
+    "norm_ratio",
+    "predicted_dead_relu",
+    "predicted_dead_total",
+    "dead_relu",
+    "dead_total",
+    "dead_total_sd",
+    "dead_total_center_median",
+    "dead_total_center_mean",
+    "dead_total_ln_center",
+    "dead_total_zscore",
+    "dead_total_pca",
+    "recommendation",
+    "recommendation_reason",
+    "key",
+]
+SAE_COLUMNS = [
+    "model",
+    "layer",
+    "domain",
+    "variant",
+    "d_in",
+    "d_sae",
+    "k",
+    "learning_rate",
+    "steps",
+    "mse",
+    "normalized_mse",
+    "variance_explained",
+    "l0",
+    "dead_relu",
+    "dead_topk_only",
+    "dead_total",
+    "key",
+]
+
+
+def edit(path: Path, **changes: Any) -> None:
+    write_json(path, read_json(path) | changes)
+
+
+def row_of(table: pl.DataFrame, **where: Any) -> dict[str, Any]:
+    return table.filter(**where).row(0, named=True)
+
+
+def test_a_row_for_each_layer_in_the_order_of_the_config(complete: Config):
+    table = pl.read_parquet(complete.results / "tables" / "layers.parquet")
+    wanted = [(name, layer) for name, model in complete.models.items() for layer in model.layers]
+    assert table.columns == LAYER_COLUMNS
+    assert table.select("model", "layer").rows() == wanted
+    assert table.null_count().sum_horizontal().item() == 0
+
+
+def test_csv_and_parquet_hold_the_same(complete: Config):
+    for name in ("layers", "saes"):
+        file = complete.results / "tables" / name
+        assert pl.read_csv(file.with_suffix(".csv")).equals(pl.read_parquet(file.with_suffix(".parquet")))
+
+
+def test_a_layer_row_repeats_the_result_files(suite: Config):
+    stats = read_json(suite.stats_path("hyenadna-tiny", 2))
+    death = load_result(suite.init_death_path("hyenadna-tiny", 2)).preprocessings
+    predicted = read_json(suite.theory_path())["rows"][-1]
+    row = row_of(layers_table(suite, read_results(suite)), model="hyenadna-tiny", layer=2)
+    for name in LAYER_COLUMNS[3:12]:
+        assert row[name] == stats[name]
+    assert row["domain"] == "genomic"
+    assert (row["dead_relu"], row["dead_total"]) == (death["raw"].dead_relu.mean, death["raw"].dead_total.mean)
+    assert row["dead_total_sd"] == death["raw"].dead_total.sd
+    for name in ("center_median", "center_mean", "ln_center", "zscore", "pca"):
+        assert row[f"dead_total_{name}"] == death[name].dead_total.mean
+    assert row["predicted_dead_relu"] == predicted["dead_relu"]
+    assert row["predicted_dead_total"] == predicted["dead_total"]
+    measured = {n: MeasuredDeath(d.dead_total.mean, d.dead_total.sd, 3) for n, d in death.items()}
+    advice = recommend(measured)
+    assert advice is not None
+    assert (row["recommendation"], row["recommendation_reason"]) == (advice.preprocessing, advice.reason)
+    assert row["key"] == "death-hyenadna-tiny-2"
+
+
+def test_an_sae_row_is_the_run_at_the_best_learning_rate(suite: Config):
+    sweep = read_json(suite.train_path("minilm-l6", 6, "auxk") / "sweep.json")
+    table = saes_table(suite, read_results(suite))
+    row = row_of(table, model="minilm-l6", variant="auxk")
+    assert table.columns == SAE_COLUMNS
+    assert table.height == 2 * len(suite.train.variants)
+    best = sweep["runs"][1]
+    assert row["learning_rate"] == sweep["best_learning_rate"] == best["learning_rate"]
+    for name in SAE_COLUMNS[9:16]:
+        assert row[name] == best[name]
+    for name in ("d_in", "d_sae", "k", "steps", "key"):
+        assert row[name] == sweep[name]
+
+
+@pytest.mark.parametrize(
+    ("break_it", "reason"),
+    [
+        (lambda path: path.unlink(), "no result"),
+        (lambda path: path.write_text("{"), "layer_4.json: not valid JSON"),
+        (lambda path: path.write_text("[]"), "layer_4.json: content: "),
+        (lambda path: edit(path, gamma="much"), "layer_4.json: gamma: "),
+        (lambda path: path.write_text(path.read_text().replace('"gamma": ', '"gamma": NaN, "was": ')), "gamma: "),
+        (lambda path: write_json(path, {"key": "x"}), "layer_4.json: tokens: "),
+    ],
+)
+def test_unusable_statistics_leave_a_gap_and_the_rest_of_the_row(suite: Config, break_it: Any, reason: str):
+    break_it(suite.stats_path("minilm-l6", 4))
+    results = read_results(suite)
+    (gap,) = results.gaps
+    assert (gap.stage, gap.place) == ("stats", Place("minilm-l6", 4))
+    assert reason in gap.reason
+    assert str(suite.results) not in gap.reason
+    row = row_of(layers_table(suite, results), model="minilm-l6", layer=4)
+    assert row["gamma"] is None
+    assert row["dead_total"] is not None
+    for scope in spearman_rows(suite, layers_table(suite, results)).filter(scope="all").to_dicts():
+        assert (scope["n"], scope["n_left_out"]) == (7, 1)
+
+
+def test_a_layer_without_any_result_has_no_row(suite: Config):
+    suite.stats_path("minilm-l6", 4).unlink()
+    suite.init_death_path("minilm-l6", 4).unlink()
+    results = read_results(suite)
+    assert layers_table(suite, results).filter(model="minilm-l6")["layer"].to_list() == [1, 2, 3, 5, 6]
+    assert [gap.stage for gap in results.gaps] == ["stats", "init_death"]
+
+
+def test_sweeps_that_diverged_are_gaps(suite: Config):
+    path = suite.train_path("minilm-l6", 6, "pca") / "sweep.json"
+    runs = [{"learning_rate": rate, "status": "diverged"} for rate in (1e-3, 1e-2)]
+    edit(path, runs=runs, best_learning_rate=None)
+    results = read_results(suite)
+    (gap,) = results.gaps
+    assert (gap.place, gap.reason) == (Place("minilm-l6", 6, "pca"), "all 2 learning rates diverged")
+    assert saes_table(suite, results).filter(model="minilm-l6", variant="pca").is_empty()
+
+
+def test_theory_may_be_missing_whole_or_in_part(suite: Config):
+    rows = read_json(suite.theory_path())["rows"]
+    edit(suite.theory_path(), rows=rows[1:])
+    results = read_results(suite)
+    assert [(gap.stage, gap.place) for gap in results.gaps] == [("theory", Place("minilm-l6", 1))]
+    assert layers_table(suite, results)["predicted_dead_total"].null_count() == 1
+    suite.theory_path().unlink()
+    results = read_results(suite)
+    assert [(gap.stage, gap.place) for gap in results.gaps] == [("theory", None)]
+    assert layers_table(suite, results)["predicted_dead_total"].null_count() == 8
+
+
+def test_preprocessings_that_were_not_measured_stay_empty(suite: Config):
+    path = suite.init_death_path("minilm-l6", 4)
+    measured = read_json(path)["preprocessings"]
+    edit(path, preprocessings={"pca": measured["pca"]})
+    row = row_of(layers_table(suite, read_results(suite)), model="minilm-l6", layer=4)
+    assert row["dead_total"] is None
+    assert row["dead_total_center_median"] is None
+    assert row["dead_total_pca"] == 0
+    assert row["recommendation"] == "pca"
+
+
+def test_models_without_a_representative_layer_train_nothing(suite: Config):
+    model = suite.models["minilm-l6"].model_copy(update={"representative_layer": None})
+    config = suite.model_copy(update={"models": suite.models | {"minilm-l6": model}})
+    assert set(saes_table(config, read_results(config))["model"]) == {"hyenadna-tiny"}
+    assert read_results(config).gaps == []
+
+
+def test_report_json_says_what_there_is(complete: Config):
+    report = json.loads((complete.results / "report.json").read_text())
+    assert report == {
+        "key": "report-key",
+        "tables": {"layers": 74, "saes": 24, "spearman": 30},
+        "figures": ["death_vs_gamma", "death_by_layer", "trained_death", "landscapes"],
+        "page": "report.html",
+        "gaps": [],
+    }
