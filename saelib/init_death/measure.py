@@ -46,7 +46,8 @@ def measure(
     encoders = {(d, seed): random_encoder(d, d_sae, seed) for d in {g.base.d_out for g in groups} for seed in seeds}
     trials = [[Trial(encoders[group.base.d_out, seed], group.deltas, k) for seed in seeds] for group in groups]
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        for start, block in _blocks(rows):
+        for start in range(0, tokens, rows.block_rows):
+            block = _block(rows, start)
             work = []
             for group, of_group in zip(groups, trials, strict=True):
                 x = group.base.apply(block, rows.offset)
@@ -80,23 +81,19 @@ def _group(rows: Rows, preprocesses: Mapping[str, Preprocess]) -> list[_Group]:
         if name not in shifted
     ]
     if shifted:
-        first = rows.block(0, min(rows.block_rows, rows.shape[0]))
-        center = first.mean(axis=0, dtype=np.float64) + (0 if rows.offset is None else rows.offset)
+        center = _block(rows, 0).mean(axis=0, dtype=np.float64) + (0 if rows.offset is None else rows.offset)
         deltas = np.stack([center - preprocesses[name].center for name in shifted])
         groups.insert(0, _Group(tuple(shifted), Preprocess(center), deltas))
     return groups
 
 
-def _blocks(rows: Rows) -> Iterator[tuple[int, NDArray[np.floating]]]:
-    """First row and values of each block. Raises `UserError` at the first row that is not finite."""
-    for start in range(0, rows.shape[0], rows.block_rows):
-        block = rows.block(start, min(start + rows.block_rows, rows.shape[0]))
-        if not np.isfinite(block).all():
-            row = start + int(np.argmin(np.isfinite(block).all(axis=1)))
-            raise UserError(
-                f"{rows.name}: row {row} holds NaN or infinity; extract it again, in float32 if it overflows"
-            )
-        yield start, block
+def _block(rows: Rows, start: int) -> NDArray[np.floating]:
+    """The block that starts at this row. Raises `UserError` at its first row that is not finite."""
+    block = rows.block(start, min(start + rows.block_rows, rows.shape[0]))
+    if not np.isfinite(block).all():
+        row = start + int(np.argmin(np.isfinite(block).all(axis=1)))
+        raise UserError(f"{rows.name}: row {row} holds NaN or infinity; a float16 forward pass can overflow, float32 helps")
+    return block
 
 
 def _deaths(

@@ -180,10 +180,12 @@ def test_encoders_differ_between_seeds_only() -> None:
     assert (random_encoder(5, 7, 1) != random_encoder(5, 7, 2)).all()
 
 
-def test_nan_is_named_by_row() -> None:
+@pytest.mark.parametrize("row", [0, 217])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_named_by_row(row: int, value: float) -> None:
     x = activations()
-    x[217, 3] = np.nan
-    with pytest.raises(UserError, match="layer x: row 217 holds NaN"):
+    x[row, 3] = value
+    with pytest.raises(UserError, match=f"layer x: row {row} holds NaN"):
         measure(ArrayRows(x, "layer x", block_rows=100), {"raw": Preprocess(np.zeros(D))}, 8, 2, [0])
 
 
