@@ -63,21 +63,21 @@ def open_source(config: TransformersSource, device: str, dtype: str) -> TokenSou
 
 
 def find_blocks(model: Any, name: str) -> list[torch.nn.Module]:
-    """The list of residual blocks of a transformers model; `name` is what messages call it.
+    """The residual blocks of a transformers model, in order; `name` is what messages call it.
 
     Raises:
-        UserError: where no known place holds as many blocks as the model's config says.
+        UserError: for an encoder-decoder, which has two residual streams, or where no known place holds them.
     """
-    wanted = model.config.get_text_config().num_hidden_layers
+    if model.config.is_encoder_decoder:
+        raise UserError(f"{name}: {type(model).__name__} is an encoder-decoder; models with one stack are supported")
     for path in BLOCKS:
         blocks: Any = model
         for part in path.split("."):
             blocks = getattr(blocks, part, None)
-        if isinstance(blocks, torch.nn.ModuleList) and len(blocks) == wanted:
+        if isinstance(blocks, torch.nn.ModuleList):
             return list(blocks)
     raise UserError(
-        f"{name}: {type(model).__name__} keeps its {wanted} blocks in none of the known places ({', '.join(BLOCKS)}); "
-        "models with one list of blocks are supported, encoder-decoders are not"
+        f"{name}: {type(model).__name__} keeps its blocks in none of the known places ({', '.join(BLOCKS)})"
     )
 
 

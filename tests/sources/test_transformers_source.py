@@ -9,6 +9,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
+    AlbertConfig,
+    AlbertModel,
     AutoModel,
     BertConfig,
     BertForMaskedLM,
@@ -266,11 +268,14 @@ def test_what_is_no_model_or_of_no_known_shape_is_refused(tmp_path):
         opened(tmp_path)
     with pytest.raises(UserError, match=r"no file 'x\.gguf'"):
         opened(tmp_path, gguf_file="x.gguf")
+    save_tokenizer(tmp_path)
     T5Model(T5Config(vocab_size=len(WORDS), d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)).save_pretrained(
         tmp_path
     )
-    save_tokenizer(tmp_path)
-    with pytest.raises(UserError, match="T5Model keeps its 2 blocks in none of the known places"):
+    with pytest.raises(UserError, match="T5Model is an encoder-decoder"):
+        opened(tmp_path)
+    AlbertModel(AlbertConfig(**LARGER, embedding_size=16)).save_pretrained(tmp_path)  # one block, used three times
+    with pytest.raises(UserError, match="AlbertModel keeps its blocks in none of the known places"):
         opened(tmp_path)
 
 
