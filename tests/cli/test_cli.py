@@ -1,0 +1,93 @@
+"""Commands as a person calls them: readable, JSON when asked, one clear sentence and exit code 1 for a mistake."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "init_stats.csv"
+
+
+def saelib(*arguments: object, code: int = 0) -> str:
+    command = [sys.executable, "-c", "from saelib.cli import main; main()", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+def as_json(*arguments: object) -> Any:
+    return json.loads(saelib(*arguments, "--json"))
+
+
+def test_help_lists_the_commands() -> None:
+    text = saelib("--help")
+    assert all(name in text for name in ("theory", "stats", "spearman", "store", "fetch"))
+
+
+def test_theory_gives_the_published_numbers() -> None:
+    values = as_json("theory", "--gamma", 5, "--d-sae", 8192, "--k", 64, "--tokens", 100000)
+    assert values["c"] == pytest.approx(4.26489, abs=1e-4)
+    assert values["t_k"] == pytest.approx(2.41756, abs=1e-4)
+    assert values["dead_relu"] == pytest.approx(0.197, abs=1e-3)
+    assert set(values) == {"c", "t_k", "dead_relu", "dead_total", "dead_total_extended"}
+    assert "dead_total" in saelib("theory", "--gamma", 5)
+
+
+def test_stats_of_a_file(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    acts = rng.standard_normal((3000, 16)).astype(np.float32)
+    acts[:, 0] += 40
+    np.save(tmp_path / "a.npy", acts)
+    values = as_json("stats", tmp_path / "a.npy")
+    wide = acts.astype(np.float64)
+    assert values["tokens"] == 3000
+    assert values["d_in"] == 16
+    assert values["gamma_raw"] == pytest.approx(np.linalg.norm(wide.mean(0)) / np.linalg.norm(wide.std(0)), rel=1e-6)
+    assert set(values) == {
+        "tokens", "d_in", "gamma", "gamma_raw", "gamma_unit", "effective_rank", "effective_rank_fraction",
+        "excess_kurtosis", "norm_ratio", "warnings",
+    }  # fmt: skip
+    assert "gamma_unit" in saelib("stats", tmp_path / "a.npy")
+
+
+def test_mistakes_are_one_sentence_and_exit_code_1(tmp_path: Path) -> None:
+    np.save(tmp_path / "nan.npy", np.full((10, 4), np.nan))
+    (tmp_path / "t.csv").write_text("a,b,name\n1,2,x\n2,1,y\n3,3,z\n")
+    assert "no such file" in saelib("stats", tmp_path / "none.npy", code=1)
+    assert "nan.npy" in saelib("stats", tmp_path / "nan.npy", code=1)
+    assert "did you mean 'name'?" in saelib("spearman", tmp_path / "t.csv", "--x", "a", "--y", "nam", code=1)
+    assert "should be numbers" in saelib("spearman", tmp_path / "t.csv", "--x", "a", "--y", "name", code=1)
+    assert "k = 9, d_sae = 4" in saelib("theory", "--gamma", 1, "--d-sae", 4, "--k", 9, code=1)
+    assert "no such configuration file" in saelib("fetch", "--configfile", tmp_path / "none.yaml", code=1)
+    assert "no such store" in saelib("store", "verify", tmp_path / "none.zarr", code=1)
+
+
+def test_spearman_of_any_table(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b,g\n1,2,u\n2,1,u\n3,3,v\n4,,v\n5,6,v\n6,9,v\n")
+    rows = as_json("spearman", tmp_path / "t.csv", "--x", "a", "--y", "b", "--by", "g")
+    assert [row["n"] for row in rows] == [5, 2, 3]
+    assert rows[0]["rho"] == pytest.approx(0.9)
+    assert rows[0]["ci_low"] <= rows[0]["rho"] <= rows[0]["ci_high"]
+
+
+@pytest.mark.skipif(not REFERENCE.exists(), reason="the paper's released table is not here")
+@pytest.mark.parametrize(
+    ("x", "y", "expected"),
+    [
+        ("gamma", "topk", {"overall": 0.914, "biology": 0.897, "language": 0.923, "vision": 0.977}),
+        ("gamma", "relu", {"overall": 0.830, "biology": 0.853, "language": 0.611, "vision": 0.957}),
+        ("gamma_raw", "topk", {"overall": 0.620}),
+        ("gamma_raw", "relu", {"overall": 0.574}),
+    ],
+)
+def test_spearman_of_the_released_table(x: str, y: str, expected: dict[str, float]) -> None:
+    rows = as_json("spearman", REFERENCE, "--x", x, "--y", f"dead_pct_init_{y}", "--by", "domain")
+    assert rows[0]["scope"] == "overall"
+    found = {row["scope"]: row["rho"] for row in rows}
+    for scope, rho in expected.items():
+        assert found[scope] == pytest.approx(rho, abs=6e-4)
