@@ -92,7 +92,7 @@ def _block(rows: Rows, start: int) -> NDArray[np.floating]:
     block = rows.block(start, min(start + rows.block_rows, rows.shape[0]))
     if not np.isfinite(block).all():
         row = start + int(np.argmin(np.isfinite(block).all(axis=1)))
-        raise UserError(f"{rows.name}: row {row} holds NaN or infinity; a float16 forward pass can overflow, float32 helps")
+        raise UserError(f"{rows.name}: row {row} holds NaN or infinity; a forward pass in float16 can overflow")
     return block
 
 
