@@ -1,0 +1,68 @@
+"""Extraction into stores, against the bare forward pass of the same model over the same examples."""
+
+import argparse
+import shutil
+import tempfile
+from itertools import islice
+from pathlib import Path
+
+from benchmarks.timing import environment, environment_line, median_cpu, write_report
+from saelib.config import Config, load_config
+from saelib.config.sources import ArraysSource
+from saelib.datasets import open_dataset
+from saelib.errors import UserError
+from saelib.extract import extract
+from saelib.sources import open_source
+from saelib.store import Split
+
+PACKAGES = ("torch", "transformers", "zarr", "numpy")
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks extract", description=__doc__)
+    parser.add_argument("--configfile", type=Path, default=Path("workflow_config.yaml"))
+    parser.add_argument("--model", default="all-minilm-l6-v2", help="a model of the suite, all of its layers")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    options = parser.parse_args(argv)
+    config = load_config(options.configfile)
+    seconds = median_cpu(tasks(config, options.model), options.repeats)
+    bare = seconds["load and bare forward"]
+    tokens = config.extraction.tokens + config.extraction.heldout_tokens
+    print(f"{options.model}: {tokens} tokens, {len(config.models[options.model].layers)} layers")
+    for name, value in seconds.items():
+        print(f"{name:>22} {value:8.2f} CPU-s {value / bare:6.3f}x")
+    print(environment_line(*PACKAGES))
+    if options.json:
+        figures: dict[str, object] = {"model": options.model, "tokens": tokens, "cpu_seconds": seconds}
+        write_report(
+            options.json, figures | {"ratio": seconds["extract"] / bare, "environment": environment(*PACKAGES)}
+        )
+
+
+def tasks(config: Config, name: str) -> dict:
+    """Both load the model and run the same examples; only one keeps what the layers say."""
+    model = config.models[name]
+    config_source = model.source
+    if isinstance(config_source, ArraysSource) or model.dataset is None:
+        raise UserError(f"{name}: has no forward pass to compare with")
+    dataset = open_dataset(config.datasets[model.dataset])
+    tokens: dict[Split, int] = {"train": config.extraction.tokens, "heldout": config.extraction.heldout_tokens}
+
+    def bare() -> None:
+        source = open_source(config_source, "cpu", config.extraction.dtype)
+        for split, wanted in tokens.items():
+            examples = dataset.examples(split, config.seed, config.heldout_fraction)
+            done = 0
+            while done < wanted:
+                done += sum(source.forward(list(islice(examples, config_source.batch_size)), []).tokens_per_example)
+
+    def stores() -> None:
+        folder = Path(tempfile.mkdtemp())
+        try:
+            keys = dict.fromkeys(model.layers, "benchmark")
+            extract(name, config, keys, {layer: folder / f"layer_{layer}.zarr" for layer in model.layers})
+        finally:
+            shutil.rmtree(folder)
+
+    return {"load and bare forward": bare, "extract": stores}
