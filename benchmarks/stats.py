@@ -83,7 +83,7 @@ def floor(rows: ZarrRows) -> None:
 
 def textbook(rows: ZarrRows) -> None:
     """Gammas, kurtosis and effective rank by their definitions: float64, in memory, singular values."""
-    x = rows.block(0, rows.shape[0]).astype(np.float64) + rows.offset
+    x = rows.block(0, rows.shape[0]).astype(np.float64) + np.asarray(rows.offset)
     centered = x - x.mean(1, keepdims=True)
     layer_normed = centered / np.sqrt(x.var(1, keepdims=True) + 1e-5)
     for tokens in (x, layer_normed, x / np.linalg.norm(x, axis=1, keepdims=True)):

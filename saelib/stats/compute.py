@@ -1,5 +1,6 @@
 """From an activation array to its statistics."""
 
+import math
 from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -28,9 +29,10 @@ CENTERS = ("mean", "center_median", "center_coordinate_median", "center_trimmed_
 def compute_stats(rows: Rows, *, workers: int = 1, whitening: bool = True) -> LayerStats:
     """Statistics of all tokens in `rows`, which may be far larger than memory.
 
-    One pass collects moments and Gram matrices; five more find the coordinate-wise median and the trimmed mean,
-    exactly; each step of the two geometric medians (5 to 15 as a rule) is another. Memory depends on d_in and
-    `workers`, not on the number of tokens. Every result is the same to the last bit for any number of workers.
+    One pass collects moments and Gram matrices; each step of the two geometric medians (5 to 15 as a rule) is another,
+    and so is each strip of columns that is sorted for the coordinate-wise median and the trimmed mean. These two are
+    exact up to 131,072 tokens and see a spread of that many beyond; everything else sees all tokens. Memory depends on
+    d_in and `workers`, not on the number of tokens, and every bit of the result is the same for any `workers`.
 
     Args:
         rows: activations [tokens, d_in].
@@ -59,28 +61,24 @@ def compute_stats(rows: Rows, *, workers: int = 1, whitening: bool = True) -> La
         if whitening:
             arrays |= _raw_spectrum(moments, slabs.scale)
         eigenvalues = np.linalg.eigvalsh(moments.covariance(1))[::-1]
-    norms = {name: moments.norm_quantile(fraction) / slabs.scale for name, fraction in QUANTILES.items()}
-    norms["max"] = moments.max_norm / slabs.scale
-    sigma = float(np.linalg.norm(arrays["std"]))
+    norms = _norm_quantiles(moments, slabs.scale)
     rank = effective_rank(eigenvalues)
     stats = LayerStats(
         tokens=rows.shape[0],
         d_in=rows.shape[1],
         **gammas,
-        sigma=sigma,
+        sigma=float(np.linalg.norm(arrays["std"])),
         norm_ratio=norms["max"] / norms["p50"],
         norm_quantiles=norms,
         effective_rank=rank,
         effective_rank_fraction=rank / rows.shape[1],
         leading_eigenvalues=eigenvalues[:LEADING_EIGENVALUES].tolist(),
         excess_kurtosis=float(np.nanmean(arrays["excess_kurtosis"])),
-        center_distances={
-            f"{a} to {b}": float(np.linalg.norm(arrays[a] - arrays[b])) / sigma for a, b in combinations(CENTERS, 2)
-        },
-        warnings=[],
+        center_distances=_center_distances(arrays),
+        warnings=unsettled,
         arrays=arrays,
     )
-    return replace(stats, warnings=[*_warnings(stats, moments.zero_tokens), *unsettled])
+    return replace(stats, warnings=_warnings(stats, moments.zero_tokens) + unsettled)
 
 
 def effective_rank(eigenvalues: NDArray[np.floating]) -> float:
@@ -95,12 +93,17 @@ def _gammas(moments: "Moments", name: str) -> dict[str, float]:
     gammas = {"gamma_raw": moments.gamma(0), "gamma": moments.gamma(1), "gamma_unit": moments.gamma(2)}
     same = {"gamma_raw": "", "gamma": " after LayerNorm", "gamma_unit": " but for their length"}
     for kind, gamma in gammas.items():
-        if np.isinf(gamma):
+        if math.isinf(gamma):
             raise UserError(
                 f"{name}: all {moments.tokens} tokens are the same{same[kind]}, so {kind} = ||mu|| / ||sigma|| "
                 f"is not defined; it needs tokens that differ"
             )
     return gammas
+
+
+def _norm_quantiles(moments: "Moments", scale: float) -> dict[str, float]:
+    quantiles = {name: moments.norm_quantile(fraction) for name, fraction in QUANTILES.items()}
+    return {name: norm / scale for name, norm in {**quantiles, "max": moments.max_norm}.items()}
 
 
 def _moment_arrays(moments: "Moments", scale: float) -> dict[str, NDArray[np.floating]]:
@@ -109,6 +112,11 @@ def _moment_arrays(moments: "Moments", scale: float) -> dict[str, NDArray[np.flo
         "std": np.sqrt(moments.variance()) / scale,
         "excess_kurtosis": moments.excess_kurtosis(),
     }
+
+
+def _center_distances(arrays: dict[str, NDArray[np.floating]]) -> dict[str, float]:
+    sigma = np.linalg.norm(arrays["std"])
+    return {f"{a} to {b}": float(np.linalg.norm(arrays[a] - arrays[b]) / sigma) for a, b in combinations(CENTERS, 2)}
 
 
 def _raw_spectrum(moments: "Moments", scale: float) -> dict[str, NDArray[np.floating]]:
@@ -124,18 +132,27 @@ def _warnings(stats: LayerStats, zero_tokens: int) -> list[str]:
     std = stats.arrays["std"]
     constant = int((std == 0).sum())
     nearly = int((std < NEARLY_CONSTANT * np.median(std[std > 0])).sum()) - constant
-    found = {
-        f"{stats.tokens} tokens are few for {stats.d_in} dimensions: below {TOKENS_PER_DIMENSION * stats.d_in} the "
-        f"effective rank reads low and whitening fits noise": stats.tokens < TOKENS_PER_DIMENSION * stats.d_in,
-        f"massive tokens: the largest norm is {stats.norm_ratio:.0f} times the median; they can hide the other tokens "
-        f"from gamma, effective rank and the mean": stats.norm_ratio > MASSIVE_NORM_RATIO,
-        f"{zero_tokens} tokens are all zeros, which suggests padding": zero_tokens > 0,
-        f"{constant} of {stats.d_in} dimensions are constant": constant > 0,
-        f"{nearly} of {stats.d_in} dimensions vary less than a millionth as much as the median dimension; z-scoring "
-        f"would blow up rounding errors there": nearly > 0,
-        f"gamma = {stats.gamma:.2g} is at the limit of float32 and holds to few digits": max(
-            stats.gamma, stats.gamma_unit
+    wanted = TOKENS_PER_DIMENSION * stats.d_in
+    found = []
+    if stats.tokens < wanted:
+        found.append(
+            f"{stats.tokens} tokens are few for {stats.d_in} dimensions: with fewer than {wanted} the effective rank "
+            f"reads low and whitening fits noise"
         )
-        > UNRESOLVED_GAMMA,
-    }
-    return [sentence for sentence, applies in found.items() if applies]
+    if stats.norm_ratio > MASSIVE_NORM_RATIO:
+        found.append(
+            f"massive tokens: the largest norm is {stats.norm_ratio:.0f} times the median; they can hide the other "
+            f"tokens from gamma, effective rank and the mean"
+        )
+    if zero_tokens:
+        found.append(f"{zero_tokens} tokens are all zeros, which suggests padding")
+    if constant:
+        found.append(f"{constant} of {stats.d_in} dimensions are constant")
+    if nearly:
+        found.append(
+            f"{nearly} of {stats.d_in} dimensions vary less than a millionth as much as the median one; z-scoring "
+            f"would blow up rounding errors there"
+        )
+    if max(stats.gamma, stats.gamma_unit) > UNRESOLVED_GAMMA:
+        found.append(f"gamma = {stats.gamma:.2g} is near the limit of float32 and holds to few digits")
+    return found

@@ -8,8 +8,6 @@ import numpy as np
 
 # Sums may be reordered, but NaN and infinity keep their meaning: they are how a bad token is found.
 _jit = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
-# False must be said: called from a function above, they would take on its fastmath.
-_jit_in_order = numba.njit(cache=True, nogil=True, fastmath=False)
 
 # Rows of `pilots` and the first rows of `sums` in `add_moments`.
 RAW, NORMALISED, UNIT = 0, 1, 2
@@ -17,7 +15,7 @@ RAW, NORMALISED, UNIT = 0, 1, 2
 _ROWS_IN_FLOAT32 = 64
 
 
-@_jit_in_order
+@numba.njit(cache=True, nogil=True)
 def decode_half(bits, scale, out):
     """float16, given as its bits (uint16 [n, d]), times `scale`, into float32 `out`. Infinity becomes NaN.
 
@@ -63,7 +61,10 @@ def add_moments(values, origin, pilots, epsilon, sums, squares, normalised, norm
 
 @_jit
 def _measure(row, origin, epsilon, token):
-    """Write the token, origin added; return its mean over coordinates, 1 / sqrt(variance + epsilon) and norm."""
+    """Write the token, origin added; return its mean over coordinates, 1 / sqrt(variance + epsilon) and norm.
+
+    In the type of `origin`, `epsilon` and `token`.
+    """
     d = row.shape[0]
     total = np.float32(0)
     square = np.float32(0)
@@ -113,43 +114,29 @@ def _add_powers(row, pilot, first, second, third, fourth):
 
 @_jit
 def add_pull(values, origin, layer_norm, epsilon, center, pull, totals):
-    """Add n rows to what a Weiszfeld step from `center` needs (float32 [2, d]: the centre is the sum of both rows).
+    """Add n rows to what a Weiszfeld step from `center` (float64 [d]) needs, in float64.
 
     `pull` float64 [d]: sum of the unit vectors from the centre to the tokens. `totals` float64 [3]: sum of inverse
-    distances, sum of distances, number of tokens exactly at the centre. With `layer_norm` the tokens are LayerNormed,
-    without it they are the values themselves (relative to the origin, as the centre must then be).
+    distances, sum of distances, number of tokens exactly at the centre. With `layer_norm` the tokens are LayerNormed
+    (`origin` and `epsilon` float64), without it they are the values themselves, relative to the origin like `center`.
     """
     n, d = values.shape
-    token = np.empty(d, np.float32)
+    token = np.empty(d, np.float64)
     for i in range(n):
         token[:] = values[i]
+        mean, inverse_std = 0.0, 1.0
         if layer_norm:
             mean, inverse_std, _ = _measure(values[i], origin, epsilon, token)
-            for j in range(d):
-                token[j] = (token[j] - mean) * inverse_std
-        square = _subtract(token, center[0], center[1])
+        square = 0.0
+        for j in range(d):
+            difference = (token[j] - mean) * inverse_std - center[j]
+            token[j] = difference
+            square += difference * difference
         if square == 0:
             totals[2] += 1
             continue
-        distance = np.sqrt(square)
-        totals[0] += 1 / distance
-        totals[1] += distance
+        inverse_distance = 1 / np.sqrt(square)
+        totals[0] += inverse_distance
+        totals[1] += square * inverse_distance
         for j in range(d):
-            pull[j] += token[j] / distance
-
-
-@_jit
-def _subtract(token, coarse, fine):
-    """Subtract coarse + fine in place; return the squared length of what is left."""
-    square = np.float32(0)
-    for j in range(token.shape[0]):
-        difference = _in_order(token[j], coarse[j], fine[j])
-        token[j] = difference
-        square += difference * difference
-    return square
-
-
-@_jit_in_order
-def _in_order(x, coarse, fine):
-    """Both differences are exact near the centre; reordered, `fine` would vanish in `coarse`."""
-    return (x - coarse) - fine
+            pull[j] += token[j] * inverse_distance

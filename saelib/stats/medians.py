@@ -24,17 +24,14 @@ class _Pull:
     """What a Weiszfeld step needs of some tokens."""
 
     def __init__(self, slabs: Slabs, center: NDArray[np.float64], epsilon: float | None) -> None:
-        self.origin = slabs.origin
-        # One float32 may be too coarse for a centre far from zero: a second holds what it rounds away.
-        coarse = center.astype(np.float32)
-        self.center = np.stack([coarse, (center - coarse).astype(np.float32)])
+        self.origin = slabs.origin.astype(np.float64)
+        self.center = center
         self.epsilon = epsilon
         self.pull = np.zeros(len(center))
         self.totals = np.zeros(3)
 
     def add(self, values: NDArray[np.float32], start: int) -> None:
-        layer_norm = self.epsilon is not None
-        epsilon = np.float32(self.epsilon or 0)
+        layer_norm, epsilon = self.epsilon is not None, self.epsilon or 0.0
         add_pull(values, self.origin, layer_norm, epsilon, self.center, self.pull, self.totals)
 
     def merge(self, other: "_Pull") -> None:

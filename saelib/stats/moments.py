@@ -4,6 +4,7 @@ Every sum is of differences to a pilot, a mean estimated from a sample. Without 
 difference of two large numbers: at gamma = 1000 it would have lost six digits, and the kurtosis all of them.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -133,7 +134,7 @@ class Moments:
             shift = self.sums[of] / self.tokens
             smallest = (length / _MAX_GAMMA) ** 2
             total_variance = float(self.squares[of - 1] / self.tokens - shift @ shift)
-        return length / total_variance**0.5 if total_variance > smallest else np.inf
+        return length / math.sqrt(total_variance) if total_variance > smallest else math.inf
 
     def excess_kurtosis(self) -> NDArray[np.float64]:
         """[d_in] fourth central moment over squared variance, less 3; NaN where the values are constant."""

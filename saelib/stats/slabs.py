@@ -1,5 +1,6 @@
 """Walk over an array of any length: read a slab, fold it into a small state, merge the states."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar
@@ -126,7 +127,7 @@ def open_slabs(rows: Rows) -> Slabs:
         base = np.zeros(rows.shape[1], np.float32)
     values = sample.astype(np.float64) - (base if subtract else 0)
     spread = float(np.abs(values - values.mean(0)).mean())
-    scale = 2.0 ** -np.clip(round(np.log2(spread)), -100, 100) if spread > 0 else 1.0
+    scale = 2.0 ** -min(max(round(math.log2(spread)), -100), 100) if spread > 0 else 1.0
     return Slabs(rows, base, scale, subtract, (values * scale).astype(np.float32))
 
 
@@ -138,5 +139,6 @@ def _sample(rows: Rows) -> NDArray[np.floating]:
     count = min(rows.block_rows, -(-_SAMPLE_ROWS // len(chosen)))
     starts = [int(block) * rows.block_rows for block in chosen]
     sample = np.concatenate([rows.block(start, min(start + count, tokens)) for start in starts])
-    sample = sample[np.isfinite(sample).all(1)]
+    with np.errstate(over="ignore"):
+        sample = sample[np.isfinite(sample.astype(np.float32)).all(1)]
     return sample if len(sample) else np.zeros((1, d_in), sample.dtype)

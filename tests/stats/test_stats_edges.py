@@ -1,0 +1,114 @@
+"""Data that cannot be measured is refused by name; data that misleads is measured with a warning."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from saelib.errors import UserError
+from saelib.rows import ArrayRows
+from saelib.stats import compute_stats
+
+
+def tokens(n: int = 3000, d_in: int = 16) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((n, d_in)).astype(np.float32) + 1
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_counted_and_located(bad: float, dtype: type) -> None:
+    x = tokens(20_000).astype(dtype)
+    x[[777, 12_345, 12_345, 19_999], [3, 0, 1, 15]] = bad
+    with pytest.raises(UserError, match=r"gpt layer 3: NaN or infinite values in 3 of 20000 tokens.* row 777 "):
+        compute_stats(ArrayRows(x, name="gpt layer 3", block_rows=512), workers=2)
+
+
+def test_nothing_but_nan() -> None:
+    with pytest.raises(UserError, match="in 50 of 50 tokens, the first in row 0 "):
+        compute_stats(ArrayRows(np.full((50, 4), np.nan, np.float32)))
+
+
+def test_float64_beyond_float32_is_refused_and_not_turned_into_infinity() -> None:
+    x = tokens().astype(np.float64)
+    x[5, 5] = 1e60
+    with pytest.raises(UserError, match=r"in 1 of 3000 tokens.* row 5 "):
+        compute_stats(ArrayRows(x))
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (8, 0)])
+def test_no_activations(shape: tuple[int, int]) -> None:
+    with pytest.raises(UserError, match="empty: no activations"):
+        compute_stats(ArrayRows(np.zeros(shape, np.float32), name="empty"))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e3])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_constant_activations(value: float, dtype: type) -> None:
+    x = np.full((5000, 8), value, dtype) * np.arange(1, 9, dtype=dtype)
+    with pytest.raises(UserError, match="constant: all 5000 tokens are the same, so gamma_raw"):
+        compute_stats(ArrayRows(x, name="constant", block_rows=128))
+
+
+def test_one_token() -> None:
+    with pytest.raises(UserError, match="all 1 tokens are the same"):
+        compute_stats(ArrayRows(tokens(1)))
+
+
+def test_tokens_that_differ_in_length_alone() -> None:
+    x = np.linspace(1, 2, 3000)[:, None] * np.linspace(-100, 300, 16)
+    with pytest.raises(UserError, match=r"all 3000 tokens are the same after LayerNorm|but for their length"):
+        compute_stats(ArrayRows(x))
+
+
+def test_constant_dimensions_are_left_out_of_the_kurtosis() -> None:
+    x = tokens()
+    x[:, [2, 9]] = [0.1, -77.7]
+    stats = compute_stats(ArrayRows(x))
+    without = compute_stats(ArrayRows(np.delete(x, [2, 9], axis=1)))
+    assert np.array_equal(stats.arrays["std"] == 0, np.isin(np.arange(16), [2, 9]))
+    assert np.array_equal(np.isnan(stats.arrays["excess_kurtosis"]), np.isin(np.arange(16), [2, 9]))
+    assert stats.excess_kurtosis == pytest.approx(without.excess_kurtosis, rel=1e-6)
+    assert "2 of 16 dimensions are constant" in stats.warnings
+
+
+def test_tokens_of_zeros_are_kept_and_mentioned() -> None:
+    x = tokens()
+    x[::3] = 0
+    stats = compute_stats(ArrayRows(x))
+    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    unit = x / np.where(norms > 0, norms, 1)
+    expected = np.linalg.norm(unit.mean(0)) / np.linalg.norm(unit.std(0))
+    assert stats.gamma_unit == pytest.approx(expected, rel=1e-5)
+    assert stats.norm_quantiles["p01"] == pytest.approx(np.quantile(norms[norms > 0], 0.01, method="lower"), rel=1e-3)
+    assert "1000 tokens are all zeros, which suggests padding" in stats.warnings
+
+
+def test_warnings_come_when_they_should() -> None:
+    assert compute_stats(ArrayRows(tokens())).warnings == []
+
+    def warns(x: np.ndarray, words: str) -> bool:
+        warnings = compute_stats(ArrayRows(x)).warnings
+        return len(warnings) == 1 and words in warnings[0]
+
+    assert warns(tokens(79), "79 tokens are few for 16 dimensions: with fewer than 80")
+    assert compute_stats(ArrayRows(tokens(80))).warnings == []
+    massive = tokens()
+    massive[4, 4] = 1000
+    assert warns(massive, "massive tokens")
+    flat = tokens()
+    flat[:, 1] *= 1e-7
+    assert warns(flat, "1 of 16 dimensions vary less than a millionth")
+    severe = tokens().astype(np.float64)
+    severe[:, :2] += [1e6, -2e6]
+    assert warns(severe, "limit of float32")
+
+
+def test_whitening_is_optional() -> None:
+    assert "eigenvectors" not in compute_stats(ArrayRows(tokens()), whitening=False).arrays
+
+
+def test_import_stays_light() -> None:
+    script = "import sys, saelib.stats; print([m for m in ('numba', 'torch', 'dask', 'zarr') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
