@@ -15,8 +15,8 @@ from filelock import FileLock
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from saelib.config import WeightsConfig
-from saelib.config.sources import HubFiles, LocalFiles, Wheel
+from saelib.config import Config, WeightsConfig
+from saelib.config.sources import ArraysSource, HubFiles, LocalFiles, Wheel
 from saelib.errors import UserError
 from saelib.files import published_folder, remove_drafts
 
@@ -49,6 +49,16 @@ def fetch_files(files: WeightsConfig) -> list[Path]:
     if not found:
         raise UserError(f"{describe(files)}: holds no files")
     return found
+
+
+def fetch_suite(config: Config) -> None:
+    """Bring every file that a suite names to this machine. Raises `UserError` for the first that cannot be had."""
+    for model in config.models.values():
+        if not isinstance(model.source, ArraysSource):
+            fetch(model.source.weights)
+    for dataset in config.datasets.values():
+        for files in getattr(dataset, "files", ()):
+            fetch_files(files)
 
 
 def describe(files: WeightsConfig) -> str:

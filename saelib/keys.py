@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).parent
-# These decide no number: settings enter a key as values, and the others only move bytes or words about.
-NOT_IN_KEYS = ("saelib", "saelib.config", "saelib.errors", "saelib.files", "saelib.jobs", "saelib.progress")
+# These decide no number: settings enter a key as values, downloads are pinned, the rest moves bytes or words about.
+NOT_IN_KEYS = ("saelib.config", "saelib.errors", "saelib.fetch", "saelib.files", "saelib.jobs", "saelib.progress")
 
 
 def make_key(stage: str, settings: Any, code: str, upstream: Iterable[str] = ()) -> str:
@@ -69,7 +69,7 @@ def fingerprint(path: str) -> str:
 
 
 def _counts(module: str) -> bool:
-    return not any(module == name or module.startswith(f"{name}.") for name in NOT_IN_KEYS[1:]) and module != "saelib"
+    return module != "saelib" and not any(module == name or module.startswith(f"{name}.") for name in NOT_IN_KEYS)
 
 
 @cache

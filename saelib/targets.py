@@ -1,6 +1,7 @@
 """Every result that a suite wants, and the key that makes it fresh."""
 
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from saelib import datasets, sources
 from saelib.config import Config, ModelConfig
 from saelib.config.base import Section
+from saelib.config.schema import PythonDocs
 from saelib.config.sources import ArraysSource, LocalFiles
 from saelib.keys import code_hash, fingerprint, make_key
 from saelib.store.layout import read_key
@@ -64,9 +66,13 @@ def _extract_settings(config: Config, model: ModelConfig) -> dict[str, Any]:
     """What all layers of a model share."""
     # Each layer of an `arrays` source has a file of its own, which is none of the other layers' affair.
     parts: list[Section] = [] if isinstance(model.source, ArraysSource) else [model.source]
-    if model.dataset:
-        parts.append(config.datasets[model.dataset])
+    dataset = config.datasets[model.dataset] if model.dataset else None
+    if dataset is not None:
+        parts.append(dataset)
+    # The documentation inside Python changes with its version.
+    python = sys.version_info[:2] if isinstance(dataset, PythonDocs) else None
     return {
+        "python": python,
         "parts": [part.model_dump(mode="json") for part in parts],
         "local_files": [mark for part in parts for mark in _fingerprints(part)],
         "extraction": config.extraction.model_dump(mode="json", exclude={"threads"}),

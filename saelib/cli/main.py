@@ -97,9 +97,10 @@ def fetch(
 ) -> None:
     """Download the weights and data of a suite into the cache, so that its jobs need no network."""
     from saelib.config import load_config
-    from saelib.fetch import fetch_suite
+    from saelib.fetch import cache_folder, fetch_suite
 
     fetch_suite(load_config(configfile))
+    typer.echo(f"{configfile}: all weights and data are in {cache_folder()}")
 
 
 @store_app.command("verify")
