@@ -16,9 +16,14 @@ from saelib.files import published_file, published_folder, read_json, remove_dra
 
 def test_a_failed_writer_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"a": 1})
-    with pytest.raises(RuntimeError), published_file(tmp_path / "x.json") as draft:
-        draft.write_text("half")
-        raise RuntimeError
+
+    def fail() -> None:
+        with published_file(tmp_path / "x.json") as draft:
+            draft.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert read_json(tmp_path / "x.json") == {"a": 1}
     assert os.listdir(tmp_path) == ["x.json"]
 
@@ -27,9 +32,14 @@ def test_a_failed_writer_leaves_the_old_folder_and_no_draft(tmp_path: Path) -> N
     for content in ("first", "second"):
         with published_folder(tmp_path / "f") as draft:
             (draft / "a").write_text(content)
-    with pytest.raises(RuntimeError), published_folder(tmp_path / "f") as draft:
-        (draft / "a").write_text("half")
-        raise RuntimeError
+
+    def fail() -> None:
+        with published_folder(tmp_path / "f") as draft:
+            (draft / "a").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert (tmp_path / "f" / "a").read_text() == "second"
     assert os.listdir(tmp_path) == ["f"]
 
