@@ -77,6 +77,12 @@ def test_the_seed_decides_and_other_images_do_not(folder):
     assert all(np.array_equal(first[name], fewer[name]) for name in fewer)
 
 
+def test_the_order_of_the_files_does_not_matter(folder):
+    files = sorted(folder.glob("*.png"))
+    forward, backward = (pixels(ImageCrops(order, size=32)) for order in (files, files[::-1]))
+    assert list(forward) == list(backward)
+
+
 @pytest.mark.parametrize(
     ("mode", "suffix"), [("L", "png"), ("LA", "png"), ("RGBA", "png"), ("1", "tif"), ("L", "jpg"), ("P", "gif")]
 )

@@ -180,6 +180,14 @@ def test_batch_and_company_change_nothing(tiny):
         np.testing.assert_allclose(together.layers[layer], alone, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_lower_precision_stays_near(tiny, tiny_file, dtype):
+    examples = [example(dna(2 * CONTEXT + 30))]
+    exact, rounded = (source.forward(examples, [4]).layers[4] for source in (tiny, Spliceai(tiny_file, dtype=dtype)))
+    assert rounded.dtype == np.float32
+    assert 0 < np.abs(rounded - exact).max() < 0.1 * np.abs(exact).max()
+
+
 def test_one_hot_is_acgt_in_order_and_zeros_for_the_unknown():
     np.testing.assert_array_equal(one_hot("ACGTNacgtR", "x"), np.vstack([np.eye(4), np.zeros(4)] * 2))
 
@@ -240,8 +248,8 @@ def test_the_real_network_equals_the_float64_reference():
     stream, probabilities = Reference(read_keras(path)[1], dilations, 4).run(codes)
     acts = source.forward([example(letters)], range(17))
     for layer in range(17):
-        np.testing.assert_allclose(acts.layers[layer], stream[layer][5000:-5000], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(acts.layers[layer], stream[layer][5000:-5000], atol=5e-4)
     head = source.network.steps[-1].name
     got = source.network.run(torch.from_numpy(codes.T[None]), [head])[head][0].numpy().T
     np.testing.assert_allclose(got.sum(axis=1), 1, atol=1e-5)
-    np.testing.assert_allclose(got, probabilities[5000:-5000], atol=1e-4)
+    np.testing.assert_allclose(got, probabilities[5000:-5000], atol=1e-5)
