@@ -75,27 +75,25 @@ def fired_latents(values: Tensor, indices: Tensor, d_sae: int) -> Tensor:
 
 
 class _Error:
-    """Squared error and total variance over tokens, summed in float64 on the device."""
+    """Squared error and total variance over tokens, summed in float64, where a large mean drowns neither."""
 
     def __init__(self, scale: Scale) -> None:
         self.tokens = 0
         self._scale = scale
         self._error = torch.zeros((), dtype=torch.float64, device=scale.mean.device)
         self._squares = torch.zeros_like(self._error)
-        self._shift = torch.zeros_like(scale.mean, dtype=torch.float64)
+        self._total = torch.zeros_like(scale.mean, dtype=torch.float64)
 
     def add(self, x: Tensor, x_hat: Tensor) -> None:
-        # About the training mean, which is near these rows' own: a large mean then costs no precision.
-        deviation = (x - self._scale.mean).double()
         self._error += (x - x_hat).double().square().sum()
-        self._squares += deviation.square().sum()
-        self._shift += deviation.sum(0)
+        self._squares += x.double().square().sum()
+        self._total += x.double().sum(0)
         self.tokens += len(x)
 
     def figures(self) -> tuple[float, float, float]:
         """mse, normalized mse, variance explained."""
         mse = self._error.item() / self.tokens
-        variance = (self._squares - self._shift.square().sum() / self.tokens).item() / self.tokens
+        variance = (self._squares - self._total.square().sum() / self.tokens).item() / self.tokens
         return mse, mse / self._scale.variance, 1 - mse / variance if variance > 0 else math.nan
 
 

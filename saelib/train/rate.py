@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from saelib.config import TrainConfig
+from saelib.errors import UserError
 from saelib.files import published_file
 from saelib.rows import Rows
 from saelib.train.evaluate import Evaluation, evaluate
@@ -65,6 +66,9 @@ def train_rate(setting: Setting, learning_rate: float, report: Callable[[int, st
     """Train one SAE and measure it.
 
     `report` is called at each recorded step with the steps done since the last one, and a note.
+
+    Raises:
+        UserError: where the held-out rows are not finite.
     """
     config, space, heldout = setting.config, setting.space, setting.heldout
     start = torch.Generator().manual_seed(setting.seed)
@@ -74,7 +78,7 @@ def train_rate(setting: Setting, learning_rate: float, report: Callable[[int, st
     sae.to(space.device)
     trainer = Trainer(sae, config, auxk=setting.auxk, learning_rate=learning_rate, variance=space.trained.variance)
     probe = list(space.samples(heldout, min(PROBE_ROWS, heldout.shape[0])))
-    initial = evaluate(sae, probe, space)
+    initial = _finite(evaluate(sae, probe, space), heldout)
     history = [_history_row(trainer, 0, initial, space)]
     for step, batch in enumerate(islice(setting.batches.batches(), config.steps), 1):
         trainer.step(batch)
@@ -85,11 +89,16 @@ def train_rate(setting: Setting, learning_rate: float, report: Callable[[int, st
             history.append(_history_row(trainer, step, measured, space))
             if not measured.mse <= DIVERGED * initial.mse:
                 return RateResult(learning_rate, "diverged", None, history, {})
-    final = evaluate(sae, space.samples(heldout, heldout.shape[0]), space)
-    if not final.mse <= DIVERGED * initial.mse:
-        return RateResult(learning_rate, "diverged", None, history, {})
+    final = _finite(evaluate(sae, space.samples(heldout, heldout.shape[0]), space), heldout)
     weights = {name: value.detach().cpu().contiguous() for name, value in sae.named_parameters()}
     return RateResult(learning_rate, "ok", final, history, weights)
+
+
+def _finite(measured: Evaluation, heldout: Rows) -> Evaluation:
+    """What was measured with weights that are known to be finite."""
+    if not math.isfinite(measured.mse):
+        raise UserError(f"{heldout.name}: the held-out activations are not finite; nothing can be measured on them")
+    return measured
 
 
 def _history_row(trainer: Trainer, step: int, measured: Evaluation, space: Space) -> dict[str, Any]:

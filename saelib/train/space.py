@@ -14,6 +14,8 @@ from saelib.rows import Rows, read_float32
 
 SCALE_ROWS = 65_536
 """Training rows that a mean and a variance are taken over: the first ones, as rows are shuffled when stored."""
+CONSTANT = 1e-13
+"""Rows whose variance is a smaller share of their mean square hold nothing but rounding."""
 SAMPLE_ROWS = 2_048
 """Rows measured at once, which bounds the memory of dense pre-activations."""
 
@@ -54,18 +56,16 @@ class Scale:
 def measure_scale(rows: Rows, device: str) -> Scale:
     """Mean and variance over the first rows. Raises `UserError` where they are constant or not finite."""
     tokens = min(rows.shape[0], SCALE_ROWS)
-    # Deviations from any nearby point will do; without one, a large mean would drown the variance in rounding.
-    pilot = read_float32(rows, 0, min(tokens, rows.block_rows)).mean(axis=0, dtype=np.float64)
-    shift, squares = np.zeros_like(pilot), 0.0
+    total, squares = np.zeros(rows.shape[1]), 0.0
     for start in range(0, tokens, rows.block_rows):
-        deviation = read_float32(rows, start, min(start + rows.block_rows, tokens)) - pilot
-        shift += deviation.sum(axis=0)
-        squares += float(np.square(deviation).sum())
-    shift /= tokens
-    variance = squares / tokens - float(shift @ shift)
-    if not 0 < variance < np.inf:
+        x = read_float32(rows, start, min(start + rows.block_rows, tokens)).astype(np.float64)
+        total += x.sum(axis=0)
+        squares += float(np.square(x).sum())
+    mean = total / tokens
+    variance = squares / tokens - float(mean @ mean)
+    if not CONSTANT * squares / tokens < variance < np.inf:
         raise UserError(f"{rows.name}: the training activations are constant or not finite; nothing can be learnt")
-    return Scale(torch.from_numpy((pilot + shift).astype(np.float32)).to(device), variance)
+    return Scale(torch.from_numpy(mean.astype(np.float32)).to(device), variance)
 
 
 class Space:

@@ -114,7 +114,6 @@ def train_variant(
 
 def _train_rates(setting: Setting, folder: Path, key: str, subject: Subject) -> Iterator[RateResult]:
     """The result of each learning rate, in the order of the config."""
-    _remove_leftovers(folder, key)
     rates = setting.config.learning_rates
     with progress(f"train {subject}", len(rates) * setting.config.steps, "steps", log) as advance:
         for number, rate in enumerate(rates, 1):
@@ -135,14 +134,6 @@ def _train_or_load(setting: Setting, rate: float, path: Path, key: str, advance:
     return result
 
 
-def _remove_leftovers(folder: Path, key: str) -> None:
-    """Delete drafts, and rates that belong to another key."""
-    remove_drafts(folder)
-    for path in folder.glob("*.safetensors"):
-        if load_rate(path, key) is None:
-            path.unlink(missing_ok=True)
-
-
 def _with_preprocess(weights: dict[str, Tensor], preprocess: Preprocess) -> dict[str, Tensor]:
     """Add what turns an activation into what the SAE reads: x -> (x - preprocess_center) @ preprocess_scale."""
     if preprocess.scale is None:
@@ -154,7 +145,7 @@ def _with_preprocess(weights: dict[str, Tensor], preprocess: Preprocess) -> dict
 
 
 def _publish(output: Path, sweep: dict[str, Any], history: list[dict[str, Any]], weights: dict[str, Tensor]) -> None:
-    """Put the results in place, `sweep.json` last; then the rates have served."""
+    """Put the results in place, `sweep.json` last; then the rates, and what other keys left there, have served."""
     remove_drafts(output)
     # An earlier sweep.json must not vouch for the files that are about to be replaced.
     (output / "sweep.json").unlink(missing_ok=True)

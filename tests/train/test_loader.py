@@ -72,6 +72,14 @@ def test_order_depends_on_seed_and_epoch():
     assert order(0)[:2] != order(0)[2:]
 
 
+def test_blocks_come_in_another_order_each_epoch():
+    loader = ShuffledBatches(CountingRows(100, 10), 10, seed=0, window_bytes=10 * ROW_BYTES)
+    blocks = [min(batch) // 10 for batch in ids(loader, 20)]
+    assert sorted(blocks[:10]) == sorted(blocks[10:]) == list(range(10))
+    assert blocks[:10] != blocks[10:]
+    assert blocks[:10] != list(range(10))
+
+
 def test_rows_of_a_window_are_mixed_evenly():
     # One window: a row's place in the epoch is uniform, so its mean over epochs is near the middle.
     loader = ShuffledBatches(CountingRows(64, 8), 64, seed=0)

@@ -83,10 +83,13 @@ def test_pca_is_training_on_whitened_data(train_on: TrainOn, statistics: Callabl
 
 def test_a_rate_that_diverges_is_reported_and_the_sweep_goes_on(train_on: TrainOn):
     config = SMALL.model_copy(update={"learning_rates": (1e8, 1e-3)})
-    found = json.loads((train_on(toy(), toy(seed=1), config, VariantConfig()) / "sweep.json").read_text())
+    out = train_on(toy(), toy(seed=1), config, VariantConfig())
+    found = json.loads((out / "sweep.json").read_text())
     assert found["runs"][0] == {"learning_rate": 1e8, "status": "diverged"}
     assert found["runs"][1]["status"] == "ok"
     assert found["best_learning_rate"] == 1e-3
+    history = pl.read_parquet(out / "history.parquet")
+    assert history.filter(pl.col("learning_rate") == 1e8)["step"].to_list() == [0, 10]  # it ends when it is seen
 
 
 def test_rates_that_all_diverge_are_an_error_that_names_what_was_trained(train_on: TrainOn, tmp_path: Path):
@@ -99,22 +102,43 @@ def test_rates_that_all_diverge_are_an_error_that_names_what_was_trained(train_o
 def test_rows_without_variance_or_with_nan_are_refused(train_on: TrainOn):
     broken = toy()
     broken[5, 2] = np.nan
-    for rows in (np.ones((600, 16), np.float32), broken):
+    for rows in (np.full((600, 16), 0.1, np.float32), broken):
         with pytest.raises(UserError, match=r"toy \(train\): .*constant or not finite"):
             train_on(rows, toy(seed=1), SMALL, VariantConfig(), arrays={"mean": np.zeros(16)})
 
 
-def test_results_of_another_key_are_replaced(train_on: TrainOn, tmp_path: Path):
+@pytest.mark.parametrize("row", [0, -1], ids=["in the probe", "after it"])
+def test_heldout_rows_with_nan_are_no_divergence(train_on: TrainOn, row: int):
+    broken = toy(3_000)
+    broken[row, 2] = np.inf
+    with pytest.raises(UserError, match=r"toy \(heldout\): .*not finite"):
+        train_on(toy(), broken, SMALL, VariantConfig())
+
+
+def test_results_of_another_key_are_ignored_and_removed(train_on: TrainOn, tmp_path: Path, monkeypatch):
     wanted = contents(train_on(toy(), toy(seed=1), SMALL, VariantConfig(), folder="fresh", key="new"))
-    train_on(toy(), toy(seed=2), SMALL, VariantConfig())
+    # A job with another key was killed after all its rates: one that is asked for again, one that is not, a draft.
+    monkeypatch.setattr(sweep, "_publish", lambda *_: None)
+    train_on(toy(seed=2), toy(seed=1), SMALL.model_copy(update={"learning_rates": (1e-3, 0.5)}), VariantConfig())
+    monkeypatch.undo()
     rates = tmp_path / "out" / "rates"
-    rates.mkdir()
-    # What a job with another key left when it was killed: a rate that is asked for again, one that is not, a draft.
-    for name in ("0.001.safetensors", "0.5.safetensors"):
-        (rates / name).write_bytes((tmp_path / "out" / "weights.safetensors").read_bytes())
+    assert sorted(path.name for path in rates.iterdir()) == ["0.001.safetensors", "0.5.safetensors"]
     (rates / ".0.001.safetensors.aa.draft").write_bytes(b"half")
-    assert contents(train_on(toy(), toy(seed=1), SMALL, VariantConfig(), key="new")) == wanted
-    assert not rates.exists()
+    out = train_on(toy(), toy(seed=1), SMALL, VariantConfig(), key="new")
+    assert contents(out) == wanted
+    assert sorted(path.name for path in out.iterdir()) == list(FILES)
+
+
+def test_an_old_sweep_never_vouches_for_new_weights(train_on: TrainOn, monkeypatch: pytest.MonkeyPatch):
+    out = train_on(toy(), toy(seed=1), SMALL, VariantConfig())
+
+    def full(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(sweep, "write_json", full)
+    with pytest.raises(OSError, match="disk full"):
+        train_on(toy(), toy(seed=1), SMALL, VariantConfig(auxk=True), key="new")
+    assert not (out / "sweep.json").exists()
 
 
 CHILD = """

@@ -11,7 +11,7 @@ from saelib.train.model import TopKSAE
 from saelib.train.trainer import Trainer
 
 Make = Callable[..., TopKSAE]
-K, K_AUX, DEAD_AFTER, LR, VARIANCE = 2, 3, 64, 1e-2, 11.0
+K, DEAD_AFTER, LR, VARIANCE = 2, 64, 1e-2, 11.0
 
 
 def batches(steps: int = 50) -> list[Tensor]:
@@ -21,7 +21,7 @@ def batches(steps: int = 50) -> list[Tensor]:
     return [mean + torch.randn(16, 7, generator=generator, dtype=torch.float64) for _ in range(steps)]
 
 
-def naive_training(sae: TopKSAE, auxk: bool) -> dict[str, Tensor]:
+def naive_training(sae: TopKSAE, k_aux: int) -> dict[str, Tensor]:
     """The same training written the plain way: dense codes, autograd, one latent's age in a list."""
     W_enc, W_dec, b_enc, b_dec = (
         p.detach().clone().requires_grad_() for p in (sae.W_enc, sae.W_dec, sae.b_enc, sae.b_dec)
@@ -35,10 +35,10 @@ def naive_training(sae: TopKSAE, auxk: bool) -> dict[str, Tensor]:
         loss = ((x - x_hat) ** 2).sum(1).mean() / VARIANCE
         age = [0 if (z[:, i] > 0).any() else a + len(x) for i, a in enumerate(age)]
         dead = [i for i, a in enumerate(age) if a >= DEAD_AFTER]
-        if auxk and dead:
+        if k_aux and dead:
             e = (x - x_hat).detach()
             z_dead = pre[:, dead].relu()
-            kept = torch.zeros_like(z_dead).scatter(1, z_dead.topk(min(K_AUX, len(dead))).indices, 1.0)
+            kept = torch.zeros_like(z_dead).scatter(1, z_dead.topk(min(k_aux, len(dead))).indices, 1.0)
             error = ((e - (z_dead * kept) @ W_dec[dead]) ** 2).sum()
             loss = loss + error / ((e - e.mean(0)) ** 2).sum() / 32
         optimizer.zero_grad()
@@ -51,16 +51,18 @@ def naive_training(sae: TopKSAE, auxk: bool) -> dict[str, Tensor]:
     return {"W_enc": W_enc, "W_dec": W_dec, "b_enc": b_enc, "b_dec": b_dec}
 
 
-def make_trainer(sae: TopKSAE, auxk: bool) -> Trainer:
-    config = TrainConfig(d_sae=20, k=K, auxk_k=K_AUX, dead_after_examples=DEAD_AFTER)
+def make_trainer(sae: TopKSAE, auxk: bool, auxk_k: int | None = None) -> Trainer:
+    config = TrainConfig(d_sae=20, k=K, auxk_k=auxk_k, dead_after_examples=DEAD_AFTER)
     return Trainer(sae, config, auxk=auxk, learning_rate=LR, variance=VARIANCE)
 
 
-@pytest.mark.parametrize("auxk", [False, True])
-def test_fifty_steps_equal_naive_dense_training(make_sae: Make, auxk: bool):
+@pytest.mark.parametrize(
+    ("auxk", "auxk_k", "k_aux"), [(False, None, 0), (True, 2, 2), (True, None, 7 // 2)], ids=["off", "2", "half d_in"]
+)
+def test_fifty_steps_equal_naive_dense_training(make_sae: Make, auxk: bool, auxk_k: int | None, k_aux: int):
     sae = make_sae(k=K)
-    expected = naive_training(sae, auxk)
-    trainer = make_trainer(sae, auxk)
+    expected = naive_training(sae, k_aux)
+    trainer = make_trainer(sae, auxk, auxk_k)
     flagged = 0
     for x in batches():
         trainer.step(x)
