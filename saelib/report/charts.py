@@ -10,7 +10,7 @@ import polars as pl
 
 from saelib import theory
 from saelib.config import Config
-from saelib.report.palette import PREPROCESSINGS, SKY, VERMILLION, domain_colours
+from saelib.report.palette import ADVICE, PREPROCESSINGS, SKY, VERMILLION, domain_colours
 
 # Vega writes colours as they stand into the SVG, so the charts follow the page into dark mode and onto paper.
 INK = "currentColor"
@@ -51,6 +51,7 @@ def _gamma_chart(config: Config, column: str, grid: np.ndarray) -> Chart:
     points = (
         alt.Chart(alt.NamedData("layers"))
         .transform_filter("datum.gamma > 0")
+        .transform_calculate(advice=_lookup("recommendation", ADVICE))
         .mark_point(filled=True, size=45, opacity=0.75)
         .encode(
             gamma,
@@ -141,12 +142,12 @@ def _layer_tooltip() -> list[alt.Tooltip]:
         alt.Tooltip("model:N"),
         alt.Tooltip("layer:Q"),
         alt.Tooltip("gamma:Q", title="γ", format=".2f"),
-        alt.Tooltip("dead_relu:Q", title="dead by ReLU", format=".2%"),
+        alt.Tooltip("dead_relu:Q", title="ReLU-dead", format=".2%"),
         alt.Tooltip("dead_total:Q", title="all dead", format=".2%"),
-        alt.Tooltip("predicted_dead_relu:Q", title="theory: dead by ReLU", format=".2%"),
+        alt.Tooltip("predicted_dead_relu:Q", title="theory: ReLU-dead", format=".2%"),
         alt.Tooltip("predicted_dead_total:Q", title="theory: all dead", format=".2%"),
         alt.Tooltip("dead_total_center_median:Q", title="all dead, centred", format=".2%"),
-        alt.Tooltip("recommendation:N"),
+        alt.Tooltip("advice:N", title="recommendation"),
     ]
 
 

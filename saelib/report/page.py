@@ -9,6 +9,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from saelib.config import Config
 from saelib.config.schema import compact
 from saelib.recommend import ACCEPTED
 from saelib.report.charts import make_charts
+from saelib.report.palette import ADVICE
 from saelib.report.results import Place, Results, wanted_layers, wanted_saes
 
 ASSETS = Path(__file__).parent / "assets"
@@ -81,7 +83,6 @@ SAE_COLUMNS = (
     Column("dead_topk_only", "TopK-dead", "positive somewhere, never selected", _rate),
     Column("dead_total", "all dead", "never selected", _rate),
 )
-ADVICE = {"raw": "use as they are", "center_median": "centre", "pca": "whiten"}
 
 
 def render_page(
@@ -119,6 +120,7 @@ def render_page(
     )
 
 
+@cache
 def _bundle() -> str:
     """Vega, Vega-Lite and vega-embed as one script, of the Vega-Lite that altair writes for."""
     version = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
@@ -129,7 +131,7 @@ def _policy(scripts: list[str]) -> str:
     """Content security policy: these scripts, styles inside the page, and nothing from anywhere."""
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
-    return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:"
+    return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'"
 
 
 def _counts(layers: pl.DataFrame) -> dict[str, int]:

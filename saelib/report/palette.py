@@ -1,4 +1,4 @@
-"""Colours shared by the figures and the page: Okabe and Ito's, which colour-blind readers tell apart."""
+"""Words and colours that figures and page share; the colours are Okabe and Ito's, for colour-blind readers too."""
 
 from saelib.config import Config
 
@@ -10,6 +10,9 @@ PREPROCESSINGS = {
     "pca": ("PCA-whitened", GREEN),
 }
 """The three that a recommendation chooses from: what a figure calls them, and their colour."""
+
+ADVICE = {"raw": "use as they are", "center_median": "centre", "pca": "whiten"}
+"""What the page calls a recommendation."""
 
 
 def domain_colours(config: Config) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """A suite of made-up results that looks like a real one: models of four domains, with gaps."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,9 @@ import pytest
 from saelib import report, theory
 from saelib.config import Config
 from saelib.config.load import check_config
-from saelib.files import write_json
+from saelib.files import read_json, write_json
 from saelib.init_death import Death, InitDeath, Rate, save_result
+from saelib.report.page import render_page
 from saelib.stats import LayerStats, save_stats
 
 # name: domain, layers, d_in, gamma at the first and last layer, effective rank, death that centring leaves
@@ -22,6 +25,8 @@ MODELS = {
     "spliceai-10k": ("genomic", 16, 32, 0.6, 8.5, 6.0, 0.03),
     "hyenadna-tiny": ("genomic", 2, 128, 0.3, 1.2, 9.0, 0.0),
 }
+
+EVIL = '</script><script>alert(1)</script><img src=x onerror=alert(2)>" onmouseover="alert(3)\' {{ 7 * 7 }} &amp;'
 
 
 def make_config(results: Path, only: tuple[str, ...] = tuple(MODELS), **changes: Any) -> Config:
@@ -157,3 +162,38 @@ def suite(tmp_path: Path) -> Config:
     config = make_config(tmp_path / "results", only=("minilm-l6", "hyenadna-tiny"))
     write_results(config)
     return config
+
+
+@pytest.fixture(scope="session")
+def render() -> Callable[[Config], str]:
+    """Make the page of a suite, and nothing else."""
+
+    def page(config: Config) -> str:
+        results = report.read_results(config)
+        layers, saes = report.layers_table(config, results), report.saes_table(config, results)
+        return render_page(config, results, layers, saes, report.spearman_rows(config, layers))
+
+    return page
+
+
+@pytest.fixture
+def evil() -> str:
+    """Text that tries to become part of a page's code."""
+    return EVIL
+
+
+@pytest.fixture
+def poisoned(suite: Config) -> Config:
+    """A suite in which every text that somebody else could write is evil."""
+    name = f"model{EVIL}".replace("/", "\\")  # names are folders too
+    model = suite.models["hyenadna-tiny"].model_copy(update={"notes": EVIL, "licence": EVIL, "domain": EVIL})
+    for stage in ("stats", "init_death", "train"):
+        (suite.results / stage / "hyenadna-tiny").rename(suite.results / stage / name)
+    stats = suite.stats_path(name, 1)
+    write_json(stats, read_json(stats) | {"warnings": [EVIL]})
+    write_json(suite.stats_path(name, 2), {"key": EVIL, EVIL: EVIL})
+    death = suite.init_death_path(name, 1)
+    death.write_text(death.read_text().replace('"zscore"', json.dumps(EVIL)))
+    variants = suite.train.variants | {EVIL: suite.train.variants["auxk"]}
+    train = suite.train.model_copy(update={"variants": variants})
+    return suite.model_copy(update={"models": {"minilm-l6": suite.models["minilm-l6"], name: model}, "train": train})

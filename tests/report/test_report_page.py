@@ -1,0 +1,173 @@
+"""The page as a file: complete in itself, and safe with text that somebody else wrote."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from saelib import report
+from saelib.config import Config
+from saelib.files import read_json
+
+Render = Callable[[Config], str]
+
+
+class Page(HTMLParser):
+    """The elements of a page, and the text inside them."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self.inside = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self.inside = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.inside == "script":
+            self.scripts[-1] += data
+        elif self.inside != "style":
+            self.text += data
+
+    def attributes(self, tag: str, name: str) -> list[str | None]:
+        return [attrs.get(name) for found, attrs in self.elements if found == tag]
+
+
+def test_the_page_asks_the_network_for_nothing(complete: Config):
+    page = Page((complete.results / "report.html").read_text())
+    for _, attributes in page.elements:
+        for name, value in attributes.items():
+            if name in ("src", "href", "srcset", "action", "data"):
+                assert re.fullmatch(r"#\w+|tables/\w+\.csv|figures/", value or "")
+    assert not any(tag in ("link", "img", "iframe", "object", "base") for tag, _ in page.elements)
+    style = re.findall(r"<style>(.*?)</style>", (complete.results / "report.html").read_text(), re.S)
+    assert not any("url(" in text or "@import" in text for text in style)
+
+
+def test_vega_is_there_once_and_the_policy_allows_exactly_our_scripts(complete: Config):
+    page = Page((complete.results / "report.html").read_text())
+    kinds = page.attributes("script", "type")
+    assert kinds == ["application/json", "application/json", None, None]
+    assert sum(len(script) > 500_000 for script in page.scripts) == 1
+    digests = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in page.scripts[2:]]
+    (policy,) = [content for content in page.attributes("meta", "content") if content and "default-src" in content]
+    assert policy.startswith("default-src 'none'; ")
+    assert f"script-src 'sha256-{digests[0]}' 'sha256-{digests[1]}';" in policy
+
+
+def test_charset_title_and_language_are_stated(complete: Config):
+    html = (complete.results / "report.html").read_text(encoding="utf-8")
+    page = Page(html)
+    assert html.startswith("<!doctype html>")
+    assert html.index('<meta charset="utf-8">') < 200
+    assert page.attributes("html", "lang") == ["en"]
+    assert "Dead features: 74 layers of 6 models" in page.text
+
+
+def test_rows_in_the_page_are_the_tables(complete: Config):
+    import polars as pl
+
+    page = Page((complete.results / "report.html").read_text())
+    rows = json.loads(page.scripts[1])
+    for name in ("layers", "saes"):
+        table = pl.read_parquet(complete.results / "tables" / f"{name}.parquet").drop("key")
+        assert rows[name] == table.to_dicts()
+    charts = json.loads(page.scripts[0])
+    places = page.attributes("div", "id")
+    assert set(charts) == {"death-relu", "death-total", "by-layer", "trained"} <= set(places)
+
+
+def test_text_from_config_and_results_stays_text(poisoned: Config, evil: str, render: Render):
+    page = Page(render(poisoned))
+    assert [tag for tag, _ in page.elements].count("script") == 4
+    assert "img" not in {tag for tag, _ in page.elements}
+    for _, attributes in page.elements:
+        assert not any(name.startswith("on") for name in attributes)
+    assert page.text.count(evil) >= 4  # domain, licence, notes, warning, variant
+    domains = {row["domain"] for row in json.loads(page.scripts[1])["layers"]}
+    assert domains == {"language", evil}
+
+
+def test_names_that_break_out_of_vega_expressions_are_only_data(poisoned: Config, render: Render):
+    """The charts' expressions are ours alone: no name from the config may be part of one."""
+    charts = json.loads(Page(render(poisoned)).scripts[0])
+
+    def expressions(node: Any) -> list[str]:
+        if isinstance(node, dict):
+            own = [
+                text for key in ("calculate", "filter", "labelExpr", "expr") if isinstance(text := node.get(key), str)
+            ]
+            return own + [text for value in node.values() for text in expressions(value)]
+        return [text for value in node for text in expressions(value)] if isinstance(node, list) else []
+
+    assert expressions(charts)
+    assert not any("alert" in text for text in expressions(charts))
+
+
+def test_the_same_results_give_the_same_page(suite: Config, render: Render):
+    assert render(suite) == render(suite)
+
+
+def test_gaps_are_stated_once_with_their_layers(suite: Config, render: Render):
+    for layer in (2, 3, 5):
+        suite.init_death_path("minilm-l6", layer).unlink()
+    (suite.train_path("hyenadna-tiny", 2, "pca") / "sweep.json").unlink()
+    text = " ".join(Page(render(suite)).text.split())
+    assert "init_death: no result (minilm-l6 layer 2-3, 5)" in text
+    assert "train: no result (hyenadna-tiny layer 2, pca)" in text
+    assert "Some results are missing." in text
+    assert "8 of 8 layers" in text
+    assert "7 of 8 autoencoders" in text
+
+
+def test_nothing_missing_is_said_too(complete: Config):
+    text = Page((complete.results / "report.html").read_text()).text
+    assert "Nothing is missing: all 74 layers and 24 autoencoders of the suite are here." in text
+    assert "Some results are missing" not in text
+
+
+def test_the_headline_counts_the_recommendations(complete: Config):
+    import polars as pl
+
+    table = pl.read_parquet(complete.results / "tables" / "layers.parquet")
+    counts = dict(table["recommendation"].value_counts().rows())
+    text = " ".join(Page((complete.results / "report.html").read_text()).text.split())
+    assert f"Of 74 measured layers, {counts['raw']} can be used as they are" in text
+    assert f"{counts['center_median']} should be centred first, and {counts['pca']} whitened" in text
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"), [("init_death", "both a γ and a measured death"), ("train", "No autoencoder")]
+)
+def test_a_whole_stage_may_be_missing(suite: Config, render: Render, gone: str, said: str):
+    (suite.results / gone).rename(suite.results / "elsewhere")
+    assert said in Page(render(suite)).text
+
+
+def test_a_report_on_nothing_at_all(suite: Config):
+    empty = suite.model_copy(update={"results": suite.results / "empty"})
+    report.run(empty, "key")
+    assert "No layer has been measured yet." in Page((empty.results / "report.html").read_text()).text
+    assert read_json(empty.results / "report.json")["figures"] == []
+    assert len(read_json(empty.results / "report.json")["gaps"]) == 8 + 8 + 8 + 1
+    assert sorted(path.name for path in (empty.results / "tables").iterdir()) == [
+        "layers.csv",
+        "layers.parquet",
+        "saes.csv",
+        "saes.parquet",
+        "spearman.csv",
+    ]
