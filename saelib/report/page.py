@@ -116,7 +116,7 @@ def render_page(
         correlations=_overall(spearman),
         distance=_distance_to_theory(layers),
         gaps=_grouped([(f"{gap.stage}: {gap.reason}", gap.place) for gap in results.gaps]),
-        warnings=_grouped([(text, place) for place, stats in results.stats.items() for text in stats.warnings]),
+        remarks=_grouped(_remarks(results)),
     )
 
 
@@ -164,6 +164,20 @@ def _distance_to_theory(layers: pl.DataFrame) -> dict[str, float | None]:
         column: layers.select((pl.col(column) - pl.col(f"predicted_{column}")).abs().mean()).item()
         for column in ("dead_relu", "dead_total")
     }
+
+
+def _remarks(results: Results) -> list[tuple[str, Place | None]]:
+    """What a reader of the numbers should mind: the statistics' warnings, and errors that cannot be compared."""
+    remarks: list[tuple[str, Place | None]] = []
+    for place, stats in results.stats.items():
+        remarks += [(text, place) for text in stats.warnings]
+    for place, sweep in results.sweeps.items():
+        if sweep.errors_in != "activations":
+            text = (
+                f"errors and variance explained are those of {sweep.errors_in}: not to be compared with other variants"
+            )
+            remarks.append((text, place))
+    return remarks
 
 
 def _grouped(remarks: list[tuple[str, Place | None]]) -> list[tuple[str, list[str]]]:

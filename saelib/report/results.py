@@ -99,6 +99,8 @@ class Sweep(Result):
     k: int
     steps: int
     best_learning_rate: float | None
+    errors_in: str = "activations"
+    """The space of the errors; another one where no map leads back to the activations."""
     runs: tuple[Run, ...]
 
     @property

@@ -24,14 +24,14 @@ def death_by_layer(layers: pl.DataFrame) -> Figure | None:
         return None
     columns = min(COLUMNS, len(models))
     rows = math.ceil(len(models) / columns)
-    figure = new_figure(0.7 + 1.3 * rows)
+    figure = new_figure(max(0.7 + 1.3 * rows, 2.4))
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for axes, model in zip(grid.flat, models, strict=False):
         _panel(axes, measured.filter(pl.col("model") == model))
     for axes in grid.flat[len(models) :]:
         axes.set_visible(False)
     figure.supxlabel("layer", fontsize=8.5)
-    figure.supylabel("features dead at initialisation", fontsize=8.5)
+    figure.supylabel("dead at initialisation", fontsize=8.5)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside upper left", ncols=len(labels))
     return figure
