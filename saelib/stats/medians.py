@@ -12,7 +12,7 @@ from saelib.stats.slabs import Slabs, scheduler
 TRIMMED = 0.1
 """Share of the values that the trimmed mean leaves out at each end."""
 MAX_SORTED = 2**17
-_STRIP_VALUES = 2**24
+_STRIP_VALUES = 2**25
 # A step this small, in units of the mean distance to the centre, ends the search for the geometric median.
 _TOLERANCE = 1e-8
 _MAX_STEPS = 200

@@ -16,7 +16,7 @@ _SLAB_VALUES = 2**23
 # A state is as large as its Gram matrices: few of them, and no more of them for a longer array.
 _GROUP_SLABS = 2
 _MAX_GROUPS = 32
-_SAMPLE_ROWS = 1024
+_SAMPLE_ROWS = 512
 _SAMPLE_BLOCKS = 8
 
 
@@ -47,7 +47,7 @@ class Slabs:
     subtract: bool
     """Whether `base` is still to be subtracted from what the rows give."""
     sample: NDArray[np.float32]
-    """[about 1024, d_in]: values from up to eight places; finite tokens only."""
+    """[about 512, d_in]: values from up to eight places; finite tokens only."""
 
     @property
     def origin(self) -> NDArray[np.float32]:

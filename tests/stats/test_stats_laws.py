@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from saelib.rows import ArrayRows
 from saelib.stats import LayerStats, compute_stats
 from saelib.stats.compute import effective_rank
+from saelib.stats.kernels import decode_half
 from saelib.stats.medians import MAX_SORTED, coordinate_centers
 from saelib.stats.moments import Moments, plan_pass
 from saelib.stats.slabs import open_slabs
@@ -139,6 +140,12 @@ def test_a_token_at_the_start_does_not_hold_the_geometric_median() -> None:
     assert np.linalg.norm((toward / np.linalg.norm(toward, axis=1, keepdims=True)).sum(0)) < 1e-6
 
 
+def test_a_token_in_the_middle_of_all_others_is_the_geometric_median() -> None:
+    """There all pulls cancel, and a step would be 0 / 0."""
+    x = np.concatenate([np.zeros((1, 4)), np.diag([1.0, 2, 3, 4]), -np.diag([1.0, 2, 3, 4])])
+    assert np.array_equal(stats_of(x).arrays["center_median"], np.zeros(4))
+
+
 def test_known_shapes_have_their_kurtosis() -> None:
     rng = np.random.default_rng(3)
     n = 200_000
@@ -149,6 +156,19 @@ def test_known_shapes_have_their_kurtosis() -> None:
 @pytest.mark.parametrize("rank", [1, 3, 16])
 def test_equal_directions_count_one_each(rank: int) -> None:
     assert effective_rank(np.array([5.0] * rank + [0.0] * 20)) == pytest.approx(rank)
+
+
+def test_rounding_errors_count_for_no_rank() -> None:
+    assert effective_rank(np.array([1.0] + [5e-13] * 1000 + [-5e-13] * 1000)) == pytest.approx(1, abs=1e-9)
+
+
+def test_every_float16_is_decoded_exactly() -> None:
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16).reshape(256, 256)
+    decoded = np.empty(halves.shape, np.float32)
+    decode_half(halves.view(np.uint16), np.float32(0.25), decoded)
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        expected = halves.astype(np.float32) / 4
+    np.testing.assert_array_equal(decoded, np.where(np.isinf(expected), np.nan, expected))
 
 
 def test_gamma_is_the_one_that_was_put_in() -> None:
