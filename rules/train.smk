@@ -9,7 +9,7 @@ rule train:
         f"{RUN}/benchmarks/train/{{job}}.tsv"
     conda:
         "../envs/saelib.yaml"
-    threads: SUITE.config.extraction.threads
+    threads: SUITE.config.train.threads
     resources:
         mem_mb=lambda wildcards, attempt: 3000 * attempt,
     params:

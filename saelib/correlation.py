@@ -62,26 +62,28 @@ def spearman(x: ArrayLike, y: ArrayLike, bootstrap: int, seed: int, clusters: Ar
 def spearman_table(
     frame: "pl.DataFrame", x: str, y: str, by: list[str], bootstrap: int, seed: int, clusters: str = "model"
 ) -> list[dict[str, Any]]:
-    """Correlate two columns over all rows, then within each group.
+    """Correlate two columns over all rows (scope 'overall'), then within each group (scope: the group's name).
 
     Args:
-        frame: a table with the columns `x`, `y`, `clusters` and those of `by`.
+        frame: a table with the columns `x`, `y` and those of `by`.
         x: a column.
         y: a column.
-        by: columns that make groups, one after another (not crossed).
+        by: columns that make groups, one after another (not crossed); `by` of a row says which made it.
         bootstrap: resamples behind each interval.
         seed: of the resampling.
         clusters: the column whose values are drawn whole for `ci_low_models` and `ci_high_models`, which
-            only the row of all groups together has.
+            only the overall row has, and only where the table has that column.
     """
-    overall = _measured(frame, x, y, bootstrap, seed)
-    models = spearman(frame[x], frame[y], bootstrap, seed, clusters=frame[clusters])
-    rows = [{"scope": "all", **overall, "ci_low_models": models.ci_low, "ci_high_models": models.ci_high}]
+    of_models = spearman(frame[x], frame[y], bootstrap, seed, frame[clusters]) if clusters in frame.columns else None
+    drawn_whole = {
+        "ci_low_models": of_models.ci_low if of_models else None,
+        "ci_high_models": of_models.ci_high if of_models else None,
+    }
+    rows = [{"scope": "overall", "by": "", **_measured(frame, x, y, bootstrap, seed), **drawn_whole}]
     for column in by:
         for value in frame[column].unique().sort():
             group = _measured(frame.filter(frame[column] == value), x, y, bootstrap, seed)
-            row = {"scope": f"{column}={value}", **group, "ci_low_models": None, "ci_high_models": None}
-            rows.append(row)
+            rows.append({"scope": str(value), "by": column, **group} | dict.fromkeys(drawn_whole))
     return rows
 
 

@@ -118,6 +118,9 @@ def _batches(model: ModelConfig, config: Config, layers: Sequence[int]):
     """A function from split to its batches. The model is loaded here, once."""
     if isinstance(model.source, ArraysSource):
         return _array_batches(model.source, config, layers)
+    import torch
+
+    torch.set_num_threads(config.extraction.threads)
     source_config = model.source
     source = open_source(source_config, pick_device(), config.extraction.dtype)
     dataset = open_dataset(config.datasets[model.dataset or ""])

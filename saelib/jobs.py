@@ -50,5 +50,6 @@ def _log_to(path: Path) -> None:
     to_terminal = logging.StreamHandler()
     to_terminal.setLevel(logging.ERROR)
     to_terminal.setFormatter(logging.Formatter("saelib: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[to_file, to_terminal])
+    # Other libraries' routine messages would bury ours.
+    logging.basicConfig(level=logging.WARNING, handlers=[to_file, to_terminal])
     log.setLevel(logging.DEBUG)

@@ -12,7 +12,7 @@ from saelib.config import Config, ModelConfig
 from saelib.config.base import Section
 from saelib.config.schema import PythonDocs
 from saelib.config.sources import ArraysSource, LocalFiles
-from saelib.keys import code_hash, fingerprint, make_key
+from saelib.keys import PACKAGE, code_hash, fingerprint, make_key
 from saelib.store.layout import read_key
 
 
@@ -128,7 +128,7 @@ def _theory_target(config: Config, stats: Iterable[Target]) -> Target:
 
 
 def _train_targets(config: Config, stats: dict[tuple[str, int], Target]) -> Iterator[Target]:
-    shared = config.train.model_dump(mode="json", exclude={"variants"}) | {"seed": config.seed}
+    shared = config.train.model_dump(mode="json", exclude={"variants", "threads"}) | {"seed": config.seed}
     code = code_hash("saelib.train.stage")
     for name, model in config.models.items():
         if model.representative_layer is None:
@@ -143,7 +143,12 @@ def _train_targets(config: Config, stats: dict[tuple[str, int], Target]) -> Iter
 
 def _report_target(config: Config, reads: Iterable[Target]) -> Target:
     described = {name: [model.domain, model.licence, model.notes] for name, model in config.models.items()}
-    settings = {"models": described, "seed": config.seed, **config.report.model_dump(mode="json")}
+    settings = {
+        "models": described,
+        "seed": config.seed,
+        "page": fingerprint(str(PACKAGE / "report" / "assets")),
+        **config.report.model_dump(mode="json"),
+    }
     key = make_key("report", settings, code_hash("saelib.report.stage"), [t.key for t in reads])
     return Target("report", str(config.results / "report.json"), key)
 

@@ -105,6 +105,8 @@ class ExtractionConfig(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the forward pass."""
     threads: Count = 2
+    """Processor threads of the forward pass, however many cores a job is given: with the number of threads, rounding
+    may change."""
 
 
 class StatsConfig(Section):
@@ -168,6 +170,8 @@ class TrainConfig(Section):
     """A latent that has not fired for this many examples counts as dead during training."""
     record_every: Count = 20
     """Steps between recorded rows."""
+    threads: Count = 1
+    """Processor threads of a job; small SAEs train faster several at once than one on several cores."""
     variants: dict[Name, VariantConfig] = {
         "baseline": VariantConfig(),
         "auxk": VariantConfig(auxk=True),

@@ -154,7 +154,7 @@ def _gamma_at(config: Config, rates: tuple[float, ...]) -> list[tuple[float, flo
 
 def _overall(spearman: pl.DataFrame) -> dict[str, dict[str, Any]]:
     """Correlation of gamma with each kind of death over all layers."""
-    rows = spearman.filter((pl.col("scope") == "all") & (pl.col("x") == "gamma")).to_dicts()
+    rows = spearman.filter((pl.col("scope") == "overall") & (pl.col("x") == "gamma")).to_dicts()
     return {row["y"]: row for row in rows}
 
 

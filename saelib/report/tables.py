@@ -64,6 +64,7 @@ SAES = {
 
 SPEARMAN = {
     "scope": pl.String,
+    "by": pl.String,
     "x": pl.String,
     "y": pl.String,
     "n": pl.Int64,
@@ -95,11 +96,11 @@ def saes_table(config: Config, results: Results) -> pl.DataFrame:
 
 
 def spearman_rows(config: Config, layers: pl.DataFrame) -> pl.DataFrame:
-    """How well each form of gamma orders the layers by their death: overall, then by domain."""
+    """How well each form of gamma orders the layers by their death: overall, by domain, by model."""
     rows: list[dict[str, Any]] = []
     for x in ("gamma", "gamma_raw", "gamma_unit"):
         for y in ("dead_total", "dead_relu"):
-            rows += spearman_table(layers, x, y, ["domain"], config.report.bootstrap, config.seed)
+            rows += spearman_table(layers, x, y, ["domain", "model"], config.report.bootstrap, config.seed)
     return pl.DataFrame(rows, schema=SPEARMAN)
 
 

@@ -67,8 +67,6 @@ def open_store(path: Path) -> Store:
         UserError: where the store is missing, unfinished, of a foreign format, or lacks a chunk. Chunk contents are
             checked (crc32c) when they are read, or all at once by `verify_store`.
     """
-    if not path.is_dir():
-        raise UserError(f"{path}: no such store")
     metadata = read_metadata(path)
     missing = missing_chunks(path, metadata)
     if missing:
@@ -85,7 +83,9 @@ def open_store(path: Path) -> Store:
 
 
 def read_metadata(path: Path) -> StoreMetadata:
-    """The checked metadata of a store. Raises `UserError` where it is unfinished or corrupt."""
+    """The checked metadata of a store. Raises `UserError` where it is missing, unfinished or corrupt."""
+    if not path.is_dir():
+        raise UserError(f"{path}: no such store")
     try:
         attributes = json.loads((path / "zarr.json").read_text())["attributes"]
     except FileNotFoundError:

@@ -14,7 +14,12 @@ def verify_store(path: Path) -> list[str]:
 
     Returns:
         One line for each problem, naming the chunk; empty for a good store.
+
+    Raises:
+        UserError: where there is no folder of that name.
     """
+    if not path.is_dir():
+        raise UserError(f"{path}: no such store")
     try:
         missing = missing_chunks(path, read_metadata(path))
         if missing:

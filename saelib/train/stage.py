@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 def run(config: Config, job: "Job") -> None:
     """Train each target's variant at every learning rate of the config."""
+    import torch
+
+    torch.set_num_threads(config.train.threads)
     for target in job.targets:
         store = open_store(config.store_path(target.model, target.layer))
         train_variant(

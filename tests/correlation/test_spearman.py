@@ -118,7 +118,7 @@ def test_table_has_all_rows_first_then_each_group():
         gamma=pl.when(pl.int_range(60) == 0).then(None).otherwise("gamma")
     )
     rows = spearman_table(frame, "gamma", "dead", ["domain"], bootstrap=100, seed=0)
-    assert [row["scope"] for row in rows] == ["all", "domain=a", "domain=b"]
+    assert [row["scope"] for row in rows] == ["overall", "a", "b"]
     assert [(row["n"], row["n_left_out"]) for row in rows] == [(59, 1), (30, 0), (29, 1)]
     assert rows[1]["rho"] == pytest.approx(stats.spearmanr(x[1::2], y[1::2])[0])
     by_model = spearman(frame["gamma"], frame["dead"], 100, 0, clusters=frame["model"])

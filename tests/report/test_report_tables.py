@@ -139,7 +139,7 @@ def test_unusable_statistics_leave_a_gap_and_the_rest_of_the_row(suite: Config, 
     row = row_of(layers_table(suite, results), model="minilm-l6", layer=4)
     assert row["gamma"] is None
     assert row["dead_total"] is not None
-    for scope in spearman_rows(suite, layers_table(suite, results)).filter(scope="all").to_dicts():
+    for scope in spearman_rows(suite, layers_table(suite, results)).filter(scope="overall").to_dicts():
         assert (scope["n"], scope["n_left_out"]) == (7, 1)
 
 
@@ -195,7 +195,7 @@ def test_report_json_says_what_there_is(complete: Config):
     report = json.loads((complete.results / "report.json").read_text())
     assert report == {
         "key": "report-key",
-        "tables": {"layers": 74, "saes": 24, "spearman": 30},
+        "tables": {"layers": 74, "saes": 24, "spearman": 66},
         "figures": ["death_vs_gamma", "death_by_layer", "trained_death", "landscapes"],
         "page": "report.html",
         "gaps": [],

@@ -75,7 +75,7 @@ def _gamma_axis(panels: np.ndarray, measured: np.ndarray) -> None:
 
 def _correlation(spearman: pl.DataFrame, column: str) -> str:
     row = spearman.row(
-        by_predicate=(pl.col("scope") == "all") & (pl.col("x") == "gamma") & (pl.col("y") == column), named=True
+        by_predicate=(pl.col("scope") == "overall") & (pl.col("x") == "gamma") & (pl.col("y") == column), named=True
     )
     if row["rho"] is None:
         return row["reason"]
