@@ -46,9 +46,7 @@ def evaluate(sae: TopKSAE, samples: Iterable[tuple[Tensor, Tensor]], space: Spac
     trained = _Error(space.trained)
     judged = _Error(space.judged) if space.whitens else trained
     for x, x_judged in samples:
-        hidden_pre = sae.hidden_pre(x)
-        values, indices = hidden_pre.topk(sae.k, dim=1, sorted=False)
-        values = values.relu()
+        values, indices, hidden_pre = sae.encode(x)
         x_hat = sae.decode(values, indices)
         positive |= (hidden_pre > 0).any(0)
         fired |= fired_latents(values, indices, len(fired))

@@ -32,12 +32,17 @@ class TopKSAE(nn.Module):
         # Subtract first: at a large mean, x W - b W would cancel catastrophically in float32.
         return torch.addmm(self.b_enc[latents], x - self.b_dec, self.W_enc[:, latents])
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Values (>= 0, differentiable) and indices of the k largest latents, unsorted: two [tokens, k]."""
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The k largest latents of each token, unsorted, and what they were chosen from.
+
+        Returns:
+            Values [tokens, k] (>= 0, differentiable), indices [tokens, k], pre-activations [tokens, d_sae] (constants).
+        """
         with torch.no_grad():
-            values, indices = self.hidden_pre(x).topk(self.k, dim=1, sorted=False)
+            hidden_pre = self.hidden_pre(x)
+            values, indices = hidden_pre.topk(self.k, dim=1, sorted=False)
         selected = SelectedPreActivations.apply(x, self.W_enc, self.b_enc, self.b_dec, values, indices)
-        return torch.relu(selected), indices
+        return torch.relu(selected), indices, hidden_pre
 
     def decode(self, values: Tensor, indices: Tensor) -> Tensor:
         """Reconstruct from selected latents: [tokens, d_in]."""

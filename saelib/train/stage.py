@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from saelib.config import Config
 from saelib.stats import load_arrays
 from saelib.store import open_store
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
 
 def run(config: Config, job: "Job") -> None:
     """Train each target's variant at every learning rate of the config."""
+    # Bits depend on the number of threads, which must therefore not be the machine's affair.
+    torch.set_num_threads(config.extraction.threads)
     import torch
 
     torch.set_num_threads(config.train.threads)

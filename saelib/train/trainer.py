@@ -34,14 +34,16 @@ class Trainer:
     def step(self, x: Tensor) -> None:
         """One step of Adam on one batch [tokens, d_in]."""
         sae = self.sae
-        values, indices = sae.encode(x)
+        values, indices, hidden_pre = sae.encode(x)
         x_hat = sae.decode(values, indices)
         self.examples += len(x)
         self.silent_for += len(x)
         self.silent_for.masked_fill_(fired_latents(values, indices, len(self.silent_for)), 0)
         loss = reconstruction_loss(x, x_hat, self.variance)
         if self.auxk and self.examples >= self.config.dead_after_examples:
-            loss = loss + self.config.auxk_coefficient * auxk_loss(sae, x, x_hat, self.flagged, self.k_aux)
+            # A latent that is positive nowhere adds nothing, but its matrix products would cost as much.
+            helpers = self.flagged & (hidden_pre > 0).any(0)
+            loss = loss + self.config.auxk_coefficient * auxk_loss(sae, x, x_hat, helpers, self.k_aux)
         self.optimizer.zero_grad()
         loss.backward()
         sae.project_decoder_gradient()

@@ -18,7 +18,7 @@ def data(tokens: int = 50, d_in: int = 7, seed: int = 1) -> Tensor:
 
 
 def reconstruct(sae: TopKSAE, x: Tensor) -> Tensor:
-    return sae.decode(*sae.encode(x))
+    return sae.decode(*sae.encode(x)[:2])
 
 
 def dense_reconstruct(sae: TopKSAE, x: Tensor) -> Tensor:
