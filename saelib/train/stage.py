@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 def run(config: Config, job: "Job") -> None:
     """Train each target's variant at every learning rate of the config."""
     # Bits depend on the number of threads, which must therefore not be the machine's affair.
-    torch.set_num_threads(config.extraction.threads)
-    import torch
-
     torch.set_num_threads(config.train.threads)
     for target in job.targets:
         store = open_store(config.store_path(target.model, target.layer))
