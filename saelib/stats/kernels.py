@@ -35,12 +35,12 @@ def decode_half(bits, scale, out):
 
 
 @_jit
-def add_moments(values, origin, pilots, epsilon, sums, squares, normalised, norms):
+def add_moments(values, origin, pilots, epsilon, sums, squares, norms):
     """Add n rows to the sufficient statistics; every sum is of differences to a row of `pilots` (float32 [3, d]).
 
     `sums` float64 [6, d]: of the raw values, the LayerNormed and the unit-norm tokens; then of the second, third
     and fourth powers of the raw values. `squares` float64 [2]: squared lengths of the LayerNormed and unit-norm tokens.
-    Outputs: `normalised` float32 [n, d], LayerNormed tokens less their pilot; `norms` float32 [n].
+    Outputs: `norms` float32 [n]; `values` is overwritten by the LayerNormed tokens less their pilot.
     """
     n, d = values.shape
     token = np.empty(d, np.float32)
@@ -49,9 +49,9 @@ def add_moments(values, origin, pilots, epsilon, sums, squares, normalised, norm
         mean, inverse_std, norm = _measure(values[i], origin, epsilon, token)
         norms[i] = norm
         inverse_norm = np.float32(1) / norm if norm > 0 else np.float32(0)
-        squares[0] += _add_normalised(token, mean, inverse_std, pilots[NORMALISED], normalised[i], recent[NORMALISED])
-        squares[1] += _add_unit(token, inverse_norm, pilots[UNIT], recent[UNIT])
         _add_powers(values[i], pilots[RAW], recent[RAW], recent[3], recent[4], recent[5])
+        squares[1] += _add_unit(token, inverse_norm, pilots[UNIT], recent[UNIT])
+        squares[0] += _add_normalised(token, mean, inverse_std, pilots[NORMALISED], values[i], recent[NORMALISED])
         if i % _ROWS_IN_FLOAT32 == _ROWS_IN_FLOAT32 - 1 or i == n - 1:
             for k in range(sums.shape[0]):
                 for j in range(d):

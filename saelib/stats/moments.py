@@ -16,7 +16,7 @@ from saelib.stats.kernels import RAW, add_moments
 from saelib.stats.slabs import Slabs
 
 EPSILON = 1e-5
-"""Of LayerNorm (paper, section 2)."""
+"""Of LayerNorm, as in the paper's released code."""
 
 # Token norms are counted by the first 9 bits of their mantissa, which gives quantiles to 0.1 %.
 _DROPPED_BITS = 14
@@ -82,10 +82,11 @@ class Moments:
     def add(self, values: NDArray[np.float32], start: int) -> None:
         """Take in the values of tokens `start` onwards: [n, d_in], which are overwritten."""
         plan = self.plan
-        normalised = np.empty_like(values)
+        # In float64: whitening divides by the smallest eigenvalues, which float32 would fill with noise.
+        raw = values.astype(np.float64) - plan.pilots[RAW] if plan.whitening else None
         norms = np.empty(len(values), np.float32)
         epsilon = np.float32(plan.epsilon)
-        add_moments(values, plan.origin, plan.pilots, epsilon, self.sums, self.squares, normalised, norms)
+        add_moments(values, plan.origin, plan.pilots, epsilon, self.sums, self.squares, norms)
         self.tokens += len(values)
         bad = np.flatnonzero(~np.isfinite(norms))
         if len(bad):
@@ -93,11 +94,9 @@ class Moments:
             return
         self.norm_counts += np.bincount(norms.view(np.uint32) >> _DROPPED_BITS, minlength=_NORM_BINS)
         self.max_norm = max(self.max_norm, float(norms.max()))
-        self.gram += _gram(normalised, plan.gram_type)
-        if plan.whitening:
-            values -= plan.pilots[RAW]
-            # Whitening divides by the smallest eigenvalues, which float32 would fill with noise.
-            self.raw_gram += _gram(values, np.float64)
+        self.gram += _gram(values.astype(plan.gram_type, copy=False))
+        if raw is not None:
+            self.raw_gram += _gram(raw)
 
     def merge(self, other: "Moments") -> None:
         """Take in the tokens of another state with the same plan."""
@@ -179,6 +178,5 @@ def collect_moments(slabs: Slabs, workers: int, whitening: bool) -> Moments:
     return moments
 
 
-def _gram(values: NDArray[np.float32], dtype: type[np.floating]) -> NDArray[np.floating]:
-    values = values.astype(dtype, copy=False)
+def _gram(values: NDArray[np.floating]) -> NDArray[np.floating]:
     return values.T @ values

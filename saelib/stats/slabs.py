@@ -14,7 +14,7 @@ from saelib.rows import Rows
 _SLAB_ROWS = 4096
 _SLAB_VALUES = 2**23
 # A state is as large as its Gram matrices: few of them, and no more of them for a longer array.
-_GROUP_SLABS = 2
+_GROUP_SLABS = 4
 _MAX_GROUPS = 32
 _SAMPLE_ROWS = 512
 _SAMPLE_BLOCKS = 8

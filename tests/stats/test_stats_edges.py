@@ -104,6 +104,13 @@ def test_warnings_come_when_they_should() -> None:
     assert warns(severe, "limit of float32")
 
 
+def test_a_median_that_is_not_exact_is_owned_up_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saelib.stats.medians._MAX_STEPS", 1)
+    assert compute_stats(ArrayRows(tokens())).warnings == [
+        f"{name} is not exact: its search stopped after 1 steps" for name in ("center_median", "ln_center_median")
+    ]
+
+
 def test_whitening_is_optional() -> None:
     assert "eigenvectors" not in compute_stats(ArrayRows(tokens()), whitening=False).arrays
 
