@@ -68,7 +68,7 @@ def train_rate(setting: Setting, learning_rate: float, report: Callable[[int, st
     `report` is called at each recorded step with the steps done since the last one, and a note.
 
     Raises:
-        UserError: where the held-out rows are not finite.
+        UserError: where the held-out rows are constant or not finite.
     """
     config, space, heldout = setting.config, setting.space, setting.heldout
     start = torch.Generator().manual_seed(setting.seed)
@@ -96,8 +96,8 @@ def train_rate(setting: Setting, learning_rate: float, report: Callable[[int, st
 
 def _finite(measured: Evaluation, heldout: Rows) -> Evaluation:
     """What was measured with weights that are known to be finite."""
-    if not math.isfinite(measured.mse):
-        raise UserError(f"{heldout.name}: the held-out activations are not finite; nothing can be measured on them")
+    if not all(map(math.isfinite, asdict(measured).values())):
+        raise UserError(f"{heldout.name}: the held-out activations are constant or not finite; nothing can be measured")
     return measured
 
 

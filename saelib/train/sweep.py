@@ -95,21 +95,21 @@ def train_variant(
             f"{subject}: training diverged at every learning rate "
             f"({', '.join(f'{rate:g}' for rate in config.learning_rates)}); add a smaller one to train.learning_rates"
         )
-    sweep = {
-        "key": key,
-        **asdict(subject),
-        **variant.model_dump(),
+    found = {"best_learning_rate": best.learning_rate, "runs": runs}
+    sweep = {"key": key, **asdict(subject), **variant.model_dump(), **_describe(setting, train, preprocess), **found}
+    _publish(output, sweep, history, _with_preprocess(best.weights, preprocess))
+
+
+def _describe(setting: Setting, train: Rows, preprocess: Preprocess) -> dict[str, Any]:
+    return {
         # Where no map leads back from the space an SAE was trained in, its errors are those of that space.
         "errors_in": "layernormed activations" if preprocess.layernorm else "activations",
         "d_in": preprocess.d_in,
-        **config.model_dump(include={"d_sae", "k", "steps", "batch_size"}),
-        "seed": seed,
+        **setting.config.model_dump(include={"d_sae", "k", "steps", "batch_size"}),
+        "seed": setting.seed,
         "train_tokens": train.shape[0],
-        "heldout_tokens": heldout.shape[0],
-        "best_learning_rate": best.learning_rate,
-        "runs": runs,
+        "heldout_tokens": setting.heldout.shape[0],
     }
-    _publish(output, sweep, history, _with_preprocess(best.weights, preprocess))
 
 
 def _train_rates(setting: Setting, folder: Path, key: str, subject: Subject) -> Iterator[RateResult]:
