@@ -7,6 +7,8 @@ rule extract:
         f"{RUN}/logs/extract/{{job}}.log",
     benchmark:
         f"{RUN}/benchmarks/extract/{{job}}.tsv"
+    # One pass takes the whole machine and everything waits for it.
+    priority: 10
     conda:
         "../envs/saelib.yaml"
     threads: SUITE.config.extraction.threads
