@@ -83,7 +83,7 @@ class Moments:
         """Take in the values of tokens `start` onwards: [n, d_in], which are overwritten."""
         plan = self.plan
         # In float64: whitening divides by the smallest eigenvalues, which float32 would fill with noise.
-        raw = values.astype(np.float64) - plan.pilots[RAW] if plan.whitening else None
+        raw = np.subtract(values, plan.pilots[RAW], dtype=np.float64) if plan.whitening else None
         norms = np.empty(len(values), np.float32)
         epsilon = np.float32(plan.epsilon)
         add_moments(values, plan.origin, plan.pilots, epsilon, self.sums, self.squares, norms)
