@@ -10,7 +10,7 @@ HELPERS = {"__init__", "__main__", "timing"}
 def main() -> None:
     names = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in HELPERS)
     if len(sys.argv) < 2 or sys.argv[1] not in names:
-        sys.exit(f"usage: python -m benchmarks NAME [--json FILE]; NAME is one of: {', '.join(names)}")
+        sys.exit(f"usage: python -m benchmarks NAME [--json]; NAME is one of: {', '.join(names)}")
     importlib.import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:])
 
 

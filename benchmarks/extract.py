@@ -6,7 +6,7 @@ import tempfile
 from itertools import islice
 from pathlib import Path
 
-from benchmarks.timing import environment, environment_line, median_cpu, write_report
+from benchmarks.timing import environment, environment_line, median_cpu, show
 from saelib.config import Config, load_config
 from saelib.config.sources import ArraysSource
 from saelib.datasets import open_dataset
@@ -23,21 +23,17 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--configfile", type=Path, default=Path("workflow_config.yaml"))
     parser.add_argument("--model", default="all-minilm-l6-v2", help="a model of the suite, all of its layers")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args(argv)
     config = load_config(options.configfile)
     seconds = median_cpu(tasks(config, options.model), options.repeats)
     bare = seconds["load and bare forward"]
     tokens = config.extraction.tokens + config.extraction.heldout_tokens
-    print(f"{options.model}: {tokens} tokens, {len(config.models[options.model].layers)} layers")
-    for name, value in seconds.items():
-        print(f"{name:>22} {value:8.2f} CPU-s {value / bare:6.3f}x")
-    print(environment_line(*PACKAGES))
-    if options.json:
-        figures: dict[str, object] = {"model": options.model, "tokens": tokens, "cpu_seconds": seconds}
-        write_report(
-            options.json, figures | {"ratio": seconds["extract"] / bare, "environment": environment(*PACKAGES)}
-        )
+    lines = [f"{options.model}: {tokens} tokens, {len(config.models[options.model].layers)} layers"]
+    lines += [f"{name:>22} {value:8.2f} CPU-s {value / bare:6.3f}x" for name, value in seconds.items()]
+    figures: dict[str, object] = {"model": options.model, "tokens": tokens, "cpu_seconds": seconds}
+    figures |= {"ratio": seconds["extract"] / bare, "environment": environment(*PACKAGES)}
+    show(figures, [*lines, environment_line(*PACKAGES)], options.json)
 
 
 def tasks(config: Config, name: str) -> dict:

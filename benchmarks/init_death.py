@@ -1,13 +1,12 @@
 """Init death of raw and centred activations, against one matrix product of the same shape and against torch.topk."""
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks.timing import environment, environment_line, median_cpu, write_report
+from benchmarks.timing import environment, environment_line, median_cpu, show
 from saelib.init_death import measure, random_encoder
 from saelib.preprocess import Preprocess
 from saelib.rows import ArrayRows
@@ -24,7 +23,7 @@ Dead = tuple[float, float]
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks init_death", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="10,000 tokens instead of 100,000")
-    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args(argv)
     tokens = 10_000 if options.quick else 100_000
 
@@ -44,15 +43,13 @@ def main(argv: list[str]) -> None:
     with threadpool_limits(1):
         seconds = median_cpu({"one GEMM": lambda: one_gemm(x, w_enc), "saelib": ours, "torch.topk": torch_topk})
 
-    print(f"{tokens} tokens, d_in {D_IN}, d_sae {D_SAE}, k {K}, gamma {GAMMA}; one thread; dead by ReLU / in total")
+    lines = [f"{tokens} tokens, d_in {D_IN}, d_sae {D_SAE}, k {K}, gamma {GAMMA}; one thread; dead by ReLU / in total"]
     for name, value in seconds.items():
         rates = [f"{key} {100 * relu:.2f} / {100 * total:.2f} %" for key, (relu, total) in found.get(name, {}).items()]
-        print(f"{name:>12} {value:8.2f} CPU-s {value / seconds['one GEMM']:6.2f} GEMMs  {', '.join(rates)}")
-    print(environment_line(*PACKAGES))
-    if options.json:
-        figures: dict[str, object] = {"tokens": tokens, "d_in": D_IN, "d_sae": D_SAE, "k": K}
-        figures |= {"cpu_seconds": seconds, "dead": found, "environment": environment(*PACKAGES)}
-        write_report(options.json, figures)
+        lines.append(f"{name:>12} {value:8.2f} CPU-s {value / seconds['one GEMM']:6.2f} GEMMs  {', '.join(rates)}")
+    figures: dict[str, object] = {"tokens": tokens, "d_in": D_IN, "d_sae": D_SAE, "k": K}
+    figures |= {"cpu_seconds": seconds, "dead": found, "environment": environment(*PACKAGES)}
+    show(figures, [*lines, environment_line(*PACKAGES)], options.json)
 
 
 def activations(tokens: int) -> tuple[np.ndarray, np.ndarray]:

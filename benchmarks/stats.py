@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from zarr.codecs import Crc32cCodec
 
-from benchmarks.timing import environment, environment_line, median_cpu, peak_memory, write_report
+from benchmarks.timing import environment, environment_line, median_cpu, peak_memory, show
 from saelib.stats import compute_stats
 from saelib.stats.compute import effective_rank
 from saelib.stats.medians import robust_centers
@@ -122,27 +122,24 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--no-textbook", action="store_true", help="skip what takes a minute and gigabytes")
     parser.add_argument("--memory-tokens", type=int, default=2_000_000, help="0: do not measure memory")
     parser.add_argument("--memory-d-in", type=int, default=1024)
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args(argv)
 
-    report: dict[str, object] = {"environment": environment(*PACKAGES), "tokens": options.tokens, "d_in": options.d_in}
-    print(environment_line(*PACKAGES))
     with tempfile.TemporaryDirectory() as folder, threadpool_limits(1, "blas"):
         rows = ZarrRows(Path(folder) / "acts.zarr", options.tokens, options.d_in)
         seconds = measure_time(rows, options.repeats, reference=not options.no_textbook)
-    report["cpu_seconds"] = seconds
-    print(f"\n{options.tokens} tokens x {options.d_in}, float16 with offset, CPU seconds (x floor):")
-    for name, value in seconds.items():
-        print(f"  {name:26} {value:8.2f}  {value / seconds['floor']:7.2f}")
+    report: dict[str, object] = {"tokens": options.tokens, "d_in": options.d_in, "cpu_seconds": seconds}
+    lines = [f"{options.tokens} tokens x {options.d_in}, float16 with offset, CPU seconds (x floor):"]
+    lines += [f"  {name:26} {value:8.2f}  {value / seconds['floor']:7.2f}" for name, value in seconds.items()]
     if "textbook" in seconds:
         ours = seconds["one pass"] + seconds["eigenvalues"]
-        print(f"  textbook / (one pass + eigenvalues): {seconds['textbook'] / ours:.1f}")
+        lines.append(f"  textbook / (one pass + eigenvalues): {seconds['textbook'] / ours:.1f}")
     if options.memory_tokens:
         tiled = TiledRows(options.memory_tokens, options.memory_d_in)
-        report["peak_bytes"] = peak_memory(lambda: compute_stats(tiled))
-        print(
-            f"\n{options.memory_tokens} tokens x {options.memory_d_in} (one block tiled, no file), everything, "
-            f"1 worker: peak {report['peak_bytes'] / 1e6:.0f} MB above the start"
+        peak = peak_memory(lambda: compute_stats(tiled))
+        report["peak_bytes"] = peak
+        lines.append(
+            f"{options.memory_tokens} tokens x {options.memory_d_in} (one block tiled, no file), everything, "
+            f"1 worker: peak {peak / 1e6:.0f} MB above the start"
         )
-    if options.json:
-        write_report(options.json, report)
+    show(report | {"environment": environment(*PACKAGES)}, [*lines, environment_line(*PACKAGES)], options.json)

@@ -84,9 +84,9 @@ def environment_line(*packages: str) -> str:
     return ", ".join(f"{name} {value}" for name, value in environment(*packages).items())
 
 
-def write_report(path: Path, report: dict[str, object]) -> None:
-    """Write a benchmark's figures as JSON."""
-    path.write_text(json.dumps(report, indent=1) + "\n")
+def show(report: dict[str, object], lines: list[str], as_json: bool) -> None:
+    """Print a benchmark's figures: as JSON for programs, or as the lines made for people."""
+    print(json.dumps(report, indent=1) if as_json else "\n".join(lines))
 
 
 def _private_memory() -> int:
