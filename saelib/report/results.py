@@ -180,11 +180,11 @@ def read_results(config: Config) -> Results:
 
 
 def read_landscape(config: Config, place: Place) -> tuple[NDArray[np.floating], NDArray[np.floating]] | None:
-    """Mean and standard deviation of each activation dimension, both [d_in]; None where they cannot be read."""
+    """Mean and standard deviation of each dimension after LayerNorm, both [d_in]; None where they cannot be read."""
     path = config.stats_path(place.model, place.layer).with_suffix(".safetensors")
     try:
         with safe_open(path, framework="numpy") as file:
-            return file.get_tensor("mean"), file.get_tensor("std")
+            return file.get_tensor("ln_mean"), file.get_tensor("ln_std")
     except (OSError, SafetensorError):
         return None
 

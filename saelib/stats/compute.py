@@ -110,6 +110,8 @@ def _moment_arrays(moments: "Moments", scale: float) -> dict[str, NDArray[np.flo
     return {
         "mean": moments.mean(0) / scale,
         "std": np.sqrt(moments.variance()) / scale,
+        "ln_mean": moments.mean(1),
+        "ln_std": np.sqrt(np.maximum(np.diag(moments.covariance(1)), 0)),
         "excess_kurtosis": moments.excess_kurtosis(),
     }
 

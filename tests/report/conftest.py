@@ -89,7 +89,7 @@ def landscape(rng: np.random.Generator, gamma: float, d_in: int) -> dict[str, np
     std = np.exp(rng.normal(0, 0.3, d_in)).astype(np.float32)
     mean = rng.normal(0, 0.3, d_in).astype(np.float32)
     mean[rng.integers(d_in, size=2)] = gamma * np.sqrt(d_in) * np.array([0.9, -0.4], np.float32)
-    return {"mean": mean, "std": std}
+    return {"ln_mean": mean, "ln_std": std}
 
 
 def init_death(rng: np.random.Generator, gamma: float, after_centring: float) -> InitDeath:

@@ -104,7 +104,7 @@ def test_landscapes_show_the_representative_layer_and_name_the_largest_dimension
     figure = landscapes(suite, layers_of(suite))
     assert figure is not None
     assert [axes.get_title("left") for axes in figure.axes] == ["minilm-l6, layer 6", "hyenadna-tiny, layer 2"]
-    mean = load_file(suite.stats_path("hyenadna-tiny", 2).with_suffix(".safetensors"))["mean"]
+    mean = load_file(suite.stats_path("hyenadna-tiny", 2).with_suffix(".safetensors"))["ln_mean"]
     texts = [text.get_text() for text in figure.axes[1].texts]
     assert f"dimension {np.abs(mean).argmax()}" in texts
 

@@ -39,7 +39,7 @@ def test_what_is_read_is_what_was_written(stats: LayerStats, path: Path) -> None
 def test_names_and_shapes_are_the_documented_ones(path: Path) -> None:
     vectors = {
         "mean", "std", "center_median", "center_coordinate_median", "center_trimmed_mean", "ln_center_median",
-        "excess_kurtosis", "eigenvalues",
+        "ln_mean", "ln_std", "excess_kurtosis", "eigenvalues",
     }  # fmt: skip
     arrays = load_arrays(path)
     assert arrays.keys() == vectors | {"eigenvectors"}

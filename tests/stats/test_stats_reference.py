@@ -145,6 +145,10 @@ def test_moments(case: Case) -> None:
     sigma = np.sqrt(variance.sum())
     np.testing.assert_allclose(arrays["mean"], x.mean(0), rtol=0, atol=1e-7 * sigma)
     np.testing.assert_allclose(arrays["std"], np.sqrt(variance), rtol=1e-6)
+    normed = layer_norm(x)
+    length = np.linalg.norm(deviation(normed).std(0))
+    np.testing.assert_allclose(arrays["ln_mean"], normed.mean(0), rtol=1e-8, atol=1e-6 * length)
+    np.testing.assert_allclose(arrays["ln_std"], deviation(normed).std(0), rtol=0, atol=1e-6 * length)
     kurtosis = (centered**4).mean(0) / variance**2 - 3
     np.testing.assert_allclose(arrays["excess_kurtosis"], kurtosis, rtol=1e-5, atol=1e-5)
     assert case.stats.excess_kurtosis == pytest.approx(kurtosis.mean(), rel=1e-5, abs=1e-5)

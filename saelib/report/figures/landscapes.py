@@ -1,4 +1,4 @@
-"""Mean and spread of every activation dimension (paper, Figs. 2b and S1): outliers show as spikes."""
+"""Mean and spread of every dimension of the LayerNormed activations (paper, Figs. 2b, S1): outliers are spikes."""
 
 import math
 
@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from saelib.config import Config
@@ -32,7 +33,7 @@ def landscapes(config: Config, layers: pl.DataFrame) -> Figure | None:
     for axes in grid.flat[len(shown) :]:
         axes.set_visible(False)
     figure.supxlabel("activation dimension", fontsize=8.5)
-    figure.supylabel("activation / RMS", fontsize=8.5)
+    figure.supylabel("LayerNormed activation", fontsize=8.5)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=2)
     return figure
@@ -47,9 +48,6 @@ def _places(config: Config) -> list[Place]:
 
 
 def _panel(axes: Axes, mean: np.ndarray, std: np.ndarray) -> None:
-    """Dividing by the root mean square makes models comparable; gamma and death do not depend on scale."""
-    scale = math.sqrt(np.mean(mean**2 + std**2)) or 1.0
-    mean, std = mean / scale, std / scale
     dimensions = np.arange(len(mean))
     axes.fill_between(dimensions, mean - std, mean + std, step="mid", color=SKY, alpha=0.6, lw=0, label="± 1 std")
     axes.vlines(dimensions, 0, mean, color=VERMILLION, lw=np.clip(150 / len(mean), 0.8, 3), label="mean over tokens")
@@ -66,4 +64,5 @@ def _panel(axes: Axes, mean: np.ndarray, std: np.ndarray) -> None:
         ha="left" if right else "right",
         va="top" if mean[largest] > 0 else "bottom",
         fontsize=7.5,
+        path_effects=[withStroke(linewidth=2, foreground="white")],
     )
