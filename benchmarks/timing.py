@@ -69,9 +69,6 @@ def environment(*packages: str) -> dict[str, str]:
         f"{pool['internal_api']} {pool['version']} {pool.get('architecture', '')} x{pool['num_threads']}"
         for pool in threadpool_info()
     ]
-    forced = os.environ.get("OPENBLAS_CORETYPE")
-    if forced:  # may be slower than what the processor can do
-        pools.append(f"forced by OPENBLAS_CORETYPE={forced}")
     versions = {name: importlib.metadata.version(name) for name in packages}
     return {"cpu": _cpu_name(), "cores": str(os.cpu_count()), "blas": "; ".join(pools)} | {
         "python": platform.python_version(),
