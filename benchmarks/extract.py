@@ -1,12 +1,12 @@
 """Extraction into stores, against the bare forward pass of the same model over the same examples."""
 
 import argparse
-import shutil
+import os
 import tempfile
 from itertools import islice
 from pathlib import Path
 
-from benchmarks.timing import environment, environment_line, median_cpu, show
+from benchmarks.timing import Task, environment, environment_line, median_cpu, show
 from saelib.config import Config, load_config
 from saelib.config.sources import ArraysSource
 from saelib.datasets import open_dataset
@@ -25,8 +25,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args(argv)
+    # A thread of torch that waits would burn CPU time while the other one writes, and count as work.
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     config = load_config(options.configfile)
-    seconds = median_cpu(tasks(config, options.model), options.repeats)
+    with tempfile.TemporaryDirectory() as parent:
+        seconds = median_cpu(tasks(config, options.model, Path(parent)), options.repeats)
     bare = seconds["load and bare forward"]
     tokens = config.extraction.tokens + config.extraction.heldout_tokens
     lines = [f"{options.model}: {tokens} tokens, {len(config.models[options.model].layers)} layers"]
@@ -36,7 +39,7 @@ def main(argv: list[str]) -> None:
     show(figures, [*lines, environment_line(*PACKAGES)], options.json)
 
 
-def tasks(config: Config, name: str) -> dict:
+def tasks(config: Config, name: str, parent: Path) -> dict[str, Task]:
     """Both load the model and run the same examples; only one keeps what the layers say."""
     model = config.models[name]
     config_source = model.source
@@ -54,11 +57,8 @@ def tasks(config: Config, name: str) -> dict:
                 done += sum(source.forward(list(islice(examples, config_source.batch_size)), []).tokens_per_example)
 
     def stores() -> None:
-        folder = Path(tempfile.mkdtemp())
-        try:
-            keys = dict.fromkeys(model.layers, "benchmark")
-            extract(name, config, keys, {layer: folder / f"layer_{layer}.zarr" for layer in model.layers})
-        finally:
-            shutil.rmtree(folder)
+        folder = Path(tempfile.mkdtemp(dir=parent))
+        keys = dict.fromkeys(model.layers, "benchmark")
+        extract(name, config, keys, {layer: folder / f"layer_{layer}.zarr" for layer in model.layers})
 
     return {"load and bare forward": bare, "extract": stores}

@@ -98,7 +98,7 @@ class ExtractionConfig(Section):
     """Training rows of each store: statistics, preprocessings and SAEs are fitted on these."""
     heldout_tokens: Count = 8_192
     """Held-out rows, from other examples: death and reconstruction are measured on these."""
-    chunk_rows: Count = 2_048
+    chunk_rows: Count = 4_096
     """Rows of a chunk file."""
     window_rows: Count = 65_536
     """Rows are shuffled within windows of this size, which are held in memory for every layer of a pass."""

@@ -110,7 +110,8 @@ def kept_rows(stream: dict[int, "torch.Tensor"], keep: "torch.Tensor") -> Activa
         stream: layer -> [examples, tokens, d_in], any float type and device.
         keep: bool [examples, tokens].
     """
-    layers = {layer: values[keep].float().cpu().numpy() for layer, values in stream.items()}
+    rows = keep.flatten().nonzero().squeeze(1)  # once for all layers: a boolean index would be searched each time
+    layers = {layer: v.flatten(0, 1).index_select(0, rows).float().cpu().numpy() for layer, v in stream.items()}
     return Activations(layers, [int(count) for count in keep.sum(dim=1)])
 
 

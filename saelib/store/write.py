@@ -74,7 +74,7 @@ class _SplitWriter:
         self._new_window()
 
     def append(self, acts: NDArray[np.float32], offset: NDArray[np.float32], example: NDArray[np.int32]) -> None:
-        norm = np.sqrt(np.einsum("ij,ij->i", acts, acts, dtype=np.float64))
+        norm = np.sqrt(np.einsum("ij,ij->i", acts, acts))
         centred = acts - offset
         if self.acts.dtype == np.float16 and np.abs(centred).max(initial=0) > FLOAT16_LIMIT:
             self._widen()
