@@ -185,6 +185,7 @@ def _metadata(
         train_tokens=config.extraction.tokens,
         heldout_tokens=config.extraction.heldout_tokens,
         chunk_rows=config.extraction.chunk_rows,
+        index_rows=writer.index_rows,
         dtypes=writer.dtypes,
         examples=examples,
         dataset=model.dataset or "arrays",

@@ -28,6 +28,9 @@ class StoreMetadata:
     train_tokens: int
     heldout_tokens: int
     chunk_rows: int
+    """Rows of a chunk of `acts`."""
+    index_rows: int
+    """Rows of a chunk of `norm` and `example`."""
     dtypes: dict[str, str]
     """Split -> 'float16' or 'float32'."""
     examples: dict[str, int]
@@ -83,7 +86,8 @@ def _chunk_names(metadata: StoreMetadata) -> Iterator[str]:
     yield "offset/c/0"
     for split in SPLITS:
         for array in ARRAYS:
-            for index in range(-(-metadata.tokens(split) // metadata.chunk_rows)):
+            rows = metadata.chunk_rows if array == "acts" else metadata.index_rows
+            for index in range(-(-metadata.tokens(split) // rows)):
                 yield chunk_name(split, array, index)
 
 

@@ -100,8 +100,7 @@ def _open(path: Path, metadata: StoreMetadata, split: Split, name: str) -> Any:
     tokens = metadata.tokens(split)
     shape = (tokens, metadata.d_in) if name == "acts" else (tokens,)
     dtype = {"acts": metadata.dtypes[split], "norm": "float32", "example": "int32"}[name]
-    rows = metadata.chunk_rows
-    chunks = (rows, metadata.d_in) if name == "acts" else (rows,)
+    chunks = (metadata.chunk_rows, metadata.d_in) if name == "acts" else (metadata.index_rows,)
     if array.shape != shape or str(array.dtype) != dtype or array.chunks != chunks:
         raise ValueError(f"{split}/{name} is {array.dtype}{list(array.shape)}, the metadata say {dtype}{list(shape)}")
     return array

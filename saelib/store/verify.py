@@ -28,9 +28,9 @@ def verify_store(path: Path) -> list[str]:
     except UserError as error:
         return [str(error)]
     problems = []
-    rows = store.metadata.chunk_rows
     for split, arrays in store.arrays.items():
         for name, array in arrays.items():
+            rows = array.chunks[0]
             for index, start in enumerate(range(0, array.shape[0], rows)):
                 try:
                     values = np.asarray(array[start : start + rows])

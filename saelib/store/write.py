@@ -54,6 +54,11 @@ class StoreWriter:
         zarr.create_group(self.folder, attributes=metadata.to_attributes(), zarr_format=3)
 
     @property
+    def index_rows(self) -> int:
+        """Rows of a chunk of `norm` and `example`."""
+        return self.splits["train"].window_rows
+
+    @property
     def dtypes(self) -> dict[str, str]:
         """Split -> dtype its activations were stored in."""
         return {split: str(writer.acts.dtype) for split, writer in self.splits.items()}
@@ -69,8 +74,9 @@ class _SplitWriter:
         self.order = np.random.default_rng(seed)
         self.filled = 0
         self.acts = self._create_acts("acts", "float16")
-        self.norm = _create(folder / "norm", (tokens,), (chunk_rows,), "float32")
-        self.example = _create(folder / "example", (tokens,), (chunk_rows,), "int32")
+        # A number for each row: a chunk for each window, because small files cost more than they hold.
+        self.norm = _create(folder / "norm", (tokens,), (self.window_rows,), "float32")
+        self.example = _create(folder / "example", (tokens,), (self.window_rows,), "int32")
         self._new_window()
 
     def append(self, acts: NDArray[np.float32], offset: NDArray[np.float32], example: NDArray[np.int32]) -> None:
