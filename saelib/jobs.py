@@ -38,6 +38,7 @@ def run_job(stage: str, run: Callable[[Config, Job], None]) -> None:
         log.debug("where it happened", exc_info=True)
         sys.exit(1)
     except Exception:
+        # The end of the process, where nothing is swallowed: the traceback has to reach the job's log as well.
         log.exception("a defect in saelib, or an input it does not foresee")
         sys.exit(1)
 
