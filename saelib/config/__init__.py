@@ -9,10 +9,9 @@ from saelib.config.schema import (
     ModelConfig,
     ReportConfig,
     StatsConfig,
-    TrainConfig,
-    VariantConfig,
 )
 from saelib.config.sources import SourceConfig, WeightsConfig
+from saelib.config.training import TrainConfig, VariantConfig
 
 __all__ = [
     "Config",

@@ -8,8 +8,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from saelib.config.base import Count, Fraction, Name, Section
 from saelib.config.sources import SourceConfig, WeightsConfig
-
-Preprocessing = Literal["raw", "center_median", "center_mean", "ln_center", "zscore", "pca"]
+from saelib.config.training import NEED_EIGENVECTORS, Preprocessing, TrainConfig
 
 
 def parse_layers(value: Any) -> Any:
@@ -116,11 +115,6 @@ class StatsConfig(Section):
     """Layers of one model that share a process, which saves its start-up."""
 
 
-def _check_k(k: int, d_sae: int) -> None:
-    if k > d_sae:
-        raise ValueError(f"k = {k} is larger than d_sae = {d_sae}")
-
-
 class InitDeathConfig(Section):
     """Stage `init_death`: a randomly initialised TopK SAE on held-out tokens."""
 
@@ -139,49 +133,8 @@ class InitDeathConfig(Section):
 
     @model_validator(mode="after")
     def _k_fits(self) -> Self:
-        _check_k(self.k, self.d_sae)
-        return self
-
-
-class VariantConfig(Section):
-    """A way to train: a named set of options."""
-
-    preprocessing: Preprocessing = "raw"
-    auxk: bool = False
-    """Add the auxiliary loss that lets dead latents fit the residual."""
-
-
-class TrainConfig(Section):
-    """Stage `train`: TopK SAEs on each model's representative layer."""
-
-    d_sae: Count = 1_024
-    k: Count = 32
-    batch_size: Count = 1_024
-    steps: Count = 300
-    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (
-        1e-4,
-        1e-3,
-        1e-2,
-    )
-    auxk_coefficient: Annotated[float, Field(gt=0)] = 1 / 32
-    auxk_k: Count | None = None
-    """Dead latents that AuxK uses for a token; none: d_in // 2."""
-    dead_after_examples: Count = 256_000
-    """A latent that has not fired for this many examples counts as dead during training."""
-    record_every: Count = 20
-    """Steps between recorded rows."""
-    threads: Count = 1
-    """Processor threads of a job; small SAEs train faster several at once than one on several cores."""
-    variants: dict[Name, VariantConfig] = {
-        "baseline": VariantConfig(),
-        "auxk": VariantConfig(auxk=True),
-        "center_median": VariantConfig(preprocessing="center_median"),
-        "pca": VariantConfig(preprocessing="pca"),
-    }
-
-    @model_validator(mode="after")
-    def _k_fits(self) -> Self:
-        _check_k(self.k, self.d_sae)
+        if self.k > self.d_sae:
+            raise ValueError(f"k = {self.k} is larger than d_sae = {self.d_sae}")
         return self
 
 
@@ -209,8 +162,8 @@ class Config(Section):
 
     def needs_whitening(self) -> bool:
         """Whether any stage asks for the eigenvectors of the covariance, which cost a second Gram matrix."""
-        trained = [variant.preprocessing for variant in self.train.variants.values()]
-        return "pca" in (*self.init_death.preprocessings, *trained)
+        trained = [variant.preprocessing.kind for variant in self.train.variants.values()]
+        return not NEED_EIGENVECTORS.isdisjoint((*self.init_death.preprocessings, *trained))
 
     def store_path(self, model: str, layer: int) -> Path:
         """Where stage `extract` puts a layer."""

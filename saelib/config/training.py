@@ -1,0 +1,242 @@
+"""How an SAE is trained, as types: a variant is a named set of these options, so a new one needs no code."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from saelib.config.base import Count, Name, Section
+
+Positive = Annotated[float, Field(gt=0)]
+UnitInterval = Annotated[float, Field(ge=0, le=1)]
+Rates = Annotated[tuple[Positive, ...], Field(min_length=1)]
+
+Preprocessing = Literal[
+    "raw",
+    "center_median",
+    "center_mean",
+    "center_coordinate_median",
+    "center_trimmed_mean",
+    "layernorm",
+    "ln_center",
+    "rescale",
+    "zscore",
+    "pca",
+]
+"""Preprocessings without options; `saelib.preprocess` says what each does."""
+
+NEED_EIGENVECTORS = {"pca", "partial_pca", "active_subspace", "auto"}
+"""Preprocessings that may read the eigenvectors of the covariance."""
+
+
+def _by_name(value: Any) -> Any:
+    """`relu` is short for `{kind: relu}`."""
+    return {"kind": value} if isinstance(value, str) else value
+
+
+class PlainPreprocessing(Section):
+    """A preprocessing without options."""
+
+    kind: Preprocessing
+
+
+class PartialWhitening(Section):
+    """PCA whitening to a degree: eigenvalues lambda become lambda^(1 - alpha)."""
+
+    kind: Literal["partial_pca"]
+    alpha: UnitInterval
+    """0 only centres on the mean, 1 is `pca`."""
+
+
+class ActiveSubspace(Section):
+    """Centring on the geometric median, and initial directions drawn in the leading principal subspace (Wang 2025)."""
+
+    kind: Literal["active_subspace"]
+    rank: Count | None = None
+    """Dimensions of the subspace; none: d_in // 2."""
+
+
+class AutoPreprocessing(Section):
+    """Chosen from the layer's own statistics by the paper's rule; the choice and its reason are recorded."""
+
+    kind: Literal["auto"]
+
+
+PreprocessingConfig = Annotated[
+    Annotated[PlainPreprocessing | PartialWhitening | ActiveSubspace | AutoPreprocessing, Field(discriminator="kind")],
+    BeforeValidator(_by_name),
+]
+
+
+class TopK(Section):
+    """The k largest positive pre-activations of each token."""
+
+    kind: Literal["topk"] = "topk"
+
+
+class BatchTopK(Section):
+    """The k * tokens largest positive pre-activations of a batch (Bussmann et al. 2024)."""
+
+    kind: Literal["batch_topk"]
+
+
+class ReLU(Section):
+    """Every positive pre-activation, with an L1 penalty weighted by decoder norms (Lindsey et al. 2024)."""
+
+    kind: Literal["relu"]
+    l1: Positive = 1e-3
+    """Coefficient of sum_i z_i ||d_i||, beside a reconstruction error relative to the data's total variance."""
+
+
+class JumpReLU(Section):
+    """Pre-activations above a learnt threshold, with a penalty on the distance to a target L0 (Rajamanoharan 2024)."""
+
+    kind: Literal["jumprelu"]
+    target_l0: Positive | None = None
+    """None: `train.k`."""
+    coefficient: Positive = 1.0
+    """Of (L0 / target - 1)^2."""
+    bandwidth: Positive = 1e-3
+    """Width of the kernel that stands in for the step's derivative."""
+    initial_threshold: Positive = 1e-3
+
+
+ArchitectureConfig = Annotated[
+    Annotated[TopK | BatchTopK | ReLU | JumpReLU, Field(discriminator="kind")], BeforeValidator(_by_name)
+]
+
+
+class NoRevival(Section):
+    """Dead latents are left alone."""
+
+    kind: Literal["none"] = "none"
+
+
+class AuxK(Section):
+    """Dead latents fit what the living ones left over (Gao et al. 2024)."""
+
+    kind: Literal["auxk"]
+    coefficient: Positive = 1 / 32
+    k: Count | None = None
+    """Dead latents used for a token; none: d_in // 2."""
+
+
+class GhostGradients(Section):
+    """Dead latents, through exp instead of ReLU, fit the residual at half its norm (Jermyn and Templeton 2024)."""
+
+    kind: Literal["ghost"]
+
+
+class Resampling(Section):
+    """Dead latents restart at badly reconstructed tokens, their optimiser state at 0 (Bricken et al. 2023)."""
+
+    kind: Literal["resample"]
+    every: Count = 25_000
+    """Steps."""
+    until: Count | None = None
+    """The last step at which it happens; none: half of all steps."""
+
+
+RevivalConfig = Annotated[
+    Annotated[NoRevival | AuxK | GhostGradients | Resampling, Field(discriminator="kind")], BeforeValidator(_by_name)
+]
+
+
+class Adam(Section):
+    """Adam (Kingma and Ba 2015); with `sparse`, moments of a latent stand still while it has no gradient."""
+
+    kind: Literal["adam"] = "adam"
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    epsilon: Positive = 1e-8
+    sparse: bool = False
+
+
+class SignSGD(Section):
+    """Every parameter moves by the learning rate, against the sign of its gradient."""
+
+    kind: Literal["sign_sgd"]
+
+
+OptimizerConfig = Annotated[Annotated[Adam | SignSGD, Field(discriminator="kind")], BeforeValidator(_by_name)]
+
+
+class ScheduleConfig(Section):
+    """The learning rate over the steps: constant unless told otherwise."""
+
+    warmup: UnitInterval = 0.0
+    """Share of the steps over which the rate rises linearly from 0."""
+    decay_from: UnitInterval = 1.0
+    """Share of the steps after which the rate falls linearly to 0."""
+
+    @model_validator(mode="after")
+    def _phases_in_order(self) -> "ScheduleConfig":
+        if self.warmup > self.decay_from:
+            raise ValueError(f"warmup ({self.warmup}) ends after the decay begins ({self.decay_from})")
+        return self
+
+
+class InitConfig(Section):
+    """Weights before training."""
+
+    rows: Literal["gaussian", "uniform"] = "gaussian"
+    """Distribution of the directions before they are normalised: `gaussian` is uniform on the sphere."""
+    tied: bool = True
+    """W_dec starts as the transpose of W_enc; otherwise it is drawn apart."""
+    firing_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Set each encoder bias so that its latent is positive on this share of the tokens (Conerly et al. 2025);
+    none: biases 0."""
+
+
+class VariantConfig(Section):
+    """A way to train: a named set of options."""
+
+    preprocessing: PreprocessingConfig = PlainPreprocessing(kind="raw")
+    architecture: ArchitectureConfig = TopK()
+    revival: RevivalConfig = NoRevival()
+    optimizer: OptimizerConfig = Adam()
+    schedule: ScheduleConfig = ScheduleConfig()
+    clip: Positive | None = None
+    """Largest norm of the gradient of all parameters together; none: no limit."""
+    init: InitConfig = InitConfig()
+    project_decoder: bool = True
+    """Remove from W_dec's gradient what is along its rows, whose norms are set back to 1 after each step."""
+    frozen: Literal["none", "b_dec", "features"] = "none"
+    """What training must not move: `b_dec`, or `features` (everything but b_dec)."""
+    learning_rates: Rates | None = None
+    """Of this variant; none: `train.learning_rates`."""
+
+
+class TrainConfig(Section):
+    """Stage `train`: SAEs on each model's representative layer."""
+
+    d_sae: Count = 1_024
+    k: Count = 32
+    batch_size: Count = 1_024
+    steps: Count = 300
+    learning_rates: Rates = (1e-4, 1e-3, 1e-2)
+    """One SAE each, all from the same weights on the same batches; the best is kept."""
+    dead_after_examples: Count = 256_000
+    """A latent that has not fired for this many examples counts as dead during training."""
+    record_every: Count = 20
+    """Steps between recorded rows."""
+    checkpoint_every: Count = 1_000
+    """Steps between checkpoints, from which a job that was killed goes on."""
+    log_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
+    """Where the recorded rows go beside history.parquet; the package must be installed."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the encoder's matrix product. `bfloat16` on a CPU selects candidates in bfloat16 and decides between them in
+    float32; on a GPU the product itself is rounded."""
+    threads: Count = 1
+    """Processor threads of a job; small SAEs train faster several at once than one on several cores."""
+    variants: dict[Name, VariantConfig] = {
+        "baseline": VariantConfig(),
+        "auxk": VariantConfig(revival=AuxK(kind="auxk")),
+        "center_median": VariantConfig(preprocessing=PlainPreprocessing(kind="center_median")),
+        "pca": VariantConfig(preprocessing=PlainPreprocessing(kind="pca")),
+    }
+
+    @model_validator(mode="after")
+    def _k_fits(self) -> "TrainConfig":
+        if self.k > self.d_sae:
+            raise ValueError(f"k = {self.k} is larger than d_sae = {self.d_sae}")
+        return self

@@ -1,0 +1,81 @@
+"""The sparse autoencoder: four architectures, one set of parameters."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Architecture = Literal["topk", "batch_topk", "relu", "jumprelu"]
+
+
+class SAE(nn.Module):
+    """z = activation((x - b_dec) W_enc + b_enc), x_hat = z W_dec + b_dec (paper, section 1.1; names as in SAELens).
+
+    Parameters: `W_enc` [d_in, d_sae], `W_dec` [d_sae, d_in], `b_enc` [d_sae], `b_dec` [d_in]; `jumprelu` also has
+    `threshold` [d_sae], and `batch_topk` a buffer `threshold` [], the bar that stands in for the batch when a
+    token is encoded on its own. In memory both weight matrices lie latent by latent, as gradients and kernels do.
+    """
+
+    W_enc: nn.Parameter
+    W_dec: nn.Parameter
+    b_enc: nn.Parameter
+    b_dec: nn.Parameter
+    threshold: Tensor
+
+    def __init__(self, architecture: Architecture, tensors: Mapping[str, Tensor], k: int | None = None) -> None:
+        """Take `tensors` (named as above) as they are, without a copy.
+
+        Args:
+            architecture: What makes codes of pre-activations.
+            tensors: The parameters.
+            k: Latents of a token, of `topk` and `batch_topk`.
+        """
+        super().__init__()
+        self.architecture: Architecture = architecture
+        self.k = k
+        for name in ("W_enc", "W_dec", "b_enc", "b_dec"):
+            self.register_parameter(name, nn.Parameter(tensors[name]))
+        if architecture == "jumprelu":
+            self.register_parameter("threshold", nn.Parameter(tensors["threshold"]))
+        elif architecture == "batch_topk":
+            self.register_buffer("threshold", tensors.get("threshold", torch.zeros(())))
+
+    @property
+    def d_in(self) -> int:
+        """Width of an activation."""
+        return self.W_dec.shape[1]
+
+    @property
+    def d_sae(self) -> int:
+        """Number of latents."""
+        return self.W_dec.shape[0]
+
+    def hidden_pre(self, x: Tensor) -> Tensor:
+        """Pre-activations: [tokens, d_in] -> [tokens, d_sae]."""
+        # Subtract first: at a large mean, x W - b W would cancel catastrophically in float32.
+        return torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)
+
+    def activate(self, hidden_pre: Tensor) -> Tensor:
+        """Codes of tokens that are looked at one by one: [tokens, d_sae] -> [tokens, d_sae], dense, >= 0."""
+        match self.architecture:
+            case "topk":
+                assert self.k is not None
+                values, indices = hidden_pre.topk(self.k, dim=1, sorted=False)
+                return torch.zeros_like(hidden_pre).scatter(1, indices, values.relu())
+            case "relu":
+                return hidden_pre.relu()
+            case "batch_topk" | "jumprelu":
+                return hidden_pre * ((hidden_pre > self.threshold) & (hidden_pre > 0))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Codes, dense: [tokens, d_in] -> [tokens, d_sae]."""
+        return self.activate(self.hidden_pre(x))
+
+    def decode(self, feature_acts: Tensor) -> Tensor:
+        """Reconstructions: [tokens, d_sae] -> [tokens, d_in]."""
+        return torch.addmm(self.b_dec, feature_acts, self.W_dec)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode and decode."""
+        return self.decode(self.encode(x))

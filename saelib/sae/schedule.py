@@ -1,0 +1,14 @@
+"""The learning rate over the steps."""
+
+from saelib.config.training import ScheduleConfig
+
+
+def rate_at(step: int, steps: int, learning_rate: float, schedule: ScheduleConfig) -> float:
+    """The rate of step number `step`, 1 to `steps`: a linear rise, then constant, then a linear fall to 0.
+
+    The first step after `decay_from` is the first with a smaller rate; the last step's is the smallest above 0.
+    """
+    warmup, decay_from = schedule.warmup * steps, schedule.decay_from * steps
+    rise = min(1.0, step / warmup) if warmup > 0 else 1.0
+    fall = min(1.0, (steps + 1 - step) / (steps + 1 - decay_from)) if decay_from < steps else 1.0
+    return learning_rate * rise * fall
