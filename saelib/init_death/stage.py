@@ -24,7 +24,8 @@ def run(config: Config, job: "Job") -> None:
         for target in job.targets:
             store = open_store(config.store_path(target.model, target.layer))
             arrays = load_arrays(config.stats_path(target.model, target.layer))
-            preprocesses = {name: make_preprocess(name, arrays) for name in options.preprocessings}
+            fitted = {"tokens": store.train.shape[0], "name": f"{target.model} layer {target.layer}"}
+            preprocesses = {name: make_preprocess(name, arrays, **fitted) for name in options.preprocessings}
             result = measure(store.heldout, preprocesses, options.d_sae, options.k, seeds, threads=1)
             save_result(result, target.output, target.key)
             advance(1, note=f"{target.model} layer {target.layer}")

@@ -40,7 +40,7 @@ class PreparedRows:
         if self._preprocess.scale is not None:
             return self._preprocess.apply(self._rows.block(start, stop), self._rows.offset)
         values = read_float32(self._rows, start, stop)
-        return layer_norm(values) if self._preprocess.layernorm else values
+        return layer_norm(values) if self._preprocess.token_norm == "layernorm" else values
 
 
 @dataclass(frozen=True, eq=False)

@@ -103,7 +103,7 @@ def train_variant(
 def _describe(setting: Setting, train: Rows, preprocess: Preprocess) -> dict[str, Any]:
     return {
         # Where no map leads back from the space an SAE was trained in, its errors are those of that space.
-        "errors_in": "layernormed activations" if preprocess.layernorm else "activations",
+        "errors_in": "layernormed activations" if preprocess.token_norm == "layernorm" else "activations",
         "d_in": preprocess.d_in,
         **setting.config.model_dump(include={"d_sae", "k", "steps", "batch_size"}),
         "seed": setting.seed,

@@ -45,15 +45,18 @@ def preprocessings(x: NDArray[np.floating]) -> dict[str, Preprocess]:
         "near": Preprocess(mean + 0.3 * rng.standard_normal(D)),
         "matrix": Preprocess(mean + 1, matrix),
         "mean": Preprocess(mean),
-        "layernorm": Preprocess(rng.standard_normal(D), layernorm=True),
+        "layernorm": Preprocess(rng.standard_normal(D), token_norm="layernorm"),
+        "rescale": Preprocess(np.zeros(D), token_norm="sqrt_d"),
     }
 
 
 def pre_activations(x: NDArray[np.floating], preprocess: Preprocess, seed: int) -> NDArray[np.float64]:
     values = x.astype(np.float64)
-    if preprocess.layernorm:
+    if preprocess.token_norm == "layernorm":
         values = values - values.mean(1, keepdims=True)
         values = values / np.sqrt((values**2).mean(1, keepdims=True) + 1e-5)
+    if preprocess.token_norm == "sqrt_d":
+        values = values * np.sqrt(D) / np.linalg.norm(values, axis=1, keepdims=True)
     values = values - preprocess.center
     if preprocess.scale is not None:
         values = values @ (preprocess.scale if preprocess.scale.ndim == 2 else np.diag(preprocess.scale))
