@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-HELPERS = {"__init__", "__main__", "timing"}
+HELPERS = {"__init__", "__main__", "peers", "timing"}
 
 
 def main() -> None:

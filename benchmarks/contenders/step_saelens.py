@@ -1,0 +1,30 @@
+"""SAELens, through its own trainer."""
+
+from sae_lens.config import SAETrainerConfig
+from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
+from sae_lens.training.sae_trainer import SAETrainer
+from torch import Tensor
+from worker import Setting, Step, serve
+
+
+def make(setting: Setting) -> Step:
+    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=setting.d_in, d_sae=setting.d_sae, k=setting.k))
+    config = SAETrainerConfig(
+        total_training_samples=10**9,
+        train_batch_size_samples=setting.batch_size,
+        lr=setting.learning_rate,
+        lr_end=setting.learning_rate,
+        dead_feature_window=2 if setting.dead else 1000,
+    )
+    trainer = SAETrainer(config, sae, iter([]))
+
+    def step(x: Tensor) -> None:
+        trainer.n_forward_passes_since_fired[: setting.dead] = 10**6
+        trainer.step(x)
+        trainer.n_training_steps += 1
+
+    return step
+
+
+if __name__ == "__main__":
+    serve(make)

@@ -1,0 +1,48 @@
+"""saelib, on the path it chooses for this machine unless the setting names one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from saelib.sae.choose import make_trainer, step_all
+from saelib.sae.init import initial_sae
+from saelib.sae.torch_trainer import TorchTrainer
+from torch import Tensor
+from worker import Setting, Step, serve
+
+from saelib.config import TrainConfig, VariantConfig
+
+
+def make(setting: Setting) -> Step:
+    options: Mapping[str, Any] = {"revival": {"kind": "auxk", "k": setting.k_aux}} if setting.dead else {}
+    variant = VariantConfig.model_validate(options)
+    shape = {"d_sae": setting.d_sae, "k": setting.k, "batch_size": setting.batch_size, "steps": 1_000_000}
+    config = TrainConfig.model_validate(shape | {"precision": setting.precision})
+    trainers = []
+    for seed in range(setting.saes):
+        sae = initial_sae(setting.d_in, config, variant, seed=seed)
+        if setting.path == "torch":
+            trainer = TorchTrainer(sae, config, variant, learning_rate=setting.learning_rate, variance=1.0)
+        else:
+            trainer = make_trainer(
+                sae,
+                config,
+                variant,
+                learning_rate=setting.learning_rate,
+                variance=1.0,
+                seed=seed,
+                threads=setting.threads,
+            )
+        trainers.append(trainer)
+
+    def step(x: Tensor) -> None:
+        if setting.dead:
+            for trainer in trainers:
+                trainer.silent_for[: setting.dead] = config.dead_after_examples
+                trainer.examples = max(trainer.examples, config.dead_after_examples)
+        step_all(trainers, x, setting.threads)
+
+    return step
+
+
+if __name__ == "__main__":
+    serve(make)

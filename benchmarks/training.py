@@ -1,0 +1,182 @@
+"""A training step: saelib's, the plain eager script's and other libraries', against one encoder matrix product.
+
+Each contender runs in a process of its own (other libraries in an environment of their own, made by
+`python -m benchmarks.peers`), all on the same batches, taking turns.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.contenders.worker import Setting
+from benchmarks.peers import PEERS, python_of
+from benchmarks.timing import environment, environment_line, show
+
+CONTENDERS = Path(__file__).parent / "contenders"
+PACKAGES = ("numpy", "numba", "torch")
+AVX2_ONLY = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+f16c,+popcnt,+lzcnt"}
+LARGE = Setting(d_in=768, d_sae=8192, k=64, batch_size=4096, threads=2, dead=0, k_aux=384)
+SMALL = replace(LARGE, d_in=50, d_sae=100, k=5, k_aux=25, learning_rate=1e-3)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A setting, who runs it, and how many steps in a row on each turn."""
+
+    title: str
+    setting: Setting
+    contenders: dict[str, dict[str, Any]]
+    """Name -> what differs from the setting."""
+    steps: int
+
+
+def cases() -> dict[str, Case]:
+    everyone = {name: {} for name in ("saelib", "floor", "eager", *PEERS)}
+    two = {"saelib": {}, "eager": {}}
+    return {
+        "topk": Case("TopK", LARGE, everyone, 3),
+        "auxk": Case("TopK with AuxK on 4,096 dead latents", replace(LARGE, dead=4096), everyone, 3),
+        "torch_path": Case("TopK, saelib without its kernels", LARGE, {"saelib": {"path": "torch"}, "eager": {}}, 3),
+        "bfloat16": Case("TopK", LARGE, {"saelib": {}, "saelib bf16": {"precision": "bfloat16"}}, 5),
+        "small": Case("small TopK", SMALL, two, 100),
+        "small_many": Case("small TopK, per SAE", SMALL, {"saelib x 64": {"saes": 64}, "eager": {}}, 10),
+    }
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks training", description=__doc__)
+    names = list(cases())
+    parser.add_argument("--case", choices=names, action="append", help="one or more; default: all")
+    parser.add_argument("--quick", action="store_true", help="saelib, the eager script and the floor, on `topk` only")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--rounds", type=int, default=3, help="turns that each contender takes")
+    parser.add_argument("--avx2", action="store_true", help="forbid saelib's kernels what AVX2 does not have")
+    parser.add_argument("--json", action="store_true", help="print JSON instead")
+    options = parser.parse_args(argv)
+
+    chosen = ["topk"] if options.quick else options.case or names
+    found = {name: run(cases()[name], options) for name in chosen}
+    lines = [line for name in chosen for line in table(cases()[name], found[name])]
+    report: dict[str, object] = {"threads": options.threads, "environment": environment(*PACKAGES)}
+    show(report | headline(found) | {"cases": found}, [*lines, environment_line(*PACKAGES)], options.json)
+
+
+def run(case: Case, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Contender -> milliseconds of a step (of one SAE), peak memory of its process, and its label."""
+    setting = replace(case.setting, threads=options.threads)
+    wanted = [name for name in case.contenders if not (options.quick and name in PEERS)]
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        setting = replace(setting, batches=write_batches(setting, Path(folder)))
+        running = {}
+        for name in wanted:
+            command = command_of(name)
+            if command is None:
+                print(f"{name}: not installed; python -m benchmarks.peers {name}", file=sys.stderr)
+                continue
+            own = replace(setting, **case.contenders[name])
+            running[name] = stack.enter_context(Contender(command, own, AVX2_ONLY if options.avx2 else {}))
+        for contender in running.values():
+            contender.steps(2)  # compile, fill caches
+        answers: dict[str, list[dict[str, Any]]] = {name: [] for name in running}
+        for _ in range(options.rounds):
+            for name, contender in running.items():
+                answers[name].append(contender.steps(case.steps))
+        return {name: summary(of_one, running[name].setting.saes) for name, of_one in answers.items()}
+
+
+class Contender:
+    """A process that makes training steps when asked to."""
+
+    def __init__(self, command: list[str], setting: Setting, environment: dict[str, str]) -> None:
+        """`command` starts it; `environment` is added to this process's."""
+        self.setting = setting
+        self._process = subprocess.Popen(
+            [*command, json.dumps(asdict(setting))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if not os.environ.get("VERBOSE") else None,
+            text=True,
+            env=os.environ | environment | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(setting.threads)},
+        )
+
+    def steps(self, number: int) -> dict[str, Any]:
+        """Time `number` steps."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{number}\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:
+            if line.startswith("{"):  # libraries print while they are imported
+                return json.loads(line)
+        raise RuntimeError(f"a contender stopped:\n{self._process.communicate()[1]}")
+
+    def __enter__(self) -> "Contender":
+        """Itself; it was started when it was made."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop it."""
+        self._process.kill()
+        self._process.communicate()
+
+
+def command_of(name: str) -> list[str] | None:
+    """What starts a contender; None where its environment is missing."""
+    python = python_of(name) if name in PEERS else Path(sys.executable)
+    script = "saelib" if name.startswith("saelib") else name
+    return [str(python), str(CONTENDERS / f"step_{script}.py")] if python else None
+
+
+def write_batches(setting: Setting, folder: Path) -> str:
+    """Four batches of Gaussian activations around a mean as long as their spread (gamma = 1)."""
+    rng = np.random.default_rng(0)
+    shape = (4, setting.batch_size, setting.d_in)
+    batches = rng.standard_normal(shape, dtype=np.float32) + rng.standard_normal(setting.d_in, dtype=np.float32)
+    np.save(folder / "batches.npy", batches)
+    return str(folder / "batches.npy")
+
+
+def summary(answers: list[dict[str, Any]], saes: int) -> dict[str, Any]:
+    seconds = [value for answer in answers for value in answer["seconds"]]
+    return {
+        "ms": 1e3 * statistics.median(seconds) / saes,
+        "ms_range": [1e3 * min(seconds) / saes, 1e3 * max(seconds) / saes],
+        "peak_mb": max(answer["peak_mb"] for answer in answers),
+        "label": answers[0]["label"],
+    }
+
+
+def table(case: Case, found: dict[str, dict[str, Any]]) -> list[str]:
+    """Lines for people; ratios are against saelib, the first contender."""
+    s = case.setting
+    first = next(iter(found.values()))["ms"]
+    lines = [f"{case.title}: d_in {s.d_in}, d_sae {s.d_sae}, k {s.k}, batch {s.batch_size}, float32"]
+    for name, figures in found.items():
+        low, high = figures["ms_range"]
+        lines.append(
+            f"{name:>20} {figures['ms']:9.2f} ms a step ({low:.2f} to {high:.2f})"
+            f"  {figures['ms'] / first:6.2f} x saelib  {figures['peak_mb']:6.0f} MB  {figures['label']}"
+        )
+    return lines
+
+
+def headline(found: dict[str, dict[str, dict[str, Any]]]) -> dict[str, object]:
+    """The figures of `topk`, by the names that programs look for."""
+    topk = found.get("topk", {})
+    names = {"ours_ms": "saelib", "eager_ms": "eager", "floor_ms": "floor"}
+    figures: dict[str, object] = {key: topk[name]["ms"] for key, name in names.items() if name in topk}
+    if "saelib" in topk:
+        figures["peak_memory_mb"] = topk["saelib"]["peak_mb"]
+        figures["peers"] = {name: topk[name] for name in PEERS if name in topk}
+    return figures
