@@ -8,11 +8,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from saelib.choose_preprocessing import ACCEPTED, percent
+
 ORDER = ("raw", "center_median", "pca")
 """From the least to the most that a preprocessing does to the activations."""
-
-ACCEPTED = 0.01
-"""Total death that is not worth a preprocessing: 1 % of the features."""
 
 PHRASES = {
     "raw": "raw activations",
@@ -61,24 +60,15 @@ def recommend(measured: Mapping[str, MeasuredDeath]) -> Recommendation | None:
             return Recommendation(name, _accepted_reason(name, candidates, measured))
     best = min(candidates, key=lambda name: measured[name].mean)
     return Recommendation(
-        best, f"Nothing measured reaches 1%. Least with {PHRASES[best]}: {_percent(measured[best].mean)} dead."
+        best, f"Nothing measured reaches 1%. Least with {PHRASES[best]}: {percent(measured[best].mean)} dead."
     )
 
 
 def _accepted_reason(name: str, candidates: list[str], measured: Mapping[str, MeasuredDeath]) -> str:
     death = measured[name].mean
     noise = " (within noise of 1%)" if death > ACCEPTED else ""
-    sentence = f"With {PHRASES[name]}, {_percent(death)} of the features are dead at initialisation{noise}"
+    sentence = f"With {PHRASES[name]}, {percent(death)} of the features are dead at initialisation{noise}"
     simpler = [
-        f"{_percent(measured[other].mean)} with {PHRASES[other]}" for other in candidates[: candidates.index(name)]
+        f"{percent(measured[other].mean)} with {PHRASES[other]}" for other in candidates[: candidates.index(name)]
     ]
     return f"{sentence}, against {' and '.join(simpler)}." if simpler else f"{sentence}."
-
-
-def _percent(fraction: float) -> str:
-    """Enough digits to tell a few dead features from none, and 1.01% from the limit of 1%."""
-    if fraction == 0:
-        return "none"
-    if fraction < 0.00005:
-        return "under 0.01%"
-    return f"{fraction:.2%}" if fraction < 0.1 else f"{fraction:.1%}"
