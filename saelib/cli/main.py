@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from saelib.cli.sae import sae_app
 from saelib.cli.show import show_rows, show_values
 from saelib.errors import UserError, exit_on_user_error
 
@@ -16,6 +17,7 @@ app = typer.Typer(
 )
 store_app = typer.Typer(help="Look after activation stores.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
+app.add_typer(sae_app)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -46,7 +48,7 @@ def theory(
 
 @app.command()
 def stats(
-    file: Annotated[str, typer.Argument(help="Activations [tokens, d_in]: .npy, .npz, .safetensors, .zarr or a store. "
+    file: Annotated[str, typer.Argument(help="Activations, tokens x d_in: .npy, .npz, .safetensors, .zarr or a store. "
                                              "FILE::NAME where it holds several arrays.")],
     workers: Annotated[int, typer.Option(min=1, help="Processor cores to use.")] = 1,
     json: Json = False,

@@ -3,9 +3,8 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -13,11 +12,14 @@ from torch import Tensor
 
 from saelib.errors import UserError
 from saelib.files import published_file
-from saelib.preprocess import Preprocess
-from saelib.sae.model import SAE
+from saelib.preprocess import Preprocess, TokenNorm
+from saelib.sae.check import check_k, check_tensors
+from saelib.sae.model import SAE, Architecture
 
 HEADER = "saelib"
 CENTER, SCALE = "preprocess_center", "preprocess_scale"
+SHAPES = {"W_enc": ("d_in", "d_sae"), "W_dec": ("d_sae", "d_in"), "b_enc": ("d_sae",), "b_dec": ("d_in",)}
+THRESHOLDS = {"jumprelu": ("d_sae",), "batch_topk": ()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +37,8 @@ def save_sae(saved: SavedSAE, path: Path) -> None:
     """Publish an SAE at `path`."""
     sae, preprocess = saved.sae, saved.preprocess
     tensors = {name: value.detach().cpu().contiguous() for name, value in sae.state_dict().items()}
-    if preprocess.center.any():
-        tensors[CENTER] = torch.from_numpy(preprocess.center.astype(np.float32))
+    # float64: rounding the centre of activations with a large mean would move what a whitened SAE reads.
+    tensors[CENTER] = torch.from_numpy(preprocess.center)
     if preprocess.scale is not None:
         tensors[SCALE] = torch.from_numpy(preprocess.scale).contiguous()
     header = {
@@ -53,22 +55,39 @@ def load_sae(path: Path) -> SavedSAE:
     """Read what `save_sae` wrote. Raises `UserError` where the file is missing, damaged or of another kind."""
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads(file.metadata()[HEADER])
+            # A figure that could not be measured (NaN) comes back as none.
+            header = json.loads(file.metadata()[HEADER], parse_constant=lambda _: None)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        center, scale = tensors.pop(CENTER, None), tensors.pop(SCALE, None)
-        sae = SAE(header["architecture"], _latent_by_latent(tensors), header["k"])
-        preprocess = Preprocess(
-            np.zeros(sae.d_in) if center is None else center.double().numpy(),
-            None if scale is None else scale.numpy(),
-            header["token_norm"],
-        )
-        return SavedSAE(sae, preprocess, header["about"])
+        architecture, k, token_norm, about = (header[key] for key in ("architecture", "k", "token_norm", "about"))
+        if architecture not in get_args(Architecture) or token_norm not in get_args(TokenNorm):
+            raise ValueError(f"architecture {architecture!r}, token norm {token_norm!r}")
+        center, scale = tensors.pop(CENTER), tensors.pop(SCALE, None)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not an SAE written by saelib ({error})") from None
+    threshold = {"threshold": THRESHOLDS[architecture]} if architecture in THRESHOLDS else {}
+    weights = check_tensors(tensors, {**SHAPES, **threshold}, path)
+    if architecture in ("topk", "batch_topk"):
+        check_k(k, len(weights["W_dec"]), path)
+    sae = SAE(architecture, latent_by_latent(weights), k)
+    return SavedSAE(sae, _preprocess(center, scale, token_norm, sae.d_in, path), about)
 
 
-def _latent_by_latent(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """W_enc as the transpose of what lies contiguous in memory."""
+def latent_by_latent(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, W_enc laid out in memory as `SAE` wants it: as the transpose of what is contiguous."""
     return tensors | {"W_enc": tensors["W_enc"].T.contiguous().T}
+
+
+def _preprocess(center: Tensor, scale: Tensor | None, token_norm: TokenNorm, d_sae_in: int, path: Path) -> Preprocess:
+    tensors, shapes = {CENTER: center}, dict[str, tuple[str, ...]]({CENTER: ("d_model",)})
+    if scale is not None:
+        tensors[SCALE] = scale
+        shapes[SCALE] = ("d_model",) if scale.ndim == 1 else ("d_model", "d_in")
+    check_tensors(tensors, shapes, path)
+    preprocess = Preprocess(
+        center.double().numpy(), None if scale is None else scale.float().contiguous().numpy(), token_norm
+    )
+    if preprocess.d_out != d_sae_in:
+        raise UserError(f"{path}: the preprocessing gives {preprocess.d_out} dimensions; the SAE reads {d_sae_in}")
+    return preprocess

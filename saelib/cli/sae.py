@@ -1,0 +1,103 @@
+"""Commands about one SAE: measure it, and exchange it with other libraries."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saelib.cli.show import show_values
+
+
+class Library(StrEnum):
+    """Whose format; `saelib.interchange.FORMATS` by name, which is not imported for a help text."""
+
+    SAELENS = "saelens"
+    DICTIONARY_LEARNING = "dictionary_learning"
+    SPARSIFY = "sparsify"
+
+
+sae_app = typer.Typer()
+Ours = Annotated[Path, typer.Argument(help="An SAE as saelib keeps it, a .safetensors file.")]
+Tokens = Annotated[int | None, typer.Option(min=1, help="Measure on the first so many rows; all where absent.")]
+
+
+@sae_app.command()
+def evaluate(
+    sae: Ours,
+    rows: Annotated[str, typer.Argument(help="Activations of the layer it was trained on, tokens x d_in: .npy, .npz, "
+                                             ".safetensors, .zarr or a store. FILE::NAME where it holds several.")],
+    tokens: Tokens = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:  # fmt: skip
+    """Death by pathway, L0, error and variance explained of an SAE, whoever trained it, on rows you have.
+
+    dead_relu: latents never above 0 before the selection. dead_topk_only: above 0, and never selected (or never
+    above their threshold). dead_total: both. Variance is explained about the mean of the rows: about 0, a large mean
+    would make any SAE look excellent. An SAE of another library: saelib import first.
+
+    Example: saelib evaluate sae.safetensors activations.npy --tokens 100000
+    """
+    from dataclasses import asdict
+
+    from saelib.arrays import open_rows
+    from saelib.interchange.measure import measure
+    from saelib.sae.file import load_sae
+
+    show_values(asdict(measure(load_sae(sae), open_rows(rows), tokens)), json)
+
+
+@sae_app.command()
+def export(
+    sae: Ours,
+    folder: Annotated[Path, typer.Argument(help="A new folder, or an earlier export, which is replaced.")],
+    to: Annotated[Library, typer.Option(help="The library that is to load it.")],
+) -> None:
+    """Write an SAE as another library loads it, its preprocessing folded into the weights.
+
+    \b
+    saelens              every SAE; BatchTopK becomes JumpReLU
+                         load it with SAE.load_from_disk(FOLDER)
+    dictionary_learning  every SAE without a token norm
+                         load it with utils.load_dictionary(FOLDER, "cpu")
+    sparsify             TopK without a token norm
+                         load it with SparseCoder.load_from_disk(FOLDER)
+
+    A token norm (LayerNorm, rescaling) divides each token by a number of its own, which no weights can do.
+
+    Example: saelib export sae.safetensors for_saelens --to saelens
+    """
+    from saelib.interchange import export_sae
+    from saelib.sae.file import load_sae
+
+    export_sae(load_sae(sae), to.value, folder)
+    typer.echo(f"{folder}: written for {to.value}")
+
+
+@sae_app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="The folder that the other library saved one SAE to.")],
+    out: Annotated[Path, typer.Argument(help="A .safetensors file to write.")],
+    from_: Annotated[
+        Library | None, typer.Option("--from", help="The library; told by the files where absent.")
+    ] = None,
+) -> None:
+    """Read an SAE of another library into a file that `saelib evaluate` and `saelib export` take.
+
+    \b
+    saelens              cfg.json, sae_weights.safetensors
+                         standard, topk and jumprelu
+    dictionary_learning  config.json, ae.pt (nothing in it is run)
+                         all classes but GatedAutoEncoder
+    sparsify             cfg.json, sae.safetensors
+                         TopK
+
+    Example: saelib import downloads/layers.5 sae.safetensors
+    """
+    from saelib.interchange import import_sae
+    from saelib.sae.file import save_sae
+
+    saved = import_sae(folder, from_.value if from_ else None)
+    save_sae(saved, out)
+    sae = saved.sae
+    typer.echo(f"{out}: {sae.architecture}, d_in {sae.d_in}, d_sae {sae.d_sae}" + (f", k {sae.k}" if sae.k else ""))

@@ -1,0 +1,123 @@
+"""The folder that dictionary_learning (`load_dictionary`) reads and its trainers write: config.json and ae.pt."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saelib.errors import UserError
+from saelib.files import write_json
+from saelib.interchange.fold import centre_input, fold_preprocess, uncentre_input, unit_decoder
+from saelib.interchange.reading import read_config, read_torch
+from saelib.interchange.refuse import refuse_token_norm
+from saelib.preprocess import Preprocess
+from saelib.sae.check import Shapes, check_k, check_tensors
+from saelib.sae.file import SavedSAE, latent_by_latent
+from saelib.sae.model import SAE
+
+FILES = ("config.json", "ae.pt")
+
+CLASSES = {
+    "topk": "AutoEncoderTopK",
+    "batch_topk": "BatchTopKSAE",
+    "relu": "AutoEncoder",
+    "jumprelu": "JumpReluAutoEncoder",
+}
+OURS = {name: architecture for architecture, name in CLASSES.items()} | {
+    "AutoEncoderNew": "relu",
+    "MatryoshkaBatchTopKSAE": "batch_topk",
+}
+LINEAR: Shapes = {
+    "encoder.weight": ("dict_size", "activation_dim"),
+    "decoder.weight": ("activation_dim", "dict_size"),
+    "encoder.bias": ("dict_size",),
+}
+PLAIN: Shapes = {
+    "W_enc": ("activation_dim", "dict_size"),
+    "W_dec": ("dict_size", "activation_dim"),
+    "b_enc": ("dict_size",),
+    "b_dec": ("activation_dim",),
+}
+SHAPES: dict[str, Shapes] = {
+    "AutoEncoder": {**LINEAR, "bias": ("activation_dim",)},
+    "AutoEncoderNew": {**LINEAR, "decoder.bias": ("activation_dim",)},
+    "AutoEncoderTopK": {**LINEAR, "b_dec": ("activation_dim",)},
+    "BatchTopKSAE": {**LINEAR, "b_dec": ("activation_dim",), "threshold": ()},
+    "MatryoshkaBatchTopKSAE": {**PLAIN, "threshold": ()},
+    "JumpReluAutoEncoder": {**PLAIN, "threshold": ("dict_size",)},
+}
+UNUSED = {"AutoEncoderTopK": {"threshold"}, "MatryoshkaBatchTopKSAE": {"group_sizes"}}
+"""Tensors that take no part in a reconstruction."""
+UNCENTRED = {"AutoEncoderNew", "JumpReluAutoEncoder"}
+"""Classes whose encoder reads x, and not x - b_dec."""
+
+
+def write(saved: SavedSAE, folder: Path) -> None:
+    """Write both files into `folder`.
+
+    Their `AutoEncoder` gives the decoder unit norm as it is loaded; the file already has it, so the codes of a `relu`
+    SAE come multiplied by the norms of our decoder.
+    """
+    refuse_token_norm(saved, "dictionary_learning")
+    sae = fold_preprocess(saved).sae
+    trainer: dict[str, Any] = {
+        "dict_class": CLASSES[sae.architecture],
+        "activation_dim": sae.d_in,
+        "dict_size": sae.d_sae,
+        "k": sae.k,
+        "layer": saved.about.get("layer"),
+        "lm_name": saved.about.get("model"),
+    }
+    write_json(folder / FILES[0], {"trainer": trainer, "saelib": saved.about})
+    torch.save({name: value.contiguous() for name, value in _their_tensors(sae).items()}, folder / FILES[1])
+
+
+def read(folder: Path) -> SavedSAE:
+    """Read every class but `GatedAutoEncoder`, whose gate we do not have."""
+    path = folder / FILES[1]
+    config = read_config(folder / FILES[0])
+    trainer = config.section("trainer")
+    architecture = trainer.choice("dict_class", OURS)
+    kind = trainer.values["dict_class"]
+    stored = read_torch(path)
+    k_stored = stored.pop("k", None)
+    for name in UNUSED.get(kind, ()):
+        stored.pop(name, None)
+    tensors = check_tensors(stored, SHAPES[kind], path)
+    sae = SAE(architecture, latent_by_latent(_our_names(tensors)))
+    trainer.check_size("activation_dim", sae.d_in)
+    trainer.check_size("dict_size", sae.d_sae)
+    if architecture in ("topk", "batch_topk"):
+        sae.k = check_k(trainer.values.get("k"), sae.d_sae, trainer.path)
+        if k_stored is not None and (k_stored.numel() != 1 or k_stored.item() != sae.k):
+            raise UserError(f"{path}: its 'k' is not the {sae.k} that {FILES[0]} has")
+    if kind in UNCENTRED:
+        sae = centre_input(sae)
+    about = {"imported_from": "dictionary_learning", "config": config.values}
+    return SavedSAE(sae, Preprocess(np.zeros(sae.d_in)), about)
+
+
+def _their_tensors(sae: SAE) -> dict[str, Tensor]:
+    if sae.architecture == "jumprelu":
+        return _values(uncentre_input(sae))
+    ours = _values(unit_decoder(sae) if sae.architecture == "relu" else sae)
+    theirs = {"encoder.weight": ours["W_enc"].T, "encoder.bias": ours["b_enc"], "decoder.weight": ours["W_dec"].T}
+    if sae.architecture == "relu":
+        return {**theirs, "bias": ours["b_dec"]}
+    # -1 stands for a threshold that was not measured, which a TopK does not need.
+    threshold = ours.get("threshold", torch.tensor(-1.0))
+    return {**theirs, "b_dec": ours["b_dec"], "k": torch.tensor(sae.k, dtype=torch.int), "threshold": threshold}
+
+
+def _our_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    if "W_enc" in tensors:
+        return tensors
+    renamed = {"encoder.bias": "b_enc", "bias": "b_dec", "decoder.bias": "b_dec"}
+    ours = {renamed.get(name, name): value for name, value in tensors.items()}
+    return {**ours, "W_enc": ours.pop("encoder.weight").T, "W_dec": ours.pop("decoder.weight").T}
+
+
+def _values(sae: SAE) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in sae.state_dict().items()}

@@ -1,0 +1,80 @@
+"""The folder that sparsify (`SparseCoder.load_from_disk`) reads and writes: cfg.json and sae.safetensors."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from saelib.errors import UserError
+from saelib.files import write_json
+from saelib.interchange.fold import fold_preprocess
+from saelib.interchange.reading import read_config, read_safetensors
+from saelib.interchange.refuse import refuse_token_norm
+from saelib.preprocess import Preprocess
+from saelib.sae.check import Shapes, check_k, check_tensors
+from saelib.sae.file import SavedSAE, latent_by_latent
+from saelib.sae.model import SAE
+
+FILES = ("cfg.json", "sae.safetensors")
+SHAPES: Shapes = {
+    "encoder.weight": ("num_latents", "d_in"),
+    "W_dec": ("num_latents", "d_in"),
+    "encoder.bias": ("num_latents",),
+    "b_dec": ("d_in",),
+}
+NOT_OURS = {
+    "skip_connection": "adds a linear map of its input",
+    "transcode": "predicts something other than its input",
+    "signed": "selects latents by absolute value",
+}
+
+
+def write(saved: SavedSAE, folder: Path) -> None:
+    """Write both files into `folder`; only TopK can be."""
+    refuse_token_norm(saved, "sparsify")
+    if saved.sae.architecture != "topk":
+        raise UserError(f"sparsify has TopK SAEs only, and this one is '{saved.sae.architecture}'; use --to saelens")
+    sae = fold_preprocess(saved).sae
+    norms = sae.W_dec.detach().norm(dim=1)
+    config: dict[str, Any] = {
+        "activation": "topk",
+        "expansion_factor": max(1, sae.d_sae // sae.d_in),
+        # Unwhitened rows have other norms; a run that starts from these weights must leave them be.
+        "normalize_decoder": torch.allclose(norms, torch.ones_like(norms), atol=1e-4),
+        "num_latents": sae.d_sae,
+        "k": sae.k,
+        "multi_topk": False,
+        "skip_connection": False,
+        "transcode": False,
+        "d_in": sae.d_in,
+        "saelib": saved.about,
+    }
+    write_json(folder / FILES[0], config)
+    tensors = {"encoder.weight": sae.W_enc.T, "encoder.bias": sae.b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
+    save_file({name: value.detach().contiguous() for name, value in tensors.items()}, folder / FILES[1])
+
+
+def read(folder: Path) -> SavedSAE:
+    """Read a TopK SAE; transcoders, skip connections and `groupmax` are refused."""
+    path = folder / FILES[1]
+    config = read_config(folder / FILES[0])
+    architecture = config.choice("activation", {"topk": "topk"}, default="topk")
+    for key, what in NOT_OURS.items():
+        if config.flag(key, False):
+            raise UserError(f"{config.path}: '{key}' is true: it {what}, which our SAEs do not")
+    tensors = check_tensors(read_safetensors(path), SHAPES, path)
+    d_sae, d_in = tensors["W_dec"].shape
+    config.check_size("d_in", d_in)
+    if config.values.get("num_latents"):
+        config.check_size("num_latents", d_sae)
+    ours = {
+        "W_enc": tensors["encoder.weight"].T,
+        "W_dec": tensors["W_dec"],
+        "b_enc": tensors["encoder.bias"],
+        "b_dec": tensors["b_dec"],
+    }
+    sae = SAE(architecture, latent_by_latent(ours), check_k(config.values.get("k"), d_sae, config.path))
+    about = {"imported_from": "sparsify", "config": config.values}
+    return SavedSAE(sae, Preprocess(np.zeros(d_in)), about)
