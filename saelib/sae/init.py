@@ -1,0 +1,84 @@
+"""Weights before training."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from saelib.config.training import TrainConfig, VariantConfig
+from saelib.errors import UserError
+from saelib.sae.model import SAE
+from saelib.sae.products import product
+
+BUFFER_VALUES = 2**24
+"""Pre-activations held at a time: 64 MB."""
+
+
+def initial_sae(
+    d_in: int,
+    config: TrainConfig,
+    variant: VariantConfig,
+    *,
+    seed: int,
+    b_dec: Tensor | None = None,
+    subspace: Tensor | None = None,
+) -> SAE:
+    """Unit rows in random directions, encoder biases 0, in float32 on the CPU (paper, appendix B.1).
+
+    Args:
+        d_in: Width of what the SAE reads.
+        config: `d_sae` and `k`.
+        variant: `architecture` and `init`; a firing rate needs tokens and is left to `set_firing_rate`.
+        seed: Of the directions.
+        b_dec: [d_in], such as a centre of the activations, which is copied; none: 0.
+        subspace: [d_in, r], orthonormal columns between which all directions are drawn (Wang 2025); none: no limit.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    encoder = _directions(config.d_sae, d_in, variant, subspace, generator)
+    # A tied start is a copy: shared memory would tie the two for good.
+    decoder = encoder.clone() if variant.init.tied else _directions(config.d_sae, d_in, variant, subspace, generator)
+    tensors = {
+        "W_enc": encoder.T,
+        "W_dec": decoder,
+        "b_enc": torch.zeros(config.d_sae),
+        "b_dec": torch.zeros(d_in) if b_dec is None else b_dec.float().clone(),
+    }
+    architecture = variant.architecture
+    if architecture.kind == "jumprelu":
+        tensors["threshold"] = torch.full((config.d_sae,), architecture.initial_threshold)
+    return SAE(architecture.kind, tensors, config.k if architecture.kind in ("topk", "batch_topk") else None)
+
+
+def _directions(
+    d_sae: int, d_in: int, variant: VariantConfig, subspace: Tensor | None, generator: torch.Generator
+) -> Tensor:
+    """Unit rows [d_sae, d_in]."""
+    shape = (d_sae, d_in if subspace is None else subspace.shape[1])
+    if variant.init.rows == "gaussian":
+        rows = torch.randn(shape, generator=generator)
+    else:
+        rows = 2 * torch.rand(shape, generator=generator) - 1
+    return F.normalize(rows if subspace is None else rows @ subspace.float().T, dim=1)
+
+
+@torch.no_grad()
+def set_firing_rate(sae: SAE, x: Tensor, rate: float) -> None:
+    """Set each encoder bias so that its latent is positive on a share `rate` of the tokens (Conerly et al. 2025).
+
+    The bias puts 0 midway between the two pre-activations around that share.
+
+    Args:
+        sae: Changed in place.
+        x: What the SAE reads, [tokens, d_in], on the SAE's device.
+        rate: In (0, 1).
+
+    Raises:
+        UserError: where `x` has too few tokens for a share that small, or that large.
+    """
+    positive = round(rate * len(x))
+    if not 0 < positive < len(x):
+        raise UserError(f"init.firing_rate = {rate} cannot be set on {len(x)} tokens: it is none or all of them")
+    centred = x - sae.b_dec
+    for latents in torch.arange(sae.d_sae, device=x.device).split(max(1, BUFFER_VALUES // len(x))):
+        hidden_pre = product(centred, sae.W_enc[:, latents])
+        highest = hidden_pre.topk(positive + 1, dim=0).values
+        sae.b_enc[latents] = -(highest[-2] + highest[-1]) / 2

@@ -1,0 +1,32 @@
+"""Dense matrix products, by the fastest route that torch has for them."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """a @ b (+ bias): [m, l], [l, n] and [n], in any memory order, -> [m, n], contiguous. No gradient flows.
+
+    In float32 on a CPU through oneDNN, which `torch.mm` does not use there: on AMD processors half the time of MKL.
+    """
+    if _onednn(a) and a.dtype == torch.float32:
+        return torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, "none", [], "")
+    return a @ b if bias is None else torch.addmm(bias, a, b)
+
+
+def encoder_product(centred: Tensor, W_enc: Tensor, b_enc: Tensor, precision: Precision) -> Tensor:
+    """Pre-activations [tokens, latents] of x - b_dec [tokens, d_in]. No gradient flows.
+
+    `bfloat16` rounds both factors (after b_dec has been subtracted) and the product; the bias is added unrounded.
+    """
+    if precision == "float32":
+        return product(centred, W_enc, b_enc)
+    return torch.mm(centred.bfloat16(), W_enc.bfloat16()).to(centred.dtype).add_(b_enc)
+
+
+def _onednn(a: Tensor) -> bool:
+    return a.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise")
