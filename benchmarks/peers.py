@@ -17,6 +17,8 @@ PEERS = {
     "sparsify": "eai-sparsify==1.3.3",
 }
 TORCH = "torch==2.13.0"
+REMOVED = {"dictionary_learning": "torchvision"}
+"""Demanded by its nnsight, used by nobody, and in transformers' way where it was built for another build of torch."""
 FOLDER = Path(__file__).parents[1] / ".peers"
 
 
@@ -39,10 +41,10 @@ def install(name: str) -> None:
     constraint = folder / "constraint.txt"
     constraint.write_text(TORCH + "\n")
     # torch first, and held: a peer's dependencies would otherwise replace it by another build.
-    for package in (TORCH, PEERS[name]):
-        command = [folder / "bin" / "python", "-m", "pip", "install", "-q", "-c", constraint, package]
-        if subprocess.run(command).returncode:
-            sys.exit(f"{name}: 'pip install {package}' failed; its messages are above")
+    _pip(name, "install", "-c", str(constraint), TORCH)
+    _pip(name, "install", "-c", str(constraint), PEERS[name])
+    if name in REMOVED:
+        _pip(name, "uninstall", "-y", REMOVED[name])
     (folder / "installed").write_text(_wanted(name))
 
 
@@ -57,8 +59,14 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{name}: {PEERS[name]} in {FOLDER / name}")
 
 
+def _pip(name: str, *arguments: str) -> None:
+    command = [FOLDER / name / "bin" / "python", "-m", "pip", "--quiet", *arguments]
+    if subprocess.run(command).returncode:
+        sys.exit(f"{name}: 'pip {' '.join(arguments)}' failed; its messages are above")
+
+
 def _wanted(name: str) -> str:
-    return f"{TORCH}\n{PEERS[name]}\n"
+    return f"{TORCH}\n{PEERS[name]}\nwithout {REMOVED.get(name)}\n"
 
 
 if __name__ == "__main__":
