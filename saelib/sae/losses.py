@@ -36,11 +36,11 @@ def auxk_loss(sae: SAE, x: Tensor, x_hat: Tensor, hidden_pre: Tensor, dead: Tens
     latents = _candidates(dead & (hidden_pre.amax(0) > 0))
     if len(latents) == 0:
         return x.new_zeros(())
-    pre, W_dec = _pre_activations_of(latents, sae, x, hidden_pre)
-    bar = _bar(pre.detach().where(dead[latents], 0), k_aux)
+    pre, W_dec = _pre_activations_of(latents, dead, sae, x, hidden_pre)
+    bar = _bar(pre.detach(), k_aux)
 
     def selected(pre: Tensor) -> Tensor:
-        return torch.where((pre > bar) & dead[latents], pre, 0)
+        return torch.where(pre > bar, pre, 0)
 
     error = (residual - Decode.apply(selected, W_dec, pre)).square().sum()
     scale = (residual - residual.mean(0)).square().sum()
@@ -65,10 +65,10 @@ def ghost_loss(sae: SAE, x: Tensor, x_hat: Tensor, hidden_pre: Tensor, dead: Ten
     latents = _candidates(dead)
     if len(latents) == 0:
         return x.new_zeros(())
-    pre, W_dec = _pre_activations_of(latents, sae, x, hidden_pre)
+    pre, W_dec = _pre_activations_of(latents, dead, sae, x, hidden_pre)
 
     def ghosts(pre: Tensor) -> Tensor:
-        return torch.where(dead[latents], pre.clamp(max=HIGHEST_EXPONENT).exp(), 0)
+        return pre.clamp(max=HIGHEST_EXPONENT).exp()
 
     fit = Decode.apply(ghosts, W_dec, pre)
     norms = torch.linalg.vector_norm(fit.detach(), dim=1, keepdim=True)
@@ -85,11 +85,16 @@ def _candidates(dead: Tensor) -> Tensor:
     return torch.arange(len(dead), device=dead.device)
 
 
-def _pre_activations_of(latents: Tensor, sae: SAE, x: Tensor, hidden_pre: Tensor) -> tuple[Tensor, Tensor]:
-    """Of some latents: pre-activations [tokens, some] that gradients flow through, and decoder rows [some, d_in]."""
+def _pre_activations_of(
+    latents: Tensor, dead: Tensor, sae: SAE, x: Tensor, hidden_pre: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Of some latents: pre-activations [tokens, some] that gradients flow through, and decoder rows [some, d_in].
+
+    Latents that are not dead are -infinity everywhere, which is never selected and whose exp is 0.
+    """
     # Through the transpose: in memory, W_enc lies latent by latent.
     W_enc = sae.W_enc.T.index_select(0, latents).T
-    values = hidden_pre.index_select(1, latents)
+    values = hidden_pre.index_select(1, latents).masked_fill_(~dead[latents], -torch.inf)
     pre = DensePreActivations.apply(values, x, W_enc, sae.b_enc[latents], sae.b_dec)
     return pre, sae.W_dec.index_select(0, latents)
 

@@ -6,6 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from saelib.sae.products import product
+from saelib.sae.sparse import largest
+
 Architecture = Literal["topk", "batch_topk", "relu", "jumprelu"]
 
 
@@ -54,14 +57,14 @@ class SAE(nn.Module):
     def hidden_pre(self, x: Tensor) -> Tensor:
         """Pre-activations: [tokens, d_in] -> [tokens, d_sae]."""
         # Subtract first: at a large mean, x W - b W would cancel catastrophically in float32.
-        return torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)
+        return product(x - self.b_dec, self.W_enc, self.b_enc)
 
     def activate(self, hidden_pre: Tensor) -> Tensor:
         """Codes of tokens that are looked at one by one: [tokens, d_sae] -> [tokens, d_sae], dense, >= 0."""
         match self.architecture:
             case "topk":
                 assert self.k is not None
-                values, indices = hidden_pre.topk(self.k, dim=1, sorted=False)
+                values, indices = largest(hidden_pre, self.k)
                 return torch.zeros_like(hidden_pre).scatter(1, indices, values.relu())
             case "relu":
                 return hidden_pre.relu()
@@ -74,7 +77,7 @@ class SAE(nn.Module):
 
     def decode(self, feature_acts: Tensor) -> Tensor:
         """Reconstructions: [tokens, d_sae] -> [tokens, d_in]."""
-        return torch.addmm(self.b_dec, feature_acts, self.W_dec)
+        return product(feature_acts, self.W_dec, self.b_dec)
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode and decode."""

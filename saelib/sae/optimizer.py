@@ -56,13 +56,12 @@ class DenseAdam:
     @torch.no_grad()
     def step(self, number: int, rate: float) -> None:
         """See `Optimizer`."""
-        names = list(self._parameters)
-        parameters: list[Tensor] = list(self._parameters.values())
+        names, parameters = list(self._parameters), list(self._parameters.values())
         adam(
-            parameters,
-            [_gradient(parameter) for parameter in self._parameters.values()],
-            [self.moments[f"m.{name}"] for name in names],
-            [self.moments[f"v.{name}"] for name in names],
+            [_by_rows(parameter) for parameter in parameters],
+            [_by_rows(_gradient(parameter)) for parameter in parameters],
+            [_by_rows(self.moments[f"m.{name}"]) for name in names],
+            [_by_rows(self.moments[f"v.{name}"]) for name in names],
             max_exp_avg_sqs=[],
             state_steps=[torch.full((), number - 1, device=p.device, dtype=torch.float32) for p in parameters],
             fused=True,
@@ -117,3 +116,8 @@ def _zero_moments(parameters: Mapping[str, Parameter]) -> dict[str, Tensor]:
 def _gradient(parameter: Parameter) -> Tensor:
     assert parameter.grad is not None
     return parameter.grad
+
+
+def _by_rows(values: Tensor) -> Tensor:
+    """The same memory, row by row: torch's fused Adam copies the gradient of what lies column by column."""
+    return values if values.is_contiguous() else values.T

@@ -7,26 +7,25 @@ from torch import Tensor
 
 Precision = Literal["float32", "bfloat16"]
 
+_HAS_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")  # as torch.compile calls it; it has no derivative
+
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """a @ b (+ bias): [m, l], [l, n] and [n], in any memory order, -> [m, n], contiguous. No gradient flows.
+    """a @ b (+ bias): [m, l], [l, n] and [n], in any memory order, -> [m, n], contiguous.
 
-    In float32 on a CPU through oneDNN, which `torch.mm` does not use there: on AMD processors half the time of MKL.
+    In float32 on a CPU, where no gradient is asked for, through oneDNN, which `torch.mm` does not use there: on AMD
+    processors half the time of MKL.
     """
-    if _onednn(a) and a.dtype == torch.float32:
+    if a.device.type == "cpu" and a.dtype == torch.float32 and _HAS_ONEDNN and not torch.is_grad_enabled():
         return torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, "none", [], "")
     return a @ b if bias is None else torch.addmm(bias, a, b)
 
 
 def encoder_product(centred: Tensor, W_enc: Tensor, b_enc: Tensor, precision: Precision) -> Tensor:
-    """Pre-activations [tokens, latents] of x - b_dec [tokens, d_in]. No gradient flows.
+    """Pre-activations [tokens, latents] of x - b_dec [tokens, d_in].
 
     `bfloat16` rounds both factors (after b_dec has been subtracted) and the product; the bias is added unrounded.
     """
     if precision == "float32":
         return product(centred, W_enc, b_enc)
     return torch.mm(centred.bfloat16(), W_enc.bfloat16()).to(centred.dtype).add_(b_enc)
-
-
-def _onednn(a: Tensor) -> bool:
-    return a.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise")

@@ -55,7 +55,7 @@ def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if n % GROUPS or 4 * k > n // GROUPS:
         return values.topk(k, dim=1, sorted=False)
     width = n // GROUPS
-    groups = values.view(rows, GROUPS, width).amax(1).topk(k, dim=1, sorted=False).indices
+    groups = values.reshape(rows, GROUPS, width).amax(1).topk(k, dim=1, sorted=False).indices
     members = torch.arange(GROUPS, device=values.device)[:, None] * width
     candidates = (groups[:, None] + members).flatten(1)
     chosen, places = values.gather(1, candidates).topk(k, dim=1, sorted=False)
