@@ -1,0 +1,31 @@
+"""Whether the kernels run on this machine, and how wide its vectors are."""
+
+import functools
+from typing import Any
+
+NO_NUMBA = "numba is not installed"
+
+
+@functools.cache
+def vector_lanes() -> int:
+    """float32 values in one vector register of the processor that numba generates code for; 0: not known.
+
+    Reads numba's own view of it, so NUMBA_CPU_NAME and NUMBA_CPU_FEATURES are respected.
+    """
+    from numba.core.registry import cpu_target
+
+    context: Any = cpu_target.target_context
+    triple, _, features = context.codegen().magic_tuple()
+    present = set(features.split(","))
+    if not triple.startswith("x86_64") or not {"+avx2", "+fma"} <= present:
+        return 0
+    return 16 if "+avx512f" in present else 8
+
+
+def why_unsupported() -> str | None:
+    """None where the kernels run; otherwise the reason why not, as part of a sentence."""
+    try:
+        import numba  # noqa: F401
+    except ImportError:
+        return NO_NUMBA
+    return None if vector_lanes() else "the processor is not an x86 with AVX2"

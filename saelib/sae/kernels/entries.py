@@ -1,0 +1,68 @@
+"""Codes of a batch in the order of latents: what the gradients of one latent's weights are summed from."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saelib.sae.kernels.compiled import kernel
+from saelib.sae.kernels.forward import Codes
+from saelib.sae.kernels.threads import Workers
+
+CHUNKS = 16
+"""Runs of tokens that are counted apart."""
+
+
+class Entries(NamedTuple):
+    """Latent j has the entries starts[j] to starts[j + 1], in the order of tokens."""
+
+    starts: NDArray[np.int64]
+    """[d_sae + 1]"""
+    tokens: NDArray[np.int32]
+    """[at least all entries]"""
+    codes: NDArray[np.float32]
+    """The same."""
+    slopes: NDArray[np.float32]
+    """The same; derivatives of half the squared error by the codes."""
+
+
+def empty_entries(d_sae: int, capacity: int) -> Entries:
+    """Room for `capacity`, holding none."""
+    codes, slopes = np.zeros(capacity, np.float32), np.zeros(capacity, np.float32)
+    return Entries(np.zeros(d_sae + 1, np.int64), np.zeros(capacity, np.int32), codes, slopes)
+
+
+def group_by_latent(codes: Codes, slopes: NDArray[np.float32], entries: Entries, workers: Workers) -> None:
+    """Fill `entries` from codes and their slopes [tokens, k]: a counting sort."""
+    tokens, d_sae = len(codes.counts), len(entries.starts) - 1
+    bounds = np.linspace(0, tokens, CHUNKS + 1).astype(int).tolist()
+    places = np.zeros((CHUNKS, d_sae), np.int64)
+    workers.each(CHUNKS, lambda c, _: count_entries(codes, bounds[c], bounds[c + 1], places[c]))
+    entries.starts[1:] = np.cumsum(places.sum(0))
+    places[1:] = np.cumsum(places[:-1], axis=0)
+    places[0] = 0
+    places += entries.starts[:-1]
+    workers.each(CHUNKS, lambda c, _: place_entries(codes, slopes, bounds[c], bounds[c + 1], places[c], entries))
+
+
+@kernel
+def count_entries(codes: Codes, start: int, stop: int, counts: NDArray[np.int64]) -> None:
+    """Add the number of entries of each latent in tokens `start` to `stop`."""
+    for token in range(start, stop):
+        for q in range(codes.counts[token]):
+            counts[codes.indices[token, q]] += 1
+
+
+@kernel
+def place_entries(
+    codes: Codes, slopes: NDArray[np.float32], start: int, stop: int, places: NDArray[np.int64], entries: Entries
+) -> None:
+    """Write the entries of tokens `start` to `stop`; those of latent j go to places[j] and on."""
+    for token in range(start, stop):
+        for q in range(codes.counts[token]):
+            latent = codes.indices[token, q]
+            place = places[latent]
+            places[latent] = place + 1
+            entries.tokens[place] = token
+            entries.codes[place] = codes.values[token, q]
+            entries.slopes[place] = slopes[token, q]

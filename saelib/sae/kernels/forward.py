@@ -1,0 +1,168 @@
+"""From a batch to codes, errors and the gradients of codes, a block of tokens at a time."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saelib.sae.kernels.compiled import inner, inner_sum, kernel
+from saelib.sae.kernels.gather import add_weighted_rows, dot
+from saelib.sae.kernels.gemm import BLOCK_ROWS, gemm_rows
+from saelib.sae.kernels.select import SelectBuffers, row_length, select_buffers, select_row
+
+
+class Codes(NamedTuple):
+    """The selected latents of each token: the first `counts[token]` of its k places."""
+
+    values: NDArray[np.float32]
+    """[tokens, k], > 0"""
+    indices: NDArray[np.int32]
+    """The same."""
+    counts: NDArray[np.int32]
+    """[tokens]"""
+
+
+class EncodeBuffers(NamedTuple):
+    """Of one worker."""
+
+    hidden: NDArray[np.float32]
+    """Pre-activations of a block, [BLOCK_ROWS, row_length(d_sae)]; -inf beyond d_sae."""
+    positive: NDArray[np.uint8]
+    """[row_length(d_sae)]; 1 where a pre-activation was > 0 in some block."""
+    select: SelectBuffers
+
+
+class Kept(NamedTuple):
+    """Pre-activations that are needed after all tokens were encoded."""
+
+    latents: NDArray[np.int32]
+    """[n]"""
+    hidden: NDArray[np.float32]
+    """[tokens, n]"""
+
+
+def empty_codes(tokens: int, k: int) -> Codes:
+    """Without any latent selected."""
+    return Codes(np.zeros((tokens, k), np.float32), np.zeros((tokens, k), np.int32), np.zeros(tokens, np.int32))
+
+
+def encode_buffers(d_sae: int, k: int) -> EncodeBuffers:
+    """For blocks of BLOCK_ROWS."""
+    length = row_length(d_sae)
+    hidden = np.full((BLOCK_ROWS, length), -np.inf, np.float32)
+    return EncodeBuffers(hidden, np.zeros(length, np.uint8), select_buffers(length, k))
+
+
+@kernel
+def center_rows(
+    x: NDArray[np.float32], start: int, stop: int, center: NDArray[np.float32], out: NDArray[np.float32]
+) -> None:
+    """out[start:stop, :d_in] = x[start:stop] - center[:d_in]."""
+    for token in range(start, stop):
+        for d in range(x.shape[1]):
+            out[token, d] = x[token, d] - center[d]
+
+
+@kernel
+def encode_block(
+    centred: NDArray[np.float32],
+    start: int,
+    stop: int,
+    panels: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    codes: Codes,
+    kept: Kept,
+    buffers: EncodeBuffers,
+) -> None:
+    """Codes of tokens `start` to `stop`, selected while their pre-activations are in cache.
+
+    Args:
+        centred: [tokens, width], zeros beyond d_in.
+        start: First token.
+        stop: Behind the last; at most BLOCK_ROWS further.
+        panels: `gemm.pack` of W_enc.
+        bias: b_enc, -inf beyond d_sae.
+        codes: Written.
+        kept: Latents whose pre-activations to write down.
+        buffers: Of this worker.
+    """
+    gemm_rows(centred, start, stop - start, panels, bias, buffers.hidden)
+    select_block(start, stop, codes, kept, buffers)
+
+
+@kernel
+def select_block(start: int, stop: int, codes: Codes, kept: Kept, buffers: EncodeBuffers) -> None:
+    """`encode_block`, given the pre-activations in `buffers.hidden`."""
+    hidden, k = buffers.hidden, codes.values.shape[1]
+    length = hidden.shape[1]
+    for token in range(start, stop):
+        row = token - start
+        _mark_positive(hidden[row], buffers.positive)
+        values, indices = codes.values[token], codes.indices[token]
+        codes.counts[token] = select_row(hidden, row, length, k, buffers.select, values, indices)
+        for i in range(len(kept.latents)):
+            kept.hidden[token, i] = hidden[row, kept.latents[i]]
+
+
+@inner
+def _mark_positive(row, positive):
+    for j in range(len(row)):
+        positive[j] |= np.uint8(row[j] > 0)
+
+
+@kernel
+def decode_block(
+    base: NDArray[np.float32],
+    sign: np.float32,
+    start: int,
+    stop: int,
+    W_dec: NDArray[np.float32],
+    codes: Codes,
+    error: NDArray[np.float32],
+    slopes: NDArray[np.float32],
+    error_sum: NDArray[np.float32],
+) -> None:
+    """What codes reconstruct, minus what they should: error = codes W_dec + sign * base, of tokens `start` to `stop`.
+
+    Args:
+        base: [tokens, width]
+        sign: 1 or -1.
+        start: First token.
+        stop: Behind the last.
+        W_dec: [d_sae, width]
+        codes: Of these tokens.
+        error: Written, like base.
+        slopes: Written, [tokens, k]: <error, W_dec row> of each selected latent.
+        error_sum: Written, [width]: the sum of these errors.
+    """
+    k = codes.values.shape[1]
+    error_sum[:] = 0
+    for token in range(start, stop):
+        count = codes.counts[token]
+        _scale_row(base[token], sign, error[token])
+        add_weighted_rows(error, token, codes.indices, codes.values, token * k, count, W_dec)
+        for q in range(count):
+            slopes[token, q] = dot(W_dec, codes.indices[token, q], error, token)
+        _add_row(error[token], error_sum)
+
+
+@inner
+def _scale_row(row, factor, out):
+    for d in range(len(row)):
+        out[d] = factor * row[d]
+
+
+@inner
+def _add_row(row, total):
+    for d in range(len(row)):
+        total[d] += row[d]
+
+
+@inner_sum
+def squared_distance(row, center):
+    """Sum of (row - center)^2."""
+    total = np.float32(0)
+    for d in range(len(row)):
+        difference = row[d] - center[d]
+        total += difference * difference
+    return total

@@ -1,0 +1,201 @@
+"""A step of the optimiser, latent by latent: gradients, moments, weights and their packed copy while in cache."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saelib.sae.kernels.compiled import inner, kernel
+from saelib.sae.kernels.entries import Entries
+from saelib.sae.kernels.gather import dot, sum_row_pairs
+from saelib.sae.kernels.gemm import pack_panel
+from saelib.sae.kernels.ir_gemm import PANEL
+
+ROUNDING = np.float32(8 * np.finfo(np.float32).eps)
+"""A row whose norm is as close to 1 counts as unit, so that a row that nothing moves keeps its bits."""
+
+
+class Weights(NamedTuple):
+    """Parameters of latents, or moments of their gradients."""
+
+    W_enc: NDArray[np.float32]
+    """[d_sae, width], a latent a row; zeros beyond d_in."""
+    W_dec: NDArray[np.float32]
+    """The same."""
+    b_enc: NDArray[np.float32]
+    """[at least d_sae]"""
+
+
+class Part(NamedTuple):
+    """A squared error whose gradient some latents receive. No latent receives it of two parts."""
+
+    error: NDArray[np.float32]
+    """[tokens, width]"""
+    entries: Entries
+    scale: np.float32
+    """What multiplies half the squared error in the loss."""
+
+
+class Rule(NamedTuple):
+    """What to make of gradients in this step."""
+
+    moves_features: bool
+    """False: only the gradient of b_dec is wanted."""
+    project: bool
+    """Take from W_dec's gradient what is along its rows."""
+    sign: bool
+    """SignSGD; otherwise Adam."""
+    beta1: np.float32
+    fresh1: np.float32
+    """1 - beta1"""
+    beta2: np.float32
+    fresh2: np.float32
+    """1 - beta2"""
+    epsilon: np.float32
+    rate: np.float32
+    """The learning rate, for Adam divided by 1 - beta1^step."""
+    correction: np.float32
+    """1 / (1 - beta2^step)"""
+
+
+class Totals(NamedTuple):
+    """What a run of panels adds up, for the caller to sum in order."""
+
+    input_gradient: NDArray[np.float32]
+    """[width]; sum over latents of W_enc times the gradient of b_enc."""
+    squared_gradient: NDArray[np.float64]
+    """[1]; of both weight matrices, before projection."""
+
+
+@kernel
+def update_latents(
+    first: int,
+    last: int,
+    weights: Weights,
+    first_moments: Weights,
+    second_moments: Weights,
+    panels: NDArray[np.float32],
+    centred: NDArray[np.float32],
+    main: Part,
+    revival: Part,
+    resting: NDArray[np.bool_],
+    rule: Rule,
+    gradients: NDArray[np.float32],
+    totals: Totals,
+) -> None:
+    """Move the latents of panels `first` to `last`, set their decoder rows to norm 1 and pack their encoder rows.
+
+    Args:
+        first: First panel.
+        last: Behind the last.
+        weights: Changed in place.
+        first_moments: Of Adam, changed in place.
+        second_moments: The same.
+        panels: W_enc packed, changed in place.
+        centred: The encoder's input, [tokens, width].
+        main: The reconstruction of the batch.
+        revival: The part of dead latents.
+        resting: [d_sae]; latents to leave alone if they have no entries.
+        rule: The optimiser.
+        gradients: Buffer of this worker, [2, width].
+        totals: Written.
+    """
+    totals.input_gradient[:] = 0
+    totals.squared_gradient[0] = 0
+    to_decoder, to_encoder = gradients[0], gradients[1]
+    for panel in range(first, last):
+        moved = False
+        for j in range(panel * PANEL, min((panel + 1) * PANEL, len(resting))):
+            alive = main.entries.starts[j + 1] > main.entries.starts[j]
+            part = main if alive else revival
+            if part.entries.starts[j + 1] == part.entries.starts[j] and resting[j]:
+                continue
+            to_bias = _bias_gradient(part, j)
+            _add_scaled(totals.input_gradient, to_bias, weights.W_enc[j])
+            if rule.moves_features:
+                _row_gradients(part, j, centred, to_decoder, to_encoder)
+                totals.squared_gradient[0] += dot(gradients, 0, gradients, 0) + dot(gradients, 1, gradients, 1)
+                _move(j, weights, first_moments, second_moments, gradients, to_bias, rule)
+                moved = True
+        if moved:
+            pack_panel(weights.W_enc, panel, panels)
+
+
+@inner
+def _bias_gradient(part, j):
+    """Of b_enc[j]."""
+    entries = part.entries
+    total = np.float32(0)
+    for q in range(entries.starts[j], entries.starts[j + 1]):
+        total += entries.slopes[q]
+    return total * part.scale
+
+
+@inner
+def _row_gradients(part, j, centred, to_decoder, to_encoder):
+    """Of rows j of W_dec and W_enc, written."""
+    entries, scale = part.entries, part.scale
+    sum_row_pairs(to_decoder, to_encoder, entries, entries.starts[j], entries.starts[j + 1], part.error, centred)
+    for d in range(len(to_decoder)):
+        to_decoder[d] *= scale
+        to_encoder[d] *= scale
+
+
+@inner
+def _add_scaled(total, factor, row):
+    for d in range(len(row)):
+        total[d] += factor * row[d]
+
+
+@inner
+def _move(j, weights, first_moments, second_moments, gradients, to_bias, rule):
+    """One latent, by gradients [W_dec row, W_enc row] and that of its bias."""
+    m, v = first_moments, second_moments
+    decoder = weights.W_dec[j]
+    if rule.project:
+        _add_scaled(gradients[0], -dot(gradients, 0, weights.W_dec, j), decoder)
+    if rule.sign:
+        _sign_step(decoder, gradients[0], rule.rate)
+        _sign_step(weights.W_enc[j], gradients[1], rule.rate)
+        weights.b_enc[j] -= rule.rate * np.sign(to_bias)
+    else:
+        _adam_step(decoder, gradients[0], m.W_dec[j], v.W_dec[j], rule)
+        _adam_step(weights.W_enc[j], gradients[1], m.W_enc[j], v.W_enc[j], rule)
+        gradients[0, 0] = to_bias
+        _adam_step(weights.b_enc[j : j + 1], gradients[0, :1], m.b_enc[j : j + 1], v.b_enc[j : j + 1], rule)
+    norm = np.sqrt(dot(weights.W_dec, j, weights.W_dec, j))
+    if abs(norm - np.float32(1)) > ROUNDING:
+        for d in range(len(decoder)):
+            decoder[d] /= norm
+
+
+@inner
+def _sign_step(parameters, gradient, rate):
+    for d in range(len(parameters)):
+        parameters[d] -= rate * np.sign(gradient[d])
+
+
+@inner
+def _adam_step(parameters, gradient, first_moment, second_moment, rule):
+    for d in range(len(parameters)):
+        g = gradient[d]
+        m = rule.beta1 * first_moment[d] + rule.fresh1 * g
+        v = rule.beta2 * second_moment[d] + rule.fresh2 * g * g
+        first_moment[d] = m
+        second_moment[d] = v
+        parameters[d] -= rule.rate * m / (np.sqrt(v * rule.correction) + rule.epsilon)
+
+
+@kernel
+def update_vector(
+    parameters: NDArray[np.float32],
+    gradient: NDArray[np.float32],
+    first_moment: NDArray[np.float32],
+    second_moment: NDArray[np.float32],
+    rule: Rule,
+) -> None:
+    """Move one vector of parameters [n], such as b_dec."""
+    if rule.sign:
+        _sign_step(parameters, gradient, rule.rate)
+    else:
+        _adam_step(parameters, gradient, first_moment, second_moment, rule)

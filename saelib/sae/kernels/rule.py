@@ -1,0 +1,30 @@
+"""The optimiser's numbers for one step."""
+
+import numpy as np
+
+from saelib.config.training import VariantConfig
+from saelib.sae.kernels.latents import Rule
+from saelib.sae.schedule import rate_at
+
+
+def rule_for(variant: VariantConfig, steps: int, step: int, learning_rate: float) -> Rule:
+    """What step number `step`, 1 to `steps`, makes of gradients."""
+    rate = rate_at(step, steps, learning_rate, variant.schedule)
+    optimizer = variant.optimizer
+    moves_features = variant.frozen != "features"
+    if optimizer.kind == "sign_sgd":
+        zero = np.float32(0)
+        return Rule(moves_features, variant.project_decoder, True, zero, zero, zero, zero, zero, np.float32(rate), zero)
+    beta1, beta2 = optimizer.beta1, optimizer.beta2
+    return Rule(
+        moves_features=moves_features,
+        project=variant.project_decoder,
+        sign=False,
+        beta1=np.float32(beta1),
+        fresh1=np.float32(1 - beta1),
+        beta2=np.float32(beta2),
+        fresh2=np.float32(1 - beta2),
+        epsilon=np.float32(optimizer.epsilon),
+        rate=np.float32(rate / (1 - beta1**step)),
+        correction=np.float32(1 / (1 - beta2**step)),
+    )
