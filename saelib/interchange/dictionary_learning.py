@@ -58,7 +58,8 @@ def write(saved: SavedSAE, folder: Path) -> None:
     """Write both files into `folder`.
 
     Their `AutoEncoder` gives the decoder unit norm as it is loaded; the file already has it, so the codes of a `relu`
-    SAE come multiplied by the norms of our decoder.
+    SAE come multiplied by the norms of our decoder. Their `JumpReluAutoEncoder` does not centre what it reads: where
+    the mean is large it computes with fewer digits than we do, the more so after a whitening.
     """
     refuse_token_norm(saved, "dictionary_learning")
     sae = fold_preprocess(saved).sae

@@ -27,7 +27,7 @@ Run = Callable[[SavedSAE, NDArray[np.float32]], tuple[NDArray[np.float64], NDArr
 def rows() -> NDArray[np.float32]:
     """[300, D_IN] with gamma = 20; two dimensions are constant, and four directions in all are empty."""
     rng = np.random.default_rng(0)
-    mix = rng.standard_normal((D_IN - 4, D_IN - 2)) * np.geomspace(0.3, 2, D_IN - 2) / np.sqrt(D_IN)
+    mix = rng.standard_normal((D_IN - 4, D_IN - 2)) * np.geomspace(0.5, 2, D_IN - 2) / np.sqrt(D_IN)
     varying = np.zeros((300, D_IN))
     varying[:, 1:-1] = rng.standard_normal((300, D_IN - 4)) @ mix
     mean = rng.standard_normal(D_IN)

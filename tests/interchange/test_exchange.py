@@ -1,0 +1,120 @@
+"""Out and back again, without the libraries: formats, folders, and what is refused."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from saelib.config.training import Preprocessing
+from saelib.errors import UserError
+from saelib.interchange import FORMATS, export_sae, import_sae
+from saelib.sae.model import Architecture
+
+PREPROCESSINGS = [*get_args(Preprocessing), "partial_pca", "active_subspace"]
+TOKEN_NORMS = {"layernorm", "ln_center", "rescale"}
+CASES = [
+    (library, architecture, preprocessing)
+    for library in FORMATS
+    for architecture in get_args(Architecture)
+    for preprocessing in PREPROCESSINGS
+    if library == "saelens" or preprocessing not in TOKEN_NORMS
+    if library != "sparsify" or architecture == "topk"
+]
+
+
+@pytest.mark.parametrize(("library", "architecture", "preprocessing"), CASES)
+def test_export_then_import_computes_the_same(
+    library: str, architecture: str, preprocessing: str, make: Any, run: Any, rows: Any, tmp_path: Path
+) -> None:
+    saved = make(architecture, preprocessing)
+    export_sae(saved, library, tmp_path / "out")
+    back = import_sae(tmp_path / "out")
+    codes, x_hat = run(saved, rows)
+    codes_back, x_hat_back = run(back, rows)
+    np.testing.assert_allclose(x_hat_back, x_hat, rtol=0, atol=5e-5)
+    assert ((codes_back > 0) == (codes > 0)).mean() > 0.9999
+    if (library, architecture) != ("dictionary_learning", "relu"):  # their codes are those of a unit decoder
+        np.testing.assert_allclose(codes_back, codes, rtol=0, atol=5e-5)
+    assert back.about["imported_from"] == library
+
+
+def test_a_second_export_is_the_same_as_the_first(make: Any, tmp_path: Path) -> None:
+    """What was folded stays folded: import and export again changes no weight, nor do their conversions."""
+    for library, weights in (("saelens", "sae_weights.safetensors"), ("sparsify", "sae.safetensors")):
+        export_sae(make("topk", "pca"), library, tmp_path / library)
+        first = load_file(tmp_path / library / weights)
+        export_sae(import_sae(tmp_path / library), library, tmp_path / library)
+        for name, value in load_file(tmp_path / library / weights).items():
+            torch.testing.assert_close(value, first[name], rtol=0, atol=1e-6)
+
+
+def test_metadata_reach_saelens(make: Any, tmp_path: Path) -> None:
+    export_sae(make("topk", "pca"), "saelens", tmp_path / "out")
+    metadata = json.loads((tmp_path / "out" / "cfg.json").read_text())["metadata"]
+    assert metadata["gamma"] == 20.0
+    assert metadata["preprocessing"] == "pca"
+    assert metadata["sae_lens_version"] == "6.54.0"
+
+
+@pytest.mark.parametrize("library", ["dictionary_learning", "sparsify"])
+@pytest.mark.parametrize("preprocessing", sorted(TOKEN_NORMS))
+def test_token_norms_are_refused_with_a_way_out(library: str, preprocessing: str, make: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"each token by a number of its own; .* --to saelens"):
+        export_sae(make("topk", preprocessing), library, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("architecture", ["relu", "jumprelu", "batch_topk"])
+def test_sparsify_takes_topk_only(architecture: str, make: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"TopK SAEs only, and this one is '{architecture}'"):
+        export_sae(make(architecture, "raw"), "sparsify", tmp_path / "out")
+
+
+def test_layernorm_says_that_epsilon_differs(make: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        export_sae(make("topk", "layernorm"), "saelens", tmp_path / "out")
+    assert "5e-6 / s^2" in caplog.text
+
+
+def test_export_replaces_an_export_and_nothing_else(make: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export_sae(make("topk", "raw"), "saelens", out)
+    export_sae(make("relu", "raw"), "saelens", out)
+    assert import_sae(out).sae.architecture == "relu"
+    with pytest.raises(UserError, match="holds other files"):
+        export_sae(make("topk", "raw"), "dictionary_learning", out)
+    (out / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match=r"holds other files \(thesis.tex\); name a new folder"):
+        export_sae(make("topk", "raw"), "saelens", out)
+    assert (out / "thesis.tex").read_text() == "years of work"
+    with pytest.raises(UserError, match="is a file"):
+        export_sae(make("topk", "raw"), "saelens", out / "thesis.tex")
+
+
+def test_a_folder_that_does_not_exist_yet(make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    export_sae(make("topk", "raw"), "sparsify", Path("a/b"))
+    assert sorted(path.name for path in Path("a/b").iterdir()) == ["cfg.json", "sae.safetensors"]
+    assert [path.name for path in Path("a").iterdir()] == ["b"]
+
+
+def test_the_format_is_told_by_the_files(make: Any, tmp_path: Path) -> None:
+    for library in FORMATS:
+        export_sae(make("topk", "raw"), library, tmp_path / library)
+        assert import_sae(tmp_path / library).about["imported_from"] == library
+    with pytest.raises(UserError, match=r"holds 3 SAE\(s\) in folders of their own; name one, as in .*saelens|dict"):
+        import_sae(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"saelens: cfg.json and sae_weights.safetensors; dictionary_learning: "):
+        import_sae(tmp_path / "empty")
+    with pytest.raises(UserError, match=r"sae.safetensors: no such file|cfg.json: no such file"):
+        import_sae(tmp_path / "saelens", "sparsify")
+    with pytest.raises(UserError, match="no such folder"):
+        import_sae(tmp_path / "none")
+    with pytest.raises(UserError, match="no format 'onnx'; allowed: saelens"):
+        export_sae(make("topk", "raw"), "onnx", tmp_path / "out")
