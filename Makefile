@@ -4,7 +4,7 @@ CORES ?= all
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: run test lint format clean help
+.PHONY: run test test-interop lint format clean help
 
 run: $(VENV)/.installed  ## install, fetch weights and data, run the default suite
 	saelib fetch
@@ -13,6 +13,10 @@ run: $(VENV)/.installed  ## install, fetch weights and data, run the default sui
 
 test: $(VENV)/.installed-dev  ## install and run the tests
 	pytest
+
+test-interop: $(VENV)/.installed-dev  ## install SAELens, dictionary_learning and sparsify apart, compare outputs with them
+	python -m benchmarks.peers
+	pytest -m interop
 
 lint: $(VENV)/.installed-dev  ## ruff, pyright, snakefmt and snakemake's own linter
 	ruff check .
@@ -26,11 +30,11 @@ format: $(VENV)/.installed-dev  ## put the code into its form
 	ruff check --fix .
 	snakefmt --line-length 120 Snakefile rules
 
-clean:  ## remove the environment and the results (never the cache of downloads)
-	rm -rf $(VENV) results .snakemake
+clean:  ## remove the environments and the results (never the cache of downloads)
+	rm -rf $(VENV) .peers results .snakemake
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

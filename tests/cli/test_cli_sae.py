@@ -13,7 +13,6 @@ from saelib.preprocess import Preprocess
 from saelib.sae.file import SavedSAE, save_sae
 from saelib.sae.model import SAE
 
-
 Saelib = Callable[..., str]
 
 

@@ -53,6 +53,13 @@ def test_a_second_export_is_the_same_as_the_first(make: Any, tmp_path: Path) -> 
             torch.testing.assert_close(value, first[name], rtol=0, atol=1e-6)
 
 
+def test_a_relu_sae_goes_to_dictionary_learning_with_a_unit_decoder(make: Any, tmp_path: Path) -> None:
+    """As it loads one it would set the norms itself, in float32, and fail where its own check of that does."""
+    export_sae(make("relu", "pca"), "dictionary_learning", tmp_path / "out")
+    W_dec = torch.load(tmp_path / "out" / "ae.pt", weights_only=True)["decoder.weight"]
+    torch.testing.assert_close(W_dec.norm(dim=0), torch.ones(64))
+
+
 def test_metadata_reach_saelens(make: Any, tmp_path: Path) -> None:
     export_sae(make("topk", "pca"), "saelens", tmp_path / "out")
     metadata = json.loads((tmp_path / "out" / "cfg.json").read_text())["metadata"]

@@ -94,6 +94,14 @@ def test_tensors_that_do_not_fit(library: str, change: Any, message: str, export
     refused(folder, message)
 
 
+def test_no_latents_at_all(exported: Any) -> None:
+    folder = exported("saelens", "relu")
+    change_config(folder, d_sae=0)
+    none = {"W_enc": torch.zeros(24, 0), "W_dec": torch.zeros(0, 24), "b_enc": torch.zeros(0)}
+    change_weights(folder, lambda tensors: tensors.update(none))
+    refused(folder, r"W_enc is \[24, 0\]")
+
+
 @pytest.mark.parametrize("library", FORMATS)
 @pytest.mark.parametrize("k", [0, -3, 65, True, 2.0, "5", None, 10**30])
 def test_k_must_be_a_number_of_latents(library: str, k: Any, exported: Any) -> None:
