@@ -4,9 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saelib.init_death.kernels import NEVER, record_firsts
-
-BUFFER_VALUES = 2**22
-"""Pre-activations held at a time: 16 MB, so many tokens that the matrix product is at its best (measured)."""
+from saelib.init_death.product import make_product
 
 
 class Trial:
@@ -14,7 +12,7 @@ class Trial:
 
     def __init__(self, w_enc: NDArray[np.float32], deltas: NDArray[np.float64], k: int) -> None:
         """`w_enc` [d_in, d_sae]; variant v sees the tokens plus deltas[v] [d_in]."""
-        self._w_enc, self._k = w_enc, k
+        self._product, self._k = make_product(w_enc), k
         # In float64: a shift can be a thousand times the signal, and its sum over d_in must not drown it in rounding.
         self._shifts = (deltas @ w_enc).astype(np.float32)
         self.first_positive = np.full(self._shifts.shape, NEVER)
@@ -24,17 +22,5 @@ class Trial:
 
     def add(self, x: NDArray[np.float32], first_token: int) -> None:
         """Tokens `first_token` and following, preprocessed but for the deltas: [tokens, d_in]. In order of tokens."""
-        d_sae = self._w_enc.shape[1]
-        at_a_time = min(len(x), max(1, BUFFER_VALUES // d_sae))
-        hidden = np.empty((at_a_time, d_sae), np.float32)
-        for start in range(0, len(x), at_a_time):
-            part = x[start : start + at_a_time]
-            np.matmul(part, self._w_enc, out=hidden[: len(part)])
-            record_firsts(
-                hidden[: len(part)],
-                self._shifts,
-                self._k,
-                first_token + start,
-                self.first_positive,
-                self.first_selected,
-            )
+        for start, hidden in self._product.blocks(x):
+            record_firsts(hidden, self._shifts, self._k, first_token + start, self.first_positive, self.first_selected)

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from saelib.errors import UserError
-from saelib.init_death import InitDeath, measure, random_encoder, trial
+from saelib.init_death import InitDeath, measure, product, random_encoder, trial
 from saelib.init_death.kernels import NEVER
 from saelib.preprocess import Preprocess
 from saelib.rows import ArrayRows
@@ -120,9 +120,12 @@ def test_blocks_and_threads_have_no_effect(monkeypatch: pytest.MonkeyPatch) -> N
     expected = measure(ArrayRows(x), preprocessings(x), D_SAE, 5, SEEDS)
     assert measure(ArrayRows(x), preprocessings(x), D_SAE, 5, SEEDS, threads=3) == expected
     for block_rows in (1, 37, 4096):
-        for at_a_time in (1, 50):
-            monkeypatch.setattr(trial, "BUFFER_VALUES", at_a_time * D_SAE)
-            assert measure(ArrayRows(x, block_rows=block_rows), preprocessings(x), D_SAE, 5, SEEDS) == expected
+        assert measure(ArrayRows(x, block_rows=block_rows), preprocessings(x), D_SAE, 5, SEEDS) == expected
+    # Nor where BLAS stands in for the kernels.
+    monkeypatch.setattr(trial, "make_product", product.BlasProduct)
+    for at_a_time in (1, 50):
+        monkeypatch.setattr(product, "BLAS_VALUES", at_a_time * D_SAE)
+        assert measure(ArrayRows(x), preprocessings(x), D_SAE, 5, SEEDS) == expected
 
 
 @pytest.mark.parametrize(("gamma", "left_out"), [(1e3, ""), (1e6, "raw")])
