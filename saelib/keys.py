@@ -10,7 +10,15 @@ from typing import Any
 
 PACKAGE = Path(__file__).parent
 # These decide no number: settings enter a key as values, downloads are pinned, the rest moves bytes or words about.
-NOT_IN_KEYS = ("saelib.config", "saelib.errors", "saelib.fetch", "saelib.files", "saelib.jobs", "saelib.progress")
+NOT_IN_KEYS = (
+    "saelib.config",
+    "saelib.errors",
+    "saelib.fetch",
+    "saelib.files",
+    "saelib.jobs",
+    "saelib.progress",
+    "saelib.train.loggers",
+)
 
 
 def make_key(stage: str, settings: Any, code: str, upstream: Iterable[str] = ()) -> str:

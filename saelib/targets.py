@@ -128,14 +128,13 @@ def _theory_target(config: Config, stats: Iterable[Target]) -> Target:
 
 
 def _train_targets(config: Config, stats: dict[tuple[str, int], Target]) -> Iterator[Target]:
-    shared = config.train.model_dump(mode="json", exclude={"variants", "threads"}) | {"seed": config.seed}
     code = code_hash("saelib.train.stage")
     for name, model in config.models.items():
         if model.representative_layer is None:
             continue
         source = stats[name, model.representative_layer]
         for variant, options in config.train.variants.items():
-            settings = shared | {"variant": options.model_dump(mode="json")}
+            settings = config.train.deciding(options) | {"seed": config.seed}
             path = config.train_path(name, source.layer, variant) / "sweep.json"
             key = make_key("train", settings, code, [source.key])
             yield Target("train", str(path), key, name, source.layer, variant)

@@ -240,3 +240,10 @@ class TrainConfig(Section):
         if self.k > self.d_sae:
             raise ValueError(f"k = {self.k} is larger than d_sae = {self.d_sae}")
         return self
+
+    def deciding(self, variant: VariantConfig) -> dict[str, Any]:
+        """What decides the numbers of a variant's training, as JSON: all but where they are shown and kept."""
+        elsewhere = {"variants", "learning_rates", "threads", "checkpoint_every", "log_to"}
+        rates = {"learning_rates": variant.learning_rates or self.learning_rates}
+        own = variant.model_copy(update=rates).model_dump(mode="json")
+        return self.model_dump(mode="json", exclude=elsewhere) | {"options": own}

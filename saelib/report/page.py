@@ -75,6 +75,9 @@ SAE_COLUMNS = (
     Column("layer", "layer", show=str),
     Column("domain", "domain"),
     Column("variant", "variant"),
+    Column("preprocessing", "preprocessing"),
+    Column("architecture", "architecture"),
+    Column("revival", "revival", "of dead features, during training"),
     Column("learning_rate", "learning rate", "the best of the sweep", lambda value: f"{value:g}"),
     Column("variance_explained", "variance explained", "1 is perfect", _decimals(3)),
     Column("normalized_mse", "normalised MSE", "mean squared error over the variance", _decimals(3)),
@@ -167,16 +170,14 @@ def _distance_to_theory(layers: pl.DataFrame) -> dict[str, float | None]:
 
 
 def _remarks(results: Results) -> list[tuple[str, Place | None]]:
-    """What a reader of the numbers should mind: the statistics' warnings, and errors that cannot be compared."""
+    """What a reader of the numbers should mind: the statistics' warnings, and what was chosen for `auto`, and why."""
     remarks: list[tuple[str, Place | None]] = []
     for place, stats in results.stats.items():
         remarks += [(text, place) for text in stats.warnings]
     for place, sweep in results.sweeps.items():
-        if sweep.errors_in != "activations":
-            text = (
-                f"errors and variance explained are those of {sweep.errors_in}: not to be compared with other variants"
-            )
-            remarks.append((text, place))
+        if sweep.preprocessing_reason:
+            text = f"preprocessing chosen from the statistics: {sweep.options.preprocessing.kind}. "
+            remarks.append((text + sweep.preprocessing_reason, place))
     return remarks
 
 

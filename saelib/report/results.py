@@ -91,6 +91,20 @@ class Run(Part):
     dead_total: float | None = None
 
 
+class Option(Part):
+    """A choice of a variant, by its name."""
+
+    kind: str
+
+
+class Options(Part):
+    """The variant of a sweep, as it was trained."""
+
+    preprocessing: Option
+    architecture: Option
+    revival: Option
+
+
 class Sweep(Result):
     """`train/{model}/layer_{i}/{variant}/sweep.json`."""
 
@@ -98,9 +112,12 @@ class Sweep(Result):
     d_sae: int
     k: int
     steps: int
+    options: Options
+    preprocessing_reason: str | None
+    """Why the preprocessing is this one, where the suite says `auto`."""
+    path: str
+    """What computed the steps; it decides their last bits."""
     best_learning_rate: float | None
-    errors_in: str = "activations"
-    """The space of the errors; another one where no map leads back to the activations."""
     runs: tuple[Run, ...]
 
     @property

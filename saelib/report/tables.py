@@ -1,12 +1,11 @@
 """The tables: one row for each layer, one for each trained SAE, one for each correlation."""
 
 from collections.abc import Iterable
-from typing import Any, get_args
+from typing import Any
 
 import polars as pl
 
-from saelib.config import Config
-from saelib.config.schema import Preprocessing
+from saelib.config import Config, InitDeathConfig
 from saelib.correlation import spearman_table
 from saelib.recommend import MeasuredDeath, recommend
 from saelib.report.results import InitDeath, LayerStats, Place, Results, wanted_layers, wanted_saes
@@ -20,32 +19,16 @@ STATISTICS = (
     "excess_kurtosis",
     "norm_ratio",
 )
-PREPROCESSED = tuple(name for name in get_args(Preprocessing) if name != "raw")
-
-LAYERS = {
-    "model": pl.String,
-    "layer": pl.Int64,
-    "domain": pl.String,
-    "d_in": pl.Int64,
-    "tokens": pl.Int64,
-    **dict.fromkeys(STATISTICS, pl.Float64),
-    "predicted_dead_relu": pl.Float64,
-    "predicted_dead_total": pl.Float64,
-    "dead_relu": pl.Float64,
-    "dead_total": pl.Float64,
-    "dead_total_sd": pl.Float64,
-    **{f"dead_total_{name}": pl.Float64 for name in PREPROCESSED},
-    "recommendation": pl.String,
-    "recommendation_reason": pl.String,
-    "key": pl.String,
-}
-"""Columns of `layers`. Rates are fractions; `dead_*` without a suffix are of raw activations, means over seeds."""
 
 SAES = {
     "model": pl.String,
     "layer": pl.Int64,
     "domain": pl.String,
     "variant": pl.String,
+    "preprocessing": pl.String,
+    "preprocessing_reason": pl.String,
+    "architecture": pl.String,
+    "revival": pl.String,
     "d_in": pl.Int64,
     "d_sae": pl.Int64,
     "k": pl.Int64,
@@ -58,6 +41,7 @@ SAES = {
     "dead_relu": pl.Float64,
     "dead_topk_only": pl.Float64,
     "dead_total": pl.Float64,
+    "path": pl.String,
     "key": pl.String,
 }
 """Columns of `saes`: the run at the best learning rate of each sweep."""
@@ -79,9 +63,35 @@ SPEARMAN = {
 """Columns of `spearman`; intervals at 95 %, the last two from drawing whole models."""
 
 
+def _layers_schema(config: Config) -> dict[str, Any]:
+    """Columns of `layers`. Rates are fractions; `dead_*` without a suffix are of raw activations, means over seeds.
+
+    A column for each preprocessing of the default config, and for each that this one adds.
+    """
+    measured = dict.fromkeys((*InitDeathConfig().preprocessings, *config.init_death.preprocessings))
+    return {
+        "model": pl.String,
+        "layer": pl.Int64,
+        "domain": pl.String,
+        "d_in": pl.Int64,
+        "tokens": pl.Int64,
+        **dict.fromkeys(STATISTICS, pl.Float64),
+        "predicted_dead_relu": pl.Float64,
+        "predicted_dead_total": pl.Float64,
+        "dead_relu": pl.Float64,
+        "dead_total": pl.Float64,
+        "dead_total_sd": pl.Float64,
+        **{f"dead_total_{name}": pl.Float64 for name in measured if name != "raw"},
+        "recommendation": pl.String,
+        "recommendation_reason": pl.String,
+        "key": pl.String,
+    }
+
+
 def layers_table(config: Config, results: Results) -> pl.DataFrame:
     """A row for each layer that has statistics, death at initialisation or both, in the order of the config."""
-    return pl.DataFrame(list(_layer_rows(config, results)), schema=LAYERS)
+    schema = _layers_schema(config)
+    return pl.DataFrame([_pick(row, schema) for row in _layer_rows(config, results)], schema=schema)
 
 
 def saes_table(config: Config, results: Results) -> pl.DataFrame:
@@ -91,7 +101,8 @@ def saes_table(config: Config, results: Results) -> pl.DataFrame:
         sweep = results.sweeps.get(place)
         if sweep is not None and sweep.best is not None:
             described = place._asdict() | {"domain": config.models[place.model].domain}
-            rows.append(_pick(sweep.best.model_dump() | sweep.model_dump() | described, SAES))
+            kinds = {name: option["kind"] for name, option in sweep.options.model_dump().items()}
+            rows.append(_pick(sweep.best.model_dump() | sweep.model_dump() | kinds | described, SAES))
     return pl.DataFrame(rows, schema=SAES)
 
 
@@ -110,8 +121,7 @@ def _layer_rows(config: Config, results: Results) -> Iterable[dict[str, Any]]:
         if stats is None and death is None:
             continue
         row = {"model": place.model, "layer": place.layer, "domain": config.models[place.model].domain}
-        row |= _of_stats(stats) | _of_death(death) | _of_theory(results, place)
-        yield _pick(row, LAYERS)
+        yield row | _of_stats(stats) | _of_death(death) | _of_theory(results, place)
 
 
 def _of_stats(stats: LayerStats | None) -> dict[str, Any]:

@@ -1,14 +1,20 @@
-"""Measure an SAE on rows it was not trained on."""
+"""Measure SAEs on rows they were not trained on."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from saelib.train.model import TopKSAE
-from saelib.train.space import Scale, Space
+from saelib.sae.model import SAE
+from saelib.train.space import Sample, Scale, Space
+
+AT_A_TIME = 2**24
+"""Pre-activations held at once."""
 
 
 @dataclass(frozen=True)
@@ -22,76 +28,144 @@ class Evaluation:
     variance_explained: float
     """1 - sum ||x - x_hat||^2 / sum ||x - mean||^2, about the mean of the rows that are measured."""
     mse_trained: float
-    """`mse` in the space that the SAE is trained in; differs after a whitening only. So for the next two."""
+    """`mse` of what the SAE reads, preprocessed; so for the next two."""
     normalized_mse_trained: float
     variance_explained_trained: float
     l0: float
     """Latents that fire for a token (selected with a value above 0), on average."""
     threshold: float
-    """The smallest selected value of a token, on average."""
+    """The k-th largest value of a token on average, 0 where fewer fire; without k, the smallest that fires."""
     dead_relu: float
     """Fraction of latents whose pre-activation is never above 0."""
     dead_topk_only: float
     """Fraction of latents that are above 0 somewhere and selected nowhere."""
     dead_total: float
     """Their sum: the fraction that never fires."""
+    bias_capture: float | None
+    """<b_dec, mu> / ||mu||^2 with mu the mean of what the SAE reads (paper, section 5); None where it is 0."""
+    bias_distance: float | None
+    """1 - ||b_dec - mu|| / ||mu||."""
+    feature_capture: float | None
+    """<E[z W_dec], mu> / ||mu||^2."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether every figure is a number."""
+        return all(value is None or math.isfinite(value) for value in vars(self).values())
 
 
+def rows_at_a_time(d_sae: int) -> int:
+    """Rows to measure at once, which bounds the memory of dense pre-activations."""
+    return max(1, min(2_048, AT_A_TIME // d_sae))
+
+
+@np.errstate(invalid="ignore", over="ignore")  # what has diverged is measured too
 @torch.no_grad()
-def evaluate(sae: TopKSAE, samples: Iterable[tuple[Tensor, Tensor]], space: Space) -> Evaluation:
-    """Measure `sae` over all of `space.samples(...)`."""
-    positive = torch.zeros_like(sae.b_enc, dtype=torch.bool)
-    fired = torch.zeros_like(positive)
-    active = threshold = torch.zeros((), dtype=torch.float64, device=positive.device)
-    trained = _Error(space.trained)
-    judged = _Error(space.judged) if space.whitens else trained
-    for x, x_judged in samples:
-        values, indices, hidden_pre = sae.encode(x)
-        x_hat = sae.decode(values, indices)
-        positive |= (hidden_pre > 0).any(0)
-        fired |= fired_latents(values, indices, len(fired))
-        active = active + (values > 0).sum()
-        threshold = threshold + values.amin(1).double().sum()
-        trained.add(x, x_hat)
-        if space.whitens:
-            judged.add(x_judged, space.restore(x_hat))
-    return Evaluation(
-        *judged.figures(),
-        *trained.figures(),
-        l0=active.item() / trained.tokens,
-        threshold=threshold.item() / trained.tokens,
-        dead_relu=_fraction(~positive),
-        dead_topk_only=_fraction(positive & ~fired),
-        dead_total=_fraction(~fired),
-    )
+def evaluate(saes: Sequence[SAE], samples: Iterable[Sample], space: Space) -> list[Evaluation]:
+    """Measure each of `saes` over all of `samples`, which are read once."""
+    meters = [_Meter(sae, space) for sae in saes]
+    for sample in samples:
+        for meter in meters:
+            meter.add(sample)
+    return [meter.evaluation() for meter in meters]
 
 
-def fired_latents(values: Tensor, indices: Tensor, d_sae: int) -> Tensor:
-    """Which latents were selected with a value above 0 (a selected 0 does not count): boolean [d_sae]."""
-    counts = torch.zeros(d_sae, dtype=torch.int32, device=values.device)
-    return counts.scatter_add_(0, indices.flatten(), (values > 0).flatten().int()) > 0
+class _Meter:
+    """Sums over the samples for one SAE."""
+
+    def __init__(self, sae: SAE, space: Space) -> None:
+        self.sae, self.space = sae, space
+        self.positive = torch.zeros_like(sae.b_enc, dtype=torch.bool)
+        self.fired = torch.zeros_like(self.positive)
+        self.active = torch.zeros((), dtype=torch.float64, device=sae.b_enc.device)
+        self.threshold = torch.zeros_like(self.active)
+        self.trained = _Error(space.trained)
+        self.judged = self.trained if space.same else _Error(space.judged)
+
+    def add(self, sample: Sample) -> None:
+        hidden_pre = self.sae.hidden_pre(sample.x)
+        self.positive |= (hidden_pre > 0).any(0)
+        x_hat = self._topk(hidden_pre) if self.sae.architecture == "topk" else self._dense(hidden_pre)
+        reconstruction = x_hat.cpu().numpy()
+        self.trained.add(sample.x.cpu().numpy(), reconstruction)
+        if sample.activations is not None:
+            restored = self.space.preprocess.restore(reconstruction, sample.activations)
+            self.judged.add(sample.activations, restored)
+
+    def _topk(self, hidden_pre: Tensor) -> Tensor:
+        """Without a dense code, which would cost as much as the encoder."""
+        assert self.sae.k is not None
+        values, indices = hidden_pre.topk(self.sae.k, dim=1, sorted=False)
+        values = values.relu()
+        self.fired[indices[values > 0]] = True
+        self.active += (values > 0).sum()
+        self.threshold += values.amin(1).double().sum()
+        return F.embedding_bag(indices, self.sae.W_dec, per_sample_weights=values, mode="sum") + self.sae.b_dec
+
+    def _dense(self, hidden_pre: Tensor) -> Tensor:
+        codes = self.sae.activate(hidden_pre)
+        fires = codes > 0
+        self.fired |= fires.any(0)
+        self.active += fires.sum()
+        smallest = codes.masked_fill(~fires, math.inf).amin(1)
+        self.threshold += smallest.masked_fill(smallest == math.inf, 0).double().sum()
+        return self.sae.decode(codes)
+
+    def evaluation(self) -> Evaluation:
+        return Evaluation(
+            *self.judged.figures(),
+            *self.trained.figures(),
+            l0=self.active.item() / self.trained.tokens,
+            threshold=self.threshold.item() / self.trained.tokens,
+            dead_relu=_fraction(~self.positive),
+            dead_topk_only=_fraction(self.positive & ~self.fired),
+            dead_total=_fraction(~self.fired),
+            **self._captures(),
+        )
+
+    def _captures(self) -> dict[str, float | None]:
+        """What of the mean the bias and the latents have taken up."""
+        mean = self.space.mean
+        if mean is None:
+            return {"bias_capture": None, "bias_distance": None, "feature_capture": None}
+        bias = self.sae.b_dec.detach().cpu().numpy().astype(np.float64)
+        by_latents = self.trained.mean_reconstruction - bias
+        return {
+            "bias_capture": float(bias @ mean / (mean @ mean)),
+            "bias_distance": float(1 - np.linalg.norm(bias - mean) / np.linalg.norm(mean)),
+            "feature_capture": float(by_latents @ mean / (mean @ mean)),
+        }
 
 
 class _Error:
-    """Squared error and total variance over tokens, summed in float64, where a large mean drowns neither."""
+    """Squared error and total variance over tokens, summed in float64 about the training mean."""
 
     def __init__(self, scale: Scale) -> None:
         self.tokens = 0
         self._scale = scale
-        self._error = torch.zeros((), dtype=torch.float64, device=scale.mean.device)
-        self._squares = torch.zeros_like(self._error)
-        self._total = torch.zeros_like(scale.mean, dtype=torch.float64)
+        self._error = self._squares = 0.0
+        self._drift = np.zeros_like(scale.mean)
+        self._reconstructed = np.zeros_like(scale.mean)
 
-    def add(self, x: Tensor, x_hat: Tensor) -> None:
-        self._error += (x - x_hat).double().square().sum()
-        self._squares += x.double().square().sum()
-        self._total += x.double().sum(0)
+    def add(self, x: NDArray[np.floating], x_hat: NDArray[np.floating]) -> None:
+        """`x`, `x_hat`: [tokens, d]."""
+        difference = np.subtract(x, x_hat, dtype=np.float64)
+        self._error += float(np.vdot(difference, difference))
+        centred = x - self._scale.mean
+        self._squares += float(np.vdot(centred, centred))
+        self._drift += centred.sum(0)
+        self._reconstructed += x_hat.sum(0, dtype=np.float64)
         self.tokens += len(x)
+
+    @property
+    def mean_reconstruction(self) -> NDArray[np.float64]:
+        return self._reconstructed / self.tokens
 
     def figures(self) -> tuple[float, float, float]:
         """mse, normalized mse, variance explained."""
-        mse = self._error.item() / self.tokens
-        variance = (self._squares - self._total.square().sum() / self.tokens).item() / self.tokens
+        mse = self._error / self.tokens
+        drift = self._drift / self.tokens
+        variance = self._squares / self.tokens - float(drift @ drift)
         return mse, mse / self._scale.variance, 1 - mse / variance if variance > 0 else math.nan
 
 

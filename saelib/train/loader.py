@@ -37,9 +37,13 @@ class ShuffledBatches:
         self._window_blocks = max(1, window_bytes // (rows.block_rows * d_in * 4))
         self._loaded: tuple[int, ...] = ()
         self._window = torch.empty(0)
+        self._batch = torch.empty(batch_size, d_in, device=device)
 
     def batches(self, start: int = 0) -> Iterator[Tensor]:
-        """Batches number `start`, `start` + 1, … without end: float32 [batch_size, d_in] on the device."""
+        """Batches number `start`, `start` + 1, … without end: float32 [batch_size, d_in] on the device.
+
+        Every batch lies in the same memory, which the next one overwrites.
+        """
         epoch, first = divmod(start, self._rows.shape[0] // self._batch_size)
         while True:
             yield from self._epoch(epoch, first)
@@ -47,13 +51,16 @@ class ShuffledBatches:
 
     def _epoch(self, epoch: int, first: int) -> Iterator[Tensor]:
         """The batches of one epoch from the `first` on; one may begin in one window and end in the next."""
-        batch = torch.empty(0)
+        filled = 0
         for blocks, order in self._windows(epoch, skip=first * self._batch_size):
-            for piece in self._pieces(blocks, order, missing=self._batch_size - len(batch)):
-                batch = torch.cat([batch, piece]) if len(batch) else piece
-                if len(batch) == self._batch_size:
-                    yield batch
-                    batch = torch.empty(0)
+            window, left = self._load(blocks), torch.from_numpy(order).to(self._device)
+            while len(left):
+                taken = left[: self._batch_size - filled]
+                torch.index_select(window, 0, taken, out=self._batch[filled : filled + len(taken)])
+                left, filled = left[len(taken) :], filled + len(taken)
+                if filled == self._batch_size:
+                    yield self._batch
+                    filled = 0
 
     def _windows(self, epoch: int, skip: int) -> Iterator[tuple[tuple[int, ...], NDArray[np.int64]]]:
         """The epoch's windows without its first `skip` rows: which blocks, and the order of their rows."""
@@ -65,13 +72,6 @@ class ShuffledBatches:
                 order = np.random.default_rng((self._seed, epoch, number)).permutation(rows)
                 yield tuple(window.tolist()), order[skip:]
             skip = max(0, skip - rows)
-
-    def _pieces(self, blocks: tuple[int, ...], order: NDArray[np.int64], missing: int) -> Iterator[Tensor]:
-        """A window's rows: what the open batch is `missing`, then a batch at a time, then the rest."""
-        window, rows = self._load(blocks), torch.from_numpy(order).to(self._device)
-        yield window[rows[:missing]]
-        for piece in rows[missing:].split(self._batch_size):
-            yield window[piece]
 
     def _load(self, blocks: tuple[int, ...]) -> Tensor:
         """The rows of some blocks, one block after the other; kept until others are asked for."""

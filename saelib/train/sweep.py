@@ -1,31 +1,39 @@
-"""One variant on one layer, over all learning rates."""
+"""One variant on one layer, over all learning rates, from one pass over the data."""
 
-import json
 import logging
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
-from torch import Tensor
 
 from saelib.config import TrainConfig, VariantConfig
 from saelib.errors import UserError
-from saelib.files import published_file, remove_drafts, write_json
-from saelib.preprocess import Preprocess, make_preprocess
-from saelib.progress import Advance, progress
+from saelib.preprocess import make_preprocess
+from saelib.progress import progress
 from saelib.rows import Rows
+from saelib.sae.choose import make_trainer, step_all
+from saelib.sae.init import initial_sae, set_firing_rate
+from saelib.sae.kernels.cpu import vector_lanes
+from saelib.sae.torch_trainer import TorchTrainer
+from saelib.sae.trainer import Trainer
+from saelib.train.checkpoint import Checkpoints, Identity
+from saelib.train.evaluate import Evaluation, evaluate, rows_at_a_time
 from saelib.train.loader import ShuffledBatches
-from saelib.train.rate import RateResult, Setting, load_rate, save_rate, train_rate
-from saelib.train.space import Space
+from saelib.train.loggers import Log, open_log
+from saelib.train.publish import publish
+from saelib.train.record import Recorder, Run
+from saelib.train.space import Sample, Space
 
 log = logging.getLogger(__name__)
+
+PROBE_ROWS = 2_048
+"""Held-out rows, the first ones, that every row of the history is measured on."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,24 @@ class Subject:
         return f"{self.model} layer {self.layer}, variant {self.variant}"
 
 
+@dataclass(frozen=True)
+class Task:
+    """What all learning rates of a sweep share."""
+
+    subject: Subject
+    config: TrainConfig
+    variant: VariantConfig
+    seed: int
+    space: Space
+    heldout: Rows
+    """As stored."""
+
+    def samples(self, tokens: int) -> Iterator[Sample]:
+        """The first held-out rows."""
+        stop = min(tokens, self.heldout.shape[0])
+        return self.space.samples(self.heldout, stop, rows_at_a_time(self.config.d_sae))
+
+
 def train_variant(
     train: Rows,
     heldout: Rows,
@@ -53,108 +79,160 @@ def train_variant(
     seed: int,
     subject: Subject,
     device: str = "auto",
+    reason: str | None = None,
 ) -> None:
     """Train one SAE for each learning rate, all from the same weights on the same batches, and keep the best.
 
-    Writes `history.parquet`, `weights.safetensors` (of the best rate) and, last, `sweep.json` into `output`. Each
-    rate is published in `rates/` once it is done: a job that was killed goes on after its last finished rate, and
-    ends with the same bits. What carries another `key` is removed.
+    Writes `history.parquet`, `weights.safetensors` (of the best rate) and, last, `sweep.json` into `output`. A job that
+    was killed goes on from its last checkpoint in `checkpoints/`, and ends with the same bits as one that was not.
+    Checkpoints with another `key` are not continued; all are removed once the sweep is published.
 
     Args:
         train: Rows to train on.
         heldout: Rows of other examples, to measure on.
         arrays: The layer's statistics, as `make_preprocess` takes them.
         config: Sizes, steps and rates.
-        variant: What to do with the activations and the loss.
+        variant: The method; its preprocessing is not `auto` (see `saelib.choose_preprocessing`).
         output: The folder of this variant's results.
         key: What the results depend on, as one hash.
-        seed: Of the initial weights and of the batches.
+        seed: Of the initial weights, of the batches and of what is drawn during training.
         subject: What is trained.
         device: A name that torch knows, or `auto`: CUDA where there is one, otherwise the CPU.
+        reason: Why this preprocessing was chosen, where it was.
 
     Raises:
-        UserError: where the rows do not fill a batch, are constant or not finite, none are held out, or every learning
-            rate diverged.
+        UserError: where the rows do not fill a batch, are constant or not finite, none are held out, the preprocessing
+            cannot be fitted, a checkpoint cannot be written, or every learning rate diverged.
     """
     if heldout.shape[0] == 0:
         raise UserError(f"{heldout.name}: no held-out tokens to measure on (extraction.heldout_tokens)")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    preprocess = make_preprocess(variant.preprocessing, arrays)
+    preprocess = make_preprocess(variant.preprocessing, arrays, tokens=train.shape[0], name=str(subject))
     space = Space(preprocess, train, device)
     batches = ShuffledBatches(space.prepare(train), config.batch_size, seed=seed, device=device)
-    setting = Setting(batches, heldout, space, config, variant.auxk, seed)
-    runs, history, best = [], [], None
-    for result in _train_rates(setting, output / "rates", key, subject):
-        figures = asdict(result.heldout) if result.heldout else {}
-        runs.append({"learning_rate": result.learning_rate, "status": result.status, **figures})
-        history += result.history
-        best = result if best is None or result.score < best.score else best
-    if best is None or best.heldout is None:
-        raise UserError(
-            f"{subject}: training diverged at every learning rate "
-            f"({', '.join(f'{rate:g}' for rate in config.learning_rates)}); add a smaller one to train.learning_rates"
-        )
-    found = {"best_learning_rate": best.learning_rate, "runs": runs}
-    sweep = {"key": key, **asdict(subject), **variant.model_dump(), **_describe(setting, train, preprocess), **found}
-    _publish(output, sweep, history, _with_preprocess(best.weights, preprocess))
-
-
-def _describe(setting: Setting, train: Rows, preprocess: Preprocess) -> dict[str, Any]:
-    return {
-        # Where no map leads back from the space an SAE was trained in, its errors are those of that space.
-        "errors_in": "layernormed activations" if preprocess.token_norm == "layernorm" else "activations",
+    task = Task(subject, config, variant, seed, space, heldout)
+    runs = _initial_runs(task, batches, preprocess.subspace)
+    settings = config.deciding(variant) | {"seed": seed, "train_tokens": train.shape[0]}
+    checkpoints = Checkpoints(output / "checkpoints", Identity(key, settings))
+    with open_log(config.log_to, output / "log", str(subject), key[:32], settings) as curves:
+        _train(task, runs, batches, checkpoints, curves)
+    described = {
+        "key": key,
+        **asdict(subject),
+        **settings,
+        "heldout_tokens": heldout.shape[0],
         "d_in": preprocess.d_in,
-        **setting.config.model_dump(include={"d_sae", "k", "steps", "batch_size"}),
-        "seed": setting.seed,
-        "train_tokens": train.shape[0],
-        "heldout_tokens": setting.heldout.shape[0],
+        "preprocessing_reason": reason,
+        "path": _path(runs[0].trainer),
     }
+    publish(output, described, runs, _measure(task, runs), space.preprocess)
+    checkpoints.remove()
 
 
-def _train_rates(setting: Setting, folder: Path, key: str, subject: Subject) -> Iterator[RateResult]:
-    """The result of each learning rate, in the order of the config."""
-    rates = setting.config.learning_rates
-    with progress(f"train {subject}", len(rates) * setting.config.steps, "steps", log) as advance:
-        for number, rate in enumerate(rates, 1):
-            title = f"rate {rate:g} ({number} of {len(rates)})"
-            yield _train_or_load(setting, rate, folder / f"{rate!r}.safetensors", key, advance, title)
+def _initial_runs(task: Task, batches: ShuffledBatches, subspace: NDArray[np.float32] | None) -> list[Run]:
+    """A trainer for each learning rate, all from the same weights."""
+    space, variant = task.space, task.variant
+    sae = initial_sae(
+        len(space.initial_bias),
+        task.config,
+        variant,
+        seed=task.seed,
+        b_dec=space.initial_bias,
+        subspace=None if subspace is None else torch.from_numpy(subspace),
+    ).to(space.device)
+    if variant.init.firing_rate is not None:
+        set_firing_rate(sae, next(batches.batches()), variant.init.firing_rate)
+    runs = []
+    for rate in variant.learning_rates or task.config.learning_rates:
+        trainer = make_trainer(
+            deepcopy(sae),  # which some train in place
+            task.config,
+            variant,
+            learning_rate=rate,
+            variance=space.trained.variance,
+            seed=task.seed,
+            threads=task.config.threads,
+        )
+        runs.append(Run(rate, trainer))
+    return runs
 
 
-def _train_or_load(setting: Setting, rate: float, path: Path, key: str, advance: Advance, title: str) -> RateResult:
-    result = load_rate(path, key)
-    if result is not None:
-        advance(setting.config.steps, f"{title}: done before")
-        return result
-    result = train_rate(setting, rate, lambda steps, note: advance(steps, f"{title}: {note}"))
-    save_rate(result, path, key)
-    if result.status == "diverged":
-        log.warning("%s: diverged", title)
-        advance(setting.config.steps - result.history[-1]["step"], f"{title}: diverged")
-    return result
+def _path(trainer: Trainer) -> str:
+    """What computes the steps; it decides their last bits."""
+    if isinstance(trainer, TorchTrainer):
+        return f"torch {trainer.sae.b_enc.device.type}"
+    return "kernels avx512" if vector_lanes() == 16 else "kernels avx2"
 
 
-def _with_preprocess(weights: dict[str, Tensor], preprocess: Preprocess) -> dict[str, Tensor]:
-    """Add what turns an activation into what the SAE reads: x -> (x - preprocess_center) @ preprocess_scale."""
-    if preprocess.scale is None:
-        return weights
-    return weights | {
-        "preprocess_center": torch.from_numpy(preprocess.center.astype(np.float32)),
-        "preprocess_scale": torch.from_numpy(preprocess.scale).contiguous(),
-    }
+def _train(task: Task, runs: list[Run], batches: ShuffledBatches, checkpoints: Checkpoints, curves: Log) -> None:
+    """All steps of all runs, or those after the last checkpoint."""
+    config = task.config
+    probe = list(task.samples(PROBE_ROWS))
+    recorder = Recorder(config, task.variant.schedule, probe, task.space)
+    checkpoints.warn_of_others()
+    start = checkpoints.resume(runs)
+    if start == 0:
+        _check_finite(recorder.record(runs, 0), task.heldout)
+    for rows in _by_step(runs):
+        curves.write(rows)
+    alive = [run for run in runs if run.status == "ok"]
+    with progress(f"train {task.subject}", config.steps - start, "steps", log) as advance:
+        shown = start
+        for step, batch in enumerate(islice(batches.batches(start), config.steps - start), start + 1):
+            step_all([run.trainer for run in alive], batch, config.threads)
+            if step % config.record_every == 0 or step == config.steps:
+                recorder.record(alive, step)
+                curves.write([run.history[-1] for run in alive])
+                alive = _still_alive(alive, step)
+                advance(step - shown, _note(alive))
+                shown = step
+            if step % config.checkpoint_every == 0:
+                checkpoints.save(runs, step)
+            if not alive:
+                break
 
 
-def _publish(output: Path, sweep: dict[str, Any], history: list[dict[str, Any]], weights: dict[str, Tensor]) -> None:
-    """Put the results in place, `sweep.json` last; then the rates, and what other keys left there, have served."""
-    remove_drafts(output)
-    # An earlier sweep.json must not vouch for the files that are about to be replaced.
-    (output / "sweep.json").unlink(missing_ok=True)
-    whole = {"step", "examples", "flagged_dead"}
-    schema = {name: pl.Int64 if name in whole else pl.Float64 for name in history[0]}
-    with published_file(output / "history.parquet") as draft:
-        pl.DataFrame(history, schema=schema).write_parquet(draft)
-    with published_file(output / "weights.safetensors") as draft:
-        described = {name: sweep[name] for name in ("key", "k", "preprocessing", "errors_in")}
-        save_file(weights, draft, metadata={"saelib": json.dumps(described)})
-    write_json(output / "sweep.json", sweep)
-    shutil.rmtree(output / "rates", ignore_errors=True)
+def _by_step(runs: Sequence[Run]) -> list[list[dict[str, Any]]]:
+    """The rows of all histories, those of one step together."""
+    steps: dict[int, list[dict[str, Any]]] = {}
+    for row in (row for run in runs for row in run.history):
+        steps.setdefault(row["step"], []).append(row)
+    return [steps[step] for step in sorted(steps)]
+
+
+def _still_alive(runs: Sequence[Run], step: int) -> list[Run]:
+    for run in runs:
+        if run.status == "diverged":
+            log.warning("learning rate %g: diverged, seen at step %d", run.learning_rate, step)
+    return [run for run in runs if run.status == "ok"]
+
+
+def _note(runs: Sequence[Run]) -> str:
+    """The best run so far."""
+    if not runs:
+        return "all learning rates diverged"
+    best = min((run.history[-1] for run in runs), key=lambda row: row["normalized_mse"])
+    return (
+        f"rate {best['learning_rate']:g}: normalized mse {best['normalized_mse']:.4g}, "
+        f"{100 * best['probe_dead_total']:.1f} % dead"
+    )
+
+
+def _measure(task: Task, runs: Sequence[Run]) -> dict[float, Evaluation]:
+    """Every run that did not diverge, by its learning rate, over all held-out rows."""
+    alive = [run for run in runs if run.status == "ok"]
+    if not alive:
+        rates = ", ".join(f"{run.learning_rate:g}" for run in runs)
+        raise UserError(
+            f"{task.subject}: training diverged at every learning rate ({rates}); add a smaller one to learning_rates"
+        )
+    found = evaluate([run.trainer.sae for run in alive], task.samples(task.heldout.shape[0]), task.space)
+    _check_finite(found, task.heldout)
+    return {run.learning_rate: measured for run, measured in zip(alive, found, strict=True)}
+
+
+def _check_finite(found: Sequence[Evaluation], heldout: Rows) -> None:
+    """For what was measured with weights that are known to be finite."""
+    if not all(measured.finite for measured in found):
+        raise UserError(f"{heldout.name}: the held-out activations are constant or not finite; nothing can be measured")

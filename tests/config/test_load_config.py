@@ -81,7 +81,49 @@ def test_what_is_read_survives_being_written() -> None:
         ),
         ("train.learning_rates", [], ["train.learning_rates"]),
         ("train.learning_rates", ["fast"], ["train.learning_rates.0", "found 'fast'"]),
-        ("train.variants", {"x": {"auxx": True}}, ["train.variants.x.auxx: unknown key", "did you mean 'auxk'?"]),
+        (
+            "train.variants",
+            {"x": {"revivall": "auxk"}},
+            ["train.variants.x.revivall: unknown key", "did you mean 'revival'?"],
+        ),
+        (
+            "train.variants",
+            {"x": {"revival": "aux"}},
+            ["train.variants.x.revival.kind: no such value 'aux'", "did you mean 'auxk'?", "ghost"],
+        ),
+        (
+            "train.variants",
+            {"x": {"architecture": "top_k"}},
+            ["train.variants.x.architecture.kind: no such value 'top_k'", "did you mean 'topk'?"],
+        ),
+        ("train.variants", {"x": {"preprocessing": "partial_pca"}}, ["train.variants.x.preprocessing.alpha: missing"]),
+        (
+            "train.variants",
+            {"x": {"preprocessing": {"kind": "partial_pca", "alpha": 1.5}}},
+            ["train.variants.x.preprocessing.alpha: input should be less than or equal to 1"],
+        ),
+        (
+            "train.variants",
+            {"x": {"preprocessing": {"kind": "pca", "alpha": 1}}},
+            ["train.variants.x.preprocessing.alpha: unknown key"],
+        ),
+        (
+            "train.variants",
+            {"x": {"revival": {"kind": "auxk", "coeficient": 1}}},
+            ["train.variants.x.revival.coeficient: unknown key", "did you mean 'coefficient'?"],
+        ),
+        (
+            "train.variants",
+            {"x": {"schedule": {"warmup": 0.9, "decay_from": 0.5}}},
+            ["train.variants.x.schedule: warmup (0.9) ends after the decay begins (0.5)"],
+        ),
+        (
+            "train.variants",
+            {"x": {"init": {"firing_rate": 1}}},
+            ["train.variants.x.init.firing_rate: input should be less than 1"],
+        ),
+        ("train.k", 2000, ["train: k = 2000 is larger than d_sae = 1024"]),
+        ("train.log_to", "tensorbord", ["train.log_to: 'tensorbord' is not allowed; did you mean 'tensorboard'?"]),
         ("extraction.dtype", "float8", ["extraction.dtype: 'float8' is not allowed", "bfloat16"]),
     ],
 )
@@ -136,3 +178,41 @@ def test_arrays_bring_their_own_activations() -> None:
     assert "models.m.dataset: the family 'arrays' brings its own activations" in message(suite)
     del suite["models"]["m"]["dataset"]
     assert "models.m.source.files: no file for layer 3" in message(suite)
+
+
+def test_a_variant_is_written_short_or_in_full(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(
+        """
+        short: {preprocessing: pca, architecture: batch_topk, revival: auxk, optimizer: sign_sgd}
+        full:
+          preprocessing: {kind: partial_pca, alpha: 0.5}
+          architecture: {kind: jumprelu, target_l0: 20}
+          revival: {kind: resample, every: 100}
+          optimizer: {kind: adam, sparse: true}
+          schedule: {warmup: 0.05, decay_from: 0.5}
+          init: {rows: uniform, tied: false, firing_rate: 1e-2}
+          clip: 1
+          frozen: b_dec
+          learning_rates: [1e-4, 3e-4]
+        """
+    )
+    variants = check_config(changed("train.variants", read_yaml(file)), "suite.yaml").train.variants
+    short, full = variants["short"], variants["full"]
+    kinds = (short.preprocessing.kind, short.architecture.kind, short.revival.kind, short.optimizer.kind)
+    assert kinds == ("pca", "batch_topk", "auxk", "sign_sgd")
+    assert full.preprocessing.model_dump() == {"kind": "partial_pca", "alpha": 0.5}
+    assert full.learning_rates == (1e-4, 3e-4)
+    assert (full.init.firing_rate, full.clip, full.frozen) == (0.01, 1, "b_dec")
+
+
+def test_what_decides_the_numbers_is_told_apart_from_what_shows_them() -> None:
+    def deciding(**changes: Any) -> dict[str, Any]:
+        config = check_config(changed("train", changes), "suite.yaml").train
+        return config.deciding(config.variants["baseline"])
+
+    assert deciding() == deciding(threads=2, log_to="wandb", checkpoint_every=7)
+    own = {"baseline": {"learning_rates": [0.1]}}
+    assert deciding(variants=own) == deciding(variants=own, learning_rates=[0.5]) == deciding(learning_rates=[0.1])
+    for change in ({"steps": 7}, {"record_every": 3}, {"precision": "bfloat16"}, {"learning_rates": [0.3]}):
+        assert deciding(**change) != deciding()

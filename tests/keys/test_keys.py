@@ -65,10 +65,11 @@ def test_code_counts_where_it_is_used_and_words_do_not(package: Path, name: str,
 @pytest.mark.parametrize(
     ("stage", "depends", "does_not"),
     [
-        ("saelib.extract", "saelib.store.write", "saelib.train.losses"),
+        ("saelib.extract", "saelib.store.write", "saelib.sae.losses"),
         ("saelib.stats.stage", "saelib.store.read", "saelib.extract"),
-        ("saelib.init_death.stage", "saelib.preprocess", "saelib.train.losses"),
-        ("saelib.train.stage", "saelib.train.losses", "saelib.init_death.kernels"),
+        ("saelib.init_death.stage", "saelib.preprocess", "saelib.sae.losses"),
+        ("saelib.train.stage", "saelib.sae.losses", "saelib.init_death.kernels"),
+        ("saelib.train.stage", "saelib.sae.kernels.trainer", "saelib.train.loggers"),
         ("saelib.report.stage", "saelib.correlation", "saelib.extract"),
     ],
 )

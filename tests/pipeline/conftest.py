@@ -101,7 +101,8 @@ def suite() -> dict[str, Any]:
             "learning_rates": [0.001, 0.01],
             "dead_after_examples": 1000,
             "record_every": 10,
-            "variants": {"baseline": {}, "center_median": {"preprocessing": "center_median", "auxk": True}},
+            "checkpoint_every": 10,
+            "variants": {"baseline": {}, "center_median": {"preprocessing": "auto", "revival": "auxk"}},
         },
         "report": {"bootstrap": 50},
     }

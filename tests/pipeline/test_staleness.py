@@ -41,10 +41,12 @@ def replace(old: str, new: str) -> Callable[[str], str]:
 @pytest.mark.parametrize(
     ("file", "change", "expected"),
     [
-        ("saelib/train/losses.py", lambda text: text + "\nEXTRA = 1\n", TRAIN | ALWAYS),
-        ("saelib/train/losses.py", lambda text: "# why\n" + text.replace("\n\n\n", "\n\n\n\n"), set()),
+        ("saelib/sae/losses.py", lambda text: text + "\nEXTRA = 1\n", TRAIN | ALWAYS),
+        ("saelib/sae/losses.py", lambda text: "# why\n" + text.replace("\n\n\n", "\n\n\n\n"), set()),
+        ("saelib/sae/kernels/trainer.py", lambda text: text + "\nEXTRA = 1\n", TRAIN | ALWAYS),
+        ("saelib/train/loggers.py", lambda text: text + "\nEXTRA = 1\n", set()),
         ("saelib/init_death/kernels.py", lambda text: text + "\nEXTRA = 1\n", DEATH | ALWAYS),
-        ("saelib/theory/closed_forms.py", lambda text: text + "\nEXTRA = 1\n", THEORY | ALWAYS),
+        ("saelib/theory/closed_forms.py", lambda text: text + "\nEXTRA = 1\n", THEORY | TRAIN | ALWAYS),
         ("saelib/stats/moments.py", lambda text: text + "\nEXTRA = 1\n", STATS | DEATH | THEORY | TRAIN | ALWAYS),
         ("saelib/report/page.py", lambda text: text + "\nEXTRA = 1\n", ALWAYS),
         (
@@ -77,7 +79,12 @@ def set_value(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     [
         (set_value("train.steps", 31), TRAIN | ALWAYS),
         (set_value("train.learning_rates", [0.01, 0.001]), TRAIN | ALWAYS),
-        (set_value("train.variants.baseline", {"auxk": True}), {"train/severe/layer_2/baseline"} | ALWAYS),
+        (set_value("train.variants.baseline", {"learning_rates": [0.001, 0.01]}), set()),
+        (set_value("train.record_every", 15), TRAIN | ALWAYS),
+        (set_value("train.checkpoint_every", 7), set()),
+        (set_value("train.threads", 2), set()),
+        (set_value("train.log_to", "tensorboard"), set()),
+        (set_value("train.variants.baseline", {"revival": "auxk"}), {"train/severe/layer_2/baseline"} | ALWAYS),
         (set_value("init_death.k", 9), DEATH | THEORY | ALWAYS),
         (set_value("init_death.layers_per_job", 1), set()),
         (set_value("report.bootstrap", 51), ALWAYS),

@@ -134,12 +134,12 @@ def test_gaps_are_stated_once_with_their_layers(suite: Config, render: Render):
     assert "7 of 8 autoencoders" in text
 
 
-def test_remarks_name_their_layers_and_errors_that_cannot_be_compared(suite: Config, render: Render):
+def test_remarks_name_their_layers_and_what_was_chosen_for_them(suite: Config, render: Render):
     path = suite.train_path("minilm-l6", 6, "pca") / "sweep.json"
-    write_json(path, read_json(path) | {"errors_in": "layernormed activations"})
+    write_json(path, read_json(path) | {"preprocessing_reason": "The effective rank is below 2%."})
     text = " ".join(Page(render(suite)).text.split())
     assert "fewer than 5 tokens for each dimension (minilm-l6 layer 3)" in text
-    assert "those of layernormed activations: not to be compared with other variants (minilm-l6 layer 6, pca)" in text
+    assert "from the statistics: pca. The effective rank is below 2%. (minilm-l6 layer 6, pca)" in text
 
 
 def test_nothing_missing_is_said_too(complete: Config):

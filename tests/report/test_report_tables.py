@@ -45,6 +45,10 @@ SAE_COLUMNS = [
     "layer",
     "domain",
     "variant",
+    "preprocessing",
+    "preprocessing_reason",
+    "architecture",
+    "revival",
     "d_in",
     "d_sae",
     "k",
@@ -57,6 +61,7 @@ SAE_COLUMNS = [
     "dead_relu",
     "dead_topk_only",
     "dead_total",
+    "path",
     "key",
 ]
 
@@ -112,10 +117,17 @@ def test_an_sae_row_is_the_run_at_the_best_learning_rate(suite: Config):
     assert table.height == 2 * len(suite.train.variants)
     best = sweep["runs"][1]
     assert row["learning_rate"] == sweep["best_learning_rate"] == best["learning_rate"]
-    for name in SAE_COLUMNS[9:16]:
+    for name in ("mse", "normalized_mse", "variance_explained", "l0", "dead_relu", "dead_topk_only", "dead_total"):
         assert row[name] == best[name]
-    for name in ("d_in", "d_sae", "k", "steps", "key"):
+    for name in ("d_in", "d_sae", "k", "steps", "path", "preprocessing_reason", "key"):
         assert row[name] == sweep[name]
+    assert (row["preprocessing"], row["architecture"], row["revival"]) == ("raw", "topk", "auxk")
+
+
+def test_a_preprocessing_that_the_suite_adds_has_its_column(suite: Config):
+    options = suite.init_death.model_copy(update={"preprocessings": ("raw", "rescale")})
+    table = layers_table(suite.model_copy(update={"init_death": options}), read_results(suite))
+    assert set(table.columns) == {*LAYER_COLUMNS, "dead_total_rescale"}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 
 from saelib.config import TrainConfig, VariantConfig
 from saelib.rows import ArrayRows
-from saelib.train import Subject, TopKSAE, train_variant
+from saelib.train import Subject, train_variant
 
 
 @pytest.fixture(autouse=True)
@@ -18,22 +18,6 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture
-def make_sae() -> Callable[..., TopKSAE]:
-    """A float64 SAE whose encoder is no longer tied to its decoder and whose biases are not zero."""
-
-    def make(d_in: int = 7, d_sae: int = 20, k: int = 3, seed: int = 0) -> TopKSAE:
-        generator = torch.Generator().manual_seed(seed)
-        sae = TopKSAE(d_in, d_sae, k, generator, dtype=torch.float64)
-        with torch.no_grad():
-            for parameter in (sae.W_enc, sae.b_enc, sae.b_dec):
-                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-                parameter += 0.3 * noise
-        return sae
-
-    return make
 
 
 @pytest.fixture
@@ -51,6 +35,8 @@ def _statistics(x: np.ndarray) -> dict[str, np.ndarray]:
         "mean": x.mean(0),
         "std": x.std(0),
         "center_median": x.mean(0),
+        "center_coordinate_median": np.median(x, 0),
+        "center_trimmed_mean": x.mean(0),
         "ln_center_median": tokens.mean(0),
         "eigenvalues": eigenvalues[::-1],
         "eigenvectors": eigenvectors[:, ::-1],

@@ -109,3 +109,9 @@ def test_offset_is_added_and_batches_are_float32():
 def test_too_few_rows_for_a_batch_is_an_error_that_says_what_to_do():
     with pytest.raises(UserError, match=r"array: 9 training tokens.*batch of 10.*batch_size"):
         ShuffledBatches(CountingRows(9, 4), 10, seed=0)
+
+
+def test_a_batch_lasts_until_the_next_one():
+    loader = ShuffledBatches(CountingRows(100, 10), 10, seed=0, window_bytes=30 * ROW_BYTES)
+    first, second = islice(loader.batches(), 2)
+    assert first.data_ptr() == second.data_ptr()
