@@ -257,6 +257,21 @@ def test_nothing_dense_is_kept_for_the_backward_pass_but_the_pre_activations(
     assert 0 <= counted[0] - (architecture not in ("topk", "batch_topk")) <= (revival != "none")
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("optimizer", ["adam", {"kind": "adam", "sparse": True}, "sign_sgd"], **NAMES)
+@pytest.mark.parametrize("revival", ["none", "auxk", "ghost"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES, **NAMES)
+def test_a_step_waits_for_nothing_from_its_device(
+    make_sae: Make, variant: Variant, architecture, revival: str, optimizer, precision: str
+):
+    # The meta device has shapes and no values: to read one, or to let it decide on a shape, is an error.
+    method = variant(architecture=architecture, revival=revival, optimizer=optimizer, clip=1.0)
+    trainer = make_trainer(make_sae(architecture).float().to("meta"), method, precision=precision)
+    for _ in range(5):  # latents are flagged from the fourth on
+        trainer.step(torch.empty(16, 7, device="meta"))
+    assert trainer.steps_done == 5
+
+
 @pytest.mark.parametrize("architecture", ["topk", "relu"])
 def test_bfloat16_products_change_a_step_by_their_rounding(
     make_sae: Make, variant: Variant, batches: Batches, architecture: str
