@@ -18,7 +18,7 @@ class Library(StrEnum):
 
 
 sae_app = typer.Typer()
-Ours = Annotated[Path, typer.Argument(help="An SAE as saelib keeps it, a .safetensors file.")]
+Ours = Annotated[Path, typer.Argument(help="An SAE as saelib keeps it: weights.safetensors of a variant.")]
 Tokens = Annotated[int | None, typer.Option(min=1, help="Measure on the first so many rows; all where absent.")]
 
 
@@ -38,13 +38,16 @@ def evaluate(
 
     Example: saelib evaluate sae.safetensors activations.npy --tokens 100000
     """
-    from dataclasses import asdict
-
     from saelib.arrays import open_rows
     from saelib.interchange.measure import measure
     from saelib.sae.file import load_sae
 
-    show_values(asdict(measure(load_sae(sae), open_rows(rows), tokens)), json)
+    saved, measured_on = load_sae(sae), open_rows(rows)
+    found = measure(saved, measured_on, tokens)
+    names = ("l0", "mse", "variance_explained", "dead_relu", "dead_topk_only", "dead_total")
+    available, d_in = measured_on.shape
+    sizes = {"tokens": min(tokens or available, available), "d_in": d_in, "d_sae": saved.sae.d_sae}
+    show_values(sizes | {name: getattr(found, name) for name in names}, json)
 
 
 @sae_app.command()
