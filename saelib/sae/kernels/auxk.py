@@ -3,47 +3,72 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from saelib.sae.kernels.compiled import kernel
-from saelib.sae.kernels.forward import Codes, EncodeBuffers, Kept, squared_distance
-from saelib.sae.kernels.select import select_row
+from saelib.sae.kernels.compiled import inner_sum, kernel
+from saelib.sae.kernels.forward import Codes, Kept
+from saelib.sae.kernels.passes import block_range, blocks
+from saelib.sae.kernels.select import row_length, select_buffers, select_row
+from saelib.sae.kernels.threads import Workers
+
+
+def select_helpers(kept: Kept, columns: NDArray[np.int32], codes: Codes, workers: Workers) -> None:
+    """Codes from some of the kept latents alone.
+
+    Args:
+        kept: Pre-activations of the batch.
+        columns: int32; which columns of `kept.hidden` may be selected.
+        codes: Written, with k at most len(columns).
+        workers: Who does it.
+    """
+    tokens, k = codes.values.shape
+    length = row_length(len(columns), k)
+    own = [(np.full((1, length), -np.inf, np.float32), select_buffers(len(columns), k)) for _ in range(workers.count)]
+
+    def select(block: int, worker: int) -> None:
+        select_helpers_block(kept, columns, *block_range(block, tokens), codes, *own[worker])
+
+    workers.each(blocks(tokens), select)
 
 
 @kernel
-def select_helpers(
-    kept: Kept,
-    columns: NDArray[np.int32],
-    start: int,
-    stop: int,
-    codes: Codes,
-    buffers: EncodeBuffers,
-) -> None:
-    """Codes of tokens `start` to `stop` from some of the kept latents alone.
-
-    Args:
-        kept: Pre-activations.
-        columns: Which columns of `kept.hidden` may be selected.
-        start: First token.
-        stop: Behind the last.
-        codes: Written, with k at most len(columns).
-        buffers: Of this worker, for rows of at least len(columns).
-    """
-    row, k = buffers.hidden[0], codes.values.shape[1]
-    row[len(columns) :] = -np.inf
+def select_helpers_block(kept, columns, start, stop, codes, row, buffers):
+    """`select_helpers` for tokens `start` to `stop`; `row` [1, length] is -inf beyond len(columns)."""
+    length, k = row.shape[1], codes.values.shape[1]
     for token in range(start, stop):
         hidden = kept.hidden[token]
         for i in range(len(columns)):
-            row[i] = hidden[columns[i]]
+            row[0, i] = hidden[columns[i]]
         values, indices = codes.values[token], codes.indices[token]
-        count = select_row(buffers.hidden, 0, len(row), k, buffers.select, values, indices)
+        count = select_row(row, 0, length, k, buffers, values, indices)
         for q in range(count):
             indices[q] = kept.latents[columns[indices[q]]]
         codes.counts[token] = count
 
 
+def squared_spread(errors: NDArray[np.float32], mean: NDArray[np.float64], workers: Workers) -> float:
+    """Sum over tokens of ||error - mean||^2, for errors [tokens, width]."""
+    center, tokens = mean.astype(np.float32), len(errors)
+    spreads = np.empty(blocks(tokens))
+
+    def measure(block: int, _: int) -> None:
+        spreads[block] = block_spread(errors, *block_range(block, tokens), center)
+
+    workers.each(len(spreads), measure)
+    return float(spreads.sum())
+
+
 @kernel
-def spread(errors: NDArray[np.float32], start: int, stop: int, mean: NDArray[np.float32]) -> float:
-    """Sum over tokens `start` to `stop` of ||error - mean||^2."""
+def block_spread(errors, start, stop, center):
+    """`squared_spread` of tokens `start` to `stop`."""
     total = 0.0
     for token in range(start, stop):
-        total += squared_distance(errors[token], mean)
-    return float(total)
+        total += _squared_distance(errors[token], center)
+    return total
+
+
+@inner_sum
+def _squared_distance(row, center):
+    total = np.float32(0)
+    for d in range(len(row)):
+        difference = row[d] - center[d]
+        total += difference * difference
+    return total

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from saelib.sae.kernels.compiled import inner, inner_sum, kernel
+from saelib.sae.kernels.compiled import inner, kernel
 from saelib.sae.kernels.gather import add_weighted_rows, dot
-from saelib.sae.kernels.gemm import BLOCK_ROWS, gemm_rows
+from saelib.sae.kernels.gemm import BLOCK_ROWS, gemm_rows, padded
 from saelib.sae.kernels.select import SelectBuffers, row_length, select_buffers, select_row
 
 
@@ -26,9 +26,9 @@ class EncodeBuffers(NamedTuple):
     """Of one worker."""
 
     hidden: NDArray[np.float32]
-    """Pre-activations of a block, [BLOCK_ROWS, row_length(d_sae)]; -inf beyond d_sae."""
+    """Pre-activations of a block, [BLOCK_ROWS, row_length]; -inf beyond d_sae."""
     positive: NDArray[np.uint8]
-    """[row_length(d_sae)]; 1 where a pre-activation was > 0 in some block."""
+    """[row_length]; 1 where a pre-activation was > 0 in some block."""
     select: SelectBuffers
 
 
@@ -48,9 +48,9 @@ def empty_codes(tokens: int, k: int) -> Codes:
 
 def encode_buffers(d_sae: int, k: int) -> EncodeBuffers:
     """For blocks of BLOCK_ROWS."""
-    length = row_length(d_sae)
+    length = row_length(padded(d_sae), k)
     hidden = np.full((BLOCK_ROWS, length), -np.inf, np.float32)
-    return EncodeBuffers(hidden, np.zeros(length, np.uint8), select_buffers(length, k))
+    return EncodeBuffers(hidden, np.zeros(length, np.uint8), select_buffers(padded(d_sae), k))
 
 
 @kernel
@@ -156,13 +156,3 @@ def _scale_row(row, factor, out):
 def _add_row(row, total):
     for d in range(len(row)):
         total[d] += row[d]
-
-
-@inner_sum
-def squared_distance(row, center):
-    """Sum of (row - center)^2."""
-    total = np.float32(0)
-    for d in range(len(row)):
-        difference = row[d] - center[d]
-        total += difference * difference
-    return total

@@ -11,39 +11,45 @@ from numpy.typing import NDArray
 
 from saelib.sae.kernels.compiled import inner
 from saelib.sae.kernels.ir_compress import compress_at_least
+from saelib.sae.kernels.ir_largest import GROUPS, largest_of_groups
 from saelib.sae.kernels.vector import LANES
 
 SMALLEST = np.int32(1)
 """The bits of the smallest float above 0."""
 BEYOND = np.int32(0x7F800001)
 """One above the bits of infinity."""
-MIN_GROUPS = 128
-"""A multiple of LANES."""
 
 
 class SelectBuffers(NamedTuple):
-    """What selecting from rows of up to `length` entries needs."""
+    """What selecting from rows of some length needs."""
 
     group_largest: NDArray[np.float32]
-    """[groups]"""
+    """[groups], a multiple of GROUPS; entry i of a row is in group i modulo their number."""
     found_indices: NDArray[np.int32]
     """[length + LANES]"""
     found_values: NDArray[np.float32]
     """The same."""
 
 
-def row_length(entries: int) -> int:
-    """Entries of a row with room for whole groups."""
-    return -(-entries // MIN_GROUPS) * MIN_GROUPS
-
-
-def select_buffers(length: int, k: int) -> SelectBuffers:
-    """For rows of `length`, from `row_length`. Twice k groups leave few candidates; fewer than k bound nothing."""
-    groups = MIN_GROUPS
-    while groups < 2 * k and length % (2 * groups) == 0:
+def group_count(entries: int, k: int) -> int:
+    """Into how many groups to divide a row: 2k leave few candidates, fewer than k bound nothing."""
+    groups = GROUPS
+    while groups < min(2 * k, entries // 4):
         groups *= 2
-    found = length + LANES
-    return SelectBuffers(np.zeros(groups, np.float32), np.zeros(found, np.int32), np.zeros(found, np.float32))
+    return groups
+
+
+def row_length(entries: int, k: int) -> int:
+    """Of a row with room for whole groups."""
+    groups = group_count(entries, k)
+    return -(-entries // groups) * groups
+
+
+def select_buffers(entries: int, k: int) -> SelectBuffers:
+    """For rows of `entries`, stored with `row_length`."""
+    found = row_length(entries, k) + LANES
+    groups = np.zeros(group_count(entries, k), np.float32)
+    return SelectBuffers(groups, np.zeros(found, np.int32), np.zeros(found, np.float32))
 
 
 @inner
@@ -62,12 +68,12 @@ def select_row(rows, row, length, k, buffers, out_values, out_indices):
         out_values: float32 [k]
         out_indices: int32 [k]
     """
-    bar = SMALLEST
+    start, bar = row * rows.shape[1], SMALLEST
     groups = buffers.group_largest
     if k <= len(groups):
-        _largest_of_groups(rows[row], length, groups)
+        for g in range(0, len(groups), GROUPS):
+            largest_of_groups(rows, start + g, len(groups), length // len(groups), groups, g)
         bar = _bar_for(groups.view(np.int32), len(groups), k, 2)
-    start = row * rows.shape[1]
     bar_value = _as_float(bar)
     found = compress_at_least(rows, start, length, bar_value, buffers.found_indices, buffers.found_values)
     bits = buffers.found_values.view(np.int32)
@@ -85,17 +91,6 @@ def select_row(rows, row, length, k, buffers, out_values, out_indices):
         out_indices[written] = buffers.found_indices[q]
         written += 1
     return written
-
-
-@inner
-def _largest_of_groups(row, length, largest):
-    """Entry i belongs to group i modulo the number of groups; 0 where nothing in a group is positive."""
-    groups = len(largest)
-    largest[:] = 0
-    for first in range(0, length, groups):
-        for g in range(groups):
-            value = row[first + g]
-            largest[g] = value if value > largest[g] else largest[g]
 
 
 @inner

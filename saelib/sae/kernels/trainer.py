@@ -1,52 +1,24 @@
 """TopK SAEs of any size on a CPU: only what was selected is decoded and differentiated."""
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from saelib.config.training import AuxK, TrainConfig, VariantConfig
-from saelib.sae.kernels.auxk import select_helpers, spread
+from saelib.sae.kernels.auxk import select_helpers, squared_spread
 from saelib.sae.kernels.entries import Entries, empty_entries, group_by_latent
-from saelib.sae.kernels.forward import (
-    Codes,
-    EncodeBuffers,
-    Kept,
-    center_rows,
-    decode_block,
-    empty_codes,
-    encode_block,
-    encode_buffers,
-)
-from saelib.sae.kernels.gemm import BLOCK_ROWS, pack
+from saelib.sae.kernels.forward import Codes, EncodeBuffers, Kept, center_rows, encode_block, encode_buffers
+from saelib.sae.kernels.gemm import pack
 from saelib.sae.kernels.latents import Part, Totals, update_latents, update_vector
+from saelib.sae.kernels.passes import Pass, block_range, blocks, decode_batch, empty_pass
 from saelib.sae.kernels.rule import rule_for
-from saelib.sae.kernels.select import select_buffers
 from saelib.sae.kernels.state import Parameters, row_width, sae_of
 from saelib.sae.kernels.threads import Workers
 from saelib.sae.model import SAE
 
 UPDATE_TASKS = 32
 """Runs of panels that are updated apart."""
-
-
-class Pass(NamedTuple):
-    """What is known of a batch for one part of the loss."""
-
-    codes: Codes
-    error: NDArray[np.float32]
-    """[tokens, width]"""
-    slopes: NDArray[np.float32]
-    """[tokens, k]"""
-    entries: Entries
-
-    @classmethod
-    def empty(cls, tokens: int, width: int, k: int, d_sae: int) -> "Pass":
-        """With nothing selected."""
-        error, slopes = np.zeros((tokens, width), np.float32), np.zeros((tokens, k), np.float32)
-        return cls(empty_codes(tokens, k), error, slopes, empty_entries(d_sae, tokens * k))
 
 
 class KernelTrainer:
@@ -85,7 +57,9 @@ class KernelTrainer:
         self._workers = Workers(threads)
         self._encode: list[EncodeBuffers] = [encode_buffers(self.d_sae, self.k) for _ in range(threads)]
         self._gradients = np.zeros((threads, 2, row_width(self.d_in)), np.float32)
-        self._batch: tuple[NDArray[np.float32], Pass] | None = None
+        self._passes: dict[str, Pass] = {}
+        self._centred = np.zeros((0, row_width(self.d_in)), np.float32)
+        self._kept = np.zeros(0, np.float32)
 
     @property
     def sae(self) -> SAE:
@@ -96,17 +70,19 @@ class KernelTrainer:
         """One step on one batch, float32 [tokens, d_in], contiguous, on the CPU."""
         tokens = len(x)
         self.steps_done += 1
-        centred, main = self._buffers(tokens)
+        main = self._pass("main", tokens, self.k)
+        if len(self._centred) != tokens:
+            self._centred = np.zeros_like(main.error)
         never_moved = self._never_moved()
         kept = self._keep_for_auxk(tokens)
-        self._encode_batch(x.numpy(), centred, main.codes, kept)
-        error_sum = self._decode_batch(centred, -1, main)
+        self._encode_batch(x.numpy(), main.codes, kept)
+        error_sum = decode_batch(self._centred, -1, self.parameters.latents.W_dec, main, self._workers)
         group_by_latent(main.codes, main.slopes, main.entries, self._workers)
         self._count(tokens, main.entries)
         scale = 2 / (tokens * self.variance)
         main_part = Part(main.error, main.entries, np.float32(scale))
         revival_part = self._revive(kept, main, error_sum / tokens)
-        self._update(centred, main_part, revival_part, never_moved, error_sum * scale)
+        self._update(main_part, revival_part, never_moved, error_sum * scale)
 
     def gradient_norms(self) -> dict[str, float]:
         """L2 norms of the last step's gradients, before projection: `W` (both matrices) and `b_dec`."""
@@ -131,13 +107,11 @@ class KernelTrainer:
         self.steps_done, self.examples = int(state["steps_done"]), int(state["examples"])
         self._panels = pack(self.parameters.latents.W_enc, self.d_in)
 
-    def _buffers(self, tokens: int) -> tuple[NDArray[np.float32], Pass]:
-        """Centred batch and main pass; their contents are those of the last batch of this size."""
-        if self._batch is None or len(self._batch[0]) != tokens:
-            width = row_width(self.d_in)
-            empty = Pass.empty(tokens, width, self.k, self.d_sae)
-            self._batch = np.zeros((tokens, width), np.float32), empty
-        return self._batch
+    def _pass(self, name: str, tokens: int, k: int) -> Pass:
+        """Arrays for a pass, with the contents of the last batch of this size."""
+        if name not in self._passes or self._passes[name].codes.values.shape != (tokens, k):
+            self._passes[name] = empty_pass(tokens, row_width(self.d_in), k, self.d_sae)
+        return self._passes[name]
 
     def _never_moved(self) -> NDArray[np.bool_]:
         """[d_sae]; latents that no gradient has reached since training began, so that their moments are 0."""
@@ -151,37 +125,23 @@ class KernelTrainer:
         may_be_dead = np.zeros(0, np.int32)
         if isinstance(self.variant.revival, AuxK):
             may_be_dead = np.flatnonzero(self._silent + tokens >= self.config.dead_after_examples).astype(np.int32)
-        return Kept(may_be_dead, np.empty((tokens, len(may_be_dead)), np.float32))
+        size = tokens * len(may_be_dead)
+        if len(self._kept) < size:
+            self._kept = np.empty(size, np.float32)
+        return Kept(may_be_dead, self._kept[:size].reshape(tokens, -1 if size else 0))
 
-    def _blocks(self, tokens: int) -> int:
-        return -(-tokens // BLOCK_ROWS)
-
-    def _encode_batch(self, x: NDArray[np.float32], centred: NDArray[np.float32], codes: Codes, kept: Kept) -> None:
+    def _encode_batch(self, x: NDArray[np.float32], codes: Codes, kept: Kept) -> None:
         """Write the centred batch, its codes and the pre-activations to keep."""
-        parameters = self.parameters
+        bias, b_dec = self.parameters.latents.b_enc, self.parameters.b_dec
 
-        def block(i: int, worker: int) -> None:
-            start, stop = i * BLOCK_ROWS, min((i + 1) * BLOCK_ROWS, len(x))
-            center_rows(x, start, stop, parameters.b_dec, centred)
-            bias = parameters.latents.b_enc
-            encode_block(centred, start, stop, self._panels, bias, codes, kept, self._encode[worker])
+        def encode(block: int, worker: int) -> None:
+            start, stop = block_range(block, len(x))
+            center_rows(x, start, stop, b_dec, self._centred)
+            encode_block(self._centred, start, stop, self._panels, bias, codes, kept, self._encode[worker])
 
         for buffers in self._encode:
             buffers.positive[:] = 0
-        self._workers.each(self._blocks(len(x)), block)
-
-    def _decode_batch(self, base: NDArray[np.float32], sign: int, part: Pass) -> NDArray[np.float64]:
-        """Errors and slopes of a pass; returns the sum of its errors over tokens, [width]."""
-        tokens, width = base.shape
-        sums = np.empty((self._blocks(tokens), width), np.float32)
-        W_dec, factor = self.parameters.latents.W_dec, np.float32(sign)
-
-        def block(i: int, _: int) -> None:
-            start, stop = i * BLOCK_ROWS, min((i + 1) * BLOCK_ROWS, tokens)
-            decode_block(base, factor, start, stop, W_dec, part.codes, part.error, part.slopes, sums[i])
-
-        self._workers.each(len(sums), block)
-        return sums.sum(0, dtype=np.float64)
+        self._workers.each(blocks(len(x)), encode)
 
     def _count(self, tokens: int, entries: Entries) -> None:
         """Note which latents fired and which were positive."""
@@ -194,52 +154,26 @@ class KernelTrainer:
 
     def _revive(self, kept: Kept, main: Pass, mean_error: NDArray[np.float64]) -> Part:
         """AuxK: dead latents fit the residual, the opposite of the error; `mean_error` [width] is over tokens."""
-        tokens, width = main.error.shape
+        tokens = len(main.error)
         nothing = Part(main.error[:0], empty_entries(self.d_sae, 0), np.float32(0))
         revival = self.variant.revival
         if not isinstance(revival, AuxK):
             return nothing
         dead = self._silent >= self.config.dead_after_examples
-        useful = (dead & (self._negative == 0))[kept.latents]  # those positive nowhere would add nothing
-        columns = np.flatnonzero(useful).astype(np.int32)
+        useful = dead & (self._negative == 0)  # those that are positive nowhere would add nothing
+        columns = np.flatnonzero(useful[kept.latents]).astype(np.int32)
         k = min(self.d_in // 2 if revival.k is None else revival.k, len(columns))
-        if k == 0:
+        left_over = squared_spread(main.error, mean_error, self._workers)
+        if k == 0 or not left_over > 0:
             return nothing
-        part = Pass.empty(tokens, width, k, self.d_sae)
-        residual_spread = self._select_helpers(kept, columns, part.codes, main.error, mean_error)
-        if not residual_spread > 0:
-            return nothing
-        self._decode_batch(main.error, 1, part)
+        part = self._pass("revival", tokens, k)
+        select_helpers(kept, columns, part.codes, self._workers)
+        decode_batch(main.error, 1, self.parameters.latents.W_dec, part, self._workers)
         group_by_latent(part.codes, part.slopes, part.entries, self._workers)
-        return Part(part.error, part.entries, np.float32(2 * revival.coefficient / residual_spread))
-
-    def _select_helpers(
-        self,
-        kept: Kept,
-        columns: NDArray[np.int32],
-        codes: Codes,
-        error: NDArray[np.float32],
-        mean_error: NDArray[np.float64],
-    ) -> float:
-        """Codes of dead latents; returns the squared distance of the errors from their mean, over the batch."""
-        tokens, k = codes.values.shape
-        length, mean = self._encode[0].hidden.shape[1], mean_error.astype(np.float32)
-        buffers = [scratch._replace(select=select_buffers(length, k)) for scratch in self._encode]
-        spreads = np.empty(self._blocks(tokens))
-
-        def block(i: int, worker: int) -> None:
-            start, stop = i * BLOCK_ROWS, min((i + 1) * BLOCK_ROWS, tokens)
-            select_helpers(kept, columns, start, stop, codes, buffers[worker])
-            spreads[i] = spread(error, start, stop, mean)
-
-        self._workers.each(len(spreads), block)
-        for scratch in self._encode:
-            scratch.hidden[0, self.d_sae :] = -np.inf
-        return float(spreads.sum())
+        return Part(part.error, part.entries, np.float32(2 * revival.coefficient / left_over))
 
     def _update(
         self,
-        centred: NDArray[np.float32],
         main: Part,
         revival: Part,
         never_moved: NDArray[np.bool_],
@@ -251,16 +185,26 @@ class KernelTrainer:
         only_with_gradient = optimizer.kind == "sign_sgd" or optimizer.sparse
         resting = np.ones(self.d_sae, np.bool_) if only_with_gradient else never_moved
         tasks = np.linspace(0, len(self._panels), min(UPDATE_TASKS, len(self._panels)) + 1).astype(int).tolist()
-        count, width = len(tasks) - 1, centred.shape[1]
+        count, width = len(tasks) - 1, len(self.parameters.b_dec)
         totals = Totals(np.zeros((count, width), np.float32), np.zeros((count, 1)))
         weights, m, v = self.parameters, self.first_moments, self.second_moments
 
         def run(i: int, worker: int) -> None:
             update_latents(
-                tasks[i], tasks[i + 1], weights.latents, m.latents, v.latents, self._panels, centred, main, revival,
-                resting, rule, self._gradients[worker],
+                tasks[i],
+                tasks[i + 1],
+                weights.latents,
+                m.latents,
+                v.latents,
+                self._panels,
+                self._centred,
+                main,
+                revival,
+                resting,
+                rule,
+                self._gradients[worker],
                 Totals(totals.input_gradient[i], totals.squared_gradient[i]),
-            )  # fmt: skip
+            )
 
         self._workers.each(count, run)
         gradient = (error_gradient - totals.input_gradient.sum(0, dtype=np.float64)).astype(np.float32)

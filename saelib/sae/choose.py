@@ -1,0 +1,75 @@
+"""The fastest trainer for what is asked, and one batch through several trainers."""
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from torch import Tensor
+
+from saelib.config.training import TrainConfig, VariantConfig
+from saelib.sae.kernels.cpu import why_unsupported
+from saelib.sae.model import SAE
+from saelib.sae.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+def make_trainer(
+    sae: SAE,
+    config: TrainConfig,
+    variant: VariantConfig,
+    *,
+    learning_rate: float,
+    variance: float,
+    seed: int,
+    threads: int = 1,
+) -> Trainer:
+    """A trainer that starts from `sae`, which it may take over; the log says which kind, and why.
+
+    Args:
+        sae: On the device to train on; its architecture is the variant's.
+        config: Steps, batch and the like.
+        variant: The method.
+        learning_rate: The highest of the schedule.
+        variance: ||sigma||^2 of the data, by which the squared error is divided.
+        seed: Of what is drawn during training.
+        threads: Of the kernels; torch's own are not set here.
+    """
+    obstacle = _why_not_kernels(sae, variant)
+    if obstacle is not None:
+        from saelib.sae.torch_trainer import TorchTrainer
+
+        log.info("training with torch: %s", obstacle)
+        return TorchTrainer(sae, config, variant, learning_rate=learning_rate, variance=variance, seed=seed)
+
+    from saelib.sae.kernels.trainer import KernelTrainer
+
+    log.info("training with the kernels for TopK on a CPU")
+    return KernelTrainer(sae, config, variant, learning_rate=learning_rate, variance=variance, threads=threads)
+
+
+def step_all(trainers: Sequence[Trainer], x: Tensor, threads: int) -> None:
+    """One step of every trainer on the batch `x`: small SAEs side by side, the others one after another."""
+    small = [trainer for trainer in trainers if getattr(trainer, "side_by_side", False)]
+    if len(small) > 1 and threads > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(lambda trainer: trainer.step(x), small))
+    else:
+        for trainer in small:
+            trainer.step(x)
+    for trainer in trainers:
+        if trainer not in small:
+            trainer.step(x)
+
+
+def _why_not_kernels(sae: SAE, variant: VariantConfig) -> str | None:
+    """None where the kernels can do it."""
+    if sae.b_dec.device.type != "cpu":
+        return f"the SAE is on {sae.b_dec.device}"
+    if variant.architecture.kind != "topk":
+        return f"the kernels have no architecture {variant.architecture.kind}"
+    if variant.revival.kind not in ("none", "auxk"):
+        return f"the kernels have no revival {variant.revival.kind}"
+    if variant.clip is not None:
+        return "the kernels do not clip gradients"
+    return why_unsupported()
