@@ -285,3 +285,13 @@ def test_bfloat16_products_change_a_step_by_their_rounding(
         assert sae.W_enc.grad.dtype == torch.float32
         found.append(sae.W_enc.grad)
     assert 1e-5 < ((found[1] - found[0]).norm() / found[0].norm()).item() < 0.3
+
+
+def test_thresholds_stop_at_zero(make_sae: Make, variant: Variant, batches: Batches):
+    # The penalty on too low an L0 pulls thresholds down, the faster the higher the rate.
+    architecture = {"kind": "jumprelu", "initial_threshold": 0.02, "bandwidth": 0.2, "target_l0": 60}
+    sae = make_sae(architecture)
+    trainer = make_trainer(sae, variant(architecture=architecture, optimizer="sign_sgd"))
+    for x in batches(5, mean=0.0):
+        trainer.step(x)
+    assert sae.threshold.amin() == 0
