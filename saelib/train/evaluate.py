@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saelib.sae.model import SAE
+from saelib.sae.sparse import largest
 from saelib.train.space import Sample, Scale, Space
 
 AT_A_TIME = 2**24
@@ -84,7 +85,7 @@ class _Meter:
 
     def add(self, sample: Sample) -> None:
         hidden_pre = self.sae.hidden_pre(sample.x)
-        self.positive |= (hidden_pre > 0).any(0)
+        self.positive |= hidden_pre.amax(0) > 0
         x_hat = self._topk(hidden_pre) if self.sae.architecture == "topk" else self._dense(hidden_pre)
         reconstruction = x_hat.cpu().numpy()
         self.trained.add(sample.x.cpu().numpy(), reconstruction)
@@ -95,7 +96,7 @@ class _Meter:
     def _topk(self, hidden_pre: Tensor) -> Tensor:
         """Without a dense code, which would cost as much as the encoder."""
         assert self.sae.k is not None
-        values, indices = hidden_pre.topk(self.sae.k, dim=1, sorted=False)
+        values, indices = largest(hidden_pre, self.sae.k)
         values = values.relu()
         self.fired[indices[values > 0]] = True
         self.active += (values > 0).sum()
