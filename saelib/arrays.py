@@ -19,7 +19,8 @@ FORMATS = ".npy, .npz, .safetensors, .zarr"
 def open_rows(file: str | Path) -> Rows:
     """Open an array [tokens, d_in] for reading block by block; nothing is loaded whole.
 
-    Where a file holds several arrays, `FILE::NAME` says which. A store gives its training rows.
+    Where a file holds several arrays, `FILE::NAME` says which. A store gives its training rows, or, as
+    `STORE::heldout`, the others.
 
     Raises:
         UserError: where the file is missing, of another format, or holds no such array; pickled objects are refused.
@@ -77,7 +78,8 @@ def _zarr(path: Path, member: str) -> Rows:
     import zarr
 
     if read_key(path) is not None or (path / "train" / "acts").is_dir():
-        return open_store(path).train
+        store = open_store(path)
+        return {"train": store.train, "heldout": store.heldout}[_choose(["train", "heldout"], member or "train", path)]
     node = zarr.open(path, mode="r")
     if isinstance(node, zarr.Group):
         node = node[_choose([name for name, _ in node.arrays()], member, path)]

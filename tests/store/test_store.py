@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import zarr
 
+from saelib.arrays import open_rows
 from saelib.errors import UserError
 from saelib.rows import read_float32
 from saelib.store import StoreMetadata, StoreWriter, open_store, read_key, verify_store
@@ -182,3 +183,12 @@ def test_a_foreign_zarr_is_refused(tmp_path: Path) -> None:
         open_store(tmp_path / "g.zarr")
     with pytest.raises(UserError, match="no such store"):
         open_store(tmp_path / "nowhere.zarr")
+
+
+def test_a_store_opens_as_a_file_of_rows_of_either_split(store: Path):
+    for name, split in (("", "train"), ("::train", "train"), ("::heldout", "heldout")):
+        rows, expected = open_rows(f"{store}{name}"), getattr(open_store(store), split)
+        assert rows.shape == expected.shape
+        np.testing.assert_array_equal(read_float32(rows, 0, 90), read_float32(expected, 0, 90))
+    with pytest.raises(UserError, match="no array 'test'; it holds: train, heldout"):
+        open_rows(f"{store}::test")
