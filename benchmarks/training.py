@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -114,8 +114,9 @@ class Contender:
         """Time `number` steps."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{number}\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # what it said last explains more
+            self._process.stdin.write(f"{number}\n")
+            self._process.stdin.flush()
         for line in self._process.stdout:
             if line.startswith("{"):  # libraries print while they are imported
                 return json.loads(line)

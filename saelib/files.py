@@ -9,21 +9,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from saelib.errors import UserError
 
 
 @contextmanager
 def published_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; it takes the place of `path` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.draft")
-    try:
+    """Give a temporary path near `path`; it takes the place of `path` when the block ends without an error.
+
+    Raises:
+        UserError: where safetensors could not write it.
+    """
+    # In a folder of its own, because some libraries write through temporary files of theirs, which a kill leaves.
+    with _draft_folder(path) as folder:
+        draft = folder / path.name
         yield draft
-        _flush(draft)
+        _finish(draft, _usual_mode(folder))
         os.replace(draft, path)
         _flush(path.parent)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -32,22 +36,37 @@ def published_folder(path: Path) -> Iterator[Path]:
 
     A folder cannot replace another in one step: a kill between the two renames leaves no folder at `path`
     (never half of one), which readers take for a missing result.
+
+    Raises:
+        UserError: where safetensors could not write a file in it.
     """
+    with _draft_folder(path) as draft:
+        old = draft.with_suffix(".old")
+        try:
+            yield draft
+            mode = _usual_mode(draft)
+            for file in draft.rglob("*"):
+                _finish(file, mode)
+            if path.exists():
+                os.rename(path, old)
+            os.rename(draft, path)
+            _flush(path.parent)
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _draft_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path` that is gone afterwards."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.draft")
-    draft.mkdir()
-    old = draft.with_suffix(".old")
+    folder = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.draft")
+    folder.mkdir()
     try:
-        yield draft
-        for file in draft.rglob("*"):
-            _flush(file)
-        if path.exists():
-            os.rename(path, old)
-        os.rename(draft, path)
-        _flush(path.parent)
+        yield folder
+    except SafetensorError as error:  # what safetensors makes of a full disk
+        raise UserError(f"{path}: could not be written ({error})") from None
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_drafts(folder: Path) -> None:
@@ -74,6 +93,22 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: no such file") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
+def _usual_mode(folder: Path) -> int:
+    """Who may read a file that is simply made here."""
+    probe = folder / ".mode"
+    probe.touch()
+    mode = probe.stat().st_mode
+    probe.unlink()
+    return mode
+
+
+def _finish(path: Path, mode: int) -> None:
+    """Flush to disk; a file for whom files are usually: safetensors makes its own for their owner alone."""
+    if path.is_file():
+        path.chmod(mode)
+    _flush(path)
 
 
 def _flush(path: Path) -> None:

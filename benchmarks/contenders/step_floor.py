@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from saelib.sae.kernels import gemm
 from torch import Tensor
 from worker import Setting, Step, serve
+
+from saelib.sae.kernels.cpu import why_unsupported
 
 
 def make(setting: Setting) -> Step:
@@ -19,8 +20,8 @@ def make(setting: Setting) -> Step:
         "oneDNN": lambda x: torch.ops.mkldnn._linear_pointwise(x, weights, None, "none", [], ""),
         "numpy": lambda x: np.matmul(x.numpy(), weights.numpy().T, out=hidden_pre.numpy()),
     }
-    if gemm.available():
-        routes["saelib's kernel"] = gemm.product(weights.numpy(), setting.batch_size, setting.threads)
+    if why_unsupported() is None:
+        routes["saelib's kernel"] = kernel_route(weights, setting)
     x = torch.randn(setting.batch_size, setting.d_in)
     fastest = min(routes, key=lambda name: _median(routes[name], x))
 
@@ -29,6 +30,27 @@ def make(setting: Setting) -> Step:
 
     step.label = fastest  # pyright: ignore[reportFunctionMemberAccess]
     return step
+
+
+def kernel_route(weights: Tensor, setting: Setting) -> Callable[[Tensor], object]:
+    """Block by block, as in a training step."""
+    from saelib.sae.kernels.gemm import BLOCK_ROWS, encode_rows, pack, padded
+    from saelib.sae.kernels.threads import Workers
+
+    panels, width = pack(weights.numpy(), setting.d_in), padded(setting.d_sae)
+    bias, workers = np.zeros(width, np.float32), Workers(setting.threads)
+    blocks = np.empty((setting.threads, BLOCK_ROWS, width), np.float32)
+
+    def route(x: Tensor) -> None:
+        rows = x.numpy()
+
+        def block(i: int, worker: int) -> None:
+            start = i * BLOCK_ROWS
+            encode_rows(rows, start, min(start + BLOCK_ROWS, len(rows)), panels, bias, blocks[worker])
+
+        workers.each(-(-len(rows) // BLOCK_ROWS), block)
+
+    return route
 
 
 def _median(route: Callable[[Tensor], object], x: Tensor) -> float:

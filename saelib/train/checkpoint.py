@@ -97,7 +97,7 @@ class Checkpoints:
                 identity = {"key": self.identity.key, "settings": self.identity.settings}
                 state = json.dumps(identity | {"step": step, "rates": rates}, allow_nan=False)
                 (draft / STATE).write_text(state)
-        except (OSError, SafetensorError) as error:
+        except (OSError, UserError) as error:
             raise UserError(
                 f"{path}: the checkpoint could not be written ({error}); what was saved before is kept, and training "
                 f"goes on from there when it is started again"

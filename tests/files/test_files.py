@@ -8,7 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from saelib.errors import UserError
 from saelib.files import published_file, published_folder, read_json, remove_drafts, write_json
@@ -93,3 +96,39 @@ def test_a_full_disk_is_one_line_and_exit_code_1() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.strip() == "error: No space left on device"
+
+
+LEFT_BEHIND = """
+import os, sys
+from pathlib import Path
+from saelib.files import published_file
+with published_file(Path(sys.argv[1]) / "x.safetensors") as draft:
+    (draft.parent / ".tmpTk9pVK").write_bytes(b"what a library writes before it renames")
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_kill_leaves_nothing_that_is_not_removed(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", LEFT_BEHIND, str(tmp_path)], check=False)
+    assert list(tmp_path.rglob(".tmp*"))
+    remove_drafts(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_safetensors_files_can_be_read_by_whom_other_files_can(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    with published_file(tmp_path / "x.safetensors") as draft:
+        save_file({"a": np.zeros(3)}, draft)
+    with published_folder(tmp_path / "f") as folder:
+        save_file({"a": np.zeros(3)}, folder / "x.safetensors")
+    for name in ("x.safetensors", "f/x.safetensors"):
+        assert (tmp_path / name).stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("publish", [published_file, published_folder])
+def test_what_safetensors_could_not_write_is_one_clear_sentence(tmp_path: Path, publish) -> None:
+    (tmp_path / "x").write_text("old")
+    with pytest.raises(UserError, match=r"x: could not be written \(.*No space left"), publish(tmp_path / "x"):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_text() == "old"
