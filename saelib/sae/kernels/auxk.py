@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from saelib.sae.kernels.compiled import inner_sum, kernel
 from saelib.sae.kernels.forward import Codes, Kept
-from saelib.sae.kernels.passes import block_range, blocks
+from saelib.sae.kernels.passes import block_bounds
 from saelib.sae.kernels.select import row_length, select_buffers, select_row
 from saelib.sae.kernels.threads import Workers
 
@@ -20,37 +20,37 @@ def select_helpers(kept: Kept, columns: NDArray[np.int32], codes: Codes, workers
         workers: Who does it.
     """
     tokens, k = codes.values.shape
+    blocks = block_bounds(tokens, len(kept.latents))
     length = row_length(len(columns), k)
     own = [(np.full((1, length), -np.inf, np.float32), select_buffers(len(columns), k)) for _ in range(workers.count)]
 
     def select(block: int, worker: int) -> None:
-        select_helpers_block(kept, columns, *block_range(block, tokens), codes, *own[worker])
+        select_helpers_block(kept, columns, *blocks[block], codes, *own[worker])
 
-    workers.each(blocks(tokens), select)
+    workers.each(len(blocks), select)
 
 
 @kernel
 def select_helpers_block(kept, columns, start, stop, codes, row, buffers):
     """`select_helpers` for tokens `start` to `stop`; `row` [1, length] is -inf beyond len(columns)."""
-    length, k = row.shape[1], codes.values.shape[1]
+    length = row.shape[1]
     for token in range(start, stop):
         hidden = kept.hidden[token]
         for i in range(len(columns)):
             row[0, i] = hidden[columns[i]]
-        values, indices = codes.values[token], codes.indices[token]
-        count = select_row(row, 0, length, k, buffers, values, indices)
+        count = select_row(row, 0, length, buffers, codes.values, codes.indices, token)
         for q in range(count):
-            indices[q] = kept.latents[columns[indices[q]]]
+            codes.indices[token, q] = kept.latents[columns[codes.indices[token, q]]]
         codes.counts[token] = count
 
 
 def squared_spread(errors: NDArray[np.float32], mean: NDArray[np.float64], workers: Workers) -> float:
     """Sum over tokens of ||error - mean||^2, for errors [tokens, width]."""
-    center, tokens = mean.astype(np.float32), len(errors)
-    spreads = np.empty(blocks(tokens))
+    center, blocks = mean.astype(np.float32), block_bounds(*errors.shape)
+    spreads = np.empty(len(blocks))
 
     def measure(block: int, _: int) -> None:
-        spreads[block] = block_spread(errors, *block_range(block, tokens), center)
+        spreads[block] = block_spread(errors, *blocks[block], center)
 
     workers.each(len(spreads), measure)
     return float(spreads.sum())

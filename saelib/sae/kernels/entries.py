@@ -10,7 +10,9 @@ from saelib.sae.kernels.forward import Codes
 from saelib.sae.kernels.threads import Workers
 
 CHUNKS = 16
-"""Runs of tokens that are counted apart."""
+"""Most runs of tokens that are counted apart."""
+CHUNK_ENTRIES = 1 << 14
+"""Fewer are not worth a run."""
 
 
 class Entries(NamedTuple):
@@ -35,14 +37,15 @@ def empty_entries(d_sae: int, capacity: int) -> Entries:
 def group_by_latent(codes: Codes, slopes: NDArray[np.float32], entries: Entries, workers: Workers) -> None:
     """Fill `entries` from codes and their slopes [tokens, k]: a counting sort."""
     tokens, d_sae = len(codes.counts), len(entries.starts) - 1
-    bounds = np.linspace(0, tokens, CHUNKS + 1).astype(int).tolist()
-    places = np.zeros((CHUNKS, d_sae), np.int64)
-    workers.each(CHUNKS, lambda c, _: count_entries(codes, bounds[c], bounds[c + 1], places[c]))
+    chunks = min(CHUNKS, 1 + codes.values.size // CHUNK_ENTRIES)
+    bounds = np.linspace(0, tokens, chunks + 1).astype(int).tolist()
+    places = np.zeros((chunks, d_sae), np.int64)
+    workers.each(chunks, lambda c, _: count_entries(codes, bounds[c], bounds[c + 1], places[c]))
     entries.starts[1:] = np.cumsum(places.sum(0))
     places[1:] = np.cumsum(places[:-1], axis=0)
     places[0] = 0
     places += entries.starts[:-1]
-    workers.each(CHUNKS, lambda c, _: place_entries(codes, slopes, bounds[c], bounds[c + 1], places[c], entries))
+    workers.each(chunks, lambda c, _: place_entries(codes, slopes, bounds[c], bounds[c + 1], places[c], entries))
 
 
 @kernel

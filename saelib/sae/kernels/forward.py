@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from saelib.sae.kernels.compiled import inner, kernel
 from saelib.sae.kernels.gather import add_weighted_rows, dot
-from saelib.sae.kernels.gemm import BLOCK_ROWS, gemm_rows, padded
+from saelib.sae.kernels.gemm import gemm_rows, padded
+from saelib.sae.kernels.ir_few import FEW, SHORT_ROW, take_largest
 from saelib.sae.kernels.select import SelectBuffers, row_length, select_buffers, select_row
 
 
@@ -26,7 +27,7 @@ class EncodeBuffers(NamedTuple):
     """Of one worker."""
 
     hidden: NDArray[np.float32]
-    """Pre-activations of a block, [BLOCK_ROWS, row_length]; -inf beyond d_sae."""
+    """Pre-activations of a block, [rows, row_length]; -inf beyond d_sae."""
     positive: NDArray[np.uint8]
     """[row_length]; 1 where a pre-activation was > 0 in some block."""
     select: SelectBuffers
@@ -46,17 +47,15 @@ def empty_codes(tokens: int, k: int) -> Codes:
     return Codes(np.zeros((tokens, k), np.float32), np.zeros((tokens, k), np.int32), np.zeros(tokens, np.int32))
 
 
-def encode_buffers(d_sae: int, k: int) -> EncodeBuffers:
-    """For blocks of BLOCK_ROWS."""
+def encode_buffers(rows: int, d_sae: int, k: int) -> EncodeBuffers:
+    """For blocks of up to `rows` tokens."""
     length = row_length(padded(d_sae), k)
-    hidden = np.full((BLOCK_ROWS, length), -np.inf, np.float32)
+    hidden = np.full((rows, length), -np.inf, np.float32)
     return EncodeBuffers(hidden, np.zeros(length, np.uint8), select_buffers(padded(d_sae), k))
 
 
-@kernel
-def center_rows(
-    x: NDArray[np.float32], start: int, stop: int, center: NDArray[np.float32], out: NDArray[np.float32]
-) -> None:
+@inner
+def _center_rows(x, start, stop, center, out):
     """out[start:stop, :d_in] = x[start:stop] - center[:d_in]."""
     for token in range(start, stop):
         for d in range(x.shape[1]):
@@ -65,11 +64,13 @@ def center_rows(
 
 @kernel
 def encode_block(
-    centred: NDArray[np.float32],
+    x: NDArray[np.float32],
     start: int,
     stop: int,
+    b_dec: NDArray[np.float32],
     panels: NDArray[np.float32],
     bias: NDArray[np.float32],
+    centred: NDArray[np.float32],
     codes: Codes,
     kept: Kept,
     buffers: EncodeBuffers,
@@ -77,15 +78,18 @@ def encode_block(
     """Codes of tokens `start` to `stop`, selected while their pre-activations are in cache.
 
     Args:
-        centred: [tokens, width], zeros beyond d_in.
+        x: [tokens, d_in]
         start: First token.
-        stop: Behind the last; at most BLOCK_ROWS further.
+        stop: Behind the last; no more tokens than the buffers have rows.
+        b_dec: [at least d_in]
         panels: `gemm.pack` of W_enc.
         bias: b_enc, -inf beyond d_sae.
+        centred: Written, [tokens, width], beyond d_in left alone: x - b_dec.
         codes: Written.
         kept: Latents whose pre-activations to write down.
         buffers: Of this worker.
     """
+    _center_rows(x, start, stop, b_dec, centred)
     gemm_rows(centred, start, stop - start, panels, bias, buffers.hidden)
     select_block(start, stop, codes, kept, buffers)
 
@@ -93,21 +97,27 @@ def encode_block(
 @kernel
 def select_block(start: int, stop: int, codes: Codes, kept: Kept, buffers: EncodeBuffers) -> None:
     """`encode_block`, given the pre-activations in `buffers.hidden`."""
-    hidden, k = buffers.hidden, codes.values.shape[1]
-    length = hidden.shape[1]
+    # Names of their own, and no slices: counting references to arrays costs as much as selecting from a short row.
+    hidden, positive, select = buffers.hidden, buffers.positive, buffers.select
+    values, indices, counts = codes.values, codes.indices, codes.counts
+    latents, kept_hidden = kept.latents, kept.hidden
+    length, k = hidden.shape[1], values.shape[1]
+    few_of_short = length == SHORT_ROW and k <= FEW
     for token in range(start, stop):
         row = token - start
-        _mark_positive(hidden[row], buffers.positive)
-        values, indices = codes.values[token], codes.indices[token]
-        codes.counts[token] = select_row(hidden, row, length, k, buffers.select, values, indices)
-        for i in range(len(kept.latents)):
-            kept.hidden[token, i] = hidden[row, kept.latents[i]]
+        _mark_positive(hidden, row, positive)
+        if few_of_short:
+            counts[token] = take_largest(hidden, row * length, k, values, indices, token * k)
+        else:
+            counts[token] = select_row(hidden, row, length, select, values, indices, token)
+        for i in range(len(latents)):
+            kept_hidden[token, i] = hidden[row, latents[i]]
 
 
 @inner
-def _mark_positive(row, positive):
-    for j in range(len(row)):
-        positive[j] |= np.uint8(row[j] > 0)
+def _mark_positive(hidden, row, positive):
+    for j in range(hidden.shape[1]):
+        positive[j] |= np.uint8(hidden[row, j] > 0)
 
 
 @kernel

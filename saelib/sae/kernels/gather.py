@@ -3,6 +3,8 @@
 from saelib.sae.kernels.compiled import inner, inner_sum
 from saelib.sae.kernels.ir_gather import (
     MIDDLE,
+    PAIR_MIDDLE,
+    PAIR_WIDE,
     WIDE,
     add_rows_middle,
     add_rows_narrow,
@@ -14,7 +16,7 @@ from saelib.sae.kernels.ir_gather import (
 from saelib.sae.kernels.vector import LANES
 
 WIDE_COLUMNS, MIDDLE_COLUMNS = WIDE * LANES, MIDDLE * LANES
-WIDE_PAIR, MIDDLE_PAIR = WIDE_COLUMNS // 2, MIDDLE_COLUMNS // 2
+WIDE_PAIR, MIDDLE_PAIR = PAIR_WIDE * LANES, PAIR_MIDDLE * LANES
 
 
 @inner

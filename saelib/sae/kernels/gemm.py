@@ -8,6 +8,8 @@ from saelib.sae.kernels.ir_gemm import PANEL, SHORT, TALL, multiply_one, multipl
 
 BLOCK_ROWS = 192
 """Rows worth multiplying at a time: as many as stay in cache while the panels pass by. A multiple of TALL."""
+BLOCK_SIZE = 1 << 17
+"""Entries of the product for which a block may have more rows: still in cache, and fewer calls."""
 
 
 def padded(columns: int) -> int:
@@ -20,6 +22,13 @@ def pack(weights: NDArray[np.float32], d_in: int) -> NDArray[np.float32]:
     panels = np.zeros((padded(len(weights)) // PANEL, d_in, PANEL), np.float32)
     pack_panels(weights, 0, len(panels), panels)
     return panels
+
+
+def block_rows(rows: int, n: int) -> int:
+    """Rows of the blocks into which to divide a product [rows, n]: a multiple of TALL, all but the last alike."""
+    most = max(BLOCK_ROWS, BLOCK_SIZE // padded(n))
+    blocks = -(-rows // most)
+    return -(-rows // blocks // TALL) * TALL
 
 
 @kernel

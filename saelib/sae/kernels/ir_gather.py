@@ -9,6 +9,8 @@ from saelib.sae.kernels.vector import INT64, LANES, ZERO, fma, load, loop, point
 
 WIDE, MIDDLE = (16, 4) if LANES == 16 else (8, 2)
 """Vectors of a row that are summed together; what remains is done MIDDLE and then one at a time."""
+PAIR_WIDE, PAIR_MIDDLE = (8, 4) if LANES == 16 else (4, 2)
+"""The same of two rows at once."""
 
 
 def _weighted_rows(vectors: int) -> Any:
@@ -82,4 +84,4 @@ def _weighted_row_pairs(vectors: int) -> Any:
 
 
 add_rows_wide, add_rows_middle, add_rows_narrow = (_weighted_rows(n) for n in (WIDE, MIDDLE, 1))
-sum_pairs_wide, sum_pairs_middle, sum_pairs_narrow = (_weighted_row_pairs(n) for n in (WIDE // 2, MIDDLE // 2, 1))
+sum_pairs_wide, sum_pairs_middle, sum_pairs_narrow = (_weighted_row_pairs(n) for n in (PAIR_WIDE, PAIR_MIDDLE, 1))

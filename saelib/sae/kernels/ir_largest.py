@@ -27,7 +27,7 @@ def _largest_of_groups(_, row, start, stride, rounds, largest, out_start):
 
         def one_round(r, best):
             place = b.add(start, b.mul(r, stride))
-            return [_larger(b, load(b, row_base, place, v), best[v]) for v in range(vectors)]
+            return [larger(b, load(b, row_base, place, v), best[v]) for v in range(vectors)]
 
         best = loop(b, rounds, [ZERO] * vectors, one_round)
         for v in range(vectors):
@@ -37,7 +37,8 @@ def _largest_of_groups(_, row, start, stride, rounds, largest, out_start):
     return signature, generate
 
 
-def _larger(b: ir.IRBuilder, new, best):
+def larger(b: ir.IRBuilder, new, best):
+    """Lane by lane; `best` where `new` is NaN."""
     return b.select(b.fcmp_ordered(">", new, best), new, best)
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from saelib.sae.kernels.compiled import inner, kernel
+from saelib.sae.kernels.compiled import inner, inner_sum, kernel
 from saelib.sae.kernels.entries import Entries
 from saelib.sae.kernels.gather import dot, sum_row_pairs
 from saelib.sae.kernels.gemm import pack_panel
@@ -121,7 +121,7 @@ def update_latents(
             pack_panel(weights.W_enc, panel, panels)
 
 
-@inner
+@inner_sum
 def _bias_gradient(part, j):
     """Of b_enc[j]."""
     entries = part.entries

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from saelib.sae.kernels.entries import Entries, empty_entries
 from saelib.sae.kernels.forward import Codes, decode_block, empty_codes
-from saelib.sae.kernels.gemm import BLOCK_ROWS
+from saelib.sae.kernels.gemm import block_rows
 from saelib.sae.kernels.threads import Workers
 
 
@@ -28,14 +28,10 @@ def empty_pass(tokens: int, width: int, k: int, d_sae: int) -> Pass:
     return Pass(empty_codes(tokens, k), error, slopes, empty_entries(d_sae, tokens * k))
 
 
-def blocks(tokens: int) -> int:
-    """Into which a batch is divided."""
-    return -(-tokens // BLOCK_ROWS)
-
-
-def block_range(block: int, tokens: int) -> tuple[int, int]:
-    """First token of a block, and the one behind its last."""
-    return block * BLOCK_ROWS, min((block + 1) * BLOCK_ROWS, tokens)
+def block_bounds(tokens: int, d_sae: int) -> list[tuple[int, int]]:
+    """First token of each block of a batch, and the one behind its last."""
+    rows = block_rows(tokens, d_sae)
+    return [(start, min(start + rows, tokens)) for start in range(0, tokens, rows)]
 
 
 def decode_batch(
@@ -43,11 +39,11 @@ def decode_batch(
 ) -> NDArray[np.float64]:
     """Errors and slopes of a pass: `decode_block` over all tokens. Returns the sum of the errors, [width]."""
     tokens, width = base.shape
-    sums = np.empty((blocks(tokens), width), np.float32)
+    blocks = block_bounds(tokens, len(W_dec))
+    sums = np.empty((len(blocks), width), np.float32)
 
     def decode(block: int, _: int) -> None:
-        start, stop = block_range(block, tokens)
-        decode_block(base, np.float32(sign), start, stop, W_dec, part.codes, part.error, part.slopes, sums[block])
+        decode_block(base, np.float32(sign), *blocks[block], W_dec, part.codes, part.error, part.slopes, sums[block])
 
     workers.each(len(sums), decode)
     return sums.sum(0, dtype=np.float64)

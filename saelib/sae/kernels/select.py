@@ -53,21 +53,22 @@ def select_buffers(entries: int, k: int) -> SelectBuffers:
 
 
 @inner
-def select_row(rows, row, length, k, buffers, out_values, out_indices):
+def select_row(rows, row, length, buffers, out_values, out_indices, out_row):
     """Write value and index of the k largest positive entries of rows[row, :length]; returns how many there are.
 
-    Of equal values the first are taken, and they are written in the order of their indices. The largest entries of
+    Of equal values the first are taken; what is written behind the count means nothing. The largest entries of
     `groups` groups show a bar that at least k entries reach, so that few of the row are looked at twice.
 
     Args:
         rows: float32 [.., width], contiguous.
         row: Which one.
         length: A multiple of the number of groups.
-        k: 1 or more.
         buffers: `SelectBuffers`.
-        out_values: float32 [k]
-        out_indices: int32 [k]
+        out_values: float32 [.., k], contiguous, k at least 1.
+        out_indices: int32, the same.
+        out_row: Which row to write.
     """
+    k = out_values.shape[1]
     start, bar = row * rows.shape[1], SMALLEST
     groups = buffers.group_largest
     if k <= len(groups):
@@ -87,8 +88,8 @@ def select_row(rows, row, length, k, buffers, out_values, out_indices):
             if equal_left <= 0:
                 continue
             equal_left -= 1
-        out_values[written] = buffers.found_values[q]
-        out_indices[written] = buffers.found_indices[q]
+        out_values[out_row, written] = buffers.found_values[q]
+        out_indices[out_row, written] = buffers.found_indices[q]
         written += 1
     return written
 

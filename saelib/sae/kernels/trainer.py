@@ -8,10 +8,10 @@ from torch import Tensor
 from saelib.config.training import AuxK, TrainConfig, VariantConfig
 from saelib.sae.kernels.auxk import select_helpers, squared_spread
 from saelib.sae.kernels.entries import Entries, empty_entries, group_by_latent
-from saelib.sae.kernels.forward import Codes, EncodeBuffers, Kept, center_rows, encode_block, encode_buffers
+from saelib.sae.kernels.forward import Codes, EncodeBuffers, Kept, encode_block, encode_buffers
 from saelib.sae.kernels.gemm import pack
 from saelib.sae.kernels.latents import Part, Totals, update_latents, update_vector
-from saelib.sae.kernels.passes import Pass, block_range, blocks, decode_batch, empty_pass
+from saelib.sae.kernels.passes import Pass, block_bounds, decode_batch, empty_pass
 from saelib.sae.kernels.rule import rule_for
 from saelib.sae.kernels.state import Parameters, row_width, sae_of
 from saelib.sae.kernels.threads import Workers
@@ -55,7 +55,7 @@ class KernelTrainer:
         self._sae = sae_of(self.parameters, self.k)
         self._norms = {"W": 0.0, "b_dec": 0.0}
         self._workers = Workers(threads)
-        self._encode: list[EncodeBuffers] = [encode_buffers(self.d_sae, self.k) for _ in range(threads)]
+        self._encode: list[EncodeBuffers] = []
         self._gradients = np.zeros((threads, 2, row_width(self.d_in)), np.float32)
         self._passes: dict[str, Pass] = {}
         self._centred = np.zeros((0, row_width(self.d_in)), np.float32)
@@ -132,16 +132,19 @@ class KernelTrainer:
 
     def _encode_batch(self, x: NDArray[np.float32], codes: Codes, kept: Kept) -> None:
         """Write the centred batch, its codes and the pre-activations to keep."""
+        blocks = block_bounds(len(x), self.d_sae)
+        rows = blocks[0][1]
+        if not self._encode or len(self._encode[0].hidden) < rows:
+            self._encode = [encode_buffers(rows, self.d_sae, self.k) for _ in range(self._workers.count)]
         bias, b_dec = self.parameters.latents.b_enc, self.parameters.b_dec
 
         def encode(block: int, worker: int) -> None:
-            start, stop = block_range(block, len(x))
-            center_rows(x, start, stop, b_dec, self._centred)
-            encode_block(self._centred, start, stop, self._panels, bias, codes, kept, self._encode[worker])
+            own = self._encode[worker]
+            encode_block(x, *blocks[block], b_dec, self._panels, bias, self._centred, codes, kept, own)
 
         for buffers in self._encode:
             buffers.positive[:] = 0
-        self._workers.each(blocks(len(x)), encode)
+        self._workers.each(len(blocks), encode)
 
     def _count(self, tokens: int, entries: Entries) -> None:
         """Note which latents fired and which were positive."""

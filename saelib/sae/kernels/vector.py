@@ -59,10 +59,10 @@ def fma(builder, a, b, c):
     return builder.fadd(builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
 
 
-def call(builder, name: str, result, *arguments):
+def call(builder, name: str, result, *arguments, fastmath: tuple[str, ...] = ()):
     """An intrinsic function of LLVM."""
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments, fastmath=fastmath)
 
 
 def loop(builder, count, start: Sequence, body: Callable) -> list:
