@@ -95,7 +95,7 @@ class _TensorBoard:
 
 class _Trackio:
     def __init__(self, name: str, settings: Mapping[str, Any]) -> None:
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports]
 
         try:
             earlier = [run for run in trackio.Api().runs(PROJECT) if run.name == name]
@@ -114,7 +114,7 @@ class _Trackio:
 
 class _Wandb:
     def __init__(self, folder: Path, name: str, run_id: str, settings: Mapping[str, Any]) -> None:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         folder.mkdir(parents=True)
         # A run of this id that is on the server already keeps its rows: wandb drops steps that it has.
