@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from torch import Tensor
 
@@ -49,17 +48,26 @@ def make_trainer(
 
 
 def step_all(trainers: Sequence[Trainer], x: Tensor, threads: int) -> None:
-    """One step of every trainer on the batch `x`: small SAEs side by side, the others one after another."""
-    small = [trainer for trainer in trainers if getattr(trainer, "side_by_side", False)]
-    if len(small) > 1 and threads > 1:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(lambda trainer: trainer.step(x), small))
-    else:
-        for trainer in small:
+    """One step of every trainer on the batch `x` [tokens, d_in]: small SAEs side by side, others one after another.
+
+    The kernels use `threads` in all; which way makes no difference to the bits.
+    """
+    if why_unsupported() is not None:
+        for trainer in trainers:
             trainer.step(x)
+        return
+
+    from saelib.sae.kernels.threads import shared_workers
+    from saelib.sae.kernels.trainer import KernelTrainer
+
+    small = [trainer for trainer in trainers if isinstance(trainer, KernelTrainer) and trainer.small]
+    side_by_side = small if len(small) > 1 else []
     for trainer in trainers:
-        if trainer not in small:
+        if isinstance(trainer, KernelTrainer):
+            trainer.threads = 1 if trainer in side_by_side else threads
+        if trainer not in side_by_side:
             trainer.step(x)
+    shared_workers(threads).each(len(side_by_side), lambda i, _: side_by_side[i].step(x))
 
 
 def _why_not_kernels(sae: SAE, variant: VariantConfig) -> str | None:

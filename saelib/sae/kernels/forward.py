@@ -47,6 +47,11 @@ def empty_codes(tokens: int, k: int) -> Codes:
     return Codes(np.zeros((tokens, k), np.float32), np.zeros((tokens, k), np.int32), np.zeros(tokens, np.int32))
 
 
+def keep_nothing(tokens: int) -> Kept:
+    """No pre-activations are needed later."""
+    return Kept(np.zeros(0, np.int32), np.zeros((tokens, 0), np.float32))
+
+
 def encode_buffers(rows: int, d_sae: int, k: int) -> EncodeBuffers:
     """For blocks of up to `rows` tokens."""
     length = row_length(padded(d_sae), k)

@@ -1,5 +1,7 @@
 """Tasks over a fixed partition of the work, by any number of threads."""
 
+import functools
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -29,3 +31,12 @@ class Workers:
         else:
             for _ in self._pool.map(work, range(self.count)):
                 pass
+
+
+@functools.cache
+def shared_workers(threads: int) -> Workers:
+    """The same threads for everyone who asks for so many."""
+    return Workers(threads)
+
+
+os.register_at_fork(after_in_child=shared_workers.cache_clear)  # threads do not survive a fork

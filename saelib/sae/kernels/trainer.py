@@ -7,6 +7,7 @@ from torch import Tensor
 
 from saelib.config.training import AuxK, TrainConfig, VariantConfig
 from saelib.sae.kernels.auxk import select_helpers, squared_spread
+from saelib.sae.kernels.bf16 import CHECK_EVERY, TwoStageSelection
 from saelib.sae.kernels.entries import Entries, empty_entries, group_by_latent
 from saelib.sae.kernels.forward import Codes, EncodeBuffers, Kept, encode_block, encode_buffers
 from saelib.sae.kernels.gemm import pack
@@ -14,17 +15,20 @@ from saelib.sae.kernels.latents import Part, Totals, update_latents, update_vect
 from saelib.sae.kernels.passes import Pass, block_bounds, decode_batch, empty_pass
 from saelib.sae.kernels.rule import rule_for
 from saelib.sae.kernels.state import Parameters, row_width, sae_of
-from saelib.sae.kernels.threads import Workers
+from saelib.sae.kernels.threads import Workers, shared_workers
 from saelib.sae.model import SAE
 
 UPDATE_TASKS = 32
 """Runs of panels that are updated apart."""
+SMALL = 1 << 16
+"""Weights of an SAE whose step is too short to share between threads."""
 
 
 class KernelTrainer:
     """`saelib.sae.trainer.Trainer` for TopK, with or without AuxK; by Adam or SignSGD, without clipping.
 
-    The loss is that of `TorchTrainer`. Sums are made in a fixed order: the number of threads changes no bit.
+    The loss is that of `TorchTrainer`. With `precision="bfloat16"`, which AuxK does without, candidates are selected in
+    bfloat16 and decided between in float32. Sums are made in a fixed order: the number of threads changes no bit.
     """
 
     def __init__(
@@ -54,12 +58,22 @@ class KernelTrainer:
         self._panels = pack(self.parameters.latents.W_enc, self.d_in)
         self._sae = sae_of(self.parameters, self.k)
         self._norms = {"W": 0.0, "b_dec": 0.0}
-        self._workers = Workers(threads)
+        self.threads = threads
         self._encode: list[EncodeBuffers] = []
-        self._gradients = np.zeros((threads, 2, row_width(self.d_in)), np.float32)
+        two_stage = config.precision == "bfloat16" and not isinstance(variant.revival, AuxK)
+        self._two_stage = TwoStageSelection(self.parameters, self.k) if two_stage else None
         self._passes: dict[str, Pass] = {}
         self._centred = np.zeros((0, row_width(self.d_in)), np.float32)
         self._kept = np.zeros(0, np.float32)
+
+    @property
+    def small(self) -> bool:
+        """Whether several such SAEs train faster side by side than one after another on all threads."""
+        return self.d_in * self.d_sae <= SMALL
+
+    @property
+    def _workers(self) -> Workers:
+        return shared_workers(self.threads)
 
     @property
     def sae(self) -> SAE:
@@ -75,10 +89,10 @@ class KernelTrainer:
             self._centred = np.zeros_like(main.error)
         never_moved = self._never_moved()
         kept = self._keep_for_auxk(tokens)
-        self._encode_batch(x.numpy(), main.codes, kept)
+        positive = self._select(x.numpy(), main.codes, kept)
         error_sum = decode_batch(self._centred, -1, self.parameters.latents.W_dec, main, self._workers)
         group_by_latent(main.codes, main.slopes, main.entries, self._workers)
-        self._count(tokens, main.entries)
+        self._count(tokens, main.entries, positive)
         scale = 2 / (tokens * self.variance)
         main_part = Part(main.error, main.entries, np.float32(scale))
         revival_part = self._revive(kept, main, error_sum / tokens)
@@ -94,6 +108,8 @@ class KernelTrainer:
         if self._has_moments:
             state |= dict(self.first_moments.copies("m.")) | dict(self.second_moments.copies("v."))
         counters = {"steps_done": torch.tensor(self.steps_done), "examples": torch.tensor(self.examples)}
+        if self._two_stage is not None:
+            state["bfloat16_trusted"] = torch.tensor(self._two_stage.trusted)
         return state | counters | {"silent_for": self.silent_for.clone(), "negative_for": self.negative_for.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -106,6 +122,8 @@ class KernelTrainer:
         self.negative_for.copy_(state["negative_for"])
         self.steps_done, self.examples = int(state["steps_done"]), int(state["examples"])
         self._panels = pack(self.parameters.latents.W_enc, self.d_in)
+        if self._two_stage is not None:
+            self._two_stage.trusted = bool(state["bfloat16_trusted"])
 
     def _pass(self, name: str, tokens: int, k: int) -> Pass:
         """Arrays for a pass, with the contents of the last batch of this size."""
@@ -130,12 +148,25 @@ class KernelTrainer:
             self._kept = np.empty(size, np.float32)
         return Kept(may_be_dead, self._kept[:size].reshape(tokens, -1 if size else 0))
 
+    def _select(self, x: NDArray[np.float32], codes: Codes, kept: Kept) -> NDArray[np.bool_]:
+        """Write the centred batch, its codes and the pre-activations to keep; returns what was positive, [d_sae]."""
+        rough = self._two_stage
+        if rough is not None and rough.trusted:
+            np.subtract(x, self.parameters.b_dec[: self.d_in], out=self._centred[:, : self.d_in])
+            rough.encode(self._centred, codes, self._workers)
+            if self.steps_done % CHECK_EVERY == 1:
+                rough.check(x, codes, self._panels)
+            if rough.trusted:
+                return rough.buffers.positive[: self.d_sae].astype(np.bool_)
+        self._encode_batch(x, codes, kept)
+        return np.logical_or.reduce([buffers.positive[: self.d_sae] for buffers in self._encode])
+
     def _encode_batch(self, x: NDArray[np.float32], codes: Codes, kept: Kept) -> None:
-        """Write the centred batch, its codes and the pre-activations to keep."""
+        """The selection in float32."""
         blocks = block_bounds(len(x), self.d_sae)
         rows = blocks[0][1]
-        if not self._encode or len(self._encode[0].hidden) < rows:
-            self._encode = [encode_buffers(rows, self.d_sae, self.k) for _ in range(self._workers.count)]
+        if len(self._encode) != self.threads or len(self._encode[0].hidden) < rows:
+            self._encode = [encode_buffers(rows, self.d_sae, self.k) for _ in range(self.threads)]
         bias, b_dec = self.parameters.latents.b_enc, self.parameters.b_dec
 
         def encode(block: int, worker: int) -> None:
@@ -146,13 +177,12 @@ class KernelTrainer:
             buffers.positive[:] = 0
         self._workers.each(len(blocks), encode)
 
-    def _count(self, tokens: int, entries: Entries) -> None:
+    def _count(self, tokens: int, entries: Entries, positive: NDArray[np.bool_]) -> None:
         """Note which latents fired and which were positive."""
         self.examples += tokens
         self._silent += tokens
         self._negative += tokens
         self._silent[np.diff(entries.starts) > 0] = 0
-        positive = np.logical_or.reduce([buffers.positive[: self.d_sae] for buffers in self._encode])
         self._negative[positive] = 0
 
     def _revive(self, kept: Kept, main: Pass, mean_error: NDArray[np.float64]) -> Part:
@@ -190,6 +220,7 @@ class KernelTrainer:
         tasks = np.linspace(0, len(self._panels), min(UPDATE_TASKS, len(self._panels)) + 1).astype(int).tolist()
         count, width = len(tasks) - 1, len(self.parameters.b_dec)
         totals = Totals(np.zeros((count, width), np.float32), np.zeros((count, 1)))
+        gradients = np.empty((self.threads, 2, width), np.float32)
         weights, m, v = self.parameters, self.first_moments, self.second_moments
 
         def run(i: int, worker: int) -> None:
@@ -205,13 +236,15 @@ class KernelTrainer:
                 revival,
                 resting,
                 rule,
-                self._gradients[worker],
+                gradients[worker],
                 Totals(totals.input_gradient[i], totals.squared_gradient[i]),
             )
 
         self._workers.each(count, run)
-        gradient = (error_gradient - totals.input_gradient.sum(0, dtype=np.float64)).astype(np.float32)
+        gradient = error_gradient - totals.input_gradient.sum(0, dtype=np.float64)
         self._norms = {"W": float(totals.squared_gradient.sum() ** 0.5), "b_dec": 0.0}
         if frozen != "b_dec":
             self._norms["b_dec"] = float(np.linalg.norm(gradient))
-            update_vector(weights.b_dec, gradient, m.b_dec, v.b_dec, rule)
+            update_vector(weights.b_dec, gradient.astype(np.float32), m.b_dec, v.b_dec, rule)
+        if not np.isfinite(error_gradient).all():  # as in dense training, where NaN is selected and spreads
+            weights.b_dec[:] = np.nan

@@ -1,6 +1,7 @@
 """The kernels against dense autograd and torch.optim, written out here; and what must hold of any trainer."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,6 +12,16 @@ from saelib.sae.kernels.cpu import why_unsupported
 from saelib.sae.model import SAE
 
 pytestmark = pytest.mark.skipif(why_unsupported() is not None, reason="the kernels do not run on this processor")
+
+
+@pytest.fixture(autouse=True)
+def one_torch_thread() -> Iterator[None]:
+    """Several would spend their time waiting for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
 
 VARIANCE = 7.0
 

@@ -1,0 +1,192 @@
+"""What must hold of the kernels whatever the loss: bits, threads, resuming, what is dead stays, bad input."""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from saelib.config.training import Adam, AuxK, NoRevival, SignSGD, TrainConfig, VariantConfig
+from saelib.sae.kernels.cpu import why_unsupported
+from saelib.sae.model import SAE
+
+pytestmark = pytest.mark.skipif(why_unsupported() is not None, reason="the kernels do not run on this processor")
+
+
+@pytest.fixture(autouse=True)
+def one_torch_thread() -> Iterator[None]:
+    """Several would spend their time waiting for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+D_IN, D_SAE, K, TOKENS = 70, 300, 20, 500
+AUXK = VariantConfig(revival=AuxK(kind="auxk", k=24))
+NO_AVX512 = "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+movbe"
+
+
+def make_sae(d_sae: int = D_SAE) -> SAE:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.nn.functional.normalize(torch.randn(d_sae, D_IN, generator=generator))
+    biases = {"b_enc": torch.zeros(d_sae), "b_dec": torch.zeros(D_IN)}
+    return SAE("topk", {"W_enc": rows.clone().T, "W_dec": rows.clone(), **biases}, K)
+
+
+def make_trainer(variant: VariantConfig = AUXK, sae: SAE | None = None, threads: int = 1, precision: Any = "float32"):
+    from saelib.sae.kernels.trainer import KernelTrainer
+
+    sae = sae or make_sae()
+    config = TrainConfig(d_sae=sae.d_sae, k=K, steps=100, dead_after_examples=3 * TOKENS, precision=precision)
+    return KernelTrainer(sae, config, variant, learning_rate=1e-3, variance=10.0, threads=threads)
+
+
+def make_batches(steps: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(TOKENS, D_IN, generator=generator) + 1.0 for _ in range(steps)]
+
+
+def assert_same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def test_the_number_of_threads_changes_no_bit() -> None:
+    batches = [torch.cat([x, x * 0.5, x - 0.1]) for x in make_batches(8)]  # several blocks, tasks and chunks
+    trainers = [make_trainer(threads=threads) for threads in (1, 2, 3)]
+    for trainer in trainers:
+        for x in batches:
+            trainer.step(x)
+    assert (trainers[0].silent_for >= 3 * TOKENS).any()
+    assert_same_bits(trainers[0].state_dict(), trainers[1].state_dict())
+    assert_same_bits(trainers[0].state_dict(), trainers[2].state_dict())
+
+
+@pytest.mark.parametrize(
+    ("variant", "precision"),
+    [
+        (AUXK, "float32"),
+        (VariantConfig(optimizer=Adam(sparse=True)), "float32"),
+        (VariantConfig(optimizer=SignSGD(kind="sign_sgd")), "float32"),
+        (VariantConfig(frozen="features"), "float32"),
+        (VariantConfig(), "bfloat16"),
+    ],
+)
+def test_going_on_from_a_state_gives_the_same_bits(variant: VariantConfig, precision) -> None:
+    batches = make_batches(12)
+    whole, before = make_trainer(variant, precision=precision), make_trainer(variant, precision=precision)
+    for x in batches[:6]:
+        before.step(x)
+    state = before.state_dict()
+    before.step(batches[6])  # must not reach the copies
+    after = make_trainer(variant, make_sae(), precision=precision)
+    after.load_state_dict(state)
+    assert_same_bits(state, after.state_dict())
+    for x in batches[6:]:
+        after.step(x)
+    for x in batches:
+        whole.step(x)
+    assert_same_bits(whole.state_dict(), after.state_dict())
+
+
+@pytest.mark.parametrize("optimizer", [Adam(), Adam(sparse=True), SignSGD(kind="sign_sgd")])
+def test_a_latent_that_is_positive_nowhere_never_changes(optimizer) -> None:
+    sae = make_sae()
+    sae.b_enc.data[5] = -1000.0
+    variant = AUXK.model_copy(update={"frozen": "b_dec", "optimizer": optimizer})
+    trainer = make_trainer(variant, sae)
+    start = {name: value.clone() for name, value in sae.state_dict().items()}
+    for x in make_batches(10):
+        trainer.step(x)
+    now = trainer.sae.state_dict()
+    assert torch.equal(now["W_enc"][:, 5], start["W_enc"][:, 5])
+    assert torch.equal(now["W_dec"][5], start["W_dec"][5])
+    assert torch.equal(now["b_enc"][5], start["b_enc"][5])
+    assert torch.equal(now["b_dec"], start["b_dec"])
+    assert not torch.equal(now["W_dec"][6], start["W_dec"][6])
+    assert trainer.negative_for[5] == trainer.silent_for[5] == 10 * TOKENS
+
+
+def test_frozen_features_move_the_bias_by_the_rate_each_step() -> None:
+    sae, steps = make_sae(), 20
+    sae.b_enc.data[:] = -1000.0  # nothing fires, so that b_dec's gradient is that of the distance to the mean
+    trainer = make_trainer(VariantConfig(frozen="features"), sae)
+    (x,) = make_batches(1)
+    for _ in range(steps):
+        trainer.step(x + 5.0)
+    torch.testing.assert_close(trainer.sae.b_dec.data, torch.full((D_IN,), steps * 1e-3), rtol=1e-3, atol=0)
+    assert torch.equal(trainer.sae.W_dec, sae.W_dec)
+    assert torch.equal(trainer.sae.W_enc, sae.W_enc)
+
+
+def test_decoder_rows_are_unit_after_every_step() -> None:
+    trainer = make_trainer()
+    for x in make_batches(5):
+        trainer.step(x)
+        torch.testing.assert_close(trainer.sae.W_dec.norm(dim=1), torch.ones(D_SAE), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("variant", [AUXK, VariantConfig(revival=NoRevival(), frozen="b_dec")])
+def test_bad_values_neither_crash_nor_hide(bad: float, variant: VariantConfig) -> None:
+    trainer = make_trainer(variant)
+    batches = make_batches(8)
+    batches[2][3] = bad
+    for x in batches:
+        trainer.step(x)
+    assert not trainer.sae(batches[0]).isfinite().all()
+
+
+def test_bfloat16_trains_to_the_same_loss() -> None:
+    exact, rough = make_trainer(VariantConfig()), make_trainer(VariantConfig(), precision="bfloat16")
+    batches = make_batches(60)
+    for x in batches:
+        exact.step(x)
+        rough.step(x)
+    assert rough.state_dict()["bfloat16_trusted"]
+    losses = [(t.sae(batches[0]) - batches[0]).square().sum().item() for t in (exact, rough)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_bfloat16_falls_back_where_it_cannot_tell_latents_apart(caplog: pytest.LogCaptureFixture) -> None:
+    sae = make_sae()
+    sae.W_enc.data[:] = sae.W_enc.data[:, :1] + 1e-4 * sae.W_enc.data
+    exact, rough = make_trainer(VariantConfig(), sae), make_trainer(VariantConfig(), sae, precision="bfloat16")
+    batches = [x.abs() @ sae.W_enc.data[:, :1] * sae.W_enc.data[:, 0] + x for x in make_batches(3)]
+    with caplog.at_level(logging.WARNING):
+        for x in batches:
+            exact.step(x)
+            rough.step(x)
+    assert len(caplog.records) == 1
+    state = rough.state_dict()
+    assert not state.pop("bfloat16_trusted")
+    assert_same_bits(exact.state_dict(), state)
+
+
+def test_kernels_in_the_cache_belong_to_the_sources() -> None:
+    from saelib.sae.kernels import compiled, forward
+
+    encode_block: Any = forward.encode_block
+    assert encode_block._cache._cache_file._source_stamp == compiled.SOURCES
+
+
+def test_the_same_laws_hold_without_avx512(tmp_path: Path) -> None:
+    from saelib.sae.kernels.cpu import vector_lanes
+
+    if os.environ.get("NUMBA_CPU_FEATURES") == NO_AVX512:
+        assert vector_lanes() == 8
+        return
+    if vector_lanes() == 8:
+        pytest.skip("this processor has no AVX-512 to leave out")
+    processor = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": NO_AVX512}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(Path(__file__).parent)]
+    result = subprocess.run(command, env=os.environ | processor, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout[-3000:]
