@@ -14,9 +14,11 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """a @ b (+ bias): [m, l], [l, n] and [n], in any memory order, -> [m, n], contiguous.
 
     In float32 on a CPU, where no gradient is asked for, through oneDNN, which `torch.mm` does not use there: on AMD
-    processors half the time of MKL.
+    processors half the time of MKL. Not where b's rows lie apart: oneDNN takes a thousand times as long for those.
     """
-    if a.device.type == "cpu" and a.dtype == torch.float32 and _HAS_ONEDNN and not torch.is_grad_enabled():
+    packed = b.is_contiguous() or b.t().is_contiguous()
+    on_cpu = a.device.type == "cpu" and a.dtype == torch.float32
+    if on_cpu and packed and _HAS_ONEDNN and not torch.is_grad_enabled():
         return torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, "none", [], "")
     return a @ b if bias is None else torch.addmm(bias, a, b)
 
