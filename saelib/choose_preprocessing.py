@@ -6,7 +6,6 @@ Where death under the candidates has been measured, `saelib.recommend` decides b
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from saelib import theory
 from saelib.config.training import PlainPreprocessing
 
 if TYPE_CHECKING:
@@ -36,6 +35,8 @@ def choose_preprocessing(stats: "LayerStats", d_sae: int, k: int, tokens: int) -
         k: Latents selected for a token.
         tokens: That death is counted over, at least 2.
     """
+    from saelib import theory  # which needs scipy: only where it is used
+
     rank = f"effective rank {stats.effective_rank:.1f} of {stats.d_in} ({percent(stats.effective_rank_fraction)})"
     if stats.effective_rank_fraction < LOW_RANK:
         reason = f"The {rank} is below {LOW_RANK:.0%}, where centring leaves features dead."
