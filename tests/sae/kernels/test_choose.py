@@ -1,0 +1,105 @@
+"""Which trainer is chosen, what the log says, and several trainers on one batch."""
+
+import logging
+
+import pytest
+import torch
+from torch import Tensor
+
+from saelib.config.training import (
+    Adam,
+    AuxK,
+    GhostGradients,
+    ReLU,
+    SignSGD,
+    TrainConfig,
+    VariantConfig,
+)
+from saelib.sae import choose
+from saelib.sae.choose import make_trainer, step_all
+from saelib.sae.kernels.cpu import why_unsupported
+from saelib.sae.model import SAE, Architecture
+from saelib.sae.trainer import Trainer
+
+needs_kernels = pytest.mark.skipif(why_unsupported() is not None, reason="the kernels do not run on this processor")
+
+
+def make_sae(d_in: int = 16, d_sae: int = 64, architecture: Architecture = "topk") -> SAE:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.nn.functional.normalize(torch.randn(d_sae, d_in, generator=generator))
+    biases = {"b_enc": torch.zeros(d_sae), "b_dec": torch.zeros(d_in)}
+    return SAE(architecture, {"W_enc": rows.clone().T, "W_dec": rows.clone(), **biases}, 4)
+
+
+def trainer_for(variant: VariantConfig, rate: float = 1e-3, threads: int = 1, **shape: int) -> Trainer:
+    sae = make_sae(architecture=variant.architecture.kind, **shape)
+    config = TrainConfig(d_sae=sae.d_sae, k=4, steps=10)
+    return make_trainer(sae, config, variant, learning_rate=rate, variance=1.0, seed=0, threads=threads)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "variant",
+    [
+        VariantConfig(),
+        VariantConfig(revival=AuxK(kind="auxk")),
+        VariantConfig(optimizer=Adam(sparse=True), frozen="b_dec"),
+        VariantConfig(optimizer=SignSGD(kind="sign_sgd")),
+    ],
+)
+def test_kernels_train_what_they_can(variant: VariantConfig, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        trainer = trainer_for(variant)
+    assert type(trainer).__name__ == "KernelTrainer"
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("variant", "reason"),
+    [
+        (VariantConfig(architecture=ReLU(kind="relu")), "architecture relu"),
+        (VariantConfig(revival=GhostGradients(kind="ghost")), "revival ghost"),
+        (VariantConfig(clip=1.0), "clip"),
+    ],
+)
+def test_torch_trains_the_rest_and_the_log_says_why(
+    variant: VariantConfig, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        trainer = trainer_for(variant)
+    assert type(trainer).__name__ == "TorchTrainer"
+    (record,) = caplog.records
+    assert reason in record.message
+
+
+def test_torch_trains_where_the_kernels_do_not_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(choose, "why_unsupported", lambda: "the processor is of another kind")
+    with caplog.at_level(logging.INFO):
+        trainer = trainer_for(VariantConfig())
+    assert type(trainer).__name__ == "TorchTrainer"
+    assert "of another kind" in caplog.text
+    step_all([trainer], torch.randn(20, 16), threads=2)
+    assert trainer.steps_done == 1
+
+
+@needs_kernels
+def test_several_trainers_on_one_batch_step_as_each_alone() -> None:
+    x: Tensor = torch.randn(100, 16, generator=torch.Generator().manual_seed(1))
+    kinds = [VariantConfig(), VariantConfig(), VariantConfig(clip=1.0), VariantConfig()]
+    shapes = [{}, {}, {}, {"d_sae": 8192}]  # small, small, torch, large
+
+    def trainers() -> list[Trainer]:
+        numbered = enumerate(zip(kinds, shapes, strict=True))
+        return [trainer_for(variant, 1e-3 * (1 + i), 2, **shape) for i, (variant, shape) in numbered]
+
+    together, apart = trainers(), trainers()
+    for _ in range(3):
+        step_all(together, x, threads=2)
+        for trainer in apart:
+            trainer.step(x)
+    for one, other in zip(together, apart, strict=True):
+        state = other.state_dict()
+        assert all(torch.equal(value, state[name]) for name, value in one.state_dict().items())
+        assert one.steps_done == 3
