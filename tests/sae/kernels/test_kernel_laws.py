@@ -167,6 +167,11 @@ def test_bfloat16_falls_back_where_it_cannot_tell_latents_apart(caplog: pytest.L
             rough.step(x)
     assert len(caplog.records) == 1
     state = rough.state_dict()
+    resumed = make_trainer(VariantConfig(), sae, precision="bfloat16")
+    resumed.load_state_dict(state)
+    for trainer in (exact, resumed):
+        trainer.step(batches[0])
+    state = resumed.state_dict()
     assert not state.pop("bfloat16_trusted")
     assert_same_bits(exact.state_dict(), state)
 

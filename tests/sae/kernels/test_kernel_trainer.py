@@ -66,6 +66,7 @@ class DenseTrainer:
         self.config, self.variant, self.learning_rate = config, variant, learning_rate
         self.silent_for = torch.zeros(sae.d_sae, dtype=torch.int64)
         self.negative_for = torch.zeros(sae.d_sae, dtype=torch.int64)
+        self.examples = 0
         self.losses: list[float] = []
         self.moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in self.sae.named_parameters()}
         optimizer = variant.optimizer
@@ -83,6 +84,7 @@ class DenseTrainer:
         hidden = sae.hidden_pre(x)
         values, indices = hidden.relu().topk(sae.k, dim=1)
         codes = torch.zeros_like(hidden).scatter(1, indices, values)
+        self.examples += len(x)
         fired, positive = (codes > 0).any(0), (hidden > 0).any(0)
         self.silent_for = torch.where(fired, 0, self.silent_for + len(x))
         self.negative_for = torch.where(positive, 0, self.negative_for + len(x))
@@ -166,6 +168,23 @@ VARIANTS = {
     "sparse_adam": AUXK.model_copy(update={"optimizer": Adam(sparse=True)}),
 }
 SIZES = [Size(50, 100, 5), Size(381, 1000, 16), Size(13, 33, 1), Size(13, 33, 33), Size(64, 512, 300, 61)]
+
+
+def test_latents_that_only_auxk_moved_keep_their_momentum() -> None:
+    size, steps = Size(50, 100, 5), 30
+    config = TrainConfig(d_sae=size.d_sae, k=size.k, steps=steps, dead_after_examples=3 * size.tokens)
+    dense, fast = DenseTrainer(make_sae(size), config, AUXK, 1e-3), make_kernels(size, config, AUXK, 1e-3)
+    center = 4.0 * torch.randn(size.d_in, generator=torch.Generator().manual_seed(2))
+    only_helped = torch.zeros(size.d_sae, dtype=torch.bool)
+    for i, x in enumerate(make_batches(size, steps)):
+        for trainer in (dense, fast):
+            trainer.step(x + (center if i % 4 else -center))
+        only_helped |= (dense.silent_for == dense.examples) & (gradient(dense.sae.b_enc) != 0)
+    assert only_helped.any()
+    assert dense.negative_for.any()
+    start = make_sae(size).W_enc
+    update = (dense.sae.W_enc - start).norm()
+    assert (fast.sae.W_enc - dense.sae.W_enc).norm() <= 1e-3 * update
 
 
 @pytest.mark.parametrize(

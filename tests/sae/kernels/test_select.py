@@ -57,7 +57,7 @@ def test_selected_are_the_largest_positive_entries(d_sae: int, k: int, kind: str
     assert select(hidden, k) == sorted_selection(hidden, k)
 
 
-@pytest.mark.parametrize(("rows", "d_in", "n"), [(1, 1, 1), (25, 13, 33), (192, 381, 100), (61, 64, 128)])
+@pytest.mark.parametrize(("rows", "d_in", "n"), [(1, 1, 1), (27, 13, 33), (192, 381, 100), (61, 64, 128)])
 def test_the_product_is_that_of_float64(rows: int, d_in: int, n: int) -> None:
     from saelib.sae.kernels.gemm import encode_rows, pack, padded
 
@@ -65,7 +65,9 @@ def test_the_product_is_that_of_float64(rows: int, d_in: int, n: int) -> None:
     x, W = random.standard_normal((rows, d_in)), random.standard_normal((n, d_in))
     bias = np.zeros(padded(n), np.float32)
     bias[:n] = random.standard_normal(n)
-    out = np.full((rows, padded(n)), np.nan, np.float32)
+    out = np.full((rows + 1, padded(n)), np.nan, np.float32)
     encode_rows(x.astype(np.float32), 0, rows, pack(W.astype(np.float32), d_in), bias, out)
+    assert np.isnan(out[rows:]).all()
+    out = out[:rows]
     np.testing.assert_allclose(out[:, :n], x @ W.T + bias[:n], rtol=0, atol=1e-6 * d_in)
     np.testing.assert_array_equal(out[:, n:], 0)
