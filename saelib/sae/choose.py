@@ -41,10 +41,13 @@ def make_trainer(
         log.info("training with torch: %s", obstacle)
         return TorchTrainer(sae, config, variant, learning_rate=learning_rate, variance=variance, seed=seed)
 
+    from saelib.sae.kernels.small import SmallKernelTrainer, is_small
     from saelib.sae.kernels.trainer import KernelTrainer
 
-    log.info("training with the kernels for TopK on a CPU")
-    return KernelTrainer(sae, config, variant, learning_rate=learning_rate, variance=variance, threads=threads)
+    small = is_small(sae, config, variant)
+    log.info("training with the kernels for %s", "small TopK SAEs on a CPU" if small else "TopK on a CPU")
+    kind = SmallKernelTrainer if small else KernelTrainer
+    return kind(sae, config, variant, learning_rate=learning_rate, variance=variance, threads=threads)
 
 
 def step_all(trainers: Sequence[Trainer], x: Tensor, threads: int) -> None:
@@ -57,13 +60,14 @@ def step_all(trainers: Sequence[Trainer], x: Tensor, threads: int) -> None:
             trainer.step(x)
         return
 
+    from saelib.sae.kernels.base import TopKTrainer
+    from saelib.sae.kernels.small import SmallKernelTrainer
     from saelib.sae.kernels.threads import shared_workers
-    from saelib.sae.kernels.trainer import KernelTrainer
 
-    small = [trainer for trainer in trainers if isinstance(trainer, KernelTrainer) and trainer.small]
+    small = [trainer for trainer in trainers if isinstance(trainer, SmallKernelTrainer)]
     side_by_side = small if len(small) > 1 else []
     for trainer in trainers:
-        if isinstance(trainer, KernelTrainer):
+        if isinstance(trainer, TopKTrainer):
             trainer.threads = 1 if trainer in side_by_side else threads
         if trainer not in side_by_side:
             trainer.step(x)

@@ -111,11 +111,11 @@ def update_latents(
             if part.entries.starts[j + 1] == part.entries.starts[j] and resting[j]:
                 continue
             to_bias = _bias_gradient(part, j)
-            _add_scaled(totals.input_gradient, to_bias, weights.W_enc[j])
+            add_scaled(totals.input_gradient, to_bias, weights.W_enc[j])
             if rule.moves_features:
                 _row_gradients(part, j, centred, to_decoder, to_encoder)
                 totals.squared_gradient[0] += dot(gradients, 0, gradients, 0) + dot(gradients, 1, gradients, 1)
-                _move(j, weights, first_moments, second_moments, gradients, to_bias, rule)
+                move_latent(j, weights, first_moments, second_moments, gradients, to_bias, rule)
                 moved = True
         if moved:
             pack_panel(weights.W_enc, panel, panels)
@@ -142,18 +142,19 @@ def _row_gradients(part, j, centred, to_decoder, to_encoder):
 
 
 @inner
-def _add_scaled(total, factor, row):
+def add_scaled(total, factor, row):
+    """total += factor * row."""
     for d in range(len(row)):
         total[d] += factor * row[d]
 
 
 @inner
-def _move(j, weights, first_moments, second_moments, gradients, to_bias, rule):
+def move_latent(j, weights, first_moments, second_moments, gradients, to_bias, rule):
     """One latent, by gradients [W_dec row, W_enc row] and that of its bias."""
     m, v = first_moments, second_moments
     decoder = weights.W_dec[j]
     if rule.project:
-        _add_scaled(gradients[0], -dot(gradients, 0, weights.W_dec, j), decoder)
+        add_scaled(gradients[0], -dot(gradients, 0, weights.W_dec, j), decoder)
     if rule.sign:
         _sign_step(decoder, gradients[0], rule.rate)
         _sign_step(weights.W_enc[j], gradients[1], rule.rate)

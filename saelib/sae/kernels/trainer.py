@@ -7,24 +7,20 @@ from torch import Tensor
 
 from saelib.config.training import AuxK, TrainConfig, VariantConfig
 from saelib.sae.kernels.auxk import select_helpers, squared_spread
+from saelib.sae.kernels.base import TopKTrainer
 from saelib.sae.kernels.bf16 import CHECK_EVERY, TwoStageSelection
-from saelib.sae.kernels.entries import Entries, empty_entries, group_by_latent
+from saelib.sae.kernels.entries import empty_entries, group_by_latent
 from saelib.sae.kernels.forward import Codes, EncodeBuffers, Kept, encode_block, encode_buffers
-from saelib.sae.kernels.gemm import pack
-from saelib.sae.kernels.latents import Part, Totals, update_latents, update_vector
+from saelib.sae.kernels.latents import Part, Totals, update_latents
 from saelib.sae.kernels.passes import Pass, block_bounds, decode_batch, empty_pass
-from saelib.sae.kernels.rule import rule_for
-from saelib.sae.kernels.state import Parameters, row_width, sae_of
-from saelib.sae.kernels.threads import Workers, shared_workers
+from saelib.sae.kernels.state import row_width
 from saelib.sae.model import SAE
 
 UPDATE_TASKS = 32
 """Runs of panels that are updated apart."""
-SMALL = 1 << 16
-"""Weights of an SAE whose step is too short to share between threads."""
 
 
-class KernelTrainer:
+class KernelTrainer(TopKTrainer):
     """`saelib.sae.trainer.Trainer` for TopK, with or without AuxK; by Adam or SignSGD, without clipping.
 
     The loss is that of `TorchTrainer`. With `precision="bfloat16"`, which AuxK does without, candidates are selected in
@@ -41,44 +37,14 @@ class KernelTrainer:
         variance: float,
         threads: int = 1,
     ) -> None:
-        """Take a copy of `sae`; `variance` is that of the data, by which the squared error is divided."""
-        assert sae.k is not None
-        self.config, self.variant = config, variant
-        self.learning_rate, self.variance = learning_rate, variance
-        self.steps_done = self.examples = 0
-        self.d_in, self.d_sae, self.k = sae.d_in, sae.d_sae, sae.k
-        self.parameters = Parameters(self.d_in, self.d_sae)
-        self.parameters.load(sae.state_dict())
-        self.parameters.latents.b_enc[self.d_sae :] = -np.inf  # so that padding is never selected
-        self._has_moments = variant.optimizer.kind == "adam"
-        moments = (self.d_in, self.d_sae) if self._has_moments else (1, 1)
-        self.first_moments, self.second_moments = Parameters(*moments), Parameters(*moments)
-        self._silent, self._negative = np.zeros(self.d_sae, np.int64), np.zeros(self.d_sae, np.int64)
-        self.silent_for, self.negative_for = torch.from_numpy(self._silent), torch.from_numpy(self._negative)
-        self._panels = pack(self.parameters.latents.W_enc, self.d_in)
-        self._sae = sae_of(self.parameters, self.k)
-        self._norms = {"W": 0.0, "b_dec": 0.0}
-        self.threads = threads
-        self._encode: list[EncodeBuffers] = []
+        """See `TopKTrainer`."""
+        super().__init__(sae, config, variant, learning_rate=learning_rate, variance=variance, threads=threads)
         two_stage = config.precision == "bfloat16" and not isinstance(variant.revival, AuxK)
         self._two_stage = TwoStageSelection(self.parameters, self.k) if two_stage else None
+        self._encode: list[EncodeBuffers] = []
         self._passes: dict[str, Pass] = {}
         self._centred = np.zeros((0, row_width(self.d_in)), np.float32)
         self._kept = np.zeros(0, np.float32)
-
-    @property
-    def small(self) -> bool:
-        """Whether several such SAEs train faster side by side than one after another on all threads."""
-        return self.d_in * self.d_sae <= SMALL
-
-    @property
-    def _workers(self) -> Workers:
-        return shared_workers(self.threads)
-
-    @property
-    def sae(self) -> SAE:
-        """The parameters as they are now; not to be changed, and valid until the next step."""
-        return self._sae
 
     def step(self, x: Tensor) -> None:
         """One step on one batch, float32 [tokens, d_in], contiguous, on the CPU."""
@@ -87,41 +53,25 @@ class KernelTrainer:
         main = self._pass("main", tokens, self.k)
         if len(self._centred) != tokens:
             self._centred = np.zeros_like(main.error)
-        never_moved = self._never_moved()
+        resting = self._resting()
         kept = self._keep_for_auxk(tokens)
         positive = self._select(x.numpy(), main.codes, kept)
         error_sum = decode_batch(self._centred, -1, self.parameters.latents.W_dec, main, self._workers)
         group_by_latent(main.codes, main.slopes, main.entries, self._workers)
-        self._count(tokens, main.entries, positive)
+        self._count(tokens, np.diff(main.entries.starts) > 0, positive)
         scale = 2 / (tokens * self.variance)
         main_part = Part(main.error, main.entries, np.float32(scale))
         revival_part = self._revive(kept, main, error_sum / tokens)
-        self._update(main_part, revival_part, never_moved, error_sum * scale)
-
-    def gradient_norms(self) -> dict[str, float]:
-        """L2 norms of the last step's gradients, before projection: `W` (both matrices) and `b_dec`."""
-        return dict(self._norms)
+        self._update(main_part, revival_part, resting, error_sum * scale)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of everything the next step depends on."""
-        state = dict(self.parameters.copies())
-        if self._has_moments:
-            state |= dict(self.first_moments.copies("m.")) | dict(self.second_moments.copies("v."))
-        counters = {"steps_done": torch.tensor(self.steps_done), "examples": torch.tensor(self.examples)}
-        if self._two_stage is not None:
-            state["bfloat16_trusted"] = torch.tensor(self._two_stage.trusted)
-        return state | counters | {"silent_for": self.silent_for.clone(), "negative_for": self.negative_for.clone()}
+        trusted = {} if self._two_stage is None else {"bfloat16_trusted": torch.tensor(self._two_stage.trusted)}
+        return super().state_dict() | trusted
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from `state_dict`, bit for bit."""
-        self.parameters.load(state)
-        if self._has_moments:
-            self.first_moments.load(state, "m.")
-            self.second_moments.load(state, "v.")
-        self.silent_for.copy_(state["silent_for"])
-        self.negative_for.copy_(state["negative_for"])
-        self.steps_done, self.examples = int(state["steps_done"]), int(state["examples"])
-        self._panels = pack(self.parameters.latents.W_enc, self.d_in)
+        super().load_state_dict(state)
         if self._two_stage is not None:
             self._two_stage.trusted = bool(state["bfloat16_trusted"])
 
@@ -130,13 +80,6 @@ class KernelTrainer:
         if name not in self._passes or self._passes[name].codes.values.shape != (tokens, k):
             self._passes[name] = empty_pass(tokens, row_width(self.d_in), k, self.d_sae)
         return self._passes[name]
-
-    def _never_moved(self) -> NDArray[np.bool_]:
-        """[d_sae]; latents that no gradient has reached since training began, so that their moments are 0."""
-        never_fired = self._silent == self.examples
-        if isinstance(self.variant.revival, AuxK) and self.examples >= self.config.dead_after_examples:
-            never_fired &= self._negative == self.examples
-        return never_fired
 
     def _keep_for_auxk(self, tokens: int) -> Kept:
         """Room for the pre-activations of all latents that will count as dead unless they fire in this batch."""
@@ -177,14 +120,6 @@ class KernelTrainer:
             buffers.positive[:] = 0
         self._workers.each(len(blocks), encode)
 
-    def _count(self, tokens: int, entries: Entries, positive: NDArray[np.bool_]) -> None:
-        """Note which latents fired and which were positive."""
-        self.examples += tokens
-        self._silent += tokens
-        self._negative += tokens
-        self._silent[np.diff(entries.starts) > 0] = 0
-        self._negative[positive] = 0
-
     def _revive(self, kept: Kept, main: Pass, mean_error: NDArray[np.float64]) -> Part:
         """AuxK: dead latents fit the residual, the opposite of the error; `mean_error` [width] is over tokens."""
         tokens = len(main.error)
@@ -209,14 +144,11 @@ class KernelTrainer:
         self,
         main: Part,
         revival: Part,
-        never_moved: NDArray[np.bool_],
+        resting: NDArray[np.bool_],
         error_gradient: NDArray[np.float64],
     ) -> None:
         """A step of the optimiser; `error_gradient` [width] is what b_dec's gradient receives through the output."""
-        optimizer, frozen = self.variant.optimizer, self.variant.frozen
-        rule = rule_for(self.variant, self.config.steps, self.steps_done, self.learning_rate)
-        only_with_gradient = optimizer.kind == "sign_sgd" or optimizer.sparse
-        resting = np.ones(self.d_sae, np.bool_) if only_with_gradient else never_moved
+        rule = self._rule()
         tasks = np.linspace(0, len(self._panels), min(UPDATE_TASKS, len(self._panels)) + 1).astype(int).tolist()
         count, width = len(tasks) - 1, len(self.parameters.b_dec)
         totals = Totals(np.zeros((count, width), np.float32), np.zeros((count, 1)))
@@ -241,10 +173,4 @@ class KernelTrainer:
             )
 
         self._workers.each(count, run)
-        gradient = error_gradient - totals.input_gradient.sum(0, dtype=np.float64)
-        self._norms = {"W": float(totals.squared_gradient.sum() ** 0.5), "b_dec": 0.0}
-        if frozen != "b_dec":
-            self._norms["b_dec"] = float(np.linalg.norm(gradient))
-            update_vector(weights.b_dec, gradient.astype(np.float32), m.b_dec, v.b_dec, rule)
-        if not np.isfinite(error_gradient).all():  # as in dense training, where NaN is selected and spreads
-            weights.b_dec[:] = np.nan
+        self._finish(error_gradient, totals, rule)

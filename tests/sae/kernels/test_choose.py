@@ -39,18 +39,21 @@ def trainer_for(variant: VariantConfig, rate: float = 1e-3, threads: int = 1, **
 
 @needs_kernels
 @pytest.mark.parametrize(
-    "variant",
+    ("variant", "d_sae", "name"),
     [
-        VariantConfig(),
-        VariantConfig(revival=AuxK(kind="auxk")),
-        VariantConfig(optimizer=Adam(sparse=True), frozen="b_dec"),
-        VariantConfig(optimizer=SignSGD(kind="sign_sgd")),
+        (VariantConfig(), 4096, "KernelTrainer"),
+        (VariantConfig(), 64, "SmallKernelTrainer"),
+        (VariantConfig(revival=AuxK(kind="auxk")), 64, "KernelTrainer"),
+        (VariantConfig(optimizer=Adam(sparse=True), frozen="b_dec"), 64, "SmallKernelTrainer"),
+        (VariantConfig(optimizer=SignSGD(kind="sign_sgd")), 64, "SmallKernelTrainer"),
     ],
 )
-def test_kernels_train_what_they_can(variant: VariantConfig, caplog: pytest.LogCaptureFixture) -> None:
+def test_kernels_train_what_they_can(
+    variant: VariantConfig, d_sae: int, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO):
-        trainer = trainer_for(variant)
-    assert type(trainer).__name__ == "KernelTrainer"
+        trainer = trainer_for(variant, d_sae=d_sae)
+    assert type(trainer).__name__ == name
     assert len(caplog.records) == 1
 
 

@@ -145,11 +145,12 @@ class DenseTrainer:
             p -= torch.where(mask, self.learning_rate * unbiased_m / (unbiased_v.sqrt() + optimizer.epsilon), 0)
 
 
-def make_kernels(size: Size, config: TrainConfig, variant: VariantConfig, learning_rate: float, threads: int = 1):
+def make_kernels(size: Size, config: TrainConfig, variant: VariantConfig, learning_rate: float, small: bool = False):
+    from saelib.sae.kernels.small import SmallKernelTrainer
     from saelib.sae.kernels.trainer import KernelTrainer
 
-    sae = make_sae(size)
-    return KernelTrainer(sae, config, variant, learning_rate=learning_rate, variance=VARIANCE, threads=threads)
+    kind = SmallKernelTrainer if small else KernelTrainer
+    return kind(make_sae(size), config, variant, learning_rate=learning_rate, variance=VARIANCE)
 
 
 def loss_of(sae: SAE, x: Tensor) -> float:
@@ -160,6 +161,8 @@ def loss_of(sae: SAE, x: Tensor) -> float:
 AUXK = VariantConfig(revival=AuxK(kind="auxk", coefficient=0.5, k=12))
 VARIANTS = {
     "plain": VariantConfig(),
+    "sparse_adam_alone": VariantConfig(optimizer=Adam(sparse=True)),
+    "frozen_b_dec_alone": VariantConfig(frozen="b_dec"),
     "no_projection": VariantConfig(project_decoder=False),
     "auxk": AUXK,
     "auxk_default_k": VariantConfig(revival=AuxK(kind="auxk")),
@@ -187,16 +190,24 @@ def test_latents_that_only_auxk_moved_keep_their_momentum() -> None:
     assert (fast.sae.W_enc - dense.sae.W_enc).norm() <= 1e-3 * update
 
 
+CASES = [
+    *[(SIZES[0], name, False) for name in VARIANTS],
+    *[(size, "auxk", False) for size in SIZES[1:]],
+    *[(SIZES[0], name, True) for name in VARIANTS if VARIANTS[name].revival.kind == "none"],
+    *[(size, "plain", True) for size in (SIZES[2], SIZES[3], Size(64, 128, 8, 1100))],
+]
+
+
 @pytest.mark.parametrize(
-    ("size", "name"),
-    [(SIZES[0], name) for name in VARIANTS] + [(size, "auxk") for size in SIZES[1:]],
-    ids=lambda value: value if isinstance(value, str) else f"{value.d_in}x{value.d_sae}-k{value.k}",
+    ("size", "name", "small"),
+    CASES,
+    ids=[f"{s.d_in}x{s.d_sae}-k{s.k}-{name}{'-small' * small}" for s, name, small in CASES],
 )
-def test_fifty_steps_agree_with_dense_autograd(size: Size, name: str) -> None:
+def test_fifty_steps_agree_with_dense_autograd(size: Size, name: str, small: bool) -> None:
     variant, rate, steps = VARIANTS[name], 1e-3, 50
     config = TrainConfig(d_sae=size.d_sae, k=size.k, steps=steps, dead_after_examples=3 * size.tokens)
     dense = DenseTrainer(make_sae(size), config, variant, rate)
-    fast = make_kernels(size, config, variant, rate)
+    fast = make_kernels(size, config, variant, rate, small)
     batches = make_batches(size, steps)
     for x in batches:
         assert loss_of(fast.sae, x) == pytest.approx(loss_of(dense.sae, x), rel=1e-5)
