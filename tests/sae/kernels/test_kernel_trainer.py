@@ -214,7 +214,7 @@ def test_fifty_steps_agree_with_dense_autograd(size: Size, name: str, small: boo
         assert loss_of(fast.sae, x) == pytest.approx(loss_of(dense.sae, x), rel=1e-5)
         fast.step(x)
         dense.step(x)
-        assert fast.gradient_norms() == pytest.approx(dense.norms, rel=1e-4)
+        assert fast.gradient_norms() == pytest.approx(dense.norms, rel=1e-3)
         torch.testing.assert_close(fast.silent_for, dense.silent_for)
         torch.testing.assert_close(fast.negative_for, dense.negative_for)
     start = make_sae(size).state_dict()
