@@ -1,1 +1,12 @@
-"""TopK SAEs on a CPU, many times as fast as dense autograd: numba, and LLVM vector instructions where it matters."""
+"""TopK SAEs on a CPU, many times as fast as dense autograd: numba, and LLVM vector instructions where it matters.
+
+A step: `gemm` multiplies a block of tokens and `select` takes the k largest of each row while the block is in cache
+(`forward`, or `bf16` in two stages); decoding, the error and the gradients of codes follow in one pass (`forward`,
+`passes`); `entries` puts the codes in the order of latents; `latents` sums a latent's gradients, moves it and packs it
+again. `auxk` does the same for dead latents. `small` does all of it a run of tokens at a time. No tensor of
+[batch, d_sae] is ever made.
+
+`trainer.KernelTrainer` and `small.SmallKernelTrainer` are the trainers (`base`: what they share), `vector` and `ir_*`
+the loops spelt out in LLVM's language, `compiled`, `cpu` and `threads` how and where all this runs. Importing this
+package alone needs no numba.
+"""
