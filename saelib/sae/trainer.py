@@ -11,7 +11,7 @@ class Trainer(Protocol):
     """An SAE in training, and everything its next step depends on.
 
     Implementations: `saelib.sae.torch_trainer.TorchTrainer` (every method, every device; the reference), and
-    `saelib.sae.kernels.KernelTrainer` and `SmallKernelTrainer` (TopK on a CPU, many times as fast).
+    `KernelTrainer` and `SmallKernelTrainer` in `saelib.sae.kernels` (TopK on a CPU, many times as fast).
     """
 
     learning_rate: float

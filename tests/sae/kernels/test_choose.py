@@ -106,3 +106,13 @@ def test_several_trainers_on_one_batch_step_as_each_alone() -> None:
         state = other.state_dict()
         assert all(torch.equal(value, state[name]) for name, value in one.state_dict().items())
         assert one.steps_done == 3
+
+
+@needs_kernels
+def test_the_log_says_where_bfloat16_has_no_effect(caplog: pytest.LogCaptureFixture) -> None:
+    config = TrainConfig(d_sae=64, k=4, steps=10, precision="bfloat16")
+    for variant, expected in ((VariantConfig(revival=AuxK(kind="auxk")), True), (VariantConfig(), False)):
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            make_trainer(make_sae(), config, variant, learning_rate=1e-3, variance=1.0, seed=0)
+        assert ("has no effect" in caplog.text) is expected
