@@ -44,7 +44,7 @@ def cases() -> dict[str, Case]:
     everyone = {name: {} for name in ("saelib", "floor", "eager", *PEERS)}
     two = {"saelib": {}, "eager": {}}
     return {
-        "topk": Case("TopK", LARGE, everyone, 3),
+        "topk": Case("TopK", LARGE, everyone, 5),
         "auxk": Case("TopK with AuxK on 4,096 dead latents", replace(LARGE, dead=4096), everyone, 3),
         "torch_path": Case("TopK, saelib without its kernels", LARGE, {"saelib": {"path": "torch"}, "eager": {}}, 3),
         "bfloat16": Case("TopK", LARGE, {"saelib": {}, "saelib bf16": {"precision": "bfloat16"}}, 5),

@@ -2,7 +2,7 @@
 
 from dictionary_learning.trainers.top_k import TopKTrainer
 from torch import Tensor
-from worker import Setting, Step, serve
+from worker import Setting, Step, raise_biases, serve
 
 
 def make(setting: Setting) -> Step:
@@ -18,6 +18,7 @@ def make(setting: Setting) -> Step:
         lr=setting.learning_rate,
         warmup_steps=0,
     )
+    raise_biases(trainer.ae.encoder.bias, setting)
     trainer.dead_feature_threshold = 2 * setting.batch_size if setting.dead else 10**12
     number = 0
 

@@ -2,13 +2,14 @@
 
 import torch
 from torch import Tensor, nn
-from worker import Setting, Step, serve
+from worker import Setting, Step, raise_biases, serve
 
 
 def make(setting: Setting) -> Step:
     directions = nn.functional.normalize(torch.randn(setting.d_sae, setting.d_in), dim=1)
     W_enc, W_dec = nn.Parameter(directions.T.contiguous()), nn.Parameter(directions.clone())
     b_enc, b_dec = nn.Parameter(torch.zeros(setting.d_sae)), nn.Parameter(torch.zeros(setting.d_in))
+    raise_biases(b_enc, setting)
     # The better of torch's own: for small SAEs the fused Adam, for large ones they are alike.
     optimizer = torch.optim.Adam([W_enc, W_dec, b_enc, b_dec], lr=setting.learning_rate, fused=True)
     dead = torch.arange(setting.d_sae) < setting.dead

@@ -4,11 +4,12 @@ from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.training.sae_trainer import SAETrainer
 from torch import Tensor
-from worker import Setting, Step, serve
+from worker import Setting, Step, raise_biases, serve
 
 
 def make(setting: Setting) -> Step:
     sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=setting.d_in, d_sae=setting.d_sae, k=setting.k))
+    raise_biases(sae.b_enc, setting)
     config = SAETrainerConfig(
         total_training_samples=10**9,
         train_batch_size_samples=setting.batch_size,

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+from worker import Setting, Step, raise_biases, serve
+
+from saelib.config import TrainConfig, VariantConfig
 from saelib.sae.choose import make_trainer, step_all
 from saelib.sae.init import initial_sae
 from saelib.sae.torch_trainer import TorchTrainer
-from torch import Tensor
-from worker import Setting, Step, serve
-
-from saelib.config import TrainConfig, VariantConfig
 
 
 def make(setting: Setting) -> Step:
@@ -20,6 +20,7 @@ def make(setting: Setting) -> Step:
     trainers = []
     for seed in range(setting.saes):
         sae = initial_sae(setting.d_in, config, variant, seed=seed)
+        raise_biases(sae.b_enc, setting)
         if setting.path == "torch":
             trainer = TorchTrainer(sae, config, variant, learning_rate=setting.learning_rate, variance=1.0)
         else:

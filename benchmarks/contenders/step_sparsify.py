@@ -6,11 +6,12 @@ from sparsify.config import SparseCoderConfig
 from sparsify.sign_sgd import SignSGD
 from sparsify.sparse_coder import SparseCoder
 from torch import Tensor
-from worker import Setting, Step, serve
+from worker import Setting, Step, raise_biases, serve
 
 
 def make(setting: Setting) -> Step:
     coder = SparseCoder(setting.d_in, SparseCoderConfig(num_latents=setting.d_sae, k=setting.k))
+    raise_biases(coder.encoder.bias, setting)
     optimizer = ScheduleFreeWrapper(
         SignSGD(coder.parameters(), lr=5e-3 / (setting.d_sae / 2**14) ** 0.5), momentum=0.95
     )

@@ -26,7 +26,8 @@ class Setting:
     batch_size: int
     threads: int
     dead: int
-    """The first so many latents are declared dead before each step, so that AuxK is sure to run; 0: no AuxK."""
+    """The first so many latents never fire, because the biases of all others are raised (`raise_biases`), and are
+    declared dead before each step, so that AuxK runs on them; 0: no AuxK."""
     k_aux: int
     saes: int = 1
     """Trained at once on the same batches; only saelib can."""
@@ -40,6 +41,17 @@ class Setting:
 
 
 Step = Callable[[Tensor], object]
+
+
+RAISED = 4.5
+"""Three standard deviations of a pre-activation: what is not raised is often positive and never among the largest."""
+
+
+@torch.no_grad()
+def raise_biases(b_enc: Tensor, setting: Setting) -> None:
+    """Let only the latents that are not to be dead fire."""
+    if setting.dead:
+        b_enc[setting.dead :] += RAISED
 
 
 def serve(make: Callable[[Setting], Step]) -> None:
