@@ -1,10 +1,14 @@
 """The benchmarks run and say what they measured. How fast is theirs to print, not a test's to judge."""
 
+import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from benchmarks import training
+from benchmarks.contenders.worker import Setting
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,3 +32,14 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert all(name in done.stderr for name in ("stats", "init_death", "extract"))
+
+
+def test_training() -> None:
+    tiny = Setting(d_in=16, d_sae=64, k=4, batch_size=128, threads=1, dead=32, k_aux=8)
+    case = training.Case("tiny", tiny, {name: {} for name in ("saelib", "floor", "eager")}, steps=2)
+    options = argparse.Namespace(threads=1, rounds=1, quick=True, avx2=False)
+    found = training.run(case, options)
+    assert set(found) == {"saelib", "floor", "eager"}
+    assert all(figures["ms"] > 0 and figures["peak_mb"] > 0 for figures in found.values())
+    assert {"ours_ms", "eager_ms", "floor_ms", "peak_memory_mb", "peers"} <= set(training.headline({"topk": found}))
+    assert len(training.table(case, found)) == 4
