@@ -60,7 +60,7 @@ def exchanged(tmp_path_factory: pytest.TempPathFactory, make: Any, rows: Any) ->
     @cache
     def folder(library: str) -> Path:
         python = python_of(library)
-        if python is None:
+        if python is None:  # 5 GB of packages that conflict with ours; the test beside this one needs none of them
             pytest.skip(f"{library} is not installed; make test-interop installs it")
         path = tmp_path_factory.mktemp(library)
         np.save(path / "x.npy", rows)
