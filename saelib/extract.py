@@ -122,7 +122,7 @@ def _batches(model: ModelConfig, config: Config, layers: Sequence[int]):
 
     torch.set_num_threads(config.extraction.threads)
     source_config = model.source
-    source = open_source(source_config, pick_device(), config.extraction.dtype)
+    source = open_source(source_config, pick_device(), source_config.dtype or config.extraction.dtype)
     dataset = open_dataset(config.datasets[model.dataset or ""])
 
     def batches(split: Split) -> Iterator[Batch]:
@@ -131,7 +131,8 @@ def _batches(model: ModelConfig, config: Config, layers: Sequence[int]):
         while chunk := list(islice(examples, source_config.batch_size)):
             acts = source.forward(chunk, layers)
             example = np.repeat(np.arange(first, first + len(chunk), dtype=np.int32), acts.tokens_per_example)
-            yield Batch(acts.layers, example, [one.id for one in chunk], first)
+            if len(example):  # examples may give no token: too long, and `long: skip`
+                yield Batch(acts.layers, example, [one.id for one in chunk], first)
             first += len(chunk)
 
     return batches

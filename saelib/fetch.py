@@ -15,15 +15,16 @@ from filelock import FileLock
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from saelib.config import Config, WeightsConfig
-from saelib.config.sources import ArraysSource, HubFiles, LocalFiles, Wheel
+from saelib.config import Config, FilesConfig
+from saelib.config.files import HubFiles, LocalFiles, Wheel
+from saelib.config.sources import ArraysSource
 from saelib.errors import UserError
 from saelib.files import published_folder, remove_drafts
 
 log = logging.getLogger(__name__)
 
 
-def fetch(files: WeightsConfig) -> Path:
+def fetch(files: FilesConfig) -> Path:
     """The one local file or folder that `files` names, brought into the cache if it is not there yet.
 
     Raises:
@@ -36,7 +37,7 @@ def fetch(files: WeightsConfig) -> Path:
     return found[0]
 
 
-def fetch_files(files: WeightsConfig) -> list[Path]:
+def fetch_files(files: FilesConfig) -> list[Path]:
     """Every local file that `files` names, sorted; a folder stands for the visible files directly in it.
 
     Raises:
@@ -61,7 +62,7 @@ def fetch_suite(config: Config) -> None:
             fetch_files(files)
 
 
-def describe(files: WeightsConfig) -> str:
+def describe(files: FilesConfig) -> str:
     """What messages call these files."""
     if isinstance(files, Wheel):
         return f"{files.pypi} ({files.wheel}, inside '{files.inside}')"
@@ -73,7 +74,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SAELIB_CACHE") or platformdirs.user_cache_path("saelib"))
 
 
-def _matches(files: WeightsConfig) -> list[Path]:
+def _matches(files: FilesConfig) -> list[Path]:
     if isinstance(files, LocalFiles):
         path = files.path.expanduser()
         if not path.exists():

@@ -10,8 +10,9 @@ from typing import Any
 from saelib import datasets, sources
 from saelib.config import Config, ModelConfig
 from saelib.config.base import Section
-from saelib.config.schema import PythonDocs
-from saelib.config.sources import ArraysSource, LocalFiles
+from saelib.config.datasets import PythonDocs
+from saelib.config.files import LocalFiles
+from saelib.config.sources import ArraysSource
 from saelib.keys import PACKAGE, code_hash, fingerprint, make_key
 from saelib.store.layout import read_key
 

@@ -1,22 +1,24 @@
 """The whole configuration: typed (`schema`), read and checked in one place (`load`)."""
 
+from saelib.config.datasets import DatasetConfig
+from saelib.config.files import FilesConfig
 from saelib.config.load import load_config
 from saelib.config.schema import (
     Config,
-    DatasetConfig,
     ExtractionConfig,
     InitDeathConfig,
     ModelConfig,
     ReportConfig,
     StatsConfig,
 )
-from saelib.config.sources import SourceConfig, WeightsConfig
+from saelib.config.sources import SourceConfig
 from saelib.config.training import TrainConfig, VariantConfig
 
 __all__ = [
     "Config",
     "DatasetConfig",
     "ExtractionConfig",
+    "FilesConfig",
     "InitDeathConfig",
     "ModelConfig",
     "ReportConfig",
@@ -24,6 +26,5 @@ __all__ = [
     "StatsConfig",
     "TrainConfig",
     "VariantConfig",
-    "WeightsConfig",
     "load_config",
 ]

@@ -2,12 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from saelib.config.base import Count, Fraction, Name, Section
-from saelib.config.sources import SourceConfig, WeightsConfig
+from saelib.config.datasets import DatasetConfig
+from saelib.config.sources import Dtype, SourceConfig
 from saelib.config.training import NEED_EIGENVECTORS, Preprocessing, TrainConfig
 
 
@@ -30,40 +31,6 @@ def parse_layers(value: Any) -> Any:
     return tuple(sorted(layers))
 
 
-class PythonDocs(Section):
-    """English prose: the reference documentation that ships inside every Python."""
-
-    kind: Literal["python_docs"]
-    characters: Count = 1000
-    """Length of a passage, cut at line ends."""
-
-
-class Images(Section):
-    """Square crops from image files."""
-
-    kind: Literal["images"]
-    files: tuple[WeightsConfig, ...]
-    size: Count = 224
-    """Pixels along each side of a crop."""
-    crops: Count = 16
-    """Random crops from each image."""
-
-
-class Fasta(Section):
-    """Protein or nucleotide sequences in FASTA (plain or .gz)."""
-
-    kind: Literal["fasta"]
-    files: tuple[WeightsConfig, ...]
-    alphabet: Literal["protein", "dna"]
-    window: Count | None = None
-    """Cut each record into windows of this length; none: one example a record."""
-    max_unknown: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Examples with a larger fraction of letters outside the alphabet are left out (and counted)."""
-
-
-DatasetConfig = Annotated[PythonDocs | Images | Fasta, Field(discriminator="kind")]
-
-
 class ModelConfig(Section):
     """One model of the suite."""
 
@@ -76,6 +43,10 @@ class ModelConfig(Section):
     """Layer i is the residual stream after block i: `5`, `1-12`, or a list of these."""
     representative_layer: int | None = None
     """The layer that SAEs are trained on; none: no training for this model."""
+    width: Count | None = None
+    """d_in, where it should be known (`saelib plan`) before the weights are here; another width is an error."""
+    parameters: Count | None = None
+    """Of the weights, for the same purpose."""
     licence: str = ""
     """Of the weights; stated in the tables' notes."""
     notes: str = ""
@@ -101,8 +72,8 @@ class ExtractionConfig(Section):
     """Rows of a chunk file."""
     window_rows: Count = 65_536
     """Rows are shuffled within windows of this size, which are held in memory for every layer of a pass."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the forward pass."""
+    dtype: Dtype = "float32"
+    """Of the forward pass, where a model's `source` does not say."""
     threads: Count = 2
     """Processor threads of the forward pass, however many cores a job is given: with the number of threads, rounding
     may change."""

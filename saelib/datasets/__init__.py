@@ -7,8 +7,10 @@ from saelib.datasets.base import Dataset, Example, Split
 
 KINDS = {
     "python_docs": "saelib.datasets.python_docs",
+    "text": "saelib.datasets.text",
     "images": "saelib.datasets.images",
-    "fasta": "saelib.datasets.fasta",
+    "cifar10": "saelib.datasets.cifar10",
+    "sequences": "saelib.datasets.sequences",
 }
 """Kind in the config -> module with an `open_dataset(config)`."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from saelib.config.schema import Images
+from saelib.config.datasets import Images
 from saelib.datasets.base import Example, Split, split_by_group
 from saelib.errors import UserError
 from saelib.fetch import describe, fetch_files

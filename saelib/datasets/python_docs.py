@@ -5,7 +5,7 @@ The text is that of the running Python: another minor version words some passage
 
 from collections.abc import Iterator
 
-from saelib.config.schema import PythonDocs
+from saelib.config.datasets import PythonDocs
 from saelib.datasets.base import Example, Split, split_by_group
 from saelib.errors import UserError
 

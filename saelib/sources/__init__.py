@@ -7,6 +7,16 @@ from saelib.sources.base import Activations, Source
 
 FAMILIES = {
     "transformers": "saelib.sources.transformers",
+    "transformers_vision": "saelib.sources.transformers_vision",
+    "esm2": "saelib.sources.esm2",
+    "esm3": "saelib.sources.esm3",
+    "progen2": "saelib.sources.progen2",
+    "glm2": "saelib.sources.glm2",
+    "evo": "saelib.sources.evo",
+    "stable_diffusion_3": "saelib.sources.stable_diffusion_3",
+    "alphafold3": "saelib.sources.alphafold3",
+    "module": "saelib.sources.module",
+    "plugin": "saelib.sources.plugin",
     "antiberty": "saelib.sources.antiberty",
     "dinov2_onnx": "saelib.sources.dinov2_onnx",
     "spliceai": "saelib.sources.spliceai",

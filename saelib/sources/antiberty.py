@@ -29,26 +29,25 @@ def open_source(config: AntibertySource, device: str, dtype: str) -> TokenSource
     folder = fetch(config.weights)
     target = torch_device(device)
     model: Any = _load(folder / CHECKPOINT)
-    limit = model.config.max_position_embeddings - 2  # [CLS] and [SEP]
+    limit = model.config.max_position_embeddings
     if config.max_length > limit:
-        raise UserError(f"AntiBERTy: max_length is {config.max_length}, but the model reads at most {limit} residues")
+        raise UserError(f"AntiBERTy: max_length is {config.max_length}, but the model reads at most {limit} tokens")
     vocabulary = _vocabulary(folder / "vocab.txt")
     return TokenSource(
         "AntiBERTy",
+        config,
         model.to(target, torch_dtype(dtype)),
         list(model.encoder.layer),
-        lambda sequence: tokenize(sequence[: config.max_length], vocabulary),
+        lambda sequence: tokenize(sequence, vocabulary),
         d_in=model.config.hidden_size,
         pad_id=vocabulary["[PAD]"],
-        keep_special_tokens=config.keep_special_tokens,
     )
 
 
 def tokenize(sequence: str, vocabulary: dict[str, int]) -> Tokens:
     """[CLS], one token a residue ([UNK] for letters that are none of the 20), [SEP]."""
     residues = [vocabulary.get(letter, vocabulary["[UNK]"]) for letter in sequence.upper()]
-    special = [True, *[False] * len(residues), True]
-    return Tokens([vocabulary["[CLS]"], *residues, vocabulary["[SEP]"]], special)
+    return Tokens([vocabulary["[CLS]"]], residues, [vocabulary["[SEP]"]])
 
 
 def _load(checkpoint: Path) -> BertModel:

@@ -1,6 +1,6 @@
 """What a model gives: the residual stream after its blocks, for every wanted layer from one forward pass."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -76,22 +76,32 @@ def images(examples: Sequence[Example], model: str) -> NDArray[np.uint8]:
     return np.stack(pixels)
 
 
+def first_of(value: Any) -> "torch.Tensor":
+    """A block's residual stream, where the block gives it alone or as the first of a tuple."""
+    return value[0] if isinstance(value, tuple) else value
+
+
 @contextmanager
-def recorded(blocks: Sequence["torch.nn.Module"], layers: Sequence[int]) -> Iterator[dict[int, "torch.Tensor"]]:
+def recorded(
+    blocks: Sequence["torch.nn.Module"],
+    layers: Sequence[int],
+    stream_of: Callable[[Any], "torch.Tensor"] = first_of,
+) -> Iterator[dict[int, "torch.Tensor"]]:
     """Fill the dict it gives with the residual stream of each layer while a forward pass runs inside.
 
     Layer 0 is what enters the first block, layer i what leaves block i. Layers must exist: see `check_layers`.
+    `stream_of` finds the stream in what a block returns, or in its first input.
     """
     stream: dict[int, torch.Tensor] = {}
 
     def keep(layer: int) -> Any:
         def hook(module: Any, args: Any, output: Any) -> None:
-            stream[layer] = output[0] if isinstance(output, tuple) else output
+            stream[layer] = stream_of(output)
 
         return hook
 
     def keep_input(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        stream[0] = args[0] if args else kwargs["hidden_states"]
+        stream[0] = stream_of(args[0] if args else kwargs["hidden_states"])
 
     handles = [blocks[layer - 1].register_forward_hook(keep(layer)) for layer in layers if layer > 0]
     if 0 in layers:
@@ -111,7 +121,10 @@ def kept_rows(stream: dict[int, "torch.Tensor"], keep: "torch.Tensor") -> Activa
         keep: bool [examples, tokens].
     """
     rows = keep.flatten().nonzero().squeeze(1)  # once for all layers: a boolean index would be searched each time
-    layers = {layer: v.flatten(0, 1).index_select(0, rows).float().cpu().numpy() for layer, v in stream.items()}
+    # The blocks of one model may lie on several devices.
+    layers = {
+        layer: v.flatten(0, 1).index_select(0, rows.to(v.device)).float().cpu().numpy() for layer, v in stream.items()
+    }
     return Activations(layers, [int(count) for count in keep.sum(dim=1)])
 
 

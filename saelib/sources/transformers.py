@@ -53,12 +53,12 @@ def open_source(config: TransformersSource, device: str, dtype: str) -> TokenSou
     model.config.use_cache = False
     return TokenSource(
         name,
+        config,
         model.to(target),
         find_blocks(model, name),
-        lambda text: _tokens(tokenizer, text, config.max_length),
+        lambda text: _tokens(tokenizer, text),
         d_in=model.config.get_text_config().hidden_size,
         pad_id=tokenizer.pad_token_id or 0,
-        keep_special_tokens=config.keep_special_tokens,
     )
 
 
@@ -98,9 +98,12 @@ def _load(auto: Any, folder: Path, gguf_file: str | None, name: str, **options: 
         raise UserError(f"{name}: {auto.__name__} cannot load {folder}: {reason}") from None
 
 
-def _tokens(tokenizer: Any, text: str, max_length: int) -> Tokens:
-    encoded = tokenizer(text, truncation=True, max_length=max_length, return_special_tokens_mask=True)
-    return Tokens(encoded["input_ids"], [bool(special) for special in encoded["special_tokens_mask"]])
+def _tokens(tokenizer: Any, text: str) -> Tokens:
+    encoded = tokenizer(text, return_special_tokens_mask=True)
+    ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
+    start = next((i for i, flag in enumerate(special) if not flag), len(ids))
+    stop = next((i for i in range(len(ids), start, -1) if not special[i - 1]), start)
+    return Tokens(ids[:start], ids[start:stop], ids[stop:])
 
 
 def _check_length(max_length: int, model: Any, tokenizer: Any, name: str) -> None:

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from saelib.config.schema import Images
-from saelib.config.sources import LocalFiles
+from saelib.config.datasets import Images
+from saelib.config.files import LocalFiles
 from saelib.datasets.images import ImageCrops, open_dataset, random_crop
 from saelib.errors import UserError
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from saelib.config.schema import PythonDocs
+from saelib.config.datasets import PythonDocs
 from saelib.datasets import open_dataset
 from saelib.datasets.python_docs import TopicPassages
 from saelib.errors import UserError

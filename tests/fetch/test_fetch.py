@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from saelib import fetch as fetching
-from saelib.config.sources import HubFiles, LocalFiles, Wheel
+from saelib.config.files import HubFiles, LocalFiles, Wheel
 from saelib.errors import UserError
 from saelib.fetch import fetch, fetch_files
 

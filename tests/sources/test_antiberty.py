@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForPreTraining
 
-from saelib.config.sources import AntibertySource, LocalFiles
+from saelib.config.files import LocalFiles
+from saelib.config.sources import AntibertySource
 from saelib.datasets import Example
 from saelib.errors import UserError
 from saelib.sources import open_source
@@ -42,7 +43,7 @@ def package(tmp_path):
 
 
 def opened(folder: Path, **options):
-    options = {"max_length": 38, **options}
+    options = {"max_length": 40, **options}
     return open_source(AntibertySource(family="antiberty", weights=LocalFiles(path=folder), **options))
 
 
@@ -69,10 +70,10 @@ def test_layers_are_the_models_hidden_states_at_the_residues(package):
 
 def test_special_tokens_on_request_and_long_sequences_cut(package):
     folder, _ = package
-    acts = opened(folder, keep_special_tokens=True, max_length=10).forward(examples("A" * 30), [3])
+    acts = opened(folder, keep_special_tokens=True, max_length=12).forward(examples("A" * 30), [3])
     assert acts.tokens_per_example == [12]
-    with pytest.raises(UserError, match="at most 38 residues"):
-        opened(folder, max_length=39)
+    with pytest.raises(UserError, match="at most 40 tokens"):
+        opened(folder, max_length=41)
 
 
 def test_the_model_names_its_range(package):

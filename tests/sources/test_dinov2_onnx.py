@@ -5,7 +5,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from transformers import Dinov2Config, Dinov2Model
 
-from saelib.config.sources import Wheel
+from saelib.config.files import Wheel
 from saelib.datasets.base import Example
 from saelib.errors import UserError
 from saelib.fetch import fetch

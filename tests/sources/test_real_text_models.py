@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from saelib.config.sources import AntibertySource, TransformersSource, Wheel
+from saelib.config.files import Wheel
+from saelib.config.sources import AntibertySource, TransformersSource
 from saelib.datasets import Example
 from saelib.fetch import fetch
 from saelib.sources import open_source

@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from saelib.config.sources import Wheel
+from saelib.config.files import Wheel
 from saelib.datasets.base import Example
 from saelib.errors import UserError
 from saelib.fetch import fetch

@@ -35,7 +35,8 @@ from transformers import (
     T5Model,
 )
 
-from saelib.config.sources import LocalFiles, TransformersSource
+from saelib.config.files import LocalFiles
+from saelib.config.sources import TransformersSource
 from saelib.datasets import Example
 from saelib.errors import UserError
 from saelib.sources import open_source

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from saelib.config.schema import Fasta
-from saelib.config.sources import LocalFiles
+from saelib.config.datasets import Sequences as SequencesConfig
+from saelib.config.files import LocalFiles
 from saelib.datasets import open_dataset
-from saelib.datasets.fasta import read_fasta
+from saelib.datasets.sequences import read_fasta
 from saelib.errors import UserError
 
 ZIPPED = gzip.compress(b">a\nMKV\n>b\nMKL\n" * 1000, mtime=0)
@@ -18,7 +18,9 @@ ZIPPED = gzip.compress(b">a\nMKV\n>b\nMKL\n" * 1000, mtime=0)
 def dataset(tmp_path: Path, text: str, name: str = "toy.fa", **options):
     path = tmp_path / name
     path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
-    return open_dataset(Fasta(kind="fasta", files=(LocalFiles(path=path),), **{"alphabet": "protein", **options}))
+    return open_dataset(
+        SequencesConfig(kind="sequences", files=(LocalFiles(path=path),), **{"alphabet": "protein", **options})
+    )
 
 
 def contents(data) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from saelib.config.schema import Fasta
+from saelib.config.datasets import Sequences as SequencesConfig
 from saelib.datasets.base import Example, Split, split_by_group
 from saelib.errors import UserError
 from saelib.fetch import fetch_files
@@ -20,7 +20,7 @@ SEGMENT = 50_000
 """Letters of a chromosome that are one group: held-out windows then come from other parts of it."""
 
 
-def open_dataset(config: Fasta) -> "Sequences":
+def open_dataset(config: SequencesConfig) -> "Sequences":
     """Read the files, which are fetched first if need be; the kept sequences are held in memory, a byte a letter.
 
     Raises:
@@ -32,9 +32,9 @@ def open_dataset(config: Fasta) -> "Sequences":
 class Sequences:
     """Windows of records, or whole records. One group a record, or a 50 kb segment of a longer record."""
 
-    def __init__(self, paths: list[Path], config: Fasta) -> None:
+    def __init__(self, paths: list[Path], config: SequencesConfig) -> None:
         """`paths`: FASTA files, whose order decides that of the examples before they are shuffled."""
-        self._name = f"dataset fasta ({', '.join(path.name for path in paths)})"
+        self._name = f"sequences ({', '.join(path.name for path in paths)})"
         self._pieces: list[Example] = []
         self.counts: Counter[str] = Counter()
         """'records', 'examples', and what was left out: 'empty' records, examples with too many 'unknown' letters
@@ -59,7 +59,7 @@ class Sequences:
         groups = [piece.group for piece in self._pieces]
         yield from split_by_group(self._pieces, groups, split, seed, heldout_fraction, self._name)
 
-    def _add(self, piece: Example, config: Fasta, seen: set[str]) -> None:
+    def _add(self, piece: Example, config: SequencesConfig, seen: set[str]) -> None:
         letters = str(piece.content)
         known = sum(map(letters.count, ALPHABETS[config.alphabet]))
         if len(letters) - known > config.max_unknown * len(letters):

