@@ -115,7 +115,7 @@ class StableDiffusion3Source(ModelSource):
     noise_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """The same noise for an image whatever batch it is in."""
     prompt: Literal["zero"] | Path = "zero"
-    """Zeros for the prompt's embeddings, or a .safetensors with one prompt's `prompt_embeds` and `pooled_prompt_embeds`."""
+    """Zeros, or a .safetensors with one prompt's `prompt_embeds` and `pooled_prompt_embeds`."""
     device_map: Literal["auto", "balanced", "sequential"] | None = None
     batch_size: Count = 4
 

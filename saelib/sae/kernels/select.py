@@ -68,14 +68,8 @@ def select_row(rows, row, length, buffers, out_values, out_indices, out_row):
         out_indices: int32, the same.
         out_row: Which row to write.
     """
-    k = out_values.shape[1]
-    start, bar = row * rows.shape[1], SMALLEST
-    groups = buffers.group_largest
-    if k <= len(groups):
-        for g in range(0, len(groups), GROUPS):
-            largest_of_groups(rows, start + g, len(groups), length // len(groups), groups, g)
-        bar = _bar_for(groups.view(np.int32), len(groups), k, 2)
-    bar_value = _as_float(bar)
+    k, start = out_values.shape[1], row * rows.shape[1]
+    bar_value = _low_bar(rows, start, length, k, buffers.group_largest)
     found = compress_at_least(rows, start, length, bar_value, buffers.found_indices, buffers.found_values)
     bits = buffers.found_values.view(np.int32)
     bar = _bar_for(bits, found, k, 0)
@@ -92,6 +86,36 @@ def select_row(rows, row, length, buffers, out_values, out_indices, out_row):
         out_indices[out_row, written] = buffers.found_indices[q]
         written += 1
     return written
+
+
+@inner
+def select_near(rows, row, length, k, slack, buffers, out_indices, out_row):
+    """Write the indices of all entries that are no more than `slack` below the k-th largest positive one, or below 0.
+
+    Of fewer than k positive entries, all above -slack count. Returns how many there are; beyond the row's length of
+    `out_indices` [.., most] they are counted only. The other arguments are those of `select_row`.
+    """
+    start = row * rows.shape[1]
+    bar_value = _low_bar(rows, start, length, k, buffers.group_largest) - slack
+    found = compress_at_least(rows, start, length, bar_value, buffers.found_indices, buffers.found_values)
+    least = _as_float(_bar_for(buffers.found_values.view(np.int32), found, k, 0)) - slack
+    near = 0
+    for q in range(found):
+        if buffers.found_values[q] >= least:
+            if near < out_indices.shape[1]:
+                out_indices[out_row, near] = buffers.found_indices[q]
+            near += 1
+    return near
+
+
+@inner
+def _low_bar(rows, start, length, k, groups):
+    """A bar > 0 that is not above the k-th largest positive entry; `groups` is a buffer."""
+    if k > len(groups):
+        return _as_float(SMALLEST)
+    for g in range(0, len(groups), GROUPS):
+        largest_of_groups(rows, start + g, len(groups), length // len(groups), groups, g)
+    return _as_float(_bar_for(groups.view(np.int32), len(groups), k, 2))
 
 
 @inner

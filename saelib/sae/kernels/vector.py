@@ -32,10 +32,10 @@ def pointer(context, builder, array_type, array):
     return context.make_array(array_type)(context, builder, array).data
 
 
-def load(builder, base, position, vector: int = 0):
-    """LANES floats from `position`, `vector` registers further on."""
+def load(builder, base, position, vector: int = 0, kind=VECTOR):
+    """LANES floats or, as an INT_VECTOR, integers from `position`, `vector` registers further on."""
     place = builder.gep(base, [builder.add(position, constant(vector * LANES))])
-    return builder.load(builder.bitcast(place, VECTOR.as_pointer()), align=4)
+    return builder.load(builder.bitcast(place, kind.as_pointer()), align=4)
 
 
 def store(builder, value, base, position, vector: int = 0) -> None:
