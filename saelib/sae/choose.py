@@ -46,8 +46,8 @@ def make_trainer(
 
     small = is_small(sae, config, variant)
     log.info("training with the kernels for %s", "small TopK SAEs on a CPU" if small else "TopK on a CPU")
-    if config.precision == "bfloat16" and variant.revival.kind == "auxk":
-        log.info("with AuxK the kernels select in float32: precision: bfloat16 has no effect")
+    if config.precision == "bfloat16":
+        log.info("the kernels select in float32: precision: bfloat16 has no effect")
     kind = SmallKernelTrainer if small else KernelTrainer
     return kind(sae, config, variant, learning_rate=learning_rate, variance=variance, threads=threads)
 

@@ -1,8 +1,9 @@
 """TopK SAEs on a CPU, many times as fast as dense autograd: numba, and LLVM vector instructions where it matters.
 
-A step: `gemm` multiplies a block of tokens and `select` takes the k largest of each row while the block is in cache
-(`forward`, or `bf16` in two stages); decoding, the error and the gradients of codes follow in one pass (`forward`,
-`passes`); `entries` puts the codes in the order of latents; `latents` sums a latent's gradients, moves it and packs it
+A step: a block of tokens is multiplied and `select` takes the k largest of each row while the block is in cache: in
+float32 (`forward`, `gemm`), or where that is faster from candidates found in 16-bit integers (`screen`, `integers`),
+which selects the same. Decoding, the error and the gradients of codes follow in one pass (`forward`, `passes`);
+`entries` puts the codes in the order of latents; `latents` sums a latent's gradients, moves it and packs it
 again. `auxk` does the same for dead latents. `small` does all of it a run of tokens at a time. No tensor of
 [batch, d_sae] is ever made.
 

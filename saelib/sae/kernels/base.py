@@ -6,7 +6,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saelib.config.training import AuxK, TrainConfig, VariantConfig
-from saelib.sae.kernels.gemm import pack
 from saelib.sae.kernels.latents import Rule, Totals, update_vector
 from saelib.sae.kernels.rule import rule_for
 from saelib.sae.kernels.state import Parameters, sae_of
@@ -50,7 +49,7 @@ class TopKTrainer:
         self.first_moments, self.second_moments = Parameters(*moments), Parameters(*moments)
         self._silent, self._negative = np.zeros(self.d_sae, np.int64), np.zeros(self.d_sae, np.int64)
         self.silent_for, self.negative_for = torch.from_numpy(self._silent), torch.from_numpy(self._negative)
-        self._panels = pack(self.parameters.latents.W_enc, self.d_in)
+        self._pack()
         self._sae = sae_of(self.parameters, self.k)
         self._norms = {"W": 0.0, "b_dec": 0.0}
 
@@ -80,7 +79,11 @@ class TopKTrainer:
         self.silent_for.copy_(state["silent_for"])
         self.negative_for.copy_(state["negative_for"])
         self.steps_done, self.examples = int(state["steps_done"]), int(state["examples"])
-        self._panels = pack(self.parameters.latents.W_enc, self.d_in)
+        self._pack()
+
+    def _pack(self) -> None:
+        """Copy W_enc to where the encoder reads it."""
+        raise NotImplementedError
 
     @property
     def _workers(self) -> Workers:

@@ -22,6 +22,15 @@ def vector_lanes() -> int:
     return 16 if "+avx512f" in present else 8
 
 
+@functools.cache
+def integers_are_faster() -> bool:
+    """Whether the processor multiplies and adds 16-bit integers faster than float32: AVX2, or AVX-512 with VNNI."""
+    from numba.core.registry import cpu_target
+
+    context: Any = cpu_target.target_context
+    return vector_lanes() == 8 or "+avx512vnni" in context.codegen().magic_tuple()[2].split(",")
+
+
 def why_unsupported() -> str | None:
     """None where the kernels run; otherwise the reason why not, as part of a sentence."""
     try:

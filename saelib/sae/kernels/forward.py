@@ -60,7 +60,7 @@ def encode_buffers(rows: int, d_sae: int, k: int) -> EncodeBuffers:
 
 
 @inner
-def _center_rows(x, start, stop, center, out):
+def center_rows(x, start, stop, center, out):
     """out[start:stop, :d_in] = x[start:stop] - center[:d_in]."""
     for token in range(start, stop):
         for d in range(x.shape[1]):
@@ -94,7 +94,7 @@ def encode_block(
         kept: Latents whose pre-activations to write down.
         buffers: Of this worker.
     """
-    _center_rows(x, start, stop, b_dec, centred)
+    center_rows(x, start, stop, b_dec, centred)
     gemm_rows(centred, start, stop - start, panels, bias, buffers.hidden)
     select_block(start, stop, codes, kept, buffers)
 
@@ -110,7 +110,7 @@ def select_block(start: int, stop: int, codes: Codes, kept: Kept, buffers: Encod
     few_of_short = length == SHORT_ROW and k <= FEW
     for token in range(start, stop):
         row = token - start
-        _mark_positive(hidden, row, positive)
+        mark_positive(hidden, row, positive)
         if few_of_short:
             counts[token] = take_largest(hidden, row * length, k, values, indices, token * k)
         else:
@@ -120,7 +120,8 @@ def select_block(start: int, stop: int, codes: Codes, kept: Kept, buffers: Encod
 
 
 @inner
-def _mark_positive(hidden, row, positive):
+def mark_positive(hidden, row, positive):
+    """Set positive[j] to 1 where hidden[row, j] > 0."""
     for j in range(hidden.shape[1]):
         positive[j] |= np.uint8(hidden[row, j] > 0)
 

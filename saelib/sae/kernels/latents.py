@@ -9,6 +9,7 @@ from saelib.sae.kernels.compiled import inner, inner_sum, kernel
 from saelib.sae.kernels.entries import Entries
 from saelib.sae.kernels.gather import dot, sum_row_pairs
 from saelib.sae.kernels.gemm import pack_panel
+from saelib.sae.kernels.integers import IntegerPanels, IntegerRows, round_panel
 from saelib.sae.kernels.ir_gemm import PANEL
 
 ROUNDING = np.float32(8 * np.finfo(np.float32).eps)
@@ -34,6 +35,14 @@ class Part(NamedTuple):
     entries: Entries
     scale: np.float32
     """What multiplies half the squared error in the loss."""
+
+
+class Packed(NamedTuple):
+    """W_enc as the encoder reads it: one of the two, the other has no panels."""
+
+    floats: NDArray[np.float32]
+    """`gemm.pack`"""
+    integers: IntegerPanels
 
 
 class Rule(NamedTuple):
@@ -74,13 +83,14 @@ def update_latents(
     weights: Weights,
     first_moments: Weights,
     second_moments: Weights,
-    panels: NDArray[np.float32],
+    packed: Packed,
     centred: NDArray[np.float32],
     main: Part,
     revival: Part,
     resting: NDArray[np.bool_],
     rule: Rule,
     gradients: NDArray[np.float32],
+    rows: IntegerRows,
     totals: Totals,
 ) -> None:
     """Move the latents of panels `first` to `last`, set their decoder rows to norm 1 and pack their encoder rows.
@@ -91,13 +101,14 @@ def update_latents(
         weights: Changed in place.
         first_moments: Of Adam, changed in place.
         second_moments: The same.
-        panels: W_enc packed, changed in place.
+        packed: Changed in place.
         centred: The encoder's input, [tokens, width].
         main: The reconstruction of the batch.
         revival: The part of dead latents.
         resting: [d_sae]; latents to leave alone if they have no entries.
         rule: The optimiser.
         gradients: Buffer of this worker, [2, width].
+        rows: The same, [PANEL, width].
         totals: Written.
     """
     totals.input_gradient[:] = 0
@@ -117,8 +128,10 @@ def update_latents(
                 totals.squared_gradient[0] += dot(gradients, 0, gradients, 0) + dot(gradients, 1, gradients, 1)
                 move_latent(j, weights, first_moments, second_moments, gradients, to_bias, rule)
                 moved = True
-        if moved:
-            pack_panel(weights.W_enc, panel, panels)
+        if moved and len(packed.floats) > 0:
+            pack_panel(weights.W_enc, panel, packed.floats)
+        elif moved:
+            round_panel(weights.W_enc, panel, packed.integers, rows)
 
 
 @inner_sum

@@ -12,7 +12,7 @@ from saelib.sae.kernels.compiled import inner_sum, kernel
 from saelib.sae.kernels.entries import Entries, count_entries, place_entries
 from saelib.sae.kernels.forward import EncodeBuffers, Kept, decode_block, encode_block, encode_buffers, keep_nothing
 from saelib.sae.kernels.gather import dot, sum_row_pairs
-from saelib.sae.kernels.gemm import pack_panels
+from saelib.sae.kernels.gemm import pack, pack_panels
 from saelib.sae.kernels.ir_gemm import TALL
 from saelib.sae.kernels.latents import Rule, Totals, Weights, add_scaled, move_latent
 from saelib.sae.kernels.passes import Pass, empty_pass
@@ -75,6 +75,9 @@ class SmallKernelTrainer(TopKTrainer):
         weights, m, v = self.parameters.latents, self.first_moments.latents, self.second_moments.latents
         apply_sums(weights, m, v, self._panels, sums, np.float32(scale), resting, rule, totals)
         self._finish(sums.error.sum(0, dtype=np.float64) * scale, totals, rule)
+
+    def _pack(self) -> None:
+        self._panels = pack(self.parameters.latents.W_enc, self.d_in)
 
     def _differentiate(self, x: NDArray[np.float32], runs: list[tuple[int, int]], sums: Sums) -> NDArray[np.bool_]:
         """Sums of each run; returns which latents were positive somewhere, [d_sae]."""

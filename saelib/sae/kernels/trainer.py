@@ -1,18 +1,23 @@
 """TopK SAEs of any size on a CPU: only what was selected is decoded and differentiated."""
 
+import itertools
+
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from saelib.config.training import AuxK, TrainConfig, VariantConfig
 from saelib.sae.kernels.auxk import select_helpers, squared_spread
 from saelib.sae.kernels.base import TopKTrainer
-from saelib.sae.kernels.bf16 import CHECK_EVERY, TwoStageSelection
+from saelib.sae.kernels.cpu import integers_are_faster
 from saelib.sae.kernels.entries import empty_entries, group_by_latent
 from saelib.sae.kernels.forward import Codes, EncodeBuffers, Kept, encode_block, encode_buffers
-from saelib.sae.kernels.latents import Part, Totals, update_latents
+from saelib.sae.kernels.gemm import pack, pack_panels, padded
+from saelib.sae.kernels.integers import empty_panels, empty_rows, round_latents
+from saelib.sae.kernels.ir_gemm import PANEL
+from saelib.sae.kernels.latents import Packed, Part, Totals, update_latents
 from saelib.sae.kernels.passes import Pass, block_bounds, decode_batch, empty_pass
+from saelib.sae.kernels.screen import WORTH_IT, screen_batch
 from saelib.sae.kernels.state import row_width
 from saelib.sae.model import SAE
 
@@ -23,8 +28,7 @@ UPDATE_TASKS = 32
 class KernelTrainer(TopKTrainer):
     """`saelib.sae.trainer.Trainer` for TopK, with or without AuxK; by Adam or SignSGD, without clipping.
 
-    The loss is that of `TorchTrainer`. With `precision="bfloat16"`, which AuxK does without, candidates are selected in
-    bfloat16 and decided between in float32. Sums are made in a fixed order: the number of threads changes no bit.
+    The loss is that of `TorchTrainer`. Sums are made in a fixed order: the number of threads changes no bit.
     """
 
     def __init__(
@@ -39,8 +43,6 @@ class KernelTrainer(TopKTrainer):
     ) -> None:
         """See `TopKTrainer`."""
         super().__init__(sae, config, variant, learning_rate=learning_rate, variance=variance, threads=threads)
-        two_stage = config.precision == "bfloat16" and not isinstance(variant.revival, AuxK)
-        self._two_stage = TwoStageSelection(self.parameters, self.k) if two_stage else None
         self._encode: list[EncodeBuffers] = []
         self._passes: dict[str, Pass] = {}
         self._centred = np.zeros((0, row_width(self.d_in)), np.float32)
@@ -55,7 +57,7 @@ class KernelTrainer(TopKTrainer):
             self._centred = np.zeros_like(main.error)
         resting = self._resting()
         kept = self._keep_for_auxk(tokens)
-        positive = self._select(x.numpy(), main.codes, kept)
+        positive = self._encode_batch(x.numpy(), main.codes, kept)
         error_sum = decode_batch(self._centred, -1, self.parameters.latents.W_dec, main, self._workers)
         group_by_latent(main.codes, main.slopes, main.entries, self._workers)
         self._count(tokens, np.diff(main.entries.starts) > 0, positive)
@@ -64,16 +66,13 @@ class KernelTrainer(TopKTrainer):
         revival_part = self._revive(kept, main, error_sum / tokens)
         self._update(main_part, revival_part, resting, error_sum * scale)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Copies of everything the next step depends on."""
-        trusted = {} if self._two_stage is None else {"bfloat16_trusted": torch.tensor(self._two_stage.trusted)}
-        return super().state_dict() | trusted
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from `state_dict`, bit for bit."""
-        super().load_state_dict(state)
-        if self._two_stage is not None:
-            self._two_stage.trusted = bool(state["bfloat16_trusted"])
+    def _pack(self) -> None:
+        W_enc = self.parameters.latents.W_enc
+        self._floats = np.zeros((0, self.d_in, PANEL), np.float32)
+        if integers_are_faster() and self.d_sae >= WORTH_IT * self.k:
+            self._packed = Packed(self._floats, round_latents(W_enc))
+        else:
+            self._packed = Packed(pack(W_enc, self.d_in), empty_panels(0, W_enc.shape[1]))
 
     def _pass(self, name: str, tokens: int, k: int) -> Pass:
         """Arrays for a pass, with the contents of the last batch of this size."""
@@ -91,34 +90,37 @@ class KernelTrainer(TopKTrainer):
             self._kept = np.empty(size, np.float32)
         return Kept(may_be_dead, self._kept[:size].reshape(tokens, -1 if size else 0))
 
-    def _select(self, x: NDArray[np.float32], codes: Codes, kept: Kept) -> NDArray[np.bool_]:
+    def _encode_batch(self, x: NDArray[np.float32], codes: Codes, kept: Kept) -> NDArray[np.bool_]:
         """Write the centred batch, its codes and the pre-activations to keep; returns what was positive, [d_sae]."""
-        rough = self._two_stage
-        if rough is not None and rough.trusted:
-            np.subtract(x, self.parameters.b_dec[: self.d_in], out=self._centred[:, : self.d_in])
-            rough.encode(self._centred, codes, self._workers)
-            if self.steps_done % CHECK_EVERY == 1:
-                rough.check(x, codes, self._panels)
-            if rough.trusted:
-                return rough.buffers.positive[: self.d_sae].astype(np.bool_)
-        self._encode_batch(x, codes, kept)
-        return np.logical_or.reduce([buffers.positive[: self.d_sae] for buffers in self._encode])
-
-    def _encode_batch(self, x: NDArray[np.float32], codes: Codes, kept: Kept) -> None:
-        """The selection in float32."""
         blocks = block_bounds(len(x), self.d_sae)
         rows = blocks[0][1]
         if len(self._encode) != self.threads or len(self._encode[0].hidden) < rows:
             self._encode = [encode_buffers(rows, self.d_sae, self.k) for _ in range(self.threads)]
-        bias, b_dec = self.parameters.latents.b_enc, self.parameters.b_dec
+        for buffers in self._encode:
+            buffers.positive[:] = 0
+        latents, b_dec = self.parameters.latents, self.parameters.b_dec
+        if not len(self._packed.floats) and not len(kept.latents):
+            own = self._encode, self._workers
+            blocks = screen_batch(x, blocks, b_dec, latents, self._packed.integers, self._centred, codes, *own)
+        panels = self._float_panels() if blocks else self._floats
 
         def encode(block: int, worker: int) -> None:
             own = self._encode[worker]
-            encode_block(x, *blocks[block], b_dec, self._panels, bias, self._centred, codes, kept, own)
+            encode_block(x, *blocks[block], b_dec, panels, latents.b_enc, self._centred, codes, kept, own)
 
-        for buffers in self._encode:
-            buffers.positive[:] = 0
         self._workers.each(len(blocks), encode)
+        return np.logical_or.reduce([buffers.positive[: self.d_sae] for buffers in self._encode])
+
+    def _float_panels(self) -> NDArray[np.float32]:
+        """W_enc packed in float32, as it is now."""
+        if len(self._packed.floats):
+            return self._packed.floats
+        panels = padded(self.d_sae) // PANEL
+        if not len(self._floats):
+            self._floats = np.zeros((panels, self.d_in, PANEL), np.float32)
+        W_enc, tasks = self.parameters.latents.W_enc, _tasks(panels)
+        self._workers.each(len(tasks), lambda i, _: pack_panels(W_enc, *tasks[i], self._floats))
+        return self._floats
 
     def _revive(self, kept: Kept, main: Pass, mean_error: NDArray[np.float64]) -> Part:
         """AuxK: dead latents fit the residual, the opposite of the error; `mean_error` [width] is over tokens."""
@@ -149,28 +151,35 @@ class KernelTrainer(TopKTrainer):
     ) -> None:
         """A step of the optimiser; `error_gradient` [width] is what b_dec's gradient receives through the output."""
         rule = self._rule()
-        tasks = np.linspace(0, len(self._panels), min(UPDATE_TASKS, len(self._panels)) + 1).astype(int).tolist()
-        count, width = len(tasks) - 1, len(self.parameters.b_dec)
+        tasks = _tasks(padded(self.d_sae) // PANEL)
+        count, width = len(tasks), len(self.parameters.b_dec)
         totals = Totals(np.zeros((count, width), np.float32), np.zeros((count, 1)))
         gradients = np.empty((self.threads, 2, width), np.float32)
+        rows = [empty_rows(PANEL, width) for _ in range(self.threads)]
         weights, m, v = self.parameters, self.first_moments, self.second_moments
 
         def run(i: int, worker: int) -> None:
             update_latents(
-                tasks[i],
-                tasks[i + 1],
+                *tasks[i],
                 weights.latents,
                 m.latents,
                 v.latents,
-                self._panels,
+                self._packed,
                 self._centred,
                 main,
                 revival,
                 resting,
                 rule,
                 gradients[worker],
+                rows[worker],
                 Totals(totals.input_gradient[i], totals.squared_gradient[i]),
             )
 
         self._workers.each(count, run)
         self._finish(error_gradient, totals, rule)
+
+
+def _tasks(panels: int) -> list[tuple[int, int]]:
+    """First panel of each run that is a task, and the one behind its last."""
+    bounds = np.linspace(0, panels, min(UPDATE_TASKS, panels) + 1).astype(int).tolist()
+    return list(itertools.pairwise(bounds))

@@ -110,9 +110,10 @@ def test_several_trainers_on_one_batch_step_as_each_alone() -> None:
 
 @needs_kernels
 def test_the_log_says_where_bfloat16_has_no_effect(caplog: pytest.LogCaptureFixture) -> None:
-    config = TrainConfig(d_sae=64, k=4, steps=10, precision="bfloat16")
-    for variant, expected in ((VariantConfig(revival=AuxK(kind="auxk")), True), (VariantConfig(), False)):
+    config = TrainConfig(d_sae=64, k=4, steps=10)
+    for precision, expected in (("bfloat16", True), ("float32", False)):
         caplog.clear()
+        own = config.model_copy(update={"precision": precision})
         with caplog.at_level(logging.INFO):
-            make_trainer(make_sae(), config, variant, learning_rate=1e-3, variance=1.0, seed=0)
+            make_trainer(make_sae(), own, VariantConfig(), learning_rate=1e-3, variance=1.0, seed=0)
         assert ("has no effect" in caplog.text) is expected

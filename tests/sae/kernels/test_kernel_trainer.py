@@ -194,6 +194,7 @@ def test_latents_that_only_auxk_moved_keep_their_momentum() -> None:
 CASES = [
     *[(SIZES[0], name, False) for name in VARIANTS],
     *[(size, "auxk", False) for size in SIZES[1:]],
+    (SIZES[1], "plain", False),
     *[(SIZES[0], name, True) for name in VARIANTS if VARIANTS[name].revival.kind == "none"],
     *[(size, "plain", True) for size in (SIZES[2], SIZES[3], Size(64, 128, 8, 1100))],
 ]
