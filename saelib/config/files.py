@@ -1,7 +1,7 @@
 """Where files come from: this machine, a Python wheel, the Hugging Face hub, or any address."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, StringConstraints, Tag
 
@@ -36,9 +36,10 @@ class HubFiles(Section):
     revision: str = "main"
     """A commit pins the files; a branch or tag may move."""
     only: tuple[str, ...] = ()
-    """Patterns of the files to fetch, such as `*.safetensors`; none: the whole repository."""
+    """Patterns of the files to fetch, such as `*.safetensors`; none: all that `inside` names."""
     inside: str = "."
-    """Folder, file or glob inside the repository."""
+    """Folder, file or glob inside the repository; `.`: the whole repository."""
+    repo_type: Literal["model", "dataset"] = "model"
     gated: bool = False
     """Whether the hub asks for a licence to be accepted, and so for a token (`HF_TOKEN` or `hf auth login`)."""
 

