@@ -25,6 +25,10 @@ onstart:
     SUITE.start()
 
 
+onerror:
+    SUITE.report_unfinished()
+
+
 localrules:
     all,
     theory,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from saelib.config import Config
 from saelib.errors import UserError
+from saelib.failures import FailureRecord
 from saelib.plan import Job, load_job
 
 log = logging.getLogger("saelib")
@@ -23,24 +24,38 @@ def run_job(stage: str, run: Callable[[Config, Job], None]) -> None:
     arguments = parser.parse_args()
     _log_to(arguments.log)
     started = time.monotonic()
+    job_id = f"{stage}/{arguments.job}"
+    failure = FailureRecord(arguments.plan.parent, job_id)
     try:
-        config, job = load_job(arguments.plan, f"{stage}/{arguments.job}")
+        failure.clear()
+        config, job = load_job(arguments.plan, job_id)
         # A job that is retried, or that a second controller runs again, does only what is still missing.
         left = tuple(target for target in job.targets if not target.is_fresh())
         if left:
             run(config, Job(job.stage, job.name, left, job.after))
         log.info("done: %d results in %.1f s", len(left), time.monotonic() - started)
+        return
     except UserError as error:
-        log.error("%s", error)
-        sys.exit(1)
+        reason = str(error)
+        log.error("%s", reason)
     except OSError as error:
-        log.error("%s%s", error.strerror or error, f": {error.filename}" if error.filename else "")
+        reason = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+        log.error("%s", reason)
         log.debug("where it happened", exc_info=True)
-        sys.exit(1)
-    except Exception:
+    except Exception as error:
         # The end of the process, where nothing is swallowed: the traceback has to reach the job's log as well.
+        reason = f"a defect in saelib, or an input it does not foresee ({type(error).__name__}); see {arguments.log}"
         log.exception("a defect in saelib, or an input it does not foresee")
-        sys.exit(1)
+    _record(failure, stage, reason)
+    sys.exit(1)
+
+
+def _record(failure: FailureRecord, stage: str, reason: str) -> None:
+    """For the report. What is wrong may well be the disk that this is written to."""
+    try:
+        failure.write(stage, reason)
+    except (UserError, OSError) as error:
+        log.error("the reason could not be kept for the report: %s", error)
 
 
 def _log_to(path: Path) -> None:

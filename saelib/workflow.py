@@ -1,6 +1,7 @@
 """What the Snakefile needs from the library, so that the rules hold no logic."""
 
 import fcntl
+import logging
 import os
 import secrets
 import sys
@@ -13,8 +14,14 @@ from typing import Any
 from saelib.config import Config, load_config
 from saelib.config.load import check_config, read_yaml
 from saelib.errors import UserError
+from saelib.failures import unfinished
 from saelib.files import read_json
 from saelib.plan import Plan, make_plan
+
+log = logging.getLogger(__name__)
+
+UNFINISHED = ""
+"""The key of a report that lacks results: nothing ever wants it, so the next run makes the report again."""
 
 
 class Workflow:
@@ -56,6 +63,17 @@ class Workflow:
         except BlockingIOError:
             raise UserError(f"{self.results}: another run is at work in this folder; wait for it or stop it") from None
         self.plan.save(self._plan_file(self.run))
+
+    def report_unfinished(self) -> None:
+        """Called when the run has failed: a report of what there is, with the reasons for what is missing."""
+        from saelib.report import run as report
+        from saelib.theory.stage import write_predictions
+
+        try:
+            write_predictions(self.config, UNFINISHED, partly=True)
+            report(self.config, UNFINISHED, unfinished(self.plan, self._plan_file(self.run).parent))
+        except (UserError, OSError) as error:
+            log.error("no report of what there is: %s", error)
 
     def markers(self) -> list[str]:
         """Markers of all jobs of this run: what Snakemake is asked to make.

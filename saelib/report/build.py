@@ -7,14 +7,15 @@ from pathlib import Path
 import polars as pl
 
 from saelib.config import Config
+from saelib.failures import Failures
 from saelib.files import published_file, write_json
-from saelib.report.results import Results, read_results
+from saelib.report.results import NO_FAILURES, Results, read_results
 from saelib.report.tables import layers_table, saes_table, spearman_rows
 
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, key: str) -> None:
+def run(config: Config, key: str, failures: Failures = NO_FAILURES) -> None:
     """Read every result of the suite and write `tables/`, `figures/`, `report.html` and, last, `report.json`.
 
     Results that are missing or unusable are named in the page and under `gaps` in `report.json`; they stop nothing.
@@ -22,8 +23,9 @@ def run(config: Config, key: str) -> None:
     Args:
         config: the suite; its `results` folder is read and written.
         key: what the report depends on, as one hash; kept in `report.json`.
+        failures: why results are missing, where a job of this run said so (`saelib.failures`).
     """
-    results = read_results(config)
+    results = read_results(config, failures)
     for gap in results.gaps:
         log.warning("%s: %s: %s", gap.stage, gap.place or "every layer", gap.reason)
     layers, saes = layers_table(config, results), saes_table(config, results)

@@ -2,129 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, TypeVar
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from saelib.config import Config
 from saelib.errors import UserError
+from saelib.failures import Failures
 from saelib.files import read_json
-
-
-class Part(BaseModel):
-    """The fields that the report reads; others may stand beside them."""
-
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False, extra="ignore")
-
-
-class Result(Part):
-    """A result file."""
-
-    key: str
-
-
-class LayerStats(Result):
-    """`stats/{model}/layer_{i}.json`."""
-
-    tokens: int
-    d_in: int
-    gamma: float | None
-    gamma_raw: float | None
-    gamma_unit: float | None
-    norm_ratio: float | None
-    effective_rank: float | None
-    effective_rank_fraction: float | None
-    excess_kurtosis: float | None
-    warnings: tuple[str, ...] = ()
-
-
-class Rate(Part):
-    """A dead fraction over the seeds of a randomly initialised dictionary."""
-
-    mean: float
-    sd: float
-    per_seed: Annotated[tuple[float, ...], Field(min_length=1)]
-
-
-class PreprocessingDeath(Part):
-    """Death at initialisation under one preprocessing."""
-
-    dead_relu: Rate
-    dead_total: Rate
-
-
-class InitDeath(Result):
-    """`init_death/{model}/layer_{i}.json`."""
-
-    preprocessings: dict[str, PreprocessingDeath]
-
-
-class Prediction(Part):
-    """A row of `theory/predictions.json`."""
-
-    model: str
-    layer: int
-    dead_relu: float
-    dead_total: float
-
-
-class Predictions(Result):
-    """`theory/predictions.json`."""
-
-    rows: tuple[Prediction, ...]
-
-
-class Run(Part):
-    """A learning rate of a sweep; a run that diverged may lack its measures."""
-
-    learning_rate: float
-    status: Literal["ok", "diverged"]
-    mse: float | None = None
-    normalized_mse: float | None = None
-    variance_explained: float | None = None
-    l0: float | None = None
-    dead_relu: float | None = None
-    dead_topk_only: float | None = None
-    dead_total: float | None = None
-
-
-class Option(Part):
-    """A choice of a variant, by its name."""
-
-    kind: str
-
-
-class Options(Part):
-    """The variant of a sweep, as it was trained."""
-
-    preprocessing: Option
-    architecture: Option
-    revival: Option
-
-
-class Sweep(Result):
-    """`train/{model}/layer_{i}/{variant}/sweep.json`."""
-
-    d_in: int
-    d_sae: int
-    k: int
-    steps: int
-    options: Options
-    preprocessing_reason: str | None
-    """Why the preprocessing is this one, where the suite says `auto`."""
-    path: str
-    """What computed the steps; it decides their last bits."""
-    best_learning_rate: float | None
-    runs: tuple[Run, ...]
-
-    @property
-    def best(self) -> Run | None:
-        """The run at the best learning rate; None where every run diverged."""
-        finished = [run for run in self.runs if run.status == "ok" and run.learning_rate == self.best_learning_rate]
-        return finished[0] if finished else None
+from saelib.report.schema import InitDeath, LayerStats, Prediction, Predictions, Result, Sweep
 
 
 class Place(NamedTuple):
@@ -158,6 +48,7 @@ class Results:
 
 
 AnyResult = TypeVar("AnyResult", bound=Result)
+NO_FAILURES: Failures = MappingProxyType({})
 
 
 def wanted_layers(config: Config) -> list[Place]:
@@ -175,17 +66,21 @@ def wanted_saes(config: Config) -> list[Place]:
     ]
 
 
-def read_results(config: Config) -> Results:
-    """Read what the suite asks for. Nothing missing or broken raises: it becomes a gap with its reason."""
+def read_results(config: Config, failures: Failures = NO_FAILURES) -> Results:
+    """Read what the suite asks for. Nothing missing or broken raises: it becomes a gap with its reason.
+
+    `failures`: results that this run could not make. An older one may lie in their place, and is left out.
+    """
     gaps: list[Gap] = []
     layers = wanted_layers(config)
+    stats = {p: config.stats_path(p.model, p.layer) for p in layers}
+    death = {p: config.init_death_path(p.model, p.layer) for p in layers}
+    sweeps = {p: config.train_path(*p) / "sweep.json" for p in wanted_saes(config)}
     results = Results(
-        stats=_read_all(LayerStats, "stats", {p: config.stats_path(p.model, p.layer) for p in layers}, gaps),
-        init_death=_read_all(
-            InitDeath, "init_death", {p: config.init_death_path(p.model, p.layer) for p in layers}, gaps
-        ),
+        stats=_read_all(LayerStats, "stats", stats, failures, gaps),
+        init_death=_read_all(InitDeath, "init_death", death, failures, gaps),
         predictions=_read_predictions(config.theory_path(), gaps),
-        sweeps=_read_all(Sweep, "train", {p: config.train_path(*p) / "sweep.json" for p in wanted_saes(config)}, gaps),
+        sweeps=_read_all(Sweep, "train", sweeps, failures, gaps),
         gaps=gaps,
     )
     if results.predictions:
@@ -193,6 +88,7 @@ def read_results(config: Config) -> Results:
         gaps.extend(Gap("theory", place, "predictions.json has no row for this layer") for place in unpredicted)
     for place in [place for place, sweep in results.sweeps.items() if sweep.best is None]:
         gaps.append(Gap("train", place, f"all {len(results.sweeps.pop(place).runs)} learning rates diverged"))
+    gaps[:] = dict.fromkeys(gaps)  # one failure early in a layer's way leaves a gap at every later stage
     return results
 
 
@@ -206,9 +102,16 @@ def read_landscape(config: Config, place: Place) -> tuple[NDArray[np.floating], 
         return None
 
 
-def _read_all(kind: type[AnyResult], stage: str, paths: dict[Place, Path], gaps: list[Gap]) -> dict[Place, AnyResult]:
+def _read_all(
+    kind: type[AnyResult], stage: str, paths: dict[Place, Path], failures: Failures, gaps: list[Gap]
+) -> dict[Place, AnyResult]:
     found: dict[Place, AnyResult] = {}
     for place, path in paths.items():
+        failure = failures.get((stage, place.model, place.layer, place.variant))
+        if failure:
+            blamed = place if failure.stage == stage else Place(place.model, place.layer)
+            gaps.append(Gap(failure.stage, blamed, failure.reason))
+            continue
         try:
             found[place] = _read(kind, path)
         except UserError as error:

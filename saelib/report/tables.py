@@ -8,7 +8,8 @@ import polars as pl
 from saelib.config import Config, InitDeathConfig
 from saelib.correlation import spearman_table
 from saelib.recommend import MeasuredDeath, recommend
-from saelib.report.results import InitDeath, LayerStats, Place, Results, wanted_layers, wanted_saes
+from saelib.report.results import Place, Results, wanted_layers, wanted_saes
+from saelib.report.schema import InitDeath, LayerStats
 
 STATISTICS = (
     "gamma",

@@ -1,6 +1,7 @@
 """Killed, starved or fed nonsense, a run ends in the undisturbed results or in one clear sentence."""
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 STAGES = ["extract", "stats", "init_death", "train", "report"]
@@ -102,6 +104,37 @@ def test_activations_that_are_not_finite_are_named(edited: Any) -> None:
     assert "Traceback" not in words(done)
     # nothing of the earlier result was lost
     assert (edited.root / "results/extract/calm/layer_2.zarr/zarr.json").exists()
+
+
+def test_what_failed_is_missing_from_the_report_with_its_reason_and_the_rest_is_there(
+    edited: Any, finished: Any
+) -> None:
+    path = edited.root / "arrays" / "calm_2.npy"
+    good = path.read_bytes()
+    acts = np.load(path)
+    acts[17, 5] = np.nan
+    np.save(path, acts)
+    config = edited.config
+    config["init_death"]["seeds"] = 3  # every layer's init death is out of date
+    edited.config = config
+    assert edited.snakemake("--keep-going").returncode == 1
+    report = json.loads((edited.root / "results/report.json").read_text())
+    reasons = {(gap["stage"], gap["place"]["model"], gap["place"]["layer"]): gap["reason"] for gap in report["gaps"]}
+    # Layer 1 shares the job that counts born dead features with layer 2.
+    assert set(reasons) == {("extract", "calm", 1), ("extract", "calm", 2)}
+    assert "activations in this batch are not finite" in reasons["extract", "calm", 2]
+    layers = pl.read_csv(edited.root / "results/tables/layers.csv")
+    measured = layers.filter(pl.col("dead_total").is_not_null())
+    # The old statistics and deaths of calm still lie on disk, but belong to the old array and config.
+    assert measured["model"].to_list() == ["severe", "severe"]
+    assert layers["model"].to_list() == ["calm", "severe", "severe"]  # of calm's layer 1, the statistics hold
+    assert measured["predicted_dead_total"].null_count() == 0
+    assert "not finite" in (edited.root / "results/report.html").read_text()
+    path.write_bytes(good)
+    config["init_death"]["seeds"] = 2
+    edited.config = config
+    edited.run()
+    assert results(edited) == results(finished)
 
 
 def test_too_little_data_says_how_much_there_is(edited: Any) -> None:
