@@ -60,10 +60,11 @@ def fingerprint(path: str) -> str:
     """A hash of a file's size and of pieces spread over it; of a folder, of every file in it. '' where missing.
 
     Cheap for files of any size, the same for a copy, and different for anything but the smallest edit in place.
+    Hidden files and `__pycache__` do not count: tools and Python itself write them when a folder is merely used.
     """
-    root = Path(path)
+    root = Path(path).expanduser()
     digest = hashlib.sha256()
-    files = sorted(file for file in root.rglob("*") if file.is_file()) if root.is_dir() else [root]
+    files = sorted(_files_below(root)) if root.is_dir() else [root]
     if not root.exists():
         return ""
     for file in files:
@@ -74,6 +75,13 @@ def fingerprint(path: str) -> str:
                 stream.seek(max(0, size - SAMPLE_BYTES) * index // (SAMPLES - 1))
                 digest.update(stream.read(SAMPLE_BYTES))
     return digest.hexdigest()
+
+
+def _files_below(folder: Path) -> Iterable[Path]:
+    for file in folder.rglob("*"):
+        parts = file.relative_to(folder).parts
+        if file.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in parts):
+            yield file
 
 
 def _counts(module: str) -> bool:

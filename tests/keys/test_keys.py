@@ -105,3 +105,19 @@ def test_fingerprint_sees_edits_and_not_dates(tmp_path: Path) -> None:
     folder = keys.fingerprint(str(tmp_path))
     (tmp_path / "y.bin").write_bytes(b"")
     assert keys.fingerprint(str(tmp_path)) != folder
+
+
+def test_what_using_a_folder_leaves_in_it_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The folder itself may well lie in a hidden one.
+    folder = tmp_path / ".cache" / "nets"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "net.py").write_text("x = 1\n")
+    before = keys.fingerprint(str(folder))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert keys.fingerprint("~/.cache/nets") == before
+    for trace in ("sub/__pycache__/net.cpython-311.pyc", ".git/HEAD", "sub/.net.py.swp"):
+        (folder / trace).parent.mkdir(exist_ok=True)
+        (folder / trace).write_text("trace")
+    assert keys.fingerprint(str(folder)) == before
+    (folder / "sub" / "net.py").write_text("x = 2\n")
+    assert keys.fingerprint(str(folder)) != before
