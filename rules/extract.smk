@@ -10,13 +10,14 @@ rule extract:
     # One pass takes the whole machine and everything waits for it.
     priority: 10
     conda:
-        "../envs/saelib.yaml"
+        lambda wildcards: f"../envs/{SUITE.environment(wildcards.job)}.yaml"
     threads: SUITE.config.extraction.threads
     resources:
         mem_mb=lambda wildcards, attempt: 6000 * attempt,
     params:
         plan=f"{RUN}/plan.json",
+        python=lambda wildcards: SUITE.python(wildcards.job),
     message:
         "extract activations: {wildcards.job}"
     shell:
-        "python scripts/extract.py --plan {params.plan:q} --job {wildcards.job} --log {log:q}"
+        "{params.python:q} scripts/extract.py --plan {params.plan:q} --job {wildcards.job} --log {log:q}"

@@ -72,6 +72,7 @@ def extract(name: str, config: Config, keys: dict[int, str], folders: dict[int, 
                 examples[split] = 0
                 left = tokens[split]
                 for batch in stream(split):
+                    check_width(name, batch, model.width)
                     check_finite(name, batch)
                     if not writers:
                         writers = {
@@ -94,6 +95,16 @@ def extract(name: str, config: Config, keys: dict[int, str], folders: dict[int, 
                     )
         for layer, writer in writers.items():
             writer.finish(_metadata(name, layer, config, writer, keys[layer], examples))
+
+
+def check_width(name: str, batch: Batch, width: int | None) -> None:
+    """Raise `UserError` where a layer is not as wide as the config says."""
+    for layer, acts in batch.layers.items():
+        if width is not None and acts.shape[1] != width:
+            raise UserError(
+                f"{name} layer {layer}: {acts.shape[1]} dimensions, but models.{name}.width is {width}; "
+                "another model than the config means, or a wrong width"
+            )
 
 
 def check_finite(name: str, batch: Batch) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from saelib.config import Config, load_config
 from saelib.config.load import check_config, read_yaml
+from saelib.environments import ENVIRONMENTS, interpreter
 from saelib.errors import UserError
 from saelib.failures import unfinished
 from saelib.files import read_json
@@ -94,6 +95,18 @@ class Workflow:
             return [self._marker(wildcards.run, name) for name in after]
 
         return inputs
+
+    def environment(self, job: str) -> str:
+        """Name of the file in `envs/` with the packages of an extraction's family."""
+        return ENVIRONMENTS.get(self._family(job), "saelib")
+
+    def python(self, job: str) -> str:
+        """The Python that runs an extraction."""
+        return interpreter(self._family(job))
+
+    def _family(self, job: str) -> str:
+        """Of the model that an extraction job, 'model/layers_1-12', is about."""
+        return self.config.models[job.partition("/")[0]].source.family
 
     def _marker(self, run: str, job: str) -> str:
         return f"{self.results}/runs/{run}/done/{job}"
