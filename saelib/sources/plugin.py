@@ -1,0 +1,96 @@
+"""A source that the user writes: a Python file, or what an installed package offers. `docs/plugins.md` shows one."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saelib.config.sources import PluginSource
+from saelib.datasets.base import Example
+from saelib.errors import UserError
+from saelib.fetch import fetch
+from saelib.sources.base import Activations, check_layers
+from saelib.sources.user_code import call, find_entry_point, run_file, user_code
+
+
+def open_source(config: PluginSource, device: str, dtype: str) -> "CheckedSource":
+    """Run the plug-in's file, or import what its entry point names, and let it make the source.
+
+    Raises:
+        UserError: where there is no such plug-in, it fails, or what it makes is no source.
+    """
+    name, function = _function(config)
+    options = dict(config.options)
+    if config.weights is not None:
+        options["weights"] = fetch(config.weights)
+    return CheckedSource(name, call(function, f"{name}: open_source failed", options, device, dtype))
+
+
+def _function(config: PluginSource) -> tuple[str, Callable[..., Any]]:
+    """What messages call the plug-in, and its `open_source`."""
+    if config.file is not None:
+        path = fetch(config.file)
+        name = f"plugin {path}"
+        function = getattr(run_file(path, name), "open_source", None)
+        wanted = "needs a function open_source(options, device, dtype)"
+    else:
+        name = f"plugin {config.entry_point}"
+        point = find_entry_point(config.entry_point or "")
+        with user_code(f"{name}: importing '{point.value}'"):
+            function = point.load()
+        wanted = f"'{point.value}' should be a function of (options, device, dtype)"
+    if not callable(function):
+        raise UserError(f"{name}: {wanted}")
+    return name, function
+
+
+class CheckedSource:
+    """A user's source, whose every answer is checked before it is believed."""
+
+    def __init__(self, name: str, source: Any) -> None:
+        """`name` is what messages call it. Raises `UserError` where `source` is no `saelib.sources.Source`."""
+        for method in ("d_in", "forward"):
+            if not callable(getattr(source, method, None)):
+                raise UserError(f"{name}: open_source gives a {type(source).__name__}, which has no method '{method}'")
+        n_layers = getattr(source, "n_layers", None)
+        if not isinstance(n_layers, int) or n_layers < 0:
+            raise UserError(f"{name}: n_layers is {n_layers!r}, and should be the number of the last layer")
+        self.name = name
+        self.n_layers = n_layers
+        self._source = source
+
+    def d_in(self, layer: int) -> int:
+        """See `Source.d_in`."""
+        check_layers([layer], self.n_layers, self.name)
+        return call(self._source.d_in, f"{self.name}: d_in({layer}) failed", layer)
+
+    def forward(self, examples: Sequence[Example], layers: Sequence[int]) -> Activations:
+        """See `Source.forward`. Raises `UserError` where the plug-in's answer does not fit the question."""
+        check_layers(layers, self.n_layers, self.name)
+        acts = call(self._source.forward, f"{self.name}: forward failed", examples, layers)
+        try:
+            given, counts = dict(acts.layers), [int(count) for count in acts.tokens_per_example]
+        except (AttributeError, TypeError, ValueError):
+            raise UserError(
+                f"{self.name}: forward gives a {type(acts).__name__}, and should give saelib.sources.Activations "
+                "(layers: {number: array}, tokens_per_example: a number for each example)"
+            ) from None
+        if len(counts) != len(examples) or min(counts, default=0) < 0:
+            raise UserError(f"{self.name}: tokens_per_example is {counts[:8]}... for {len(examples)} examples")
+        return Activations({layer: self._checked(layer, given, sum(counts)) for layer in layers}, counts)
+
+    def _checked(self, layer: int, given: dict[int, Any], tokens: int) -> NDArray[np.float32]:
+        where = f"{self.name} layer {layer}"
+        if layer not in given:
+            raise UserError(f"{where}: asked for, but forward gives the layers {', '.join(map(str, given)) or 'none'}")
+        values = given[layer]
+        if not isinstance(values, np.ndarray) or not np.issubdtype(values.dtype, np.floating):
+            kind = f"array of {values.dtype}" if isinstance(values, np.ndarray) else type(values).__name__
+            raise UserError(f"{where}: is a {kind}, and should be a numpy array of floats")
+        shape = (tokens, self.d_in(layer))
+        if values.shape != shape:
+            raise UserError(
+                f"{where}: has shape {values.shape}, but the sum of tokens_per_example and d_in({layer}) say {shape}"
+            )
+        return values.astype(np.float32, copy=False)
