@@ -1,0 +1,65 @@
+"""Which families of models need packages of their own, where those are installed, and which Python runs them."""
+
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import NamedTuple
+
+from saelib.errors import UserError
+
+ENVIRONMENTS = {"esm3": "esm3"}
+"""Family -> its environment, below `.envs`: its packages fit beside none of the others (`esm`, which is ESM3's code,
+is the name of ESM2's too)."""
+
+
+class Packages(NamedTuple):
+    """What a family needs beside saelib itself."""
+
+    distributions: tuple[str, ...]
+    """By the names that pip knows: two different ones are both imported as `esm`."""
+    install: str
+    """The command that installs them."""
+
+
+PACKAGES = {
+    "esm2": Packages(("fair-esm",), "pip install 'saelib[esm2]'"),
+    "esm3": Packages(("esm",), "make env-esm3"),
+    "evo": Packages(("einops",), "pip install 'saelib[evo]'"),
+    "stable_diffusion_3": Packages(("diffusers",), "pip install 'saelib[sd3]'"),
+}
+
+
+def interpreter(family: str) -> str:
+    """The Python that runs a family's extraction: of its own environment where that was made, else `python`.
+
+    Environments lie in `.envs` below the working directory, or else below the repository.
+    """
+    python = _own_python(family)
+    return str(python) if python else "python"
+
+
+def missing_packages(family: str) -> list[str]:
+    """Names of the distributions that `family` needs and its Python lacks. Imports nothing."""
+    if family not in PACKAGES:
+        return []
+    python = _own_python(family)
+    paths = [str(path) for path in python.parent.parent.glob("lib/python*/site-packages")] if python else None
+    found = distributions(path=paths) if paths else distributions()
+    present = {found_one.metadata["Name"].lower().replace("_", "-") for found_one in found}
+    return [name for name in PACKAGES[family].distributions if name not in present]
+
+
+def require_packages(family: str) -> None:
+    """Raise `UserError` where packages of a family are missing, with the command that installs them."""
+    missing = missing_packages(family)
+    if missing:
+        raise UserError(f"family '{family}' needs {', '.join(missing)}, not installed; run: {PACKAGES[family].install}")
+
+
+def _own_python(family: str) -> Path | None:
+    if family not in ENVIRONMENTS:
+        return None
+    for folder in (Path.cwd(), Path(__file__).parents[1]):
+        python = folder / ".envs" / ENVIRONMENTS[family] / "bin" / "python"
+        if python.exists():
+            return python
+    return None
