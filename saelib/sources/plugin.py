@@ -77,7 +77,10 @@ class CheckedSource:
                 "(layers: {number: array}, tokens_per_example: a number for each example)"
             ) from None
         if len(counts) != len(examples) or min(counts, default=0) < 0:
-            raise UserError(f"{self.name}: tokens_per_example is {counts[:8]}... for {len(examples)} examples")
+            raise UserError(
+                f"{self.name}: tokens_per_example is {counts}, and should be a number for each of the "
+                f"{len(examples)} examples"
+            )
         return Activations({layer: self._checked(layer, given, sum(counts)) for layer in layers}, counts)
 
     def _checked(self, layer: int, given: dict[int, Any], tokens: int) -> NDArray[np.float32]:
@@ -86,8 +89,8 @@ class CheckedSource:
             raise UserError(f"{where}: asked for, but forward gives the layers {', '.join(map(str, given)) or 'none'}")
         values = given[layer]
         if not isinstance(values, np.ndarray) or not np.issubdtype(values.dtype, np.floating):
-            kind = f"array of {values.dtype}" if isinstance(values, np.ndarray) else type(values).__name__
-            raise UserError(f"{where}: is a {kind}, and should be a numpy array of floats")
+            kind = f"an array of {values.dtype}" if isinstance(values, np.ndarray) else f"a {type(values).__name__}"
+            raise UserError(f"{where}: is {kind}, and should be a numpy array of floats")
         shape = (tokens, self.d_in(layer))
         if values.shape != shape:
             raise UserError(

@@ -70,7 +70,7 @@ def load_dotted(dotted: str, folder: Path | None, what: str) -> Callable[..., An
             raise UserError(f"{what} '{dotted}': no '{attribute}' there; functions and classes there: {names}")
         found = getattr(found, attribute)
     if not callable(found):
-        raise UserError(f"{what} '{dotted}': is a {type(found).__name__}, and should be a function or a class")
+        raise UserError(f"{what} '{dotted}': is of type {type(found).__name__}, and should be a function or a class")
     return found
 
 

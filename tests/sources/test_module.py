@@ -261,7 +261,7 @@ def test_the_number_of_the_first_block_is_in_the_config(folder):
     [
         ({"factory": "own_net:Text"}, r"no module 'own_net' in .*nets; modules there: own_nets"),
         ({"factory": "own_nets:Test"}, r"no 'Test' there; .*Images, Text"),
-        ({"factory": "own_nets:NUMBER"}, "is a int, and should be a function"),
+        ({"factory": "own_nets:NUMBER"}, "is of type int, and should be a function"),
         ({"factory": "own_nets:letters", "arguments": {"texts": ["a"]}}, "gives a tuple, and should give a torch"),
         ({"factory": "json:loads"}, r"'json' is also the name of .*json/__init__\.py; rename yours"),
         ({"arguments": {"dept": 3}}, r"the factory failed: TypeError: .*'dept'"),
