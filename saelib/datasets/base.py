@@ -1,5 +1,6 @@
 """What a data set gives: examples, in a seeded order, with held-out ones from other groups."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -75,3 +76,9 @@ def split_by_group(
         heldout.add(min(names, key=lambda name: (sizes[name], name)))
     order = rng.permutation(len(items))
     return [items[i] for i in order if (groups[i] in heldout) == (split == "heldout")]
+
+
+def keyed_hash(seed: int, name: str) -> int:
+    """A number in [0, 2**64), as good as drawn by chance for each seed and name, and the same on every machine."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8, key=seed.to_bytes(8, "little"))
+    return int.from_bytes(digest.digest(), "little")

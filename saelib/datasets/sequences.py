@@ -1,123 +1,186 @@
-"""Protein or nucleotide sequences from FASTA files, plain or gzipped."""
+"""Protein or nucleotide sequences, whole or in windows."""
 
-import gzip
+import hashlib
+import heapq
 import logging
-import re
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from string import ascii_uppercase
 
 from saelib.config.datasets import Sequences as SequencesConfig
-from saelib.datasets.base import Example, Split, split_by_group
+from saelib.datasets.base import Example, Split, keyed_hash, split_by_group
+from saelib.datasets.sequence_files import Record, read_records
 from saelib.errors import UserError
 from saelib.fetch import fetch_files
+from saelib.progress import progress
 
 log = logging.getLogger(__name__)
 
 ALPHABETS = {"protein": "ACDEFGHIKLMNPQRSTVWY", "dna": "ACGT"}
+LETTERS = f"{ascii_uppercase}*".encode()
+"""Upper case; `*` stands for a stop."""
 SEGMENT = 50_000
 """Letters of a chromosome that are one group: held-out windows then come from other parts of it."""
+COUNTS = {
+    "records": "records read",
+    "empty": "empty",
+    "same id": "under an id that an earlier one has",
+    "lower": "with lower-case letters, which became upper case",
+    "gaps": "with gaps ('-', '.'), which were taken out",
+    "examples": "examples",
+    "partly unknown": "examples among them with some letters outside the alphabet",
+    "unknown": "left out for letters outside the alphabet",
+    "repeated": "left out because an earlier one has the same letters",
+    "rests": "ends of records left out, shorter than half a window",
+    "not drawn": "not drawn",
+}
+"""What is counted, and what the log says of it."""
 
 
 def open_dataset(config: SequencesConfig) -> "Sequences":
-    """Read the files, which are fetched first if need be; the kept sequences are held in memory, a byte a letter.
+    """Read the files, which are fetched first if need be; the kept records are held in memory, a byte a letter.
 
     Raises:
-        UserError: for files that cannot be had or are not FASTA, or where no example is left.
+        UserError: for files that cannot be had or are no sequence files, or where no example is left.
     """
     return Sequences([path for files in config.files for path in fetch_files(files)], config)
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a record that is one example."""
+
+    record: Record
+    start: int
+    stop: int
+    number: int
+    """How many records of this id came before."""
+
+    @property
+    def group(self) -> str:
+        """The record's accession, or a 50 kb segment of a longer record."""
+        long = len(self.record.letters) > SEGMENT and self.stop - self.start < len(self.record.letters)
+        return f"{self.record.accession}:{self.start // SEGMENT}" if long else self.record.accession
+
+    def letters(self) -> bytes:
+        """A copy of the piece's letters."""
+        return self.record.letters[self.start : self.stop]
+
+
 class Sequences:
-    """Windows of records, or whole records. One group a record, or a 50 kb segment of a longer record."""
+    """Windows of records, or whole records; with `sample`, of some records that the seed draws."""
 
     def __init__(self, paths: list[Path], config: SequencesConfig) -> None:
-        """`paths`: FASTA files, whose order decides that of the examples before they are shuffled."""
-        self._name = f"sequences ({', '.join(path.name for path in paths)})"
-        self._pieces: list[Example] = []
+        """`paths`: the files, whose order decides that of the examples before they are shuffled.
+
+        They are read now; with `sample`, as soon as the seed is known.
+        """
+        self._paths, self._config = paths, config
+        self._name = f"sequences ({', '.join(path.name for path in paths[:3])}{', ...' if len(paths) > 3 else ''})"
+        self._known = ALPHABETS[config.alphabet].encode()
         self.counts: Counter[str] = Counter()
-        """'records', 'examples', and what was left out: 'empty' records, examples with too many 'unknown' letters
-        or 'repeated' ones, whose letters an earlier example has too."""
-        seen: set[str] = set()
-        for path in paths:
-            for record, letters in read_fasta(path):
-                self.counts["records"] += 1
-                self.counts["empty"] += not letters
-                for piece in _cut(record, letters, config.window):
-                    self._add(piece, config, seen)
-        log.info("%s: %s", self._name, ", ".join(f"{count} {what}" for what, count in self.counts.items()))
-        if not self._pieces:
-            raise UserError(
-                f"{self._name}: no example is left of {self.counts['records']} records ({self.counts['empty']} empty, "
-                f"{self.counts['unknown']} with too many letters outside {config.alphabet} "
-                f"'{ALPHABETS[config.alphabet]}'); check alphabet, or raise max_unknown (now {config.max_unknown})"
-            )
+        """Of the last reading; the keys are those of `COUNTS`."""
+        self._seed = 0
+        self._pieces = [] if config.sample else self._read(0)
 
     def examples(self, split: Split, seed: int, heldout_fraction: float) -> Iterator[Example]:
         """See `Dataset.examples`."""
+        if self._config.sample and (seed != self._seed or not self._pieces):
+            self._seed, self._pieces = seed, self._read(seed)
         groups = [piece.group for piece in self._pieces]
-        yield from split_by_group(self._pieces, groups, split, seed, heldout_fraction, self._name)
+        for piece in split_by_group(self._pieces, groups, split, seed, heldout_fraction, self._name):
+            name = f"{piece.record.id}#{piece.number + 1}" if piece.number else piece.record.id
+            span = f":{piece.start}-{piece.stop}" if self._config.window else ""
+            yield Example(name + span, piece.group, piece.letters().decode())
 
-    def _add(self, piece: Example, config: SequencesConfig, seen: set[str]) -> None:
-        letters = str(piece.content)
-        known = sum(map(letters.count, ALPHABETS[config.alphabet]))
-        if len(letters) - known > config.max_unknown * len(letters):
+    def _read(self, seed: int) -> list[Piece]:
+        """All pieces that are examples. A seed draws the same records whatever order they come in."""
+        self.counts = Counter()
+        records: Iterator[Record] | list[Record] = self._records()
+        if self._config.sample:
+            # One pass, which holds `sample` records: those that a hash keyed by the seed ranks first.
+            records = heapq.nsmallest(self._config.sample, records, key=lambda record: _rank(seed, record))
+            usable = self.counts["records"] - self.counts["empty"] - self.counts["unknown"]
+            self.counts["not drawn"] = usable - len(records)
+        pieces = list(self._distinct(records))
+        self.counts["examples"] = len(pieces)
+        self.counts = +self.counts  # without zeros
+        log.info(
+            "%s: %s", self._name, ", ".join(f"{self.counts[key]} {COUNTS[key]}" for key in COUNTS if self.counts[key])
+        )
+        if not pieces:
+            raise UserError(
+                f"{self._name}: no example is left of {self.counts['records']} records ({self.counts['empty']} empty, "
+                f"{self.counts['unknown']} with too many letters outside {self._config.alphabet} "
+                f"'{self._known.decode()}'); check alphabet, or raise max_unknown (now {self._config.max_unknown})"
+            )
+        return pieces
+
+    def _records(self) -> Iterator[Record]:
+        """Records that may give examples, in upper case and without gaps."""
+        size = sum(path.stat().st_size for path in self._paths)
+        with progress("read sequences", size, "bytes", log) as advance:
+            for path in self._paths:
+                for record in read_records(path, advance):
+                    self.counts["records"] += 1
+                    letters = self._plain_letters(record, path)
+                    if not letters:
+                        self.counts["empty"] += 1
+                    elif self._config.window or self._is_known(letters):
+                        yield replace(record, letters=letters)
+
+    def _plain_letters(self, record: Record, path: Path) -> bytes:
+        letters = record.letters
+        if not letters.isupper():
+            letters = letters.upper()
+            self.counts["lower"] += letters != record.letters
+        if b"-" in letters or b"." in letters:
+            letters = letters.translate(None, b"-.")
+            self.counts["gaps"] += 1
+        if strange := letters.translate(None, LETTERS):
+            raise UserError(f"{path}: record '{record.id}': {chr(strange[0])!r} is no letter of a sequence")
+        return letters.removesuffix(b"*")
+
+    def _distinct(self, records: Iterator[Record] | list[Record]) -> Iterator[Piece]:
+        """Cut the records and leave out what an earlier piece has too: it would stand in both splits."""
+        seen: set[bytes] = set()
+        ids: Counter[str] = Counter()
+        for record in records:
+            self.counts["same id"] += record.id in ids
+            for start, stop in self._spans(len(record.letters)):
+                piece = Piece(record, start, stop, ids[record.id])
+                letters = piece.letters()
+                if self._config.window and not self._is_known(letters):
+                    continue
+                digest = hashlib.blake2b(letters, digest_size=16).digest()
+                if digest in seen:
+                    self.counts["repeated"] += 1
+                    continue
+                seen.add(digest)
+                yield piece
+            ids[record.id] += 1
+
+    def _spans(self, length: int) -> Iterator[tuple[int, int]]:
+        """Consecutive windows, or the whole record. A rest shorter than half a window is dropped."""
+        window = self._config.window or length
+        for start in range(0, length, window):
+            stop = min(start + window, length)
+            if start and 2 * (stop - start) < window:
+                self.counts["rests"] += 1
+            else:
+                yield start, stop
+
+    def _is_known(self, letters: bytes) -> bool:
+        unknown = len(letters.translate(None, self._known))
+        if unknown > self._config.max_unknown * len(letters):
             self.counts["unknown"] += 1
-        elif letters in seen:
-            # The same protein in two records, or a repeat in a genome, would stand in both splits.
-            self.counts["repeated"] += 1
-        else:
-            seen.add(letters)
-            self.counts["examples"] += 1
-            self._pieces.append(piece)
+            return False
+        self.counts["partly unknown"] += unknown > 0
+        return True
 
 
-def read_fasta(path: Path) -> Iterator[tuple[str, str]]:
-    """Records as (id, letters): the header's first word; upper case, no blanks, no '*' that marks a protein's end.
-
-    Raises:
-        UserError: where the file is not FASTA, or not whole.
-    """
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as lines:
-            yield from _records(lines, path)
-    except (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path}: not a readable FASTA file ({error})") from None
-
-
-def _records(lines: Iterable[str], path: Path) -> Iterator[tuple[str, str]]:
-    record: str | None = None
-    parts: list[str] = []
-    for number, line in enumerate(lines, 1):
-        if line.startswith(">"):
-            if record is not None:
-                yield record, _letters(parts)
-            words = line[1:].split()
-            record, parts = words[0] if words else f"line-{number}", []
-        elif record is not None:
-            parts.append(line)
-        elif line.strip():
-            raise UserError(f"{path}: line {number}: FASTA starts with a header '>name', found {line.strip()[:30]!r}")
-    if record is not None:
-        yield record, _letters(parts)
-
-
-def _letters(parts: list[str]) -> str:
-    return re.sub(r"\s+", "", "".join(parts)).upper().removesuffix("*")
-
-
-def _cut(record: str, letters: str, window: int | None) -> Iterator[Example]:
-    """Consecutive windows, or the whole record. A rest shorter than half a window is dropped."""
-    if window is None:
-        if letters:
-            yield Example(record, record, letters)
-        return
-    long = len(letters) > SEGMENT
-    for start in range(0, len(letters), window):
-        piece = letters[start : start + window]
-        if start and 2 * len(piece) < window:
-            return
-        group = f"{record}:{start // SEGMENT}" if long else record
-        yield Example(f"{record}:{start}-{start + len(piece)}", group, piece)
+def _rank(seed: int, record: Record) -> tuple[int, bytes]:
+    """Equal only for records that are equal."""
+    return keyed_hash(seed, record.id), hashlib.blake2b(record.letters, digest_size=16).digest()
