@@ -31,7 +31,8 @@ class TokenModelSource(ModelSource):
     long: Literal["cut", "split", "skip"] = "cut"
     """Longer examples: cut after `max_length`, split into parts of that length, or left out."""
     batch_tokens: Count | None = None
-    """Tokens of one forward pass at most, padding included: a batch of long examples runs in several passes."""
+    """Tokens of one forward pass at most, padding included: a batch of long examples runs in several passes. An example
+    that is longer by itself runs alone."""
     keep_special_tokens: bool = False
     """Whether the tokens that the tokenizer adds are activations too."""
     drop_first_token: bool = False
@@ -108,12 +109,14 @@ class Glm2Source(TokenModelSource):
     family: Literal["glm2"]
     weights: FilesConfig
     max_length: Count = 1024
+    alphabet: Literal["protein", "dna"] = "protein"
+    """How letters are read, whatever their case: as amino acids, or as nucleotides."""
     strand: Literal["+", "-"] = "+"
     """The strand token put before each sequence."""
 
 
 class EvoSource(TokenModelSource):
-    """Evo-1: StripedHyena over bytes of DNA. The code comes in pinned wheels, its attention is torch's own."""
+    """Evo-1: StripedHyena over the bytes of DNA, by a network of our own, so that no foreign code runs."""
 
     family: Literal["evo"]
     weights: FilesConfig

@@ -57,6 +57,14 @@ def read_weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
     raise UserError(f"{name}: {folder} has neither model.safetensors nor pytorch_model.bin")
 
 
+def read_settings(path: Path, name: str) -> dict[str, Any]:
+    """A checkpoint's config.json. Raises `UserError` where it is missing or no JSON object."""
+    settings = read_json(path)
+    if not isinstance(settings, dict):
+        raise UserError(f"{name}: {path}: holds no settings")
+    return settings
+
+
 def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], name: str, assign: bool = False) -> None:
     """Put `weights` into `model`, key by key; `assign` takes the tensors themselves, for a model on `meta`.
 

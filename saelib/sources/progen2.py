@@ -1,0 +1,124 @@
+"""ProGen2 (Nijkamp et al. 2023, doi:10.1016/j.cels.2023.10.002), loaded into transformers' GPT-J.
+
+The published block is GPT-J's: one LayerNorm, then attention and MLP beside each other, and rotary embeddings of
+neighbouring channels. Only queries, values and keys lie differently in the file; published code is not needed.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from transformers import GPTJConfig, GPTJModel
+from transformers.models.gptj.modeling_gptj import create_sinusoidal_positions
+
+from saelib.config.sources import Progen2Source
+from saelib.errors import UserError
+from saelib.fetch import fetch
+from saelib.sources.base import torch_device, torch_dtype
+from saelib.sources.checkpoint import load_weights, read_settings, read_weights
+from saelib.sources.tokens import Tokens, TokenSource
+
+NAME = "ProGen2"
+CORES = 8
+"""The projection of queries, values and keys is cut into this many pieces, one for each TPU core of its training."""
+NAMES = {
+    "vocab_size": ("vocab_size", "vocab_size_emb"),
+    "n_positions": ("n_positions",),
+    "n_embd": ("n_embd", "embed_dim"),
+    "n_layer": ("n_layer",),
+    "n_head": ("n_head",),
+    "rotary_dim": ("rotary_dim",),
+}
+"""GPT-J's settings and what the published config.json and the hub's ports call them."""
+
+
+def open_source(config: Progen2Source, device: str, dtype: str) -> TokenSource:
+    """Load a folder with config.json, tokenizer.json and the weights (safetensors or `.bin`).
+
+    Raises:
+        UserError: where files or weights are missing, or `config.max_length` is beyond the model's positions.
+    """
+    folder = fetch(config.weights)
+    target = torch_device(device)
+    vocabulary = _vocabulary(folder / "tokenizer.json")
+    model = _load(folder)
+    limit = model.config.n_positions
+    if config.max_length > limit:
+        raise UserError(f"{NAME}: max_length is {config.max_length}, but the model reads at most {limit} tokens")
+    return TokenSource(
+        NAME,
+        config,
+        model.to(target, torch_dtype(dtype)),
+        list(model.h),
+        lambda sequence: tokenize(sequence, vocabulary, config.reverse),
+        d_in=model.config.n_embd,
+        pad_id=0,
+    )
+
+
+def tokenize(sequence: str, vocabulary: dict[str, int], reverse: bool = False) -> Tokens:
+    """'1', one token a residue (X for letters that the vocabulary lacks), '2'; or '2', the residues backwards, '1'."""
+    residues = [vocabulary.get(letter, vocabulary["X"]) for letter in sequence.upper()]
+    start, end = [vocabulary["1"]], [vocabulary["2"]]
+    return Tokens(end, residues[::-1], start) if reverse else Tokens(start, residues, end)
+
+
+def _load(folder: Path) -> Any:
+    settings = _settings(folder / "config.json")
+    weights = _converted(read_weights(folder, NAME), settings.n_embd)
+    with torch.device("meta"):  # the largest has 6.4 billion weights, which need no first values
+        model: Any = GPTJModel(settings)
+    load_weights(model, weights, NAME, assign=True)
+    for block in model.h:
+        block.attn.embed_positions = create_sinusoidal_positions(settings.n_positions, settings.rotary_dim)
+    return model
+
+
+def _settings(path: Path) -> GPTJConfig:
+    written = read_settings(path, NAME)
+    found: dict[str, Any] = {"n_inner": written.get("n_inner")}
+    for ours, theirs in NAMES.items():
+        known = [written[name] for name in theirs if name in written]
+        if not known:
+            raise UserError(f"{NAME}: {path}: not a ProGen2 config: it lacks '{theirs[0]}'")
+        found[ours] = known[0]
+    if found["n_embd"] % CORES or found["n_embd"] % found["n_head"]:
+        raise UserError(f"{NAME}: {path}: a width of {found['n_embd']} is not made of {CORES} cores and whole heads")
+    return GPTJConfig(
+        **found,
+        activation_function=written.get("activation_function", "gelu_new"),
+        layer_norm_epsilon=written.get("layer_norm_epsilon", 1e-5),
+        use_cache=False,
+    )
+
+
+def _converted(weights: dict[str, torch.Tensor], width: int) -> dict[str, torch.Tensor]:
+    """Published keys and layout -> GPT-J's. Masks and the head that reads words out are left behind."""
+    converted: dict[str, torch.Tensor] = {}
+    for key, value in weights.items():
+        name = key.removeprefix("transformer.")
+        if name.startswith("lm_head.") or name.endswith((".attn.bias", ".attn.masked_bias")):
+            continue
+        if not name.endswith("qkv_proj.weight"):
+            converted[name] = value
+            continue
+        if value.shape != (3 * width, width):
+            raise UserError(f"{NAME}: {key} has the shape {tuple(value.shape)}, not {(3 * width, width)}")
+        # Each core's piece holds its heads' queries, then values, then keys.
+        pieces = value.reshape(CORES, 3, width // CORES, width)
+        for index, kind in enumerate("qvk"):
+            converted[name.replace("qkv_proj", f"{kind}_proj")] = pieces[:, index].reshape(width, width)
+    return converted
+
+
+def _vocabulary(path: Path) -> dict[str, int]:
+    if not path.is_file():
+        raise UserError(f"{NAME}: no tokenizer.json in {path.parent}; the one published with ProGen2 belongs there")
+    try:
+        vocabulary = Tokenizer.from_file(str(path)).get_vocab()
+    except Exception as error:  # tokenizers raises nothing more particular
+        raise UserError(f"{NAME}: {path}: not a tokenizer: {error}") from None
+    if not {"1", "2", "X"} <= vocabulary.keys():
+        raise UserError(f"{NAME}: {path}: not ProGen2's tokenizer, which has '1', '2' and 'X'")
+    return vocabulary
