@@ -81,7 +81,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def _broken_references(config: Config) -> list[str]:
-    """Models that name a data set which the configuration does not define, or need one and name none."""
+    """Models whose data set is not defined, missing or of no use, or whose code lies where results are written."""
     mistakes = []
     for name, model in config.models.items():
         where = f"models.{name}.dataset"
@@ -95,6 +95,11 @@ def _broken_references(config: Config) -> list[str]:
             mistakes.append(f"{where}: missing; one of: {', '.join(config.datasets) or '(none is defined)'}")
         elif model.dataset not in config.datasets:
             mistakes.append(f"{where}: no data set '{model.dataset}'{_hint(model.dataset, list(config.datasets))}")
+        code = getattr(model.source, "import_from", None)
+        if code is not None and config.results.resolve().is_relative_to(code.path.expanduser().resolve()):
+            # Each run would write into the folder whose files decide what is stale.
+            where = f"models.{name}.source.import_from"
+            mistakes.append(f"{where}: {code.path} holds the results too; give your code a folder of its own")
     return mistakes
 
 

@@ -30,10 +30,11 @@ class Block(nn.Module):
     def __init__(self, width):
         super().__init__()
         self.linear = nn.Linear(width, width)
+        self.drop = nn.Dropout(0.5)
 
     def forward(self, x):
         x.mul_(1.5)
-        return x + torch.tanh(self.linear(x))
+        return x + self.drop(torch.tanh(self.linear(x)))
 
 
 class Text(nn.Module):
@@ -268,7 +269,7 @@ def test_the_number_of_the_first_block_is_in_the_config(folder):
         ({"factory": "own_nets:fails"}, r"the factory failed: ValueError: no such luck " + line("raise ValueError")),
         ({"factory": "own_nets:leaves"}, r"the factory failed: SystemExit: 0 " + line("sys.exit(0)")),
         ({"hooks": "block.{layer}"}, r"no block 'block\.0': Text has embed, blocks"),
-        ({"hooks": "blocks.{layer}.lin"}, r"no block 'blocks\.0\.lin': 'blocks\.0' \(Block\) has linear"),
+        ({"hooks": "blocks.{layer}.lin"}, r"no block 'blocks\.0\.lin': 'blocks\.0' \(Block\) has linear, drop"),
         ({"hooks": "blocks.{layer}", "first": 7}, r"no block 'blocks\.7': 'blocks' \(ModuleList\) has 0, 1, 2"),
     ],
 )
