@@ -2,7 +2,9 @@
 
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,9 @@ from saelib.config.datasets import Images
 from saelib.datasets.base import Example, Split, split_by_group
 from saelib.errors import UserError
 from saelib.fetch import describe, fetch_files
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif")
 FORMATS = ("PNG", "JPEG", "TIFF", "GIF")
@@ -62,20 +67,38 @@ def random_crop(file: Path, size: int, rng: np.random.Generator) -> NDArray[np.u
     From an image with a side shorter than `size`, the square is as large as that side and scaled up (bicubic).
 
     Raises:
-        UserError: where the file is corrupt, has more than 8 bits a channel, or is so large when unpacked that
-            Pillow takes it for an attack (`PIL.Image.MAX_IMAGE_PIXELS`).
+        UserError: see `opened_image`.
+    """
+    with opened_image(file, str(file)) as image:
+        side = min(size, *image.size)
+        left, top = (int(rng.integers(length - side + 1)) for length in image.size)
+        square = image.crop((left, top, left + side, top + side)).convert("RGB")
+    return scaled_up(square, size)
+
+
+@contextmanager
+def opened_image(source: Path | BinaryIO, name: str) -> Iterator["Image.Image"]:
+    """Open an image, which messages call `name`; the first of several frames or pages.
+
+    Raises:
+        UserError: where it is corrupt, has more than 8 bits a channel, or is so large when unpacked that Pillow takes
+            it for an attack (`PIL.Image.MAX_IMAGE_PIXELS`).
     """
     from PIL import Image
 
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        with Image.open(source, formats=FORMATS) as image:
             if image.mode.startswith(("I", "F")):
-                raise UserError(f"{file}: its values have more than 8 bits (Pillow mode '{image.mode}'); convert it")
-            side = min(size, *image.size)
-            left, top = (int(rng.integers(length - side + 1)) for length in image.size)
-            square = image.crop((left, top, left + side, top + side)).convert("RGB")
+                raise UserError(f"{name}: its values have more than 8 bits (Pillow mode '{image.mode}'); convert it")
+            yield image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file}: not a readable image ({error})") from None
-    if side < size:
+        raise UserError(f"{name}: not a readable image ({error})") from None
+
+
+def scaled_up(square: "Image.Image", size: int) -> NDArray[np.uint8]:
+    """A square RGB image as [size, size, 3]; where it is smaller, scaled up (bicubic)."""
+    from PIL import Image
+
+    if square.width < size:
         square = square.resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(square)

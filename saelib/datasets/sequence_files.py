@@ -85,7 +85,7 @@ def _flat(number: int, first: bytes, lines: Iterable[tuple[int, bytes]], path: P
             if wanted is not None:
                 letters += line.translate(None, NOT_LETTERS)
         elif code == b"AC" and not accession:
-            accession = _first_word(line[2:], number)
+            accession = _first_word(line[2:], number).strip(".")  # '.' where there is none
         elif code == b"SQ":
             length = re.search(rb"(\d+) (AA|BP);", line)
             wanted = int(length[1]) if length else -1

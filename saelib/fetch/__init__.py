@@ -20,7 +20,7 @@ def fetch(files: FilesConfig) -> Path:
     Raises:
         UserError: where it cannot be had, is not what its checksum says, or is not exactly one.
     """
-    found = _matches(files)
+    found = fetch_paths(files)
     if len(found) != 1:
         shown = ", ".join(path.name for path in found[:5])
         raise UserError(f"{describe(files)}: one file or folder is wanted, but {len(found)} match ({shown}, ...)")
@@ -34,11 +34,35 @@ def fetch_files(files: FilesConfig) -> list[Path]:
         UserError: where they cannot be had, there are none, or they are not what their checksum says.
     """
     found: list[Path] = []
-    for path in _matches(files):
+    for path in fetch_paths(files):
         inside = sorted(path.iterdir()) if path.is_dir() else [path]
         found += [file for file in inside if file.is_file() and not file.name.startswith(".")]
     if not found:
         raise UserError(f"{describe(files)}: holds no files")
+    return found
+
+
+def fetch_paths(files: FilesConfig) -> list[Path]:
+    """Every local file or folder that `files` names, sorted; not what lies in a folder.
+
+    Raises:
+        UserError: where they cannot be had, there are none, or they are not what their checksum says.
+    """
+    if isinstance(files, LocalFiles):
+        path = files.path.expanduser()
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder")
+        return [path]
+    if ".." in PurePosixPath(files.inside).parts or files.inside.startswith("/"):
+        raise UserError(f"{describe(files)}: has to lie within what is fetched")
+    if isinstance(files, Wheel):
+        root = wheel.unpacked(files)
+    else:
+        root = hub.snapshot(files) if isinstance(files, HubFiles) else web.downloaded(files)
+    found = [root] if files.inside == "." else sorted(root.glob(files.inside))
+    if not found:
+        top = ", ".join(sorted(path.name for path in root.iterdir()))
+        raise UserError(f"{describe(files)}: nothing is there; at the top lie: {top}")
     return found
 
 
@@ -48,7 +72,7 @@ def fetch_suite(config: Config) -> list[str]:
     for part in (*(model.source for model in config.models.values()), *config.datasets.values()):
         for files in named_files(part):
             try:
-                _matches(files)
+                fetch_paths(files)
             except UserError as error:
                 failed[str(error)] = None
     for name, dataset in config.datasets.items():
@@ -86,23 +110,4 @@ def describe(files: FilesConfig) -> str:
     return name + inside
 
 
-def _matches(files: FilesConfig) -> list[Path]:
-    if isinstance(files, LocalFiles):
-        path = files.path.expanduser()
-        if not path.exists():
-            raise UserError(f"{path}: no such file or folder")
-        return [path]
-    if ".." in PurePosixPath(files.inside).parts or files.inside.startswith("/"):
-        raise UserError(f"{describe(files)}: has to lie within what is fetched")
-    if isinstance(files, Wheel):
-        root = wheel.unpacked(files)
-    else:
-        root = hub.snapshot(files) if isinstance(files, HubFiles) else web.downloaded(files)
-    found = [root] if files.inside == "." else sorted(root.glob(files.inside))
-    if not found:
-        top = ", ".join(sorted(path.name for path in root.iterdir()))
-        raise UserError(f"{describe(files)}: nothing is there; at the top lie: {top}")
-    return found
-
-
-__all__ = ["cache_folder", "describe", "fetch", "fetch_files", "fetch_suite", "is_cached", "named_files"]
+__all__ = ["cache_folder", "describe", "fetch", "fetch_files", "fetch_paths", "fetch_suite", "is_cached", "named_files"]

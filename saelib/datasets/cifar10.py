@@ -1,0 +1,169 @@
+"""CIFAR-10 and its kin: small whole images, scaled up, each one a group of its own."""
+
+import hashlib
+import io
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saelib.config.datasets import Cifar10
+from saelib.datasets.base import Example, Split, split_by_group
+from saelib.datasets.images import SUFFIXES, opened_image, scaled_up
+from saelib.errors import UserError
+from saelib.fetch import describe, fetch_paths
+
+log = logging.getLogger(__name__)
+
+SIDE = 32
+PIXELS = 3 * SIDE * SIDE
+LABELS = {PIXELS + 1: (10,), PIXELS + 2: (20, 100)}
+"""Bytes of a record in a binary file -> how many values each of its labels, which come first, may have: CIFAR-10,
+CIFAR-100 (https://www.cs.toronto.edu/~kriz/cifar.html)."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Stored:
+    """An image as its file has it."""
+
+    name: str
+    """What messages call it: folder, file and place in the file."""
+    content: NDArray[np.uint8] | bytes | Path
+    """Planes of red, green and blue [3 * 32 * 32], or an encoded image."""
+
+    def digest(self) -> str:
+        """A hash of the stored bytes."""
+        content = self.content
+        if isinstance(content, Path):
+            content = content.read_bytes()
+        return hashlib.blake2b(bytes(content), digest_size=16).hexdigest()
+
+
+def open_dataset(config: Cifar10) -> "SmallImages":
+    """Fetch and list the images. Raises `UserError` where there are none, or a file is not what it should be."""
+    images: list[Stored] = []
+    for files in config.files:
+        for path in fetch_paths(files):
+            inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+            for file in inside:
+                if file.is_file() and not file.name.startswith("."):
+                    images += list_images(file)
+    if not images:
+        places = "; ".join(describe(files) for files in config.files)
+        raise UserError(
+            f"cifar10: no .bin, .parquet, {', '.join(SUFFIXES)} files in {places or 'an empty list of files'}"
+        )
+    return SmallImages(images, config.size)
+
+
+class SmallImages:
+    """Whole images, scaled up. Identical ones are one example."""
+
+    def __init__(self, images: list[Stored], size: int) -> None:
+        """`size`: pixels along each side after scaling."""
+        self.size = size
+        # By content, not by place: the same images make the same examples however their files are called.
+        self._images = dict(sorted({image.digest(): image for image in reversed(images)}.items()))
+        log.info("cifar10: %d images, %d of them repeats, left out", len(images), len(images) - len(self._images))
+
+    def examples(self, split: Split, seed: int, heldout_fraction: float) -> Iterator[Example]:
+        """See `saelib.datasets.Dataset`. Images are decoded one at a time."""
+        groups = list(self._images)
+        for group in split_by_group(groups, groups, split, seed, heldout_fraction, "cifar10"):
+            image = self._images[group]
+            yield Example(image.name, group, whole_image(image, self.size))
+
+
+def whole_image(image: Stored, size: int) -> NDArray[np.uint8]:
+    """An image scaled up (bicubic), RGB [size, size, 3].
+
+    Raises:
+        UserError: where it cannot be read, is not square, or is larger than `size`.
+    """
+    from PIL import Image
+
+    if isinstance(image.content, np.ndarray):
+        planes = image.content.reshape(3, SIDE, SIDE)
+        square = Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0)))
+    else:
+        source = io.BytesIO(image.content) if isinstance(image.content, bytes) else image.content
+        with opened_image(source, image.name) as opened:
+            square = opened.convert("RGB")
+    if square.width != square.height or square.width > size:
+        raise UserError(
+            f"{image.name}: has {square.width} x {square.height} pixels; a square of at most {size} is wanted "
+            "(`kind: images` takes crops of images of any size)"
+        )
+    return scaled_up(square, size)
+
+
+def list_images(file: Path) -> Iterator[Stored]:
+    """The images of one file, by its name; none for any other file, such as `batches.meta.txt`.
+
+    Raises:
+        UserError: for a damaged file, and for the version of CIFAR that holds pickled Python objects.
+    """
+    name, suffix = f"{file.parent.name}/{file.name}", file.suffix.lower()
+    if suffix == ".bin":
+        for row, pixels in enumerate(_binary(file)):
+            yield Stored(f"{name}#{row}", pixels)
+    elif suffix == ".parquet":
+        for row, encoded in enumerate(_parquet(file)):
+            yield Stored(f"{name}#{row}", encoded)
+    elif suffix in SUFFIXES:
+        yield Stored(name, file)
+    elif suffix in (".pkl", ".pickle") or (not suffix and _is_pickle(file)):
+        raise UserError(
+            f"{file}: holds pickled Python objects, which may run code when they are read; "
+            "take CIFAR's binary version (cifar-10-binary.tar.gz)"
+        )
+
+
+def _binary(file: Path) -> NDArray[np.uint8]:
+    """[images, 3 * 32 * 32], mapped from the file, not read."""
+    size = file.stat().st_size
+    length = next((length for length in LABELS if size and size % length == 0), None)
+    if length is None:
+        raise UserError(
+            f"{file}: has {size} bytes, no multiple of {' or '.join(map(str, LABELS))} (label and 32 x 32 pixels)"
+        )
+    records = np.memmap(file, dtype=np.uint8, mode="r").reshape(-1, length)
+    labels = records[:, : len(LABELS[length])]
+    if (labels >= LABELS[length]).any():
+        raise UserError(f"{file}: has label {labels.max()}; this is no file of CIFAR-10 or -100, or it is damaged")
+    return records[:, len(LABELS[length]) :]
+
+
+def _parquet(file: Path) -> Iterator[bytes]:
+    """Encoded images, from the column of structures with `bytes`, as data sets of the Hugging Face hub have it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file) as table:
+            columns = [
+                field.name
+                for field in table.schema_arrow
+                if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0
+            ]
+            if len(columns) != 1:
+                names = ", ".join(table.schema_arrow.names)
+                raise UserError(
+                    f"{file}: one column of images (with 'bytes') is wanted, found {columns} among: {names}"
+                )
+            for batch in table.iter_batches(columns=columns):
+                for image in batch.column(0).to_pylist():
+                    if not image or not image["bytes"]:
+                        raise UserError(f"{file}: an image of column '{columns[0]}' is missing")
+                    yield image["bytes"]
+    except pa.ArrowException as error:
+        raise UserError(f"{file}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+
+
+def _is_pickle(file: Path) -> bool:
+    with file.open("rb") as stream:
+        start = stream.read(2)
+    return start[:1] == b"\x80" and start[1:] <= b"\x05"
