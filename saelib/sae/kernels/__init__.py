@@ -3,9 +3,9 @@
 A step: a block of tokens is multiplied and `select` takes the k largest of each row while the block is in cache: in
 float32 (`forward`, `gemm`), or where that is faster from candidates found in 16-bit integers (`screen`, `integers`),
 which selects the same. Decoding, the error and the gradients of codes follow in one pass (`forward`, `passes`);
-`entries` puts the codes in the order of latents; `latents` sums a latent's gradients, moves it and packs it
-again. `auxk` does the same for dead latents. `small` does all of it a run of tokens at a time. No tensor of
-[batch, d_sae] is ever made.
+`entries` puts the codes in the order of latents, `sums` adds up what the gradients of their weights are made of, and
+`latents` moves them and packs them again. `auxk` does the same for dead latents. `small` does all of it a run of tokens
+at a time. No tensor of [batch, d_sae] is ever made.
 
 `trainer.KernelTrainer` and `small.SmallKernelTrainer` are the trainers (`base`: what they share), `vector` and `ir_*`
 the loops spelt out in LLVM's language, `compiled`, `cpu` and `threads` how and where all this runs. Importing this

@@ -7,10 +7,12 @@ from numpy.typing import NDArray
 
 from saelib.sae.kernels.compiled import inner, inner_sum, kernel
 from saelib.sae.kernels.entries import Entries
-from saelib.sae.kernels.gather import dot, sum_row_pairs
+from saelib.sae.kernels.gather import dot
 from saelib.sae.kernels.gemm import pack_panel
 from saelib.sae.kernels.integers import IntegerPanels, IntegerRows, round_panel
+from saelib.sae.kernels.ir_gather import SLICE
 from saelib.sae.kernels.ir_gemm import PANEL
+from saelib.sae.kernels.sums import Sums
 
 ROUNDING = np.float32(8 * np.finfo(np.float32).eps)
 """A row whose norm is as close to 1 counts as unit, so that a row that nothing moves keeps its bits."""
@@ -30,8 +32,6 @@ class Weights(NamedTuple):
 class Part(NamedTuple):
     """A squared error whose gradient some latents receive. No latent receives it of two parts."""
 
-    error: NDArray[np.float32]
-    """[tokens, width]"""
     entries: Entries
     scale: np.float32
     """What multiplies half the squared error in the loss."""
@@ -84,7 +84,7 @@ def update_latents(
     first_moments: Weights,
     second_moments: Weights,
     packed: Packed,
-    centred: NDArray[np.float32],
+    sums: Sums,
     main: Part,
     revival: Part,
     resting: NDArray[np.bool_],
@@ -102,7 +102,7 @@ def update_latents(
         first_moments: Of Adam, changed in place.
         second_moments: The same.
         packed: Changed in place.
-        centred: The encoder's input, [tokens, width].
+        sums: Of the entries of both parts.
         main: The reconstruction of the batch.
         revival: The part of dead latents.
         resting: [d_sae]; latents to leave alone if they have no entries.
@@ -124,7 +124,7 @@ def update_latents(
             to_bias = _bias_gradient(part, j)
             add_scaled(totals.input_gradient, to_bias, weights.W_enc[j])
             if rule.moves_features:
-                _row_gradients(part, j, centred, to_decoder, to_encoder)
+                _row_gradients(part, j, sums, to_decoder, to_encoder)
                 totals.squared_gradient[0] += dot(gradients, 0, gradients, 0) + dot(gradients, 1, gradients, 1)
                 move_latent(j, weights, first_moments, second_moments, gradients, to_bias, rule)
                 moved = True
@@ -145,13 +145,18 @@ def _bias_gradient(part, j):
 
 
 @inner
-def _row_gradients(part, j, centred, to_decoder, to_encoder):
+def _row_gradients(part, j, sums, to_decoder, to_encoder):
     """Of rows j of W_dec and W_enc, written."""
-    entries, scale = part.entries, part.scale
-    sum_row_pairs(to_decoder, to_encoder, entries, entries.starts[j], entries.starts[j + 1], part.error, centred)
-    for d in range(len(to_decoder)):
-        to_decoder[d] *= scale
-        to_encoder[d] *= scale
+    starts, scale = part.entries.starts, part.scale
+    if starts[j + 1] == starts[j]:
+        to_decoder[:] = 0
+        to_encoder[:] = 0
+        return
+    for i in range(len(sums.W_dec)):
+        first = i * SLICE
+        for d in range(min(SLICE, len(to_decoder) - first)):
+            to_decoder[first + d] = scale * sums.W_dec[i, j, d]
+            to_encoder[first + d] = scale * sums.W_enc[i, j, d]
 
 
 @inner

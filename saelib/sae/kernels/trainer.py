@@ -19,6 +19,7 @@ from saelib.sae.kernels.latents import Packed, Part, Totals, update_latents
 from saelib.sae.kernels.passes import Pass, block_bounds, decode_batch, empty_pass
 from saelib.sae.kernels.screen import WORTH_IT, screen_batch
 from saelib.sae.kernels.state import row_width
+from saelib.sae.kernels.sums import empty_sums, sum_entries
 from saelib.sae.model import SAE
 
 UPDATE_TASKS = 32
@@ -47,6 +48,7 @@ class KernelTrainer(TopKTrainer):
         self._passes: dict[str, Pass] = {}
         self._centred = np.zeros((0, row_width(self.d_in)), np.float32)
         self._kept = np.zeros(0, np.float32)
+        self._sums = empty_sums(self.d_sae, row_width(self.d_in))
 
     def step(self, x: Tensor) -> None:
         """One step on one batch, float32 [tokens, d_in], contiguous, on the CPU."""
@@ -62,8 +64,9 @@ class KernelTrainer(TopKTrainer):
         group_by_latent(main.codes, main.slopes, main.entries, self._workers)
         self._count(tokens, np.diff(main.entries.starts) > 0, positive)
         scale = 2 / (tokens * self.variance)
-        main_part = Part(main.error, main.entries, np.float32(scale))
+        main_part = Part(main.entries, np.float32(scale))
         revival_part = self._revive(kept, main, error_sum / tokens)
+        self._sum_entries(main)
         self._update(main_part, revival_part, resting, error_sum * scale)
 
     def _pack(self) -> None:
@@ -125,7 +128,7 @@ class KernelTrainer(TopKTrainer):
     def _revive(self, kept: Kept, main: Pass, mean_error: NDArray[np.float64]) -> Part:
         """AuxK: dead latents fit the residual, the opposite of the error; `mean_error` [width] is over tokens."""
         tokens = len(main.error)
-        nothing = Part(main.error[:0], empty_entries(self.d_sae, 0), np.float32(0))
+        nothing = Part(empty_entries(self.d_sae, 0), np.float32(0))
         revival = self.variant.revival
         if not isinstance(revival, AuxK):
             return nothing
@@ -140,7 +143,13 @@ class KernelTrainer(TopKTrainer):
         select_helpers(kept, columns, part.codes, self._workers)
         decode_batch(main.error, 1, self.parameters.latents.W_dec, part, self._workers)
         group_by_latent(part.codes, part.slopes, part.entries, self._workers)
-        return Part(part.error, part.entries, np.float32(2 * revival.coefficient / left_over))
+        self._sum_entries(part)
+        return Part(part.entries, np.float32(2 * revival.coefficient / left_over))
+
+    def _sum_entries(self, part: Pass) -> None:
+        """Of the latents that are to move."""
+        if self.variant.frozen != "features":
+            sum_entries(part.entries, part.error, self._centred, self._sums, self._workers)
 
     def _update(
         self,
@@ -165,7 +174,7 @@ class KernelTrainer(TopKTrainer):
                 m.latents,
                 v.latents,
                 self._packed,
-                self._centred,
+                self._sums,
                 main,
                 revival,
                 resting,
