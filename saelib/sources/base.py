@@ -113,13 +113,31 @@ def recorded(
             handle.remove()
 
 
+def input_device(model: "torch.nn.Module") -> "torch.device":
+    """Where a model takes its inputs: beside its first parameters, the embeddings'."""
+    import torch
+
+    device = next(model.parameters()).device
+    # What no GPU has room for, accelerate brings there when it is needed, and the inputs too.
+    return torch.device("cpu") if device.type == "meta" else device
+
+
 def kept_rows(stream: dict[int, "torch.Tensor"], keep: "torch.Tensor") -> Activations:
     """Concatenate the kept tokens of each example.
 
     Args:
         stream: layer -> [examples, tokens, d_in], any float type and device.
         keep: bool [examples, tokens].
+
+    Raises:
+        UserError: where a layer does not have as many tokens.
     """
+    for layer, values in stream.items():
+        if values.shape[:-1] != keep.shape:
+            raise UserError(
+                f"layer {layer}: the block returns {list(values.shape)}, which is not [examples, tokens, d_in] for "
+                f"{len(keep)} examples of {keep.shape[1]} tokens; use family: module"
+            )
     rows = keep.flatten().nonzero().squeeze(1)  # once for all layers: a boolean index would be searched each time
     # The blocks of one model may lie on several devices.
     layers = {

@@ -9,7 +9,7 @@ import torch
 from saelib.config.sources import TokenModelSource
 from saelib.datasets.base import Example
 from saelib.errors import UserError
-from saelib.sources.base import Activations, check_layers, first_of, kept_rows, recorded, texts
+from saelib.sources.base import Activations, check_layers, first_of, input_device, kept_rows, recorded, texts
 
 
 class Tokens(NamedTuple):
@@ -61,9 +61,6 @@ class TokenSource:
             call: runs the model on ids and attention mask (1: token, 0: padding), both [examples, tokens]; by
                 default `model(input_ids=ids, attention_mask=mask)`.
             stream: a block's output or first input -> its residual stream [examples, tokens, d_in].
-
-        Raises:
-            UserError: where special tokens alone fill `config.max_length`.
         """
         self.name = name
         self.n_layers = len(blocks)
@@ -82,7 +79,11 @@ class TokenSource:
         return self._d_in
 
     def forward(self, examples: Sequence[Example], layers: Sequence[int]) -> Activations:
-        """See `Source.forward`. Runs more than one pass where the batch is beyond `batch_tokens`."""
+        """See `Source.forward`. Runs more than one pass where the batch is beyond `batch_tokens`.
+
+        Raises:
+            UserError: also where special tokens alone fill `max_length`.
+        """
         check_layers(layers, self.n_layers, self.name)
         tokens = [self._tokenize(text) for text in texts(examples, self.name)]
         rows = [row for number, one in enumerate(tokens) for row in self._rows(number, one)]
@@ -114,10 +115,11 @@ class TokenSource:
 
     def _passes(self, rows: Sequence[Row]) -> Iterator[list[int]]:
         """Numbers of the rows of each forward pass."""
+        if not rows:
+            return
         budget = self._config.batch_tokens
-        if budget is None:
-            if rows:
-                yield list(range(len(rows)))
+        if budget is None or len(rows) * max(len(row.ids) for row in rows) <= budget:
+            yield list(range(len(rows)))
             return
         # Rows of like length share a pass, so that little of the budget goes into padding.
         order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
@@ -127,8 +129,7 @@ class TokenSource:
                 yield group
                 group = []
             group.append(i)
-        if group:
-            yield group
+        yield group
 
     def _pass(self, rows: Sequence[Row], layers: Sequence[int]) -> Activations:
         ids, mask, keep = self._pad(rows)
@@ -147,7 +148,7 @@ class TokenSource:
             ids[i, :length] = torch.tensor(row.ids, dtype=torch.long)
             mask[i, :length] = 1
             keep[i, :length] = torch.tensor(row.keep, dtype=torch.bool)
-        device = next(self._model.parameters()).device
+        device = input_device(self._model)
         return ids.to(device), mask.to(device), keep.to(device)
 
 

@@ -1,38 +1,21 @@
 """Any text model that transformers' `AutoModel` loads: decoders and encoders, safetensors, `.bin` or GGUF."""
 
-import io
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
-from transformers import AutoModel, AutoTokenizer
-from transformers.utils import logging as transformers_logging
+from transformers import AutoTokenizer
 
 from saelib.config.sources import TransformersSource
 from saelib.errors import UserError
 from saelib.fetch import describe, fetch
-from saelib.sources.base import torch_device, torch_dtype
+from saelib.sources.pretrained import find_blocks, from_pretrained, load_model, width
 from saelib.sources.tokens import Tokens, TokenSource
 
-BLOCKS = (
-    "layers",  # Llama, Mistral, Qwen, Gemma, GPT-NeoX (Pythia), ModernBERT
-    "h",  # GPT-2, GPT-J, Bloom, Falcon
-    "encoder.layer",  # BERT, RoBERTa, ELECTRA, DeBERTa, MPNet, ESM
-    "transformer.layer",  # DistilBERT
-    "decoder.layers",  # OPT
-    "language_model.layers",  # the text half of models that also see
-)
-"""Where architectures keep the list of their blocks."""
-# Parts behind the blocks, which checkpoints of other tasks lack: their random values reach no layer.
-BEHIND_THE_BLOCKS = ("pooler.", "contact_head.")
+LIMITS = ("max_position_embeddings", "max_seq_len")
+"""What configs call the number of positions; the second is MPT's."""
 
 
 def open_source(config: TransformersSource, device: str, dtype: str) -> TokenSource:
-    """Load model and tokenizer. Code from the checkpoint is never run, and pickled objects are never built.
+    """Load model and tokenizer. Pickled objects are never built, and code from the checkpoint runs only if asked for.
 
     Raises:
         UserError: where the files are not a whole checkpoint, its architecture is unknown, or its texts are shorter
@@ -40,67 +23,34 @@ def open_source(config: TransformersSource, device: str, dtype: str) -> TokenSou
     """
     name = f"transformers model ({describe(config.weights)})"
     folder = fetch(config.weights)
-    target = torch_device(device)
-    with quiet_loading():
-        tokenizer = _load(AutoTokenizer, folder, config.gguf_file, name)
-        model, info = _load(
-            AutoModel, folder, config.gguf_file, name, dtype=torch_dtype(dtype), output_loading_info=True
-        )
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith(BEHIND_THE_BLOCKS))
-    if missing:
-        raise UserError(f"{name}: the checkpoint lacks {len(missing)} weights of {type(model).__name__}: {missing[:3]}")
+    options: dict[str, Any] = {"gguf_file": config.gguf_file, "trust_remote_code": config.trust_remote_code}
+    model = load_model(name, folder, device, dtype, device_map=config.device_map, **options)
+    tokenizer = from_pretrained(AutoTokenizer, name, folder, **options)
+    blocks = find_blocks(model, name)
     _check_length(config.max_length, model, tokenizer, name)
     model.config.use_cache = False
+    if hasattr(model.config, "rescale_every"):
+        model.config.rescale_every = 0  # RWKV halves its stream every few blocks, against overflow of float16
+    vocabulary = getattr(model.config.get_text_config(), "vocab_size", len(tokenizer))
+    pad_id = tokenizer.pad_token_id or 0
     return TokenSource(
         name,
         config,
-        model.to(target),
-        find_blocks(model, name),
-        lambda text: _tokens(tokenizer, text),
-        d_in=model.config.get_text_config().hidden_size,
-        pad_id=tokenizer.pad_token_id or 0,
+        model,
+        blocks,
+        lambda text: _tokens(tokenizer, text, vocabulary, name),
+        d_in=width(model, name),
+        pad_id=pad_id if pad_id < vocabulary else 0,  # some tokenizers were given a padding token afterwards
     )
 
 
-def find_blocks(model: Any, name: str) -> list[torch.nn.Module]:
-    """The residual blocks of a transformers model, in order; `name` is what messages call it.
-
-    Raises:
-        UserError: for an encoder-decoder, which has two residual streams, or where no known place holds them.
-    """
-    if model.config.is_encoder_decoder:
-        raise UserError(f"{name}: {type(model).__name__} is an encoder-decoder; models with one stack are supported")
-    for path in BLOCKS:
-        blocks: Any = model
-        for part in path.split("."):
-            blocks = getattr(blocks, part, None)
-        if isinstance(blocks, torch.nn.ModuleList):
-            return list(blocks)
-    raise UserError(
-        f"{name}: {type(model).__name__} keeps its blocks in none of the known places ({', '.join(BLOCKS)})"
-    )
-
-
-def _load(auto: Any, folder: Path, gguf_file: str | None, name: str, **options: Any) -> Any:
-    if gguf_file:
-        if not (folder / gguf_file).is_file():
-            raise UserError(f"{name}: no file '{gguf_file}' in {folder}")
-        options["gguf_file"] = gguf_file
-    try:
-        return auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
-    except UnpicklingError:
-        raise UserError(
-            f"{name}: the weights are pickled objects, which may run code; convert them to safetensors"
-        ) from None
-    # KeyError, RuntimeError: configs and weights that contradict each other.
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{name}: {auto.__name__} cannot load {folder}: {reason}") from None
-
-
-def _tokens(tokenizer: Any, text: str) -> Tokens:
+def _tokens(tokenizer: Any, text: str, vocabulary: int, name: str) -> Tokens:
     encoded = tokenizer(text, return_special_tokens_mask=True)
     ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
+    if max(ids, default=0) >= vocabulary:
+        raise UserError(
+            f"{name}: the tokenizer gives token {max(ids)}, but the model has {vocabulary}; are they of one checkpoint?"
+        )
     start = next((i for i, flag in enumerate(special) if not flag), len(ids))
     stop = next((i for i in range(len(ids), start, -1) if not special[i - 1]), start)
     return Tokens(ids[:start], ids[start:stop], ids[stop:])
@@ -108,9 +58,9 @@ def _tokens(tokenizer: Any, text: str) -> Tokens:
 
 def _check_length(max_length: int, model: Any, tokenizer: Any, name: str) -> None:
     """Some models run past the positions they were trained on without an error."""
-    limit = min(
-        getattr(model.config.get_text_config(), "max_position_embeddings", max_length), tokenizer.model_max_length
-    )
+    text_config = model.config.get_text_config()
+    limits = [getattr(text_config, key, None) for key in LIMITS]
+    limit = min([tokenizer.model_max_length, *(value for value in limits if value and value > 0)])  # -1: no limit
     for module_name, module in model.named_modules():
         # RoBERTa and its kin count positions from behind the padding's, and so have fewer than rows.
         padding = getattr(module, "padding_idx", None)
@@ -118,16 +68,3 @@ def _check_length(max_length: int, model: Any, tokenizer: Any, name: str) -> Non
             limit = min(limit, module.num_embeddings - padding - 1)
     if max_length > limit:
         raise UserError(f"{name}: max_length is {max_length}, but the model reads at most {limit} tokens")
-
-
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """No progress bars in log files, and no warnings about weights that `open_source` checks itself."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        # The GGUF reader's bar has no switch of its own. Loggers keep the stderr they were given.
-        with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)

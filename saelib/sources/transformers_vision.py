@@ -1,0 +1,122 @@
+"""Any vision transformer that transformers' `AutoModel` loads: DINOv2, DINOv3, ViT and their kin."""
+
+import inspect
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from saelib.config.sources import TransformersVisionSource
+from saelib.datasets.base import Example
+from saelib.errors import UserError
+from saelib.fetch import describe, fetch
+from saelib.files import read_json
+from saelib.sources.base import Activations, check_layers, images, input_device, kept_rows, recorded, torch_dtype
+from saelib.sources.pretrained import find_blocks, load_model, width
+
+log = logging.getLogger(__name__)
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation of ImageNet's RGB values in [0, 1]."""
+
+
+def open_source(config: TransformersVisionSource, device: str, dtype: str) -> "VisionTransformer":
+    """Load the model. Pickled objects are never built, and code from the checkpoint never runs.
+
+    Raises:
+        UserError: where the files are not a whole checkpoint, or its architecture is not known to be such a model.
+    """
+    name = f"vision transformer ({describe(config.weights)})"
+    folder = fetch(config.weights)
+    model = load_model(name, folder, device, dtype, device_map=config.device_map)
+    return VisionTransformer(name, model, Normalisation(folder, name), config.keep_special_tokens, dtype)
+
+
+class Normalisation:
+    """Bytes to what the network was trained on, as the checkpoint's image processor does it; sizes are left alone."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        """Read `preprocessor_config.json`; without one, take ImageNet's mean and deviation and log it."""
+        file = folder / "preprocessor_config.json"
+        settings: dict[str, Any] = {}
+        if file.is_file():
+            settings = read_json(file)
+        else:
+            log.warning("%s: no preprocessor_config.json; images are normalised by ImageNet's mean and deviation", name)
+        self.scale = np.float32(settings.get("rescale_factor", 1 / 255))
+        mean, std = settings.get("image_mean", IMAGENET[0]), settings.get("image_std", IMAGENET[1])
+        if not settings.get("do_normalize", True):
+            mean, std = (0, 0, 0), (1, 1, 1)
+        try:
+            self.mean, self.std = (np.array(value, np.float32).reshape(3) for value in (mean, std))
+        except (TypeError, ValueError):
+            raise UserError(f"{file}: image_mean and image_std have to be three numbers each") from None
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """RGB bytes [images, height, width, 3] -> [images, 3, height, width]."""
+        scaled = (pixels * self.scale - self.mean) / self.std
+        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+class VisionTransformer:
+    """Tokens are the patches, row by row, after the special ones (CLS, registers) where these are kept."""
+
+    def __init__(self, name: str, model: Any, normalise: Normalisation, keep_special: bool, dtype: str) -> None:
+        """Take a loaded model. Raises `UserError` where it has no patches or its blocks are not found."""
+        self.name = name
+        self._model = model.eval()
+        self._blocks = find_blocks(model, name)
+        self.n_layers = len(self._blocks)
+        self._d_in = width(model, name)
+        patch = getattr(model.config, "patch_size", None)
+        if patch is None or getattr(model.config, "num_channels", 3) != 3:
+            raise UserError(f"{name}: {type(model).__name__} is not a transformer over patches of RGB images")
+        self._patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
+        self._normalise = normalise
+        self._keep_special = keep_special
+        self._dtype = torch_dtype(dtype)
+        # DINO fits its position embeddings to the size of the image by itself; others have to be asked.
+        asked = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
+        self._options = {"interpolate_pos_encoding": True} if asked else {}
+
+    def d_in(self, layer: int) -> int:
+        """See `Source.d_in`."""
+        check_layers([layer], self.n_layers, self.name)
+        return self._d_in
+
+    def forward(self, examples: Sequence[Example], layers: Sequence[int]) -> Activations:
+        """Outputs of the blocks, before the final norm. See `saelib.sources.Source`.
+
+        Raises:
+            UserError: also where a side of the images is not a whole number of patches.
+        """
+        check_layers(layers, self.n_layers, self.name)
+        pixels = images(examples, self.name)
+        patches = self._patches(*pixels.shape[1:3])
+        batch = torch.from_numpy(self._normalise(pixels)).to(input_device(self._model), self._dtype)
+        with torch.inference_mode(), recorded(self._blocks, layers) as stream:
+            try:
+                self._model(pixel_values=batch, **self._options)
+            except (TypeError, ValueError) as error:
+                raise UserError(f"{self.name}: does not run on pixels alone, or not of this size: {error}") from None
+        special = max((values.shape[1] for values in stream.values()), default=patches) - patches
+        # CLS, and a second such token in DeiT.
+        if not 0 <= special <= 2 + getattr(self._model.config, "num_register_tokens", 0):
+            raise UserError(f"{self.name}: {type(self._model).__name__} has not one token a patch; use family: module")
+        keep = torch.ones(len(pixels), special + patches, dtype=torch.bool)
+        keep[:, :special] = self._keep_special
+        return kept_rows(stream, keep)
+
+    def _patches(self, height: int, width: int) -> int:
+        """How many patches such an image has."""
+        rows, columns = self._patch
+        if height % rows or width % columns:
+            raise UserError(
+                f"{self.name}: images of {width} x {height} pixels are not whole patches; choose a multiple of "
+                f"{columns} as the dataset's size"
+            )
+        return height // rows * (width // columns)
