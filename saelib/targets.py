@@ -12,8 +12,9 @@ from saelib.config import Config, ModelConfig
 from saelib.config.base import Section
 from saelib.config.datasets import PythonDocs
 from saelib.config.files import LocalFiles
-from saelib.config.sources import ArraysSource
+from saelib.config.sources import ArraysSource, ModuleSource, PluginSource
 from saelib.keys import PACKAGE, code_hash, fingerprint, make_key
+from saelib.sources.user_code import code_versions
 from saelib.store.layout import read_key
 
 
@@ -72,7 +73,7 @@ def _extract_settings(config: Config, model: ModelConfig) -> dict[str, Any]:
         parts.append(dataset)
     # The documentation inside Python changes with its version.
     python = sys.version_info[:2] if isinstance(dataset, PythonDocs) else None
-    return {
+    settings = {
         "python": python,
         "parts": [part.model_dump(mode="json") for part in parts],
         "local_files": [mark for part in parts for mark in _fingerprints(part)],
@@ -80,6 +81,9 @@ def _extract_settings(config: Config, model: ModelConfig) -> dict[str, Any]:
         "heldout_fraction": config.heldout_fraction,
         "seed": config.seed,
     }
+    if isinstance(model.source, ModuleSource | PluginSource):
+        settings["packages"] = code_versions(model.source)
+    return settings
 
 
 def _fingerprints(part: Any) -> Iterator[str]:
