@@ -7,6 +7,8 @@ dropped) or from a file.
 """
 
 import hashlib
+import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from safetensors import SafetensorError
 
 from saelib.config.sources import StableDiffusion3Source
 from saelib.datasets.base import Example
+from saelib.environments import require_packages
 from saelib.errors import UserError
 from saelib.fetch import describe, fetch
 from saelib.sources.base import Activations, check_layers, images, kept_rows, recorded, torch_device, torch_dtype
@@ -34,8 +37,10 @@ def open_source(config: StableDiffusion3Source, device: str, dtype: str) -> "Sta
     """Load the subfolders `transformer` and `vae` of a diffusers repository; nothing else in it is read.
 
     Raises:
-        UserError: where they are not whole or do not fit each other, or the prompt's file does not fit the model.
+        UserError: where diffusers is not installed, the folders are not whole or do not fit each other, or the
+            prompt's file does not fit the model.
     """
+    require_packages(config.family)
     name = f"Stable Diffusion 3 ({describe(config.weights)})"
     folder = fetch(config.weights)
     target = torch_device(device)
@@ -143,6 +148,11 @@ def _image_stream(value: Any) -> "torch.Tensor":
 
 
 def _load(kind: Any, folder: Path, name: str, dtype: "torch.dtype", device_map: str | None = None) -> Any:
+    from diffusers.utils import logging as diffusers_logging
+
+    diffusers_logging.set_verbosity(logging.CRITICAL)  # what it would warn of is an error here
+    if not sys.stderr.isatty():
+        diffusers_logging.disable_progress_bar()
     try:
         model, info = kind.from_pretrained(
             folder,
