@@ -4,7 +4,7 @@ CORES ?= all
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: run test test-interop lint format clean help
+.PHONY: run test test-interop env-esm3 lint format clean help
 
 run: $(VENV)/.installed  ## install, fetch weights and data, run the default suite
 	saelib fetch
@@ -17,6 +17,8 @@ test: $(VENV)/.installed-dev  ## install and run the tests
 test-interop: $(VENV)/.installed-dev  ## install SAELens, dictionary_learning and sparsify apart, compare outputs with them
 	python -m benchmarks.peers
 	pytest -m interop
+
+env-esm3: .envs/esm3/.installed  ## ESM3's environment, whose packages fit beside no others (Python 3.11 or 3.12)
 
 lint: $(VENV)/.installed-dev  ## ruff, pyright, snakefmt and snakemake's own linter
 	ruff check .
@@ -31,7 +33,7 @@ format: $(VENV)/.installed-dev  ## put the code into its form
 	snakefmt --line-length 120 Snakefile rules
 
 clean:  ## remove the environments and the results (never the cache of downloads)
-	rm -rf $(VENV) .peers results .snakemake
+	rm -rf $(VENV) .envs .peers results .snakemake
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -43,9 +45,16 @@ $(VENV)/bin/python:
 
 # constraints.txt pins what was tested together; torch first among them, so that no other wheel of it is fetched.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e .
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[esm2,sd3]'
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@ $(VENV)/.installed
+
+.envs/esm3/.installed: pyproject.toml envs/esm3-constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
+	  || { echo "ESM3's packages need Python 3.11 or 3.12; 'make env-esm3 PYTHON=python3.11' names another one"; exit 1; }
+	$(PYTHON) -m venv .envs/esm3
+	.envs/esm3/bin/python -m pip install --disable-pip-version-check -c envs/esm3-constraints.txt -e '.[esm3]' pytest
+	touch $@

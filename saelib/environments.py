@@ -1,5 +1,6 @@
 """Which families of models need packages of their own, where those are installed, and which Python runs them."""
 
+import sys
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +24,6 @@ class Packages(NamedTuple):
 PACKAGES = {
     "esm2": Packages(("fair-esm",), "pip install 'saelib[esm2]'"),
     "esm3": Packages(("esm",), "make env-esm3"),
-    "evo": Packages(("einops",), "pip install 'saelib[evo]'"),
     "stable_diffusion_3": Packages(("diffusers",), "pip install 'saelib[sd3]'"),
 }
 
@@ -42,10 +42,8 @@ def missing_packages(family: str) -> list[str]:
     if family not in PACKAGES:
         return []
     python = _own_python(family)
-    paths = [str(path) for path in python.parent.parent.glob("lib/python*/site-packages")] if python else None
-    found = distributions(path=paths) if paths else distributions()
-    present = {found_one.metadata["Name"].lower().replace("_", "-") for found_one in found}
-    return [name for name in PACKAGES[family].distributions if name not in present]
+    places = [str(path) for path in python.parents[1].glob("lib/python*/site-packages")] if python else sys.path
+    return [name for name in PACKAGES[family].distributions if not any(distributions(name=name, path=places))]
 
 
 def require_packages(family: str) -> None:

@@ -14,8 +14,8 @@ from saelib.errors import UserError
 from saelib.files import read_json
 
 
-def read_tensors(path: Path, name: str, allowed: Sequence[type] = ()) -> Any:
-    """What a `.safetensors`, or a file of `torch.save`, holds: usually a dict of tensors.
+def read_tensors(path: Path, name: str, allowed: Sequence[type] = ()) -> dict[str, Any]:
+    """What a `.safetensors`, or a file of `torch.save`, holds: tensors by their names.
 
     Args:
         path: the file.
@@ -23,7 +23,7 @@ def read_tensors(path: Path, name: str, allowed: Sequence[type] = ()) -> Any:
         allowed: classes, other than tensors and plain Python values, that may be built.
 
     Raises:
-        UserError: where the file is missing, cut short, or holds objects of other classes.
+        UserError: where the file is missing, cut short, no dict, or holds objects of other classes.
     """
     if not path.is_file():
         raise UserError(f"{name}: {path}: no such file")
@@ -31,7 +31,7 @@ def read_tensors(path: Path, name: str, allowed: Sequence[type] = ()) -> Any:
         if path.suffix == ".safetensors":
             return load_file(path)
         with torch.serialization.safe_globals(list(allowed)):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise UserError(
             f"{name}: {path}: no checkpoint, or one with pickled objects, which may run code and are never built"
@@ -39,6 +39,9 @@ def read_tensors(path: Path, name: str, allowed: Sequence[type] = ()) -> Any:
     except (SafetensorError, BadZipFile, EOFError, OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{name}: {path}: not a whole checkpoint: {reason[0]}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{name}: {path}: holds a {type(found).__name__}, not weights by their names")
+    return found
 
 
 def read_weights(folder: Path, name: str) -> dict[str, torch.Tensor]:

@@ -18,45 +18,7 @@ torch.set_num_threads(2)
 
 LAYERS, WIDTH, HEADS, INNER, EPS = 4, 48, 3, 64, 1e-5
 # The order of the published tokenizer.
-TOKENS = [
-    "<cls>",
-    "<pad>",
-    "<eos>",
-    "<unk>",
-    "L",
-    "A",
-    "G",
-    "V",
-    "S",
-    "E",
-    "R",
-    "T",
-    "I",
-    "D",
-    "P",
-    "K",
-    "Q",
-    "N",
-    "F",
-    "Y",
-    "M",
-    "H",
-    "W",
-    "C",
-    "X",
-    "B",
-    "U",
-    "Z",
-    "O",
-    "a",
-    "t",
-    "c",
-    "g",
-    "<+>",
-    "<->",
-    "<mask>",
-    "<sep>",
-]
+TOKENS = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZOatcg", "<+>", "<->", "<mask>", "<sep>"]
 SEQUENCES = ["MKVLAAGW", "ACDEFGHIKLMNPQRSTVWYXBZUO", "GGG"]
 
 

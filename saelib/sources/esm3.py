@@ -1,0 +1,111 @@
+"""ESM3-open (Hayes et al. 2025, doi:10.1126/science.ads0018) from sequence alone, by the package esm.
+
+It runs in an environment of its own (`saelib.environments`). All other tracks, structure among them, are left at
+the package's own values for "unknown".
+"""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from saelib.config.sources import Esm3Source
+from saelib.environments import require_packages
+from saelib.errors import UserError
+from saelib.fetch import fetch
+from saelib.sources.base import torch_device, torch_dtype
+from saelib.sources.checkpoint import load_weights, read_tensors
+from saelib.sources.tokens import Tokens, TokenSource
+
+NAME = "ESM3"
+WEIGHTS = "esm3_sm_open_v1.pth"
+HEAD_WIDTH = 64
+"""Of every model of the package; the weights do not tell it."""
+TRAINED_LENGTH = 2048
+"""Tokens, special ones included; the model itself refuses none."""
+
+
+def open_source(config: Esm3Source, device: str, dtype: str) -> TokenSource:
+    """Load `esm3_sm_open_v1.pth`, named itself or anywhere in the folder that holds the hub's repository.
+
+    Raises:
+        UserError: where the package is not installed, the weights are missing or of something else, or
+            `config.max_length` is beyond what the model was trained on.
+    """
+    require_packages("esm3")
+    if config.max_length > TRAINED_LENGTH:
+        raise UserError(f"{NAME}: max_length is {config.max_length}, but it was trained on {TRAINED_LENGTH} tokens")
+    target, kind = torch_device(device), torch_dtype(dtype)
+    model = _load(_find(fetch(config.weights)), kind).to(target)
+    vocabulary = model.tokenizers.sequence.get_vocab()
+
+    def call(ids: torch.Tensor, mask: torch.Tensor) -> None:
+        # Tokens attend to those with their own number: without it, padding is read. Parts of the model are
+        # float32 whatever its weights are, which is why the package casts for each operation, too.
+        with torch.autocast(target.type, kind, enabled=kind != torch.float32):
+            model(sequence_tokens=ids, sequence_id=torch.where(mask.bool(), 0, -1))
+
+    return TokenSource(
+        NAME,
+        config,
+        model,
+        list(model.transformer.blocks),
+        lambda sequence: tokenize(sequence, vocabulary),
+        d_in=model.transformer.norm.weight.numel(),
+        pad_id=vocabulary["<pad>"],
+        call=call,
+    )
+
+
+def tokenize(sequence: str, vocabulary: dict[str, int]) -> Tokens:
+    """<cls>, one token a residue (X for letters that the vocabulary lacks), <eos>."""
+    residues = [vocabulary.get(letter, vocabulary["X"]) for letter in sequence.upper()]
+    return Tokens([vocabulary["<cls>"]], residues, [vocabulary["<eos>"]])
+
+
+def sizes(weights: dict[str, torch.Tensor]) -> dict[str, int]:
+    """The arguments of `esm.models.esm3.ESM3`, which the package knows of its own checkpoint alone.
+
+    Raises:
+        KeyError: where the weights are not those of an ESM3.
+    """
+    width = weights["transformer.norm.weight"].numel()
+    return {
+        "d_model": width,
+        "n_heads": width // HEAD_WIDTH,
+        "v_heads": weights["transformer.blocks.0.geom_attn.distance_scale_per_head"].numel(),
+        "n_layers": len({key.split(".")[2] for key in weights if key.startswith("transformer.blocks.")}),
+    }
+
+
+def _load(path: Path, dtype: torch.dtype) -> Any:
+    from esm.models.esm3 import ESM3  # pyright: ignore[reportMissingImports]
+    from esm.tokenization import EsmSequenceTokenizer  # pyright: ignore[reportMissingImports]
+
+    weights = read_tensors(path, NAME)
+    try:
+        arguments = sizes(weights)
+    except (KeyError, AttributeError):  # no such name, or no tensor there
+        raise UserError(f"{NAME}: {path}: not the weights of an ESM3") from None
+    # Structure and function are neither read nor written: what would do so is left out, and would use the network.
+    others = dict.fromkeys(("structure_encoder_fn", "structure_decoder_fn", "function_decoder_fn"))
+    with torch.device("meta"):
+        model = ESM3(**arguments, **others, tokenizers=SimpleNamespace(sequence=EsmSequenceTokenizer()))
+    load_weights(model, weights, NAME, assign=True)
+    model.to(dtype=dtype)
+    for block in model.transformer.blocks:
+        # Angles of float32, whatever the weights are.
+        block.attn.rotary.reset_parameters()
+        # Without a structure this attention adds exactly zero, but takes tokens^2 * 768 numbers to do so.
+        block.use_geom_attn = False
+    return model
+
+
+def _find(path: Path) -> Path:
+    if path.is_file():
+        return path
+    found = sorted(path.rglob(WEIGHTS))
+    if len(found) != 1:
+        raise UserError(f"{NAME}: {path}: one file '{WEIGHTS}' is wanted in it, but there are {len(found)}")
+    return found[0]
