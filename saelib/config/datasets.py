@@ -32,12 +32,12 @@ class Text(Section):
     kind: Literal["text"]
     hub: HubText | None = None
     files: tuple[FilesConfig, ...] = ()
-    """`.parquet`, `.arrow`, `.jsonl`, `.json`, or `.txt` (a document a file)."""
+    """`.parquet`, `.arrow`, `.jsonl`, `.json` (or these as `.gz`), or `.txt` (a document a file)."""
     column: str = "text"
     characters: Count | None = None
     """Cut documents into passages of about this length, at line ends; none: a document is one example."""
     buffer: Count = 10_000
-    """Documents held in memory to shuffle what streams by."""
+    """Examples held in memory to shuffle what streams by."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:

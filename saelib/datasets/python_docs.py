@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from saelib.config.datasets import PythonDocs
 from saelib.datasets.base import Example, Split, split_by_group
+from saelib.datasets.passages import passages
 from saelib.errors import UserError
 
 
@@ -34,7 +35,7 @@ class TopicPassages:
         self._passages = [
             Example(f"{title}:{start}-{stop}", title, text[start:stop].strip())
             for title, text in _without_repeats(documents).items()
-            for start, stop in _passages(text, characters)
+            for start, stop in passages(text, characters)
         ]
 
     def examples(self, split: Split, seed: int, heldout_fraction: float) -> Iterator[Example]:
@@ -57,15 +58,3 @@ def _without_repeats(documents: dict[str, str]) -> dict[str, str]:
             kept[title] = documents[title]
         seen |= lines
     return kept
-
-
-def _passages(text: str, characters: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of passages that together are the whole text, each ending where a line does."""
-    parts = max(1, round(len(text) / characters))
-    start = 0
-    for part in range(1, parts + 1):
-        line_end = text.find("\n", round(part * len(text) / parts) - 1) + 1
-        stop = line_end or len(text)
-        if text[start:stop].strip():
-            yield start, stop
-        start = stop

@@ -4,6 +4,8 @@ import hashlib
 import json
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from saelib.config.files import HubFiles
@@ -26,6 +28,31 @@ def snapshot(files: HubFiles) -> Path:
         UserError: where it cannot be had, or a file's content is not what its name in the cache promises.
     """
     from huggingface_hub import get_token
+
+    if files.gated and get_token() is None and not is_cached(files):
+        raise UserError(_gated(files))
+    with hub_errors(files, "download them elsewhere and name the folder: {path: /the/folder}"):
+        folder = _download(files)
+    _verify(files, folder)
+    return folder
+
+
+def commit(files: HubFiles, without_network: str) -> str:
+    """The commit that the revision stands for now. Raises `UserError` where the hub does not say: see `hub_errors`."""
+    from huggingface_hub import HfApi
+
+    if re.fullmatch("[0-9a-f]{40}", files.revision):
+        return files.revision
+    with hub_errors(files, without_network):
+        return HfApi().repo_info(files.hf, repo_type=files.repo_type, revision=files.revision).sha or files.revision
+
+
+@contextmanager
+def hub_errors(files: HubFiles, without_network: str) -> Iterator[None]:
+    """Turn the many errors of the hub's libraries into one `UserError` that says what to do.
+
+    `without_network`: the end of the sentence "Without a network, ...".
+    """
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -34,10 +61,8 @@ def snapshot(files: HubFiles) -> Path:
         RevisionNotFoundError,
     )
 
-    if files.gated and get_token() is None and not is_cached(files):
-        raise UserError(_gated(files))
     try:
-        folder = _download(files)
+        yield
     except GatedRepoError:
         raise UserError(_gated(files)) from None
     except RepositoryNotFoundError:
@@ -52,10 +77,8 @@ def snapshot(files: HubFiles) -> Path:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{describe(files)}: the Hugging Face hub did not give these files ({reason}). "
-            "Without a network, download them elsewhere and name the folder: {path: /the/folder}"
+            f"Without a network, {without_network}"
         ) from None
-    _verify(files, folder)
-    return folder
 
 
 def is_cached(files: HubFiles) -> bool:
