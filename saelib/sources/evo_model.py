@@ -187,10 +187,10 @@ class Attention(nn.Module):
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn channel i together with channel i + head_size / 2 (rotary positions, Su et al. 2021)."""
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    """Turn channel i together with channel i + head_size / 2 (rotary positions, Su et al. 2021), in float32."""
+    cos, sin = angles.cos(), angles.sin()
     first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
 class GatedMLP(nn.Module):
