@@ -134,13 +134,30 @@ def _missing_outputs(source: SourceConfig) -> Iterator[str]:
 
 
 def _notes(config: Config, model: ModelConfig) -> Iterator[str]:
-    for files in _all_files(config, model):
-        if not isinstance(files, LocalFiles) and not is_cached(files):
-            yield f"will be fetched: {describe(files)}"
-        if isinstance(files, HubFiles) and len(files.revision) != 40:
-            yield f"not pinned: {describe(files)}: '{files.revision}' is no commit and may move"
-        elif isinstance(files, WebFiles) and files.sha256 is None:
-            yield f"not pinned: {describe(files)} has no sha256"
+    for files in named_files(model.source):
+        yield from _state(describe(files), [files])
+    if model.dataset:
+        dataset = config.datasets[model.dataset]
+        yield from _state(f"data '{model.dataset}'", list(named_files(dataset)))
+        if getattr(dataset, "hub", None):
+            yield f"data '{model.dataset}': streamed from the hub, so its jobs need a network"
+
+
+def _state(name: str, files: list[FilesConfig]) -> Iterator[str]:
+    """Whether files are here already, and whether they are always the same."""
+    absent = [one for one in files if not isinstance(one, LocalFiles) and not is_cached(one)]
+    loose = [one for one in files if not _pinned(one)]
+    if absent:
+        yield f"{name}: will be fetched{f' ({len(absent)} files)' if len(absent) > 1 else ''}"
+    if loose:
+        missing = "revision is no commit" if isinstance(loose[0], HubFiles) else "no sha256"
+        yield f"{name}: may change ({missing})"
+
+
+def _pinned(files: FilesConfig) -> bool:
+    if isinstance(files, HubFiles):
+        return len(files.revision) == 40
+    return not isinstance(files, WebFiles) or files.sha256 is not None
 
 
 def _all_files(config: Config, model: ModelConfig) -> list[FilesConfig]:

@@ -92,6 +92,6 @@ def test_what_may_move_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     loose = {"family": "transformers", "weights": {"hf": "some/model"}}
     notes = suite_needs(suite(tmp_path, loose))[0].notes
-    assert any("'main' is no commit" in note for note in notes)
+    assert "hf some/model@main: may change (revision is no commit)" in notes
     pinned = {"family": "transformers", "weights": {"hf": "some/model", "revision": "0" * 40}}
-    assert not any("no commit" in note for note in suite_needs(suite(tmp_path, pinned))[0].notes)
+    assert not any("may change" in note for note in suite_needs(suite(tmp_path, pinned))[0].notes)
