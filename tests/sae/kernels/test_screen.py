@@ -97,3 +97,33 @@ def test_the_bound_holds_and_is_not_idle(width: int) -> None:
     errors = np.abs(rounded - (a * b).sum(1)) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     assert errors.max() <= error_bound(width)
     assert errors.max() >= 0.05 * error_bound(width)
+
+
+@pytest.mark.parametrize("alike", [0, 300])
+def test_training_is_the_same_without_integers(alike: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where some blocks cannot be decided, because many latents are alike."""
+    import torch
+
+    from saelib.config.training import TrainConfig, VariantConfig
+    from saelib.sae.kernels import trainer
+    from saelib.sae.model import SAE
+
+    random = torch.Generator().manual_seed(0)
+    rows = torch.nn.functional.normalize(torch.randn(D_SAE, WIDTH, generator=random))
+    rows[:alike] = torch.nn.functional.normalize(rows[0] + 1e-5 * rows[:alike])
+    biases = {"b_enc": torch.zeros(D_SAE), "b_dec": torch.zeros(WIDTH)}
+    sae = SAE("topk", {"W_enc": rows.T.clone(), "W_dec": rows.clone(), **biases}, K)
+    config = TrainConfig(d_sae=D_SAE, k=K, steps=10)
+    trainers = []
+    for faster in (True, False):
+        monkeypatch.setattr(trainer, "integers_are_faster", lambda faster=faster: faster)
+        trainers.append(trainer.KernelTrainer(sae, config, VariantConfig(), learning_rate=1e-3, variance=10.0))
+    x = torch.randn(300, WIDTH, generator=random)
+    for _ in range(5):
+        for one in trainers:
+            one.step(x)
+    integers, floats = (one.sae.state_dict() for one in trainers)
+    for name, value in floats.items():
+        start = sae.state_dict()[name]
+        assert (integers[name] - value).norm() <= 1e-2 * (value - start).norm(), name
+    assert (len(trainers[0]._floats) > 0) == (alike > 0)  # whether float32 was asked
