@@ -81,7 +81,8 @@ class AlphaFold3:
             _run(self._config, missing)
         elif missing:
             write_inputs(self._config, examples)
-            raise UserError(_advice(self._config, len(missing), len(jobs)))
+            more = "`saelib alphafold3-inputs` writes the inputs of all batches at once"
+            raise UserError(f"{advice(self._config, len(missing), len(jobs))}. {more}")
         arrays = {job: _read(self._config.outputs, job, len(one)) for job, one in jobs.items()}
         empty = np.empty((0, WIDTH), np.float32)
         found = [arrays.get(job_name(one), empty) for one in sequences]
@@ -113,6 +114,18 @@ def write_inputs(config: AlphaFold3Source, examples: Iterable[Example]) -> int:
             if not path.exists():
                 write_json(path, {"name": job, **_job(sequence)})
     return len(left)
+
+
+def advice(config: AlphaFold3Source, missing: int, proteins: int) -> str:
+    """What to do about `missing` of so many proteins, which have no embeddings and whose inputs are written."""
+    waiting = sum(1 for _ in config.inputs.glob("saelib_*.json"))
+    folders = f"--input_dir={config.inputs} --output_dir={config.outputs} --model_dir=WEIGHTS"
+    return (
+        f"{NAME}: {missing} of {proteins} proteins have no embeddings in {config.outputs}. Their inputs are written; "
+        f"{waiting} files wait in {config.inputs}. Run\n"
+        f"  python run_alphafold.py {folders} {FLAGS}\n"
+        f"and then the suite ({RECYCLES})"
+    )
 
 
 def job_name(sequence: str) -> str:
@@ -193,15 +206,3 @@ def _run(config: AlphaFold3Source, jobs: dict[str, str]) -> None:
         raise UserError(
             f"{NAME}: command {arguments} ended with {process.returncode}. It last said:\n" + "\n".join(last)
         )
-
-
-def _advice(config: AlphaFold3Source, missing: int, jobs: int) -> str:
-    """What to do about proteins without embeddings."""
-    waiting = sum(1 for _ in config.inputs.glob("saelib_*.json"))
-    folders = f"--input_dir={config.inputs} --output_dir={config.outputs} --model_dir=WEIGHTS"
-    return (
-        f"{NAME}: {missing} of the {jobs} proteins in this batch have no embeddings in {config.outputs}. "
-        f"Their inputs are written; with earlier ones {waiting} files wait. Run\n"
-        f"  python run_alphafold.py {folders} {FLAGS}\n"
-        f"({RECYCLES}) and then the suite again. `saelib alphafold3-inputs` writes the inputs of every batch at once."
-    )

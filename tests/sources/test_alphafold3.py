@@ -109,8 +109,9 @@ def test_without_a_command_the_inputs_are_written_and_the_message_says_what_to_d
     with pytest.raises(UserError) as raised:
         source.forward(proteins(*PROTEINS), [0])
     message = str(raised.value)
-    for part in ("3 of the 3 proteins", f"--input_dir={folder / 'inputs'}", f"--output_dir={folder / 'outputs'}",
-                 "--save_embeddings=true", "--run_data_pipeline=false", "--num_recycles=1"):  # fmt: skip
+    paths = f"--input_dir={folder / 'inputs'} --output_dir={folder / 'outputs'}"
+    flags = ("--save_embeddings=true", "--run_data_pipeline=false", "--num_recycles=1")
+    for part in ("3 of 3 proteins", "3 files wait", paths, *flags):
         assert part in message
     files = list((folder / "inputs").iterdir())
     assert sorted(file.stem for file in files) == sorted(map(job_name, map(str.upper, PROTEINS)))
