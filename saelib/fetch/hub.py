@@ -66,8 +66,9 @@ def hub_errors(files: HubFiles, without_network: str) -> Iterator[None]:
     except GatedRepoError:
         raise UserError(_gated(files)) from None
     except RepositoryNotFoundError:
+        kind = " (a data set needs `repo_type: dataset`)" if files.repo_type == "model" else ""
         raise UserError(
-            f"{describe(files)}: the hub has no such {files.repo_type} for you; check `hf` and `repo_type`, "
+            f"{describe(files)}: the hub has no such {files.repo_type} for you; check its name{kind}, "
             "and set HF_TOKEN if it is private"
         ) from None
     except RevisionNotFoundError:
