@@ -91,25 +91,26 @@ class AlphaFold3:
 
 
 def write_inputs(config: AlphaFold3Source, examples: Iterable[Example]) -> int:
-    """Write `config.inputs/{job}.json` for every protein without embeddings; remove those of proteins that have them.
+    """Write `config.inputs/{job}.json` for every protein without embeddings, unless longer than `config.max_length`.
 
-    So that folder is what the program still has to run on, however often either is started again. Proteins above
-    `config.max_length` get no file.
+    Files whose embeddings are there are removed first, whoever asked for them: the folder is what the program still has
+    to run on, however often either is started again.
 
     Returns:
-        Number of proteins without embeddings.
+        Number of these proteins without embeddings.
 
     Raises:
         UserError: for images, or letters that the program does not read.
     """
+    for path in config.inputs.glob("saelib_*.json"):
+        if _saved(config.outputs, path.stem) is not None:
+            path.unlink()
     left: set[str] = set()
     for example in examples:
         [sequence] = _sequences([example])
         job = job_name(sequence)
         path = config.inputs / f"{job}.json"
-        if _saved(config.outputs, job) is not None:
-            path.unlink(missing_ok=True)
-        elif len(sequence) <= config.max_length and job not in left:
+        if len(sequence) <= config.max_length and job not in left and _saved(config.outputs, job) is None:
             left.add(job)
             if not path.exists():
                 write_json(path, {"name": job, **_job(sequence)})

@@ -133,8 +133,9 @@ def test_write_inputs_keeps_what_is_left_to_compute(folder):
         ],
     }  # fmt: skip
     save(folder, "MKV")
-    assert write_inputs(settings, examples) == 1
+    assert write_inputs(settings, proteins("ACD")) == 1
     assert list((folder / "inputs").iterdir()) == [paths["ACD"]]
+    assert write_inputs(settings, proteins("MKV")) == 0
 
 
 def test_names_survive_every_version_of_the_program():
