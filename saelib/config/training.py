@@ -224,8 +224,7 @@ class TrainConfig(Section):
     log_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
     """Where the recorded rows go beside history.parquet; the package must be installed."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the encoder's matrix product. `bfloat16` on a CPU selects candidates in bfloat16 and decides between them in
-    float32; on a GPU the product itself is rounded."""
+    """Of the encoder's matrix product, where torch makes it; the kernels for CPUs always select as float32 does."""
     threads: Count = 1
     """Processor threads of a job; small SAEs train faster several at once than one on several cores."""
     variants: dict[Name, VariantConfig] = {
