@@ -3,15 +3,25 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, TypeVar
 from zipfile import BadZipFile
 
 import torch
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from saelib.errors import UserError
 from saelib.files import read_json
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+class Shards(BaseModel):
+    """The index of a checkpoint in several files."""
+
+    weight_map: dict[str, str]
+    """Weight -> file."""
 
 
 def read_tensors(path: Path, name: str, allowed: Sequence[type] = ()) -> dict[str, Any]:
@@ -53,19 +63,25 @@ def read_weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
     for file in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{file}.index.json"
         if index.is_file():
-            shards = sorted(set(read_json(index)["weight_map"].values()))
+            shards = sorted(set(read_settings(index, name, Shards).weight_map.values()))
             return {key: value for shard in shards for key, value in read_tensors(folder / shard, name).items()}
         if (folder / file).is_file():
             return read_tensors(folder / file, name)
     raise UserError(f"{name}: {folder} has neither model.safetensors nor pytorch_model.bin")
 
 
-def read_settings(path: Path, name: str) -> dict[str, Any]:
-    """A checkpoint's config.json. Raises `UserError` where it is missing or no JSON object."""
-    settings = read_json(path)
-    if not isinstance(settings, dict):
-        raise UserError(f"{name}: {path}: holds no settings")
-    return settings
+def read_settings(path: Path, name: str, kind: type[Settings]) -> Settings:
+    """The part of a checkpoint's config.json, or of another JSON file, that `kind` names.
+
+    Raises:
+        UserError: where the file is missing, or a setting is missing or impossible.
+    """
+    try:
+        return kind.model_validate(read_json(path))
+    except ValidationError as error:
+        found = error.errors()[0]
+        where = ".".join(map(str, found["loc"])) or "the file"
+        raise UserError(f"{name}: {path}: not a file of such a model: {where}: {found['msg']}") from None
 
 
 def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], name: str, assign: bool = False) -> None:

@@ -5,9 +5,10 @@ before a gated MLP, rotary positions, no biases.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Self
 
 import torch
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, model_validator
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
@@ -63,16 +64,31 @@ def tokenize(sequence: str, alphabet: str = "protein", strand: str = "+") -> Tok
     return Tokens([VOCABULARY[f"<{strand}>"]], own, [])
 
 
+class Settings(BaseModel):
+    """What a checkpoint's config.json says of the network."""
+
+    dim: PositiveInt
+    depth: PositiveInt
+    heads: PositiveInt
+    vocab_size: Annotated[int, Field(ge=len(VOCABULARY))]
+    norm_eps: PositiveFloat = 1e-5
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> Self:
+        if self.dim % (2 * self.heads):
+            raise ValueError(f"dim {self.dim} is not made of {self.heads} heads of an even width")
+        return self
+
+
 class Glm2(nn.Module):
     """The published encoder without its head. Attributes bear the names of the published weights."""
 
-    def __init__(self, vocab_size: int, dim: int, depth: int, heads: int, hidden: int, norm_eps: float) -> None:
+    def __init__(self, settings: Settings, hidden: int) -> None:
         """`hidden`: width inside the MLP."""
         super().__init__()
-        self.tok_embeddings = nn.Embedding(vocab_size, dim)
-        self.encoder = nn.ModuleDict(
-            {"layers": nn.ModuleList(Block(dim, heads, hidden, norm_eps) for _ in range(depth))}
-        )
+        self.tok_embeddings = nn.Embedding(settings.vocab_size, settings.dim)
+        layers = (Block(settings.dim, settings.heads, hidden, settings.norm_eps) for _ in range(settings.depth))
+        self.encoder = nn.ModuleDict({"layers": nn.ModuleList(layers)})
         self.blocks = list(self.encoder["layers"].children())
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -120,21 +136,14 @@ class Block(nn.Module):
 
 
 def _load(folder: Path) -> Glm2:
-    settings = read_settings(folder / "config.json", NAME)
+    settings = read_settings(folder / "config.json", NAME, Settings)
     weights = {
         key.removeprefix(PREFIX): value for key, value in read_weights(folder, NAME).items() if not key.startswith(HEAD)
     }
     gates = weights.get("encoder.layers.0.feed_forward.w1.weight")
-    missing = [key for key in ("dim", "depth", "heads") if not isinstance(settings.get(key), int)]
-    if missing or gates is None:
-        raise UserError(f"{NAME}: {folder}: not a gLM2 checkpoint: lacks {', '.join(missing) or 'weights of an MLP'}")
-    sizes: dict[str, Any] = {key: settings[key] for key in ("dim", "depth", "heads")}
-    if sizes["dim"] % (2 * sizes["heads"]):
-        raise UserError(f"{NAME}: {folder}: a width of {sizes['dim']} is not made of {sizes['heads']} even heads")
-    vocabulary = settings.get("vocab_size", len(VOCABULARY))
-    if vocabulary < len(VOCABULARY):
-        raise UserError(f"{NAME}: {folder}: vocab_size is {vocabulary}; gLM2 has {len(VOCABULARY)} tokens")
+    if gates is None:
+        raise UserError(f"{NAME}: {folder}: not the weights of a gLM2")
     with torch.device("meta"):
-        model = Glm2(vocabulary, hidden=len(gates), norm_eps=settings.get("norm_eps", 1e-5), **sizes)
+        model = Glm2(settings, hidden=len(gates))
     load_weights(model, weights, NAME, assign=True)
     return model

@@ -5,9 +5,10 @@ neighbouring channels. Only queries, values and keys lie differently in the file
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import torch
+from pydantic import AliasChoices, BaseModel, Field, PositiveFloat, PositiveInt, model_validator
 from tokenizers import Tokenizer
 from transformers import GPTJConfig, GPTJModel
 from transformers.models.gptj.modeling_gptj import create_sinusoidal_positions
@@ -22,15 +23,26 @@ from saelib.sources.tokens import Tokens, TokenSource
 NAME = "ProGen2"
 CORES = 8
 """The projection of queries, values and keys is cut into this many pieces, one for each TPU core of its training."""
-NAMES = {
-    "vocab_size": ("vocab_size", "vocab_size_emb"),
-    "n_positions": ("n_positions",),
-    "n_embd": ("n_embd", "embed_dim"),
-    "n_layer": ("n_layer",),
-    "n_head": ("n_head",),
-    "rotary_dim": ("rotary_dim",),
-}
-"""GPT-J's settings and what the published config.json and the hub's ports call them."""
+
+
+class Settings(BaseModel):
+    """GPT-J's settings, by the names of the published config.json or of the hub's ports."""
+
+    vocab_size: Annotated[PositiveInt, Field(validation_alias=AliasChoices("vocab_size", "vocab_size_emb"))]
+    n_positions: PositiveInt
+    n_embd: Annotated[PositiveInt, Field(validation_alias=AliasChoices("n_embd", "embed_dim"), multiple_of=CORES)]
+    n_layer: PositiveInt
+    n_head: Annotated[PositiveInt, Field(multiple_of=CORES)]
+    rotary_dim: PositiveInt
+    n_inner: PositiveInt | None = None
+    activation_function: Literal["gelu_new"] = "gelu_new"
+    layer_norm_epsilon: PositiveFloat = 1e-5
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> Self:
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd {self.n_embd} is not made of {self.n_head} whole heads")
+        return self
 
 
 def open_source(config: Progen2Source, device: str, dtype: str) -> TokenSource:
@@ -65,7 +77,7 @@ def tokenize(sequence: str, vocabulary: dict[str, int], reverse: bool = False) -
 
 
 def _load(folder: Path) -> Any:
-    settings = _settings(folder / "config.json")
+    settings = GPTJConfig(**read_settings(folder / "config.json", NAME, Settings).model_dump(), use_cache=False)
     weights = _converted(read_weights(folder, NAME), settings.n_embd)
     with torch.device("meta"):  # the largest has 6.4 billion weights, which need no first values
         model: Any = GPTJModel(settings)
@@ -73,24 +85,6 @@ def _load(folder: Path) -> Any:
     for block in model.h:
         block.attn.embed_positions = create_sinusoidal_positions(settings.n_positions, settings.rotary_dim)
     return model
-
-
-def _settings(path: Path) -> GPTJConfig:
-    written = read_settings(path, NAME)
-    found: dict[str, Any] = {"n_inner": written.get("n_inner")}
-    for ours, theirs in NAMES.items():
-        known = [written[name] for name in theirs if name in written]
-        if not known:
-            raise UserError(f"{NAME}: {path}: not a ProGen2 config: it lacks '{theirs[0]}'")
-        found[ours] = known[0]
-    if found["n_embd"] % CORES or found["n_embd"] % found["n_head"]:
-        raise UserError(f"{NAME}: {path}: a width of {found['n_embd']} is not made of {CORES} cores and whole heads")
-    return GPTJConfig(
-        **found,
-        activation_function=written.get("activation_function", "gelu_new"),
-        layer_norm_epsilon=written.get("layer_norm_epsilon", 1e-5),
-        use_cache=False,
-    )
 
 
 def _converted(weights: dict[str, torch.Tensor], width: int) -> dict[str, torch.Tensor]:

@@ -255,8 +255,11 @@ def test_folders_that_are_no_such_checkpoint_are_refused(folder, weights):
     binary.unlink()
     with pytest.raises(UserError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
         opened(folder)
+    (folder / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(UserError, match=r"index\.json: not a file of such a model: weight_map: Field required"):
+        opened(folder)
     (folder / "config.json").write_text('{"n_layer": 3}')
-    with pytest.raises(UserError, match="not a ProGen2 config: it lacks 'vocab_size'"):
+    with pytest.raises(UserError, match="not a file of such a model: vocab_size: Field required"):
         opened(folder)
     save_tokenizer(folder, {letter: i for i, letter in enumerate("ACDE")})
     with pytest.raises(UserError, match="not ProGen2's tokenizer"):
