@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from packaging.version import Version
 from safetensors import SafetensorError
 from transformers import AutoModel
@@ -18,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from saelib.errors import UserError
 from saelib.sources.base import torch_device, torch_dtype
 from saelib.sources.remote_code import brings_code, build_from_code, refuse_code_from_elsewhere
+from saelib.sources.user_code import user_code
 
 BLOCKS = (
     "layers",  # Llama, Mistral, Qwen, Gemma, GPT-NeoX (Pythia), ModernBERT, Mamba, ViT, DeiT, BEiT
@@ -33,6 +35,19 @@ BLOCKS = (
 """Where architectures keep the list of their blocks."""
 # Parts behind the blocks, which checkpoints of other tasks lack: their random values reach no layer.
 BEHIND_THE_BLOCKS = ("pooler.", "contact_head.")
+
+# What loading raises where files are missing, broken or contradict each other, or a package is missing.
+MISTAKES = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    ImportError,
+    SafetensorError,
+    StrictDataclassError,
+)
 
 
 def load_model(
@@ -62,7 +77,7 @@ def load_model(
     target = torch_device(device)
     if trust_remote_code and brings_code(folder):
         refuse_code_from_elsewhere(folder, name)
-        with _one_line_for_what_goes_wrong(name, "the checkpoint's own code", folder), quiet_loading():
+        with user_code(f"{name}: the checkpoint's own code"), quiet_loading():
             model, missing = build_from_code(folder, torch_dtype(dtype), name)
     else:
         options: dict[str, Any] = {"dtype": torch_dtype(dtype), "output_loading_info": True}
@@ -155,7 +170,7 @@ def _one_line_for_what_goes_wrong(name: str, loader: str, folder: Path) -> Itera
         raise UserError(
             f"{name}: the weights are pickled objects, which may run code; convert them to safetensors"
         ) from None
-    # ImportError: a package that an architecture needs. The others: configs and weights that contradict each other.
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError) as e:
-        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+    except MISTAKES as error:
+        lines = (str(error).strip() or type(error).__name__).splitlines()
+        reason = " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
         raise UserError(f"{name}: {loader} cannot load {folder}: {reason}") from None

@@ -90,26 +90,26 @@ NO_EMBEDDINGS = ("rwkv", "mamba", "mamba2")
 
 @pytest.fixture
 def saved(tmp_path, save_tokenizer, randomise, vocab_size):
-    """Save an architecture by its name here, or by config class and arguments."""
+    """Save an architecture by its name here, or by config class and arguments; give the folder and the model."""
 
     def save(kind, arguments=None):
         kind, arguments = (kind, arguments) if arguments is not None else ARCHITECTURES[kind][:2]
         torch.manual_seed(0)
         config = getattr(transformers, kind)(vocab_size=vocab_size, **arguments)
-        randomise(AutoModel.from_config(config)).save_pretrained(tmp_path)
+        model = randomise(AutoModel.from_config(config))
+        model.save_pretrained(tmp_path)
         save_tokenizer(tmp_path, wrapped=kind in [encoder[0] for encoder in ENCODERS.values()])
-        return tmp_path
+        return tmp_path, model
 
     return save
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_layers_are_the_models_own_hidden_states_with_any_padding(name, saved, open_text, sentences, examples):
-    folder = saved(name)
+    folder, model = saved(name)
     source = open_text(folder)
     assert (source.n_layers, source.d_in(N_LAYERS)) == (N_LAYERS, 32)
     acts = source.forward(examples(*sentences), range(N_LAYERS + 1))
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     norm = model.get_submodule(ARCHITECTURES[name][2]) if ARCHITECTURES[name][2] else torch.nn.Identity()
     shift = 1 if name in NO_EMBEDDINGS else 0
@@ -129,8 +129,8 @@ def test_layers_are_the_models_own_hidden_states_with_any_padding(name, saved, o
 def test_a_stream_that_is_halved_on_the_way_is_not(saved, open_text, sentences, examples):
     """RWKV divides by 2 after every so many blocks, unless told not to."""
     arguments = {"hidden_size": 32, "num_hidden_layers": N_LAYERS, "rescale_every": 2}
-    halving = open_text(saved("RwkvConfig", arguments)).forward(examples(*sentences), [3])
-    plain = open_text(saved("rwkv")).forward(examples(*sentences), [3])
+    halving = open_text(saved("RwkvConfig", arguments)[0]).forward(examples(*sentences), [3])
+    plain = open_text(saved("rwkv")[0]).forward(examples(*sentences), [3])
     np.testing.assert_allclose(halving.layers[3], plain.layers[3], rtol=1e-4, atol=2e-5)
 
 
@@ -145,4 +145,4 @@ def test_a_stream_that_is_halved_on_the_way_is_not(saved, open_text, sentences, 
 )
 def test_other_shapes_are_refused_with_a_way_out(kind, arguments, message, saved, open_text, sentences, examples):
     with pytest.raises(UserError, match=f"{message}.*use family: module"):
-        open_text(saved(kind, arguments)).forward(examples(*sentences), [1])
+        open_text(saved(kind, arguments)[0]).forward(examples(*sentences), [1])
