@@ -1,12 +1,19 @@
 """Commands about a whole suite: what it will need, and its files."""
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from saelib.cli.show import show_rows, show_values
 from saelib.errors import UserError
+
+if TYPE_CHECKING:
+    from saelib.config import Config
+    from saelib.config.sources import AlphaFold3Source
+    from saelib.datasets import Example, Split
 
 suite_app = typer.Typer()
 
@@ -78,6 +85,45 @@ def fetch(configfile: Configfile = DEFAULT) -> None:
     if failed:
         raise UserError("\n  ".join([f"{configfile}: {len(failed)} could not be fetched", *failed]))
     typer.echo(f"{configfile}: all weights and data are in {cache_folder()}")
+
+
+@suite_app.command("alphafold3-inputs")
+def alphafold3_inputs(
+    model: Annotated[str, typer.Option(help="A model of the suite, of family alphafold3.")],
+    configfile: Configfile = DEFAULT,
+) -> None:
+    """Write the JSON files that AlphaFold 3 is to run on, for every protein that extraction will ask for.
+
+    Only needed where `command` is not set.
+    Example: saelib alphafold3-inputs --configfile configs/paper.yaml --model alphafold3
+    """
+    from saelib.config import load_config
+    from saelib.config.sources import AlphaFold3Source
+    from saelib.sources.alphafold3 import advice, write_inputs
+
+    config = load_config(configfile)
+    source = config.models[model].source if model in config.models else None
+    if not isinstance(source, AlphaFold3Source):
+        names = [name for name, one in config.models.items() if one.source.family == "alphafold3"]
+        raise UserError(
+            f"{configfile}: no model '{model}' of family alphafold3; there are: {', '.join(names) or 'none'}"
+        )
+    written = write_inputs(source, _proteins(config, model, source))
+    typer.echo(advice(source, written, written) if written else f"Every protein has its embeddings in {source.outputs}")
+
+
+def _proteins(config: "Config", model: str, source: "AlphaFold3Source") -> "Iterator[Example]":
+    """Those that extraction will read: in each split, whole batches until they give the tokens it wants."""
+    from saelib.datasets import open_dataset
+
+    dataset = open_dataset(config.datasets[config.models[model].dataset or ""])
+    wanted: dict[Split, int] = {"train": config.extraction.tokens, "heldout": config.extraction.heldout_tokens}
+    for split, tokens in wanted.items():
+        examples = dataset.examples(split, config.seed, config.heldout_fraction)
+        left = tokens
+        while left > 0 and (batch := list(islice(examples, source.batch_size))):
+            yield from batch
+            left -= sum(len(one.content) for one in batch if len(one.content) <= source.max_length)
 
 
 def _size(count: int | None) -> str:

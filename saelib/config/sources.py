@@ -133,8 +133,8 @@ class StableDiffusion3Source(ModelSource):
     """Share of noise: the model sees `(1 - timestep) * latents + timestep * noise` (rectified flow)."""
     noise_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """The same noise for an image whatever batch it is in."""
-    prompt: Literal["zero"] | Path = "zero"
-    """Zeros, or a .safetensors with one prompt's `prompt_embeds` and `pooled_prompt_embeds`."""
+    prompt: FilesConfig | None = None
+    """A .safetensors with one prompt's `prompt_embeds` and `pooled_prompt_embeds`; none: zeros."""
     device_map: Literal["auto", "balanced", "sequential"] | None = None
     batch_size: Count = 4
 

@@ -178,19 +178,20 @@ def _prompt(config: StableDiffusion3Source, transformer: Any, name: str) -> tupl
     from safetensors.torch import load_file
 
     width, pooled_width = transformer.config.joint_attention_dim, transformer.config.pooled_projection_dim
-    if config.prompt == "zero":
+    if config.prompt is None:
         return torch.zeros(PROMPT_TOKENS, width), torch.zeros(pooled_width)
+    file = fetch(config.prompt)
     try:
-        found = load_file(config.prompt)
+        found = load_file(file)
         embeddings, pooled = found["prompt_embeds"], found["pooled_prompt_embeds"]
     except (OSError, SafetensorError, KeyError) as error:
         raise UserError(
-            f"{name}: prompt {config.prompt}: not a .safetensors with prompt_embeds and pooled_prompt_embeds ({error})"
+            f"{name}: prompt {file}: not a .safetensors with prompt_embeds and pooled_prompt_embeds ({error})"
         ) from None
     embeddings, pooled = embeddings.squeeze(0), pooled.squeeze(0)  # pipelines return them with an axis for the batch
     if embeddings.shape != (len(embeddings), width) or pooled.shape != (pooled_width,):
         raise UserError(
-            f"{name}: prompt {config.prompt}: prompt_embeds {list(embeddings.shape)} and pooled_prompt_embeds "
+            f"{name}: prompt {file}: prompt_embeds {list(embeddings.shape)} and pooled_prompt_embeds "
             f"{list(pooled.shape)}; this model reads one prompt of [tokens, {width}] and [{pooled_width}]"
         )
     return embeddings, pooled

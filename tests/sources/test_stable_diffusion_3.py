@@ -173,7 +173,7 @@ def test_a_prompt_from_a_file(saved, models, tmp_path, batch_axis):
     prompt = tmp_path / "prompt.safetensors"
     save_file({"prompt_embeds": stored[0].contiguous(), "pooled_prompt_embeds": stored[1].contiguous()}, prompt)
     examples = photos(2)
-    acts = opened(saved, timestep=0.0, prompt=prompt).forward(examples, [1, BLOCKS])
+    acts = opened(saved, timestep=0.0, prompt={"path": prompt}).forward(examples, [1, BLOCKS])
     latents = latents_of(models, examples)
     expected, _ = hidden_states(models[0], latents, 0.0, embeddings.expand(2, -1, -1), pooled.expand(2, -1))
     unprompted, _ = hidden_states(models[0], latents, 0.0, *zeros(2))
@@ -184,15 +184,15 @@ def test_a_prompt_from_a_file(saved, models, tmp_path, batch_axis):
 
 def test_prompts_that_do_not_fit_are_refused(saved, tmp_path):
     prompt = tmp_path / "prompt.safetensors"
-    with pytest.raises(UserError, match="safetensors with prompt_embeds and pooled"):
-        opened(saved, prompt=prompt)
+    with pytest.raises(UserError, match="no such file"):
+        opened(saved, prompt={"path": prompt})
     save_file({"prompt_embeds": torch.zeros(9, JOINT)}, prompt)
     with pytest.raises(UserError, match="pooled_prompt_embeds"):
-        opened(saved, prompt=prompt)
+        opened(saved, prompt={"path": prompt})
     for shape in ((9, JOINT + 1), (2, 9, JOINT)):
         save_file({"prompt_embeds": torch.zeros(shape), "pooled_prompt_embeds": torch.zeros(POOLED)}, prompt)
         with pytest.raises(UserError, match=rf"one prompt of \[tokens, {JOINT}\] and \[{POOLED}\]"):
-            opened(saved, prompt=prompt)
+            opened(saved, prompt={"path": prompt})
 
 
 def test_half_precision_checkpoints_and_passes(folder):
