@@ -137,6 +137,25 @@ def test_images_are_scaled_up_bicubic_and_stay_in_place(tmp_path):
     assert (image == image[:, :1, :1]).all()
 
 
+def test_scaling_up_is_cubic_convolution(tmp_path):
+    (tmp_path / "a.bin").write_bytes(binary(PIXELS[:2], LABELS[:2]))
+    found = {example.id: example.content for example in examples(dataset(tmp_path, size=96))}
+    # Keys (1981) with a = -1/2, one axis after the other.
+    weights = np.zeros((96, 32))
+    for row in range(96):
+        place = (row + 0.5) / 3 - 0.5
+        distance = np.abs(np.arange(32) - place)
+        near = 1.5 * distance**3 - 2.5 * distance**2 + 1
+        far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+        kernel = np.where(distance < 1, near, np.where(distance < 2, far, 0))
+        weights[row] = kernel / kernel.sum()
+    wanted = np.einsum("rh,cw,hwk->rck", weights, weights, PIXELS[0].astype(float)).clip(0, 255)
+    image = found[f"{tmp_path.name}/a.bin#0"].astype(float)
+    # Pillow rounds and clips between the axes.
+    assert np.abs(image - wanted).mean() < 2
+    assert np.quantile(np.abs(image - wanted), 0.9) < 2
+
+
 @pytest.mark.parametrize("size", [0, 3072, 3073 * 4 - 1, 3073 * 4 + 1])
 def test_a_file_of_the_wrong_length_is_refused(tmp_path, size):
     (tmp_path / "a.bin").write_bytes(binary()[:size])

@@ -71,7 +71,7 @@ def test_every_format_gives_its_documents_once(tmp_path, name):
     folder.mkdir()
     WRITERS[name](folder / name, DOCUMENTS)
     (folder / "README.md").write_text("about")
-    (folder / "dataset_info.json").write_text("{}")
+    (folder / "dataset_info.json").write_text('{"description": "no rows"}')
     found = both(dataset(folder))
     assert sorted(example.content for example in found) == sorted(DOCUMENTS)
     by_name = {example.id: example.content for example in found}
