@@ -47,7 +47,7 @@ def cases() -> dict[str, Case]:
         "topk": Case("TopK", LARGE, everyone, 5),
         "auxk": Case("TopK with AuxK on 4,096 dead latents", replace(LARGE, dead=4096), everyone, 3),
         "torch_path": Case("TopK, saelib without its kernels", LARGE, {"saelib": {"path": "torch"}, "eager": {}}, 3),
-        "bfloat16": Case("TopK", LARGE, {"saelib": {}, "saelib bf16": {"precision": "bfloat16"}}, 5),
+        "float32": Case("TopK", LARGE, {"saelib": {}, "saelib float32": {"selection": "float32"}}, 5),
         "small": Case("small TopK", SMALL, two, 100),
         "small_many": Case("small TopK, per SAE", SMALL, {"saelib x 64": {"saes": 64}, "eager": {}}, 10),
     }

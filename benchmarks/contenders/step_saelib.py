@@ -16,7 +16,7 @@ def make(setting: Setting) -> Step:
     options: Mapping[str, Any] = {"revival": {"kind": "auxk", "k": setting.k_aux}} if setting.dead else {}
     variant = VariantConfig.model_validate(options)
     shape = {"d_sae": setting.d_sae, "k": setting.k, "batch_size": setting.batch_size, "steps": 1_000_000}
-    config = TrainConfig.model_validate(shape | {"precision": setting.precision})
+    config = TrainConfig.model_validate(shape | {"selection": setting.selection})
     trainers = []
     for seed in range(setting.saes):
         sae = initial_sae(setting.d_in, config, variant, seed=seed)

@@ -33,8 +33,8 @@ class Setting:
     """Trained at once on the same batches; only saelib can."""
     path: str = "auto"
     """Of saelib: `torch` leaves its kernels out."""
-    precision: str = "float32"
-    """Of saelib."""
+    selection: str = "screened"
+    """Of saelib: `float32` makes the whole product in float32."""
     learning_rate: float = 3e-4
     batches: str = ""
     """File of float32 [batches, batch_size, d_in]."""

@@ -72,7 +72,8 @@ class KernelTrainer(TopKTrainer):
     def _pack(self) -> None:
         W_enc = self.parameters.latents.W_enc
         self._floats = np.zeros((0, self.d_in, PANEL), np.float32)
-        if integers_are_faster() and self.d_sae >= WORTH_IT * self.k:
+        screened = self.config.selection == "screened" and integers_are_faster()
+        if screened and self.d_sae >= WORTH_IT * self.k:
             self._packed = Packed(self._floats, round_latents(W_enc))
         else:
             self._packed = Packed(pack(W_enc, self.d_in), empty_panels(0, W_enc.shape[1]))

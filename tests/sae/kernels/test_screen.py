@@ -100,7 +100,7 @@ def test_the_bound_holds_and_is_not_idle(width: int) -> None:
 
 
 @pytest.mark.parametrize("alike", [0, 300])
-def test_training_is_the_same_without_integers(alike: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_is_the_same_with_the_whole_product_in_float32(alike: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where some blocks cannot be decided, because many latents are alike."""
     import torch
 
@@ -113,10 +113,10 @@ def test_training_is_the_same_without_integers(alike: int, monkeypatch: pytest.M
     rows[:alike] = torch.nn.functional.normalize(rows[0] + 1e-5 * rows[:alike])
     biases = {"b_enc": torch.zeros(D_SAE), "b_dec": torch.zeros(WIDTH)}
     sae = SAE("topk", {"W_enc": rows.T.clone(), "W_dec": rows.clone(), **biases}, K)
-    config = TrainConfig(d_sae=D_SAE, k=K, steps=10)
+    monkeypatch.setattr(trainer, "integers_are_faster", lambda: True)
     trainers = []
-    for faster in (True, False):
-        monkeypatch.setattr(trainer, "integers_are_faster", lambda faster=faster: faster)
+    for selection in ("screened", "float32"):
+        config = TrainConfig(d_sae=D_SAE, k=K, steps=10, selection=selection)
         trainers.append(trainer.KernelTrainer(sae, config, VariantConfig(), learning_rate=1e-3, variance=10.0))
     x = torch.randn(300, WIDTH, generator=random)
     for _ in range(5):
