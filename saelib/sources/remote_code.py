@@ -32,12 +32,11 @@ def refuse_code_from_elsewhere(folder: Path, name: str) -> None:
     """Raise `UserError` where a checkpoint names code of another repository, which no commit or checksum pins."""
     for file in ("config.json", "tokenizer_config.json"):
         for reference in _auto_map(folder / file).values():
-            for one in reference if isinstance(reference, list) else [reference]:
-                if one and "--" in one:
-                    raise UserError(
-                        f"{name}: {folder / file} names code of another repository ({one}); copy that code beside it "
-                        "and take the part before '--' away"
-                    )
+            if "--" in str(reference):
+                raise UserError(
+                    f"{name}: {folder / file} names code of another repository ({reference}); copy that code beside it "
+                    "and take away what stands before '--'"
+                )
 
 
 def build_from_code(folder: Path, dtype: torch.dtype, name: str) -> tuple[Any, set[str]]:

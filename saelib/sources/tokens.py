@@ -86,7 +86,7 @@ class TokenSource:
         """
         check_layers(layers, self.n_layers, self.name)
         tokens = [self._tokenize(text) for text in texts(examples, self.name)]
-        rows = [row for number, one in enumerate(tokens) for row in self._rows(number, one)]
+        rows = [row for number, one in enumerate(tokens) for row in self._rows(number, one) if row.ids]
         passes = [(group, self._pass([rows[i] for i in group], layers)) for group in self._passes(rows)]
         found = _in_order(passes, len(rows)) if len(passes) != 1 else passes[0][1]
         acts = {layer: found.layers.get(layer, np.empty((0, self._d_in), np.float32)) for layer in layers}
@@ -139,7 +139,7 @@ class TokenSource:
 
     def _pad(self, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Ids, attention mask and tokens to return, each [rows, longest]; padding is on the right."""
-        shape = (len(rows), max(1, *(len(row.ids) for row in rows)))
+        shape = (len(rows), max(len(row.ids) for row in rows))
         ids = torch.full(shape, self._pad_id)
         mask = torch.zeros(shape, dtype=torch.long)
         keep = torch.zeros(shape, dtype=torch.bool)

@@ -49,7 +49,7 @@ def test_smollm2_knows_the_capital_of_france():
     with torch.no_grad():
         last = model.norm(torch.from_numpy(acts.layers[30][4]))
         word = int((model.embed_tokens.weight @ last).argmax())
-    assert source._tokenize(text + " Paris").ids == [*source._tokenize(text).ids, word]
+    assert source._tokenize(text + " Paris").own == [*source._tokenize(text).own, word]
 
 
 def test_minilm_layers_are_its_hidden_states():
@@ -88,5 +88,5 @@ def test_antiberty_fills_in_the_residues_of_an_antibody():
         norm = head["transform.LayerNorm.weight"], head["transform.LayerNorm.bias"]
         hidden = torch.nn.functional.layer_norm(hidden, (512,), *norm, eps=1e-12)
         words = torch.nn.functional.linear(hidden, head["decoder.weight"], head["decoder.bias"]).argmax(dim=1)
-    ids = source._tokenize(heavy).ids[1:-1]
+    ids = source._tokenize(heavy).own
     assert (words == torch.tensor(ids)).float().mean() > 0.9

@@ -137,8 +137,10 @@ def test_empty_examples_have_no_tokens_even_alone():
         acts = opened()[0].forward(examples(*texts), [1])
         assert acts.tokens_per_example == [0] * len(texts)
         assert acts.layers[1].shape == (0, WIDTH)
-    nothing = opened(tokenize=lambda text: Tokens([], [], []))[0].forward(examples("", "abc"), [1])
-    assert nothing.tokens_per_example == [0, 0]
+    source, model = opened(tokenize=lambda text: tokenize(text)._replace(before=[], after=[]))
+    assert source.forward(examples("", "abc"), [1]).tokens_per_example == [0, 3]
+    assert source.forward(examples(""), [1]).tokens_per_example == [0]
+    assert model.shapes == [(1, 3)]  # a row of padding alone would be no input for many models
 
 
 @pytest.mark.parametrize("long", ["cut", "split", "skip"])

@@ -163,16 +163,21 @@ def test_the_tokenizers_code_does_not_run_unasked_either(save, marker, open_text
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
-def test_code_of_another_repository_is_refused(file, save, marker, open_text):
+@pytest.mark.parametrize(
+    ("file", "auto_map"),
+    [
+        ("config.json", {"AutoModel": "someone/else--modeling_toy.ToyModel"}),
+        ("config.json", {"AutoModel": "modeling_toy.ToyModel", "AutoConfig": "someone/else--modeling_toy.ToyConfig"}),
+        ("tokenizer_config.json", {"AutoTokenizer": [None, "someone/else--tokens.Own"]}),
+    ],
+)
+def test_code_of_another_repository_is_refused(file, auto_map, save, marker, open_text):
     folder = save()
-    settings = json.loads((folder / file).read_text())
-    settings["auto_map"] = {"AutoModel": "someone/else--modeling_toy.ToyModel", "AutoTokenizer": [None, "x/y--t.T"]}
+    settings = json.loads((folder / file).read_text()) | {"auto_map": auto_map}
     (folder / file).write_text(json.dumps(settings))
-    with pytest.raises(UserError, match=r"names code of another repository \((someone/else|x/y)--"):
+    with pytest.raises(UserError, match=rf"{file} names code of another repository \(.*someone/else--"):
         open_text(folder, trust_remote_code=True)
-    if file == "config.json":
-        assert not marker.exists()
+    assert not marker.exists()
 
 
 def test_missing_weights_are_refused(save, marker, open_text):
