@@ -72,8 +72,10 @@ def load_model(
         trust_remote_code: run the Python in `folder`, where its `config.json` names any.
 
     Raises:
-        UserError: where the device is missing, or the files are not a whole checkpoint of a known architecture.
+        UserError: where the device is missing, the files are not a whole checkpoint of a known architecture, or
+            transformers is older than 5.
     """
+    check_version(name)
     target = torch_device(device)
     if trust_remote_code and brings_code(folder):
         refuse_code_from_elsewhere(folder, name)
@@ -97,9 +99,8 @@ def from_pretrained(
     """`auto.from_pretrained(folder)`, with one message for whatever may be wrong with the files.
 
     Raises:
-        UserError: where they cannot be loaded, are pickled objects, or need transformers 5.
+        UserError: where they cannot be loaded, or hold pickled objects.
     """
-    check_version(name)
     if gguf_file:
         if not (folder / gguf_file).is_file():
             raise UserError(f"{name}: no file '{gguf_file}' in {folder}")

@@ -150,17 +150,23 @@ def test_all_layers_come_from_one_pass_and_batches_do_not_matter(checkpoints, na
             np.testing.assert_allclose(together.layers[layer][16 * i : 16 * i + 16], alone.layers[layer], atol=5e-5)
 
 
-def test_a_narrower_pass_is_narrower_and_still_gives_float32(checkpoints):
-    wide = opened(checkpoints["dinov3"]).forward(examples(pictures(1, 16)), [3]).layers[3]
-    narrow = opened(checkpoints["dinov3"], "bfloat16").forward(examples(pictures(1, 16)), [3]).layers[3]
+@pytest.mark.parametrize("name", MODELS)
+def test_a_narrower_pass_is_narrower_and_still_gives_float32(checkpoints, name):
+    wide = opened(checkpoints[name]).forward(examples(pictures(1, 16)), [3]).layers[3]
+    narrow = opened(checkpoints[name], "bfloat16").forward(examples(pictures(1, 16)), [3]).layers[3]
     assert narrow.dtype == np.float32
     assert 0 < np.abs(narrow - wide).max() < 0.1 * np.abs(wide).max()
 
 
-def test_a_device_map_gives_the_same(checkpoints):
+def test_parts_that_lie_elsewhere_are_brought_when_needed(checkpoints, monkeypatch):
+    """As on a machine whose GPUs have no room for the blocks, which accelerate then reads from disk in each pass."""
     pixels = examples(pictures(2, 16))
-    mapped = opened(checkpoints["dinov2"], device_map="auto").forward(pixels, [3])
-    np.testing.assert_array_equal(mapped.layers[3], opened(checkpoints["dinov2"]).forward(pixels, [3]).layers[3])
+    expected = opened(checkpoints["dinov2"]).forward(pixels, [3]).layers[3]
+    places = {"embeddings": "cpu", "encoder": "disk", "layernorm": "cpu"}
+    monkeypatch.setattr("transformers.integrations.accelerate.infer_auto_device_map", lambda *args, **kwargs: places)
+    source = opened(checkpoints["dinov2"], device_map="auto")
+    assert {parameter.device.type for parameter in source._model.parameters()} == {"cpu", "meta"}
+    np.testing.assert_array_equal(source.forward(pixels, [3]).layers[3], expected)
 
 
 @pytest.mark.parametrize(
@@ -253,6 +259,11 @@ def test_a_checkpoint_that_lacks_a_weight_or_is_cut_short_is_refused(tmp_path, s
                 "window_size": 2,
             },
             "SwinModel has not one token a patch; use family: module",
+        ),
+        (
+            "YolosConfig",
+            {**SMALL, "image_size": [16, 16], "num_detection_tokens": 2},
+            "YolosModel has not one token a patch; use family: module",
         ),
         ("DINOv3ConvNextConfig", {"hidden_sizes": [8] * 4, "depths": [1] * 4}, "keeps its blocks in none of the known"),
         (
