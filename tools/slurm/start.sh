@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# A Slurm cluster on this one machine, to try `snakemake --cores all --profile slurm` on: two nodes of two processors and
+# two pretended GPUs each, a controller, no accounting database. For root on Debian or Ubuntu; stop.sh ends it.
+# Memory limits are enforced by polling, not by cgroups, and nothing keeps a job to its processors.
+set -euo pipefail
+
+base=/tmp/saelib-slurm
+host=$(hostname -s)
+
+refuse() { echo "start.sh: $*" >&2; exit 1; }
+
+[ "$(id -u)" = 0 ] || refuse "Slurm's daemons run jobs as other users: run this as root, or use a cluster that you have"
+if [ -e /etc/slurm/slurm.conf ] && [ "$(readlink /etc/slurm/slurm.conf)" != "$base/slurm.conf" ]; then
+  refuse "/etc/slurm/slurm.conf belongs to another Slurm; this one would take its place"
+fi
+missing=$(for program in slurmctld slurmd munged sbatch; do command -v "$program" >/dev/null || echo "$program"; done)
+if [ -n "$missing" ]; then
+  command -v apt-get >/dev/null || refuse "install Slurm and munge first; without apt-get this script cannot"
+  echo "start.sh: installing Slurm and munge"
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends \
+    slurm-wlm slurm-wlm-basic-plugins slurm-client munge >/dev/null
+fi
+
+mkdir -p "$base"/{state,log,run,gpu} /etc/slurm
+chmod 755 "$base" "$base/run"
+getent hosts "$host" >/dev/null || echo "127.0.0.1 $host" >>/etc/hosts
+# Slurm hands out GPUs by their device files: copies of /dev/null will do.
+for gpu in n1-0 n1-1 n2-0 n2-1; do
+  [ -e "$base/gpu/$gpu" ] || mknod "$base/gpu/$gpu" c 1 3
+done
+
+cat >"$base/slurm.conf" <<CONF
+ClusterName=saelib
+SlurmctldHost=$host(127.0.0.1)
+SlurmctldPort=16817
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket=$base/run/munge.socket
+CredType=cred/munge
+StateSaveLocation=$base/state
+SlurmdSpoolDir=$base/state/%n
+SlurmctldPidFile=$base/run/slurmctld.pid
+SlurmdPidFile=$base/run/slurmd.%n.pid
+SlurmctldLogFile=$base/log/slurmctld.log
+SlurmdLogFile=$base/log/slurmd.%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+MpiDefault=none
+# Jobs share nodes; processors, memory and GPUs are what runs out.
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SlurmdParameters=config_overrides
+GresTypes=gpu
+SchedulerParameters=sched_interval=5,bf_interval=5,sched_min_interval=0
+ReturnToService=2
+KillWait=2
+# The default of most clusters: what squeue says about a finished job is gone after this many seconds.
+MinJobAge=300
+AccountingStorageType=accounting_storage/none
+JobCompType=jobcomp/none
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill,NoShared
+NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=17001 CPUs=2 RealMemory=8000 Gres=gpu:pretended:2 State=UNKNOWN
+NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=17002 CPUs=2 RealMemory=8000 Gres=gpu:pretended:2 State=UNKNOWN
+PartitionName=cpu Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP
+PartitionName=gpu Nodes=n[1-2] Default=NO MaxTime=INFINITE State=UP
+CONF
+cat >"$base/gres.conf" <<CONF
+NodeName=n1 Name=gpu Type=pretended File=$base/gpu/n1-[0-1]
+NodeName=n2 Name=gpu Type=pretended File=$base/gpu/n2-[0-1]
+CONF
+for file in slurm.conf gres.conf; do
+  ln -sfn "$base/$file" "/etc/slurm/$file"
+done
+
+running() { [ -s "$base/run/$1.pid" ] && kill -0 "$(cat "$base/run/$1.pid")" 2>/dev/null; }
+
+# daemon NAME COMMAND...: start it in a session of its own, holding no file of the caller's, unless it runs already.
+daemon() {
+  local name=$1
+  shift
+  running "$name" || setsid "$@" </dev/null >>"$base/log/$name.out" 2>&1 &
+}
+
+# within SECONDS COMMAND...: wait until the command succeeds.
+within() {
+  local deadline=$((SECONDS + $1))
+  shift
+  until "$@" >/dev/null 2>&1; do
+    [ "$SECONDS" -lt "$deadline" ] || { tail -n 5 "$base"/log/* >&2; refuse "gave up on: $*"; }
+    sleep 0.2
+  done
+}
+
+all_idle() { [ "$(sinfo -h -N -p cpu -t idle -o %N | wc -l)" = 2 ]; }
+
+[ -s "$base/munge.key" ] || (umask 077 && head -c 1024 /dev/urandom >"$base/munge.key")
+daemon munged munged --foreground --key-file="$base/munge.key" --socket="$base/run/munge.socket" \
+  --pid-file="$base/run/munged.pid" --log-file="$base/log/munged.log" --seed-file="$base/munge.seed"
+within 20 munge --no-input --socket="$base/run/munge.socket"
+daemon slurmctld slurmctld -i
+within 30 scontrol ping
+for node in n1 n2; do
+  daemon "slurmd.$node" slurmd -N "$node"
+done
+within 60 all_idle
+sinfo -N -o '%N %P %T %c processors, %m MB, %G'
