@@ -13,7 +13,9 @@ rule extract:
         lambda wildcards: f"../envs/{SUITE.environment(wildcards.job)}.yaml"
     threads: SUITE.config.extraction.threads
     resources:
-        mem_mb=lambda wildcards, attempt: 6000 * attempt,
+        mem_mb=SUITE.resource("extract", "mem_mb"),
+        runtime=SUITE.resource("extract", "runtime"),
+        gpu=SUITE.resource("extract", "gpu"),
     params:
         plan=f"{RUN}/plan.json",
         python=lambda wildcards: SUITE.python(wildcards.job),

@@ -11,7 +11,8 @@ rule init_death:
         "../envs/saelib.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 1500 * attempt,
+        mem_mb=SUITE.resource("init_death", "mem_mb"),
+        runtime=SUITE.resource("init_death", "runtime"),
     params:
         plan=f"{RUN}/plan.json",
     message:

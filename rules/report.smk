@@ -11,7 +11,8 @@ rule report:
         "../envs/saelib.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        mem_mb=SUITE.resource("report", "mem_mb"),
+        runtime=SUITE.resource("report", "runtime"),
     params:
         plan=f"{RUN}/plan.json",
     message:

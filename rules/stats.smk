@@ -11,7 +11,8 @@ rule stats:
         "../envs/saelib.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 1500 * attempt,
+        mem_mb=SUITE.resource("stats", "mem_mb"),
+        runtime=SUITE.resource("stats", "runtime"),
     params:
         plan=f"{RUN}/plan.json",
     message:

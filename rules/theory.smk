@@ -11,7 +11,8 @@ rule theory:
         "../envs/saelib.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 600 * attempt,
+        mem_mb=SUITE.resource("theory", "mem_mb"),
+        runtime=SUITE.resource("theory", "runtime"),
     params:
         plan=f"{RUN}/plan.json",
     message:

@@ -11,7 +11,9 @@ rule train:
         "../envs/saelib.yaml"
     threads: SUITE.config.train.threads
     resources:
-        mem_mb=lambda wildcards, attempt: 3000 * attempt,
+        mem_mb=SUITE.resource("train", "mem_mb"),
+        runtime=SUITE.resource("train", "runtime"),
+        gpu=SUITE.resource("train", "gpu"),
     params:
         plan=f"{RUN}/plan.json",
     message:

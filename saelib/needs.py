@@ -8,17 +8,11 @@ from pathlib import Path
 
 from saelib.config import Config, ExtractionConfig, FilesConfig, ModelConfig
 from saelib.config.files import HubFiles, LocalFiles, WebFiles
-from saelib.config.sources import AlphaFold3Source, ArraysSource, SourceConfig, TokenModelSource
+from saelib.config.sources import AlphaFold3Source, ArraysSource, SourceConfig
 from saelib.environments import PACKAGES, missing_packages
 from saelib.fetch import describe, is_cached, named_files
+from saelib.resources import batch_tokens, model_bytes
 from saelib.targets import wanted_targets
-
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-PATCH = {"stable_diffusion_3": 16, "transformers_vision": 14, "dinov2_onnx": 14}
-"""Pixels along a side of the patch that becomes a token; of several sizes in a family the smallest."""
-WORKING_ROWS = 24
-"""Rows of width d_in that a running block holds for each token: its stream, queries, keys, values, and an MLP four
-times as wide before and after its nonlinearity, twice over. Attention is not counted: it runs in blocks."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +58,7 @@ def free_bytes(folder: Path) -> int:
 
 def _needs(config: Config, name: str, model: ModelConfig, stale: int) -> ModelNeeds:
     tokens = config.extraction.tokens + config.extraction.heldout_tokens
-    batch = None if isinstance(model.source, ArraysSource) else _batch_tokens(config, model)
+    batch = None if isinstance(model.source, ArraysSource) else batch_tokens(config, model)
     return ModelNeeds(
         name=name,
         domain=model.domain,
@@ -76,7 +70,7 @@ def _needs(config: Config, name: str, model: ModelConfig, stale: int) -> ModelNe
         forward_passes=(math.ceil(tokens / batch) if stale else 0) if batch else None,
         width=model.width,
         bytes=model.width and len(model.layers) * _store_bytes(config.extraction, model.width),
-        gpu_bytes=_gpu_bytes(config, model, batch) if batch else None,
+        gpu_bytes=model_bytes(config, model, batch) if batch else None,
         missing=list(_missing(config, model)),
         notes=list(_notes(config, model)),
     )
@@ -90,24 +84,6 @@ def _store_bytes(settings: ExtractionConfig, width: int) -> int:
         total += math.ceil(tokens / settings.chunk_rows) * settings.chunk_rows * 2 * width
         total += math.ceil(tokens / index_rows) * index_rows * (4 + 4)  # norms and examples' numbers
     return total
-
-
-def _batch_tokens(config: Config, model: ModelConfig) -> int | None:
-    """Tokens of a forward pass at full length; None where the family does not say."""
-    source = model.source
-    if isinstance(source, TokenModelSource):
-        return min(source.batch_tokens or 2**62, source.batch_size * source.max_length)
-    if source.family in PATCH and model.dataset:
-        side = getattr(config.datasets[model.dataset], "size", 0) // PATCH[source.family]
-        return getattr(source, "batch_size", 1) * side * side or None
-    return None
-
-
-def _gpu_bytes(config: Config, model: ModelConfig, batch: int) -> int | None:
-    if model.parameters is None or model.width is None:
-        return None
-    value = BYTES[getattr(model.source, "dtype", None) or config.extraction.dtype]
-    return value * (model.parameters + batch * model.width * (len(model.layers) + WORKING_ROWS))
 
 
 def _missing(config: Config, model: ModelConfig) -> Iterator[str]:

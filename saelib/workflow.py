@@ -18,6 +18,7 @@ from saelib.errors import UserError
 from saelib.failures import unfinished
 from saelib.files import read_json
 from saelib.plan import Plan, make_plan
+from saelib.resources import job_resources
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +96,14 @@ class Workflow:
             return [self._marker(wildcards.run, name) for name in after]
 
         return inputs
+
+    def resource(self, stage: str, name: str) -> Callable[[Any, int], int]:
+        """Function of a stage's rule for one of its resources: `mem_mb`, `runtime` or `gpu`."""
+
+        def amount(wildcards: Any, attempt: int) -> int:
+            return getattr(job_resources(self.config, stage, wildcards.job, attempt), name)
+
+        return amount
 
     def environment(self, job: str) -> str:
         """Name of the file in `envs/` with the packages of an extraction's family."""

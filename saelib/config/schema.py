@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from saelib.config.base import Count, Fraction, Name, Section
+from saelib.config.cluster import DaskConfig
 from saelib.config.datasets import DatasetConfig
 from saelib.config.sources import Dtype, SourceConfig
 from saelib.config.training import NEED_EIGENVECTORS, Preprocessing, TrainConfig
@@ -31,6 +32,26 @@ def parse_layers(value: Any) -> Any:
     return tuple(sorted(layers))
 
 
+class StageResources(Section):
+    """What a cluster is asked for, for the jobs of one stage; what is not given is estimated."""
+
+    mem_mb: Annotated[int, Field(ge=600)] | None = None
+    """Of the first attempt; each further one gets as much again. Two Snakemakes run in each job: 600 at least."""
+    runtime: Count | None = None
+    """Minutes, for every attempt."""
+    gpu: Annotated[int, Field(ge=0)] | None = None
+    """GPUs of a job, where the suite's `gpus` is on."""
+
+
+class ModelResources(Section):
+    """Stage by stage, in place of the estimates of `saelib.resources`. They decide no result."""
+
+    extract: StageResources = StageResources()
+    stats: StageResources = StageResources()
+    init_death: StageResources = StageResources()
+    train: StageResources = StageResources()
+
+
 class ModelConfig(Section):
     """One model of the suite."""
 
@@ -47,6 +68,8 @@ class ModelConfig(Section):
     """d_in, where it should be known (`saelib plan`) before the weights are here; another width is an error."""
     parameters: Count | None = None
     """Of the weights, for the same purpose."""
+    resources: ModelResources = ModelResources()
+    """Of this model's jobs on a cluster, where the estimates do not fit."""
     licence: str = ""
     """Of the weights; stated in the tables' notes."""
     notes: str = ""
@@ -116,13 +139,23 @@ class ReportConfig(Section):
     """Resamples behind each interval."""
 
 
+# No user, query or fragment: credentials have no place in a configuration.
+BucketUrl = Annotated[str, StringConstraints(pattern=r"^s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9._+-]+)*$")]
+
+
 class Config(Section):
     """A suite: what to run, on which models, into which folder."""
 
     results: Path = Path("results")
+    stores: BucketUrl | None = None
+    """Where activation stores lie, as `s3://bucket/prefix` (see docs/storage.md); none: in the results folder."""
+    dask: DaskConfig | None = None
+    """The cluster that computes statistics (see docs/storage.md); none: each job does it itself."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     heldout_fraction: Fraction = 0.3
     """Share of a dataset's examples that is held out, in whole groups (documents, photographs, records)."""
+    gpus: bool = False
+    """Whether extraction and training ask a cluster for GPUs. On one machine they take what they find."""
     datasets: dict[Name, DatasetConfig] = {}
     models: Annotated[dict[Name, ModelConfig], Field(min_length=1)]
     extraction: ExtractionConfig = ExtractionConfig()
@@ -136,8 +169,10 @@ class Config(Section):
         trained = [variant.preprocessing.kind for variant in self.train.variants.values()]
         return not NEED_EIGENVECTORS.isdisjoint((*self.init_death.preprocessings, *trained))
 
-    def store_path(self, model: str, layer: int) -> Path:
-        """Where stage `extract` puts a layer."""
+    def store_path(self, model: str, layer: int) -> Path | str:
+        """Where stage `extract` puts a layer: a folder, or an s3:// URL."""
+        if self.stores:
+            return f"{self.stores}/{model}/layer_{layer}.zarr"
         return self.results / "extract" / model / f"layer_{layer}.zarr"
 
     def stats_path(self, model: str, layer: int) -> Path:
