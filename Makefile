@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 run: $(VENV)/.installed  ## install, fetch weights and data, run the default suite
 	saelib fetch
-	snakemake --cores $(CORES)
+	snakemake --cores $(CORES) --keep-going
 	@echo "The page: file://$(CURDIR)/results/report.html"
 
 test: $(VENV)/.installed-dev  ## install and run the tests

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parent
 # These decide no number: settings enter a key as values, downloads are pinned, the rest moves bytes or words about.
 NOT_IN_KEYS = (
     "saelib.config",
+    "saelib.environments",
     "saelib.errors",
     "saelib.fetch",
     "saelib.files",

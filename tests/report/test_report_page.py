@@ -127,8 +127,8 @@ def test_gaps_are_stated_once_with_their_layers(suite: Config, render: Render):
         suite.init_death_path("minilm-l6", layer).unlink()
     (suite.train_path("hyenadna-tiny", 2, "pca") / "sweep.json").unlink()
     text = " ".join(Page(render(suite)).text.split())
-    assert "init_death: no result (minilm-l6 layer 2-3, 5)" in text
-    assert "train: no result (hyenadna-tiny layer 2, pca)" in text
+    assert "minilm-l6 layer 2-3, 5: init_death: no result" in text
+    assert "hyenadna-tiny layer 2, pca: train: no result" in text
     assert "Some results are missing." in text
     assert "8 of 8 layers" in text
     assert "7 of 8 autoencoders" in text
@@ -138,8 +138,8 @@ def test_remarks_name_their_layers_and_what_was_chosen_for_them(suite: Config, r
     path = suite.train_path("minilm-l6", 6, "pca") / "sweep.json"
     write_json(path, read_json(path) | {"preprocessing_reason": "The effective rank is below 2%."})
     text = " ".join(Page(render(suite)).text.split())
-    assert "fewer than 5 tokens for each dimension (minilm-l6 layer 3)" in text
-    assert "from the statistics: pca. The effective rank is below 2%. (minilm-l6 layer 6, pca)" in text
+    assert "minilm-l6 layer 3: fewer than 5 tokens for each dimension" in text
+    assert "minilm-l6 layer 6, pca: preprocessing chosen from the statistics: pca. The effective rank is below 2%." in text
 
 
 def test_nothing_missing_is_said_too(complete: Config):
