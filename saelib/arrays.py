@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from saelib.errors import UserError
 from saelib.rows import ArrayRows, Rows
-from saelib.store import open_store
-from saelib.store.layout import read_key
+from saelib.store import open_store, read_key
+from saelib.store.remote import is_url
 
 FORMATS = ".npy, .npz, .safetensors, .zarr"
 
@@ -19,13 +19,15 @@ FORMATS = ".npy, .npz, .safetensors, .zarr"
 def open_rows(file: str | Path) -> Rows:
     """Open an array [tokens, d_in] for reading block by block; nothing is loaded whole.
 
-    Where a file holds several arrays, `FILE::NAME` says which. A store gives its training rows, or, as
-    `STORE::heldout`, the others.
+    Where a file holds several arrays, `FILE::NAME` says which. A store (a folder, or an s3:// URL) gives its training
+    rows, or, as `STORE::heldout`, the others.
 
     Raises:
         UserError: where the file is missing, of another format, or holds no such array; pickled objects are refused.
     """
     text, _, member = str(file).partition("::")
+    if is_url(text):
+        return _store(text, member)
     path = Path(text)
     if not path.exists():
         raise UserError(f"{path}: no such file")
@@ -78,8 +80,7 @@ def _zarr(path: Path, member: str) -> Rows:
     import zarr
 
     if read_key(path) is not None or (path / "train" / "acts").is_dir():
-        store = open_store(path)
-        return {"train": store.train, "heldout": store.heldout}[_choose(["train", "heldout"], member or "train", path)]
+        return _store(path, member)
     node = zarr.open(path, mode="r")
     if isinstance(node, zarr.Group):
         node = node[_choose([name for name, _ in node.arrays()], member, path)]
@@ -90,6 +91,11 @@ def _zarr(path: Path, member: str) -> Rows:
     if missing:
         raise UserError(f"{path}: {missing} of {node.nchunks} chunks are missing; zarr would read them as fill values")
     return _SliceRows(node, path, block_rows=node.chunks[0])
+
+
+def _store(location: Path | str, member: str) -> Rows:
+    store = open_store(location)
+    return {"train": store.train, "heldout": store.heldout}[_choose(["train", "heldout"], member or "train", location)]
 
 
 class _SliceRows:
@@ -113,7 +119,7 @@ class _SliceRows:
         return np.asarray(values) if isinstance(values, np.ndarray) else values.float().numpy()
 
 
-def _choose(names: list[str], member: str, path: Path) -> str:
+def _choose(names: list[str], member: str, path: Path | str) -> str:
     """The array to read: the one that was asked for, or the only one there is."""
     if member in names:
         return member

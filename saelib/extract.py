@@ -1,8 +1,7 @@
 """Stage `extract`: one pass of a model over its data, every wanted layer into its own store."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,11 +15,11 @@ from saelib.config import Config, ExtractionConfig, ModelConfig
 from saelib.config.sources import ArraysSource
 from saelib.datasets import open_dataset
 from saelib.errors import UserError
-from saelib.files import published_folder, remove_drafts
 from saelib.progress import progress
 from saelib.rows import read_float32
 from saelib.sources import open_source
-from saelib.store import SPLITS, Split, StoreMetadata, StoreWriter
+from saelib.store import SPLITS, Split, StoreMetadata, StoreWriter, published_stores
+from saelib.store.places import Place
 
 if TYPE_CHECKING:
     from saelib.plan import Job
@@ -45,11 +44,11 @@ def run(config: Config, job: "Job") -> None:
     """Make the stores of the job's targets, all of one model."""
     name = job.targets[0].model
     keys = {target.layer: target.key for target in job.targets}
-    folders = {target.layer: target.output for target in job.targets}
-    extract(name, config, keys, folders)
+    stores = {target.layer: config.store_path(name, target.layer) for target in job.targets}
+    extract(name, config, keys, stores)
 
 
-def extract(name: str, config: Config, keys: dict[int, str], folders: dict[int, Path]) -> None:
+def extract(name: str, config: Config, keys: dict[int, str], stores: Mapping[int, Path | str]) -> None:
     """Run model `name` once over its data and publish a store for each layer of `keys`.
 
     Nothing is published unless the whole pass succeeds.
@@ -60,12 +59,9 @@ def extract(name: str, config: Config, keys: dict[int, str], folders: dict[int, 
     model, settings = config.models[name], config.extraction
     layers = sorted(keys)
     tokens: dict[Split, int] = {"train": settings.tokens, "heldout": settings.heldout_tokens}
-    for folder in {path.parent for path in folders.values()}:
-        remove_drafts(folder)
     examples: dict[str, int] = {}
     writers: dict[int, StoreWriter] = {}
-    with ExitStack() as stack:
-        drafts = {layer: stack.enter_context(published_folder(folders[layer])) for layer in layers}
+    with published_stores(stores, keys) as drafts:
         stream = _batches(model, config, layers)
         with progress(f"extract {name}", sum(tokens.values()), "tokens", log) as advance:
             for split in SPLITS:
@@ -172,7 +168,7 @@ def _array_batches(source: ArraysSource, config: Config, layers: Sequence[int]):
 
 
 def _writer(
-    draft: Path, acts: NDArray[np.float32], tokens: dict[Split, int], settings: ExtractionConfig, seed: int
+    draft: Place, acts: NDArray[np.float32], tokens: dict[Split, int], settings: ExtractionConfig, seed: int
 ) -> StoreWriter:
     return StoreWriter(
         draft,

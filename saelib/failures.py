@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saelib.files import read_json, write_json
+from saelib.targets import stale
 
 if TYPE_CHECKING:
     from saelib.plan import Plan
@@ -54,7 +55,7 @@ def unfinished(plan: "Plan", run: Path) -> Failures:
     found: dict[tuple[str, str, int, str], Failure] = {}
     causes: dict[str, Failure] = {}
     for job in plan.jobs.values():  # each after the jobs that it needs
-        left = [target for target in job.targets if not target.is_fresh()]
+        left = stale(job.targets)
         if left:
             upstream = next((causes[name] for name in job.after if name in causes), None)
             causes[job.id] = FailureRecord(run, job.id).read() or upstream or Failure(job.stage, NO_REASON)

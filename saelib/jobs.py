@@ -11,6 +11,7 @@ from saelib.config import Config
 from saelib.errors import UserError
 from saelib.failures import FailureRecord
 from saelib.plan import Job, load_job
+from saelib.targets import stale
 
 log = logging.getLogger("saelib")
 
@@ -30,7 +31,7 @@ def run_job(stage: str, run: Callable[[Config, Job], None]) -> None:
         failure.clear()
         config, job = load_job(arguments.plan, job_id)
         # A job that is retried, or that a second controller runs again, does only what is still missing.
-        left = tuple(target for target in job.targets if not target.is_fresh())
+        left = tuple(stale(job.targets))
         if left:
             run(config, Job(job.stage, job.name, left, job.after))
         log.info("done: %d results in %.1f s", len(left), time.monotonic() - started)

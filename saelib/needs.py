@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from saelib.config.sources import AlphaFold3Source, ArraysSource, SourceConfig
 from saelib.environments import PACKAGES, missing_packages
 from saelib.fetch import describe, is_cached, named_files
 from saelib.resources import batch_tokens, model_bytes
-from saelib.targets import wanted_targets
+from saelib.targets import stale, wanted_targets
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,9 @@ class ModelNeeds:
 
 def suite_needs(config: Config) -> list[ModelNeeds]:
     """The needs of every model, in the order of the config. Uses no network and loads no model."""
-    stale: dict[str, int] = dict.fromkeys(config.models, 0)
-    for target in wanted_targets(config):
-        if target.stage == "extract" and not target.is_fresh():
-            stale[target.model] += 1
-    return [_needs(config, name, model, stale[name]) for name, model in config.models.items()]
+    stores = stale(target for target in wanted_targets(config) if target.stage == "extract")
+    counts = Counter(target.model for target in stores)
+    return [_needs(config, name, model, counts[name]) for name, model in config.models.items()]
 
 
 def free_bytes(folder: Path) -> int:
@@ -56,7 +55,7 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
 
 
-def _needs(config: Config, name: str, model: ModelConfig, stale: int) -> ModelNeeds:
+def _needs(config: Config, name: str, model: ModelConfig, stale_layers: int) -> ModelNeeds:
     tokens = config.extraction.tokens + config.extraction.heldout_tokens
     batch = None if isinstance(model.source, ArraysSource) else batch_tokens(config, model)
     return ModelNeeds(
@@ -64,10 +63,10 @@ def _needs(config: Config, name: str, model: ModelConfig, stale: int) -> ModelNe
         domain=model.domain,
         family=model.source.family,
         layers=len(model.layers),
-        stale_layers=stale,
+        stale_layers=stale_layers,
         tokens=tokens,
-        passes=int(stale > 0 and batch is not None),
-        forward_passes=(math.ceil(tokens / batch) if stale else 0) if batch else None,
+        passes=int(stale_layers > 0 and batch is not None),
+        forward_passes=(math.ceil(tokens / batch) if stale_layers else 0) if batch else None,
         width=model.width,
         bytes=model.width and len(model.layers) * _store_bytes(config.extraction, model.width),
         gpu_bytes=model_bytes(config, model, batch) if batch else None,

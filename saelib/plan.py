@@ -8,7 +8,7 @@ from pathlib import Path
 from saelib.config import Config
 from saelib.errors import UserError
 from saelib.files import published_file, read_json
-from saelib.targets import Target, wanted_targets
+from saelib.targets import Target, stale, wanted_targets
 
 # Each stage and the stages whose results it reads, in the order they run.
 READS = {
@@ -68,11 +68,11 @@ def load_job(path: Path, job_id: str) -> tuple[Config, Job]:
 def make_plan(config: Config) -> Plan:
     """Compare what the suite wants with what lies in its results folder."""
     wanted = list(wanted_targets(config))
-    stale = [target for target in wanted if not target.is_fresh()]
+    old = stale(wanted)
     jobs: dict[str, Job] = {}
     makers: dict[tuple[str, str, int], str] = {}
     for stage, reads in READS.items():
-        for name, targets in _grouped(config, stage, [target for target in stale if target.stage == stage]):
+        for name, targets in _grouped(config, stage, [target for target in old if target.stage == stage]):
             if stage in WHOLE_SUITE:
                 after = [job.id for job in jobs.values() if job.stage in reads]
             else:
@@ -81,7 +81,7 @@ def make_plan(config: Config) -> Plan:
             job = Job(stage, name, tuple(targets), tuple(dict.fromkeys(after)))
             jobs[job.id] = job
             makers |= {(stage, target.model, target.layer): job.id for target in targets}
-    return Plan(config, jobs, fresh=len(wanted) - len(stale))
+    return Plan(config, jobs, fresh=len(wanted) - len(old))
 
 
 def _grouped(config: Config, stage: str, stale: list[Target]) -> Iterator[tuple[str, list[Target]]]:

@@ -15,7 +15,7 @@ from saelib.config.files import LocalFiles
 from saelib.config.sources import ArraysSource, ModuleSource, PluginSource
 from saelib.keys import PACKAGE, code_hash, fingerprint, make_key
 from saelib.sources.user_code import code_versions
-from saelib.store.layout import read_key
+from saelib.store import read_keys
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Target:
 
     stage: str
     path: str
-    """From the working directory; a .zarr folder or a JSON file that holds the key."""
+    """From the working directory; a store (a folder, or an s3:// URL) or a JSON file that holds the key."""
     key: str
     model: str = ""
     layer: int = -1
@@ -36,8 +36,16 @@ class Target:
         return Path(self.path)
 
     def is_fresh(self) -> bool:
-        """Whether the result on disk carries the wanted key."""
-        return (read_key(self.output) if self.output.suffix == ".zarr" else _json_key(self.output)) == self.key
+        """Whether the result carries the wanted key."""
+        return not stale([self])
+
+
+def stale(targets: Iterable[Target]) -> list[Target]:
+    """Those whose result is missing or carries another key. Object storage is asked once for all of them."""
+    targets = list(targets)
+    stores = read_keys(target.path for target in targets if target.stage == "extract")
+    keys = [stores[t.path] if t.stage == "extract" else _json_key(t.output) for t in targets]
+    return [target for target, key in zip(targets, keys, strict=True) if key != target.key]
 
 
 def wanted_targets(config: Config) -> Iterator[Target]:

@@ -97,7 +97,7 @@ def spearman(
 
 @store_app.command("verify")
 def store_verify(
-    store: Annotated[Path, typer.Argument(help="A layer_*.zarr folder.")],
+    store: Annotated[str, typer.Argument(help="A layer_*.zarr folder, or its s3:// URL.")],
     json: Json = False,
 ) -> None:
     """Read every chunk of a store and compare it with its checksum. Exit code 1 where one is missing or corrupt."""
@@ -105,8 +105,17 @@ def store_verify(
 
     problems = verify_store(store)
     if json:
-        show_values({"store": str(store), "ok": not problems, "problems": problems}, json)
+        show_values({"store": store, "ok": not problems, "problems": problems}, json)
     elif not problems:
         typer.echo(f"{store}: complete, every checksum right")
     if problems:
         raise UserError(f"{store}: {len(problems)} problem(s)\n  " + "\n  ".join(problems))
+
+
+@store_app.command("delete")
+def store_delete(store: Annotated[str, typer.Argument(help="A layer_*.zarr folder, or its s3:// URL.")]) -> None:
+    """Delete a store, so that the next run extracts it again."""
+    from saelib.store import remove_store
+
+    remove_store(store)
+    typer.echo(f"{store}: deleted")

@@ -125,7 +125,9 @@ def _explain(error: ErrorDetails) -> str:
         return f"{key}: {error['input']!r} is not allowed{_hint(str(error['input']), allowed)}"
     message = error["msg"].removeprefix("Value error, ")
     shown = repr(error["input"])
-    value = f" (found {shown})" if len(shown) < 80 and not isinstance(error["input"], dict) else ""
+    # An address with a user in it may hold a password: messages go to logs.
+    private = "://" in shown and "@" in shown
+    value = f" (found {shown})" if len(shown) < 80 and not private and not isinstance(error["input"], dict) else ""
     return f"{key or 'the suite'}: {message[0].lower()}{message[1:]}{value}"
 
 

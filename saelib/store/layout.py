@@ -51,7 +51,7 @@ class StoreMetadata:
         return attributes | {"checksum": _checksum(attributes)}
 
 
-def metadata_of(attributes: dict[str, Any], path: Path) -> StoreMetadata:
+def metadata_of(attributes: dict[str, Any], path: Path | str) -> StoreMetadata:
     """Check and type a group's attributes. Raises `UserError` where they are not those of a finished store."""
     if attributes.get("format") != FORMAT:
         raise UserError(f"{path}: incomplete or not a saelib store (no finished metadata); extract it again")
@@ -63,26 +63,13 @@ def metadata_of(attributes: dict[str, Any], path: Path) -> StoreMetadata:
     return StoreMetadata(**attributes)
 
 
-def read_key(path: Path) -> str | None:
-    """The key inside a store without opening its arrays; None where there is no finished store."""
-    try:
-        attributes = json.loads((path / "zarr.json").read_text())["attributes"]
-        return metadata_of(attributes, path).key
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError):
-        return None
-
-
 def chunk_name(split: Split, array: str, index: int) -> str:
     """File of a chunk inside a store (zarr 3's default chunk keys)."""
     return f"{split}/{array}/c/{index}" + ("/0" if array == "acts" else "")
 
 
-def missing_chunks(path: Path, metadata: StoreMetadata) -> list[str]:
-    """Chunk files that should exist and do not: zarr would read them as NaN without a word."""
-    return [name for name in _chunk_names(metadata) if not (path / name).is_file()]
-
-
-def _chunk_names(metadata: StoreMetadata) -> Iterator[str]:
+def chunk_names(metadata: StoreMetadata) -> Iterator[str]:
+    """Every chunk that a whole store has."""
     yield "offset/c/0"
     for split in SPLITS:
         for array in ARRAYS:

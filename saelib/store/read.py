@@ -1,6 +1,7 @@
 """Open a finished store and read rows from it."""
 
-import json
+import socket
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,19 @@ import zarr
 from numpy.typing import NDArray
 
 from saelib.errors import UserError
-from saelib.store.layout import ARRAYS, SPLITS, Split, StoreMetadata, metadata_of, missing_chunks
+from saelib.store.layout import ARRAYS, SPLITS, Split, StoreMetadata
+from saelib.store.places import Place, find, missing_chunks, read_metadata
+from saelib.store.remote import is_url
 
 # What zarr raises for a chunk or a metadata file that is not what was written.
 CORRUPT = (ValueError, TypeError, KeyError, RuntimeError, OSError)
 
 
 class StoreRows:
-    """The activations of one split of a store, as `saelib.rows.Rows`."""
+    """The activations of one split of a store, as `saelib.rows.Rows`.
+
+    Sent to another process it is opened again there, by path or URL: neither rows nor credentials travel.
+    """
 
     def __init__(self, store: "Store", split: Split) -> None:
         """Opened by `Store.train` and `Store.heldout`."""
@@ -25,7 +31,8 @@ class StoreRows:
         self.block_rows = store.metadata.chunk_rows
         self.offset: NDArray[np.float32] | None = store.offset
         self._array = store.arrays[split]["acts"]
-        self._path = store.path / split / "acts"
+        self._store = store
+        self._split: Split = split
 
     def block(self, start: int, stop: int) -> NDArray[np.floating]:
         """Rows without the offset: float16 or float32 [stop - start, d_in]. Raises `UserError` on a bad chunk."""
@@ -34,20 +41,39 @@ class StoreRows:
         except CORRUPT as error:
             first, last = start // self.block_rows, (stop - 1) // self.block_rows
             raise UserError(
-                f"{self._path}: corrupt chunk among {first} to {last} ({error}); "
+                f"{self._store.location}/{self._split}/acts: corrupt chunk among {first} to {last} ({error}); "
                 f"'saelib store verify' names it, deleting the store extracts it again"
             ) from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How pickle sends it."""
+        location = self._store.location
+        absolute = str(location) if is_url(location) else str(Path(location).absolute())
+        return _open_elsewhere, (absolute, self._store.metadata.key, self._split)
+
+
+@lru_cache(maxsize=2)
+def _open_elsewhere(location: str, key: str, split: Split) -> StoreRows:
+    try:
+        store = open_store(location)
+    except UserError as error:
+        raise UserError(f"worker on {socket.gethostname()}: {error}; every worker must be able to read it") from None
+    if store.metadata.key != key:
+        raise UserError(f"{location}: was replaced by another store in the meantime; run it again")
+    return StoreRows(store, split)
 
 
 class Store:
     """A finished, complete store. `train` and `heldout` are its rows."""
 
-    def __init__(self, path: Path, metadata: StoreMetadata, arrays: dict[Split, dict[str, Any]]) -> None:
+    def __init__(
+        self, location: Path | str, metadata: StoreMetadata, offset: NDArray[np.float32], arrays: dict[Split, Any]
+    ) -> None:
         """Use `open_store`."""
-        self.path = path
+        self.location = location
         self.metadata = metadata
-        self.arrays = arrays
-        self.offset: NDArray[np.float32] = np.asarray(zarr.open_array(path / "offset", mode="r")[:])
+        self.offset = offset
+        self.arrays: dict[Split, dict[str, Any]] = arrays
 
     @property
     def train(self) -> StoreRows:
@@ -60,43 +86,37 @@ class Store:
         return StoreRows(self, "heldout")
 
 
-def open_store(path: Path) -> Store:
-    """Open a store for reading.
+def open_store(location: Path | str) -> Store:
+    """Open a store for reading: a folder, or an s3:// URL.
 
     Raises:
-        UserError: where the store is missing, unfinished, of a foreign format, or lacks a chunk. Chunk contents are
-            checked (crc32c) when they are read, or all at once by `verify_store`.
+        UserError: where the store is missing, unfinished, of a foreign format, or lacks a chunk, or the server cannot
+            be reached. Chunk contents are checked (crc32c) when they are read, or all at once by `verify_store`.
     """
-    metadata = read_metadata(path)
-    missing = missing_chunks(path, metadata)
+    place = find(location)
+    metadata = read_metadata(place, location)
+    missing = missing_chunks(place, metadata)
     if missing:
         raise UserError(
-            f"{path}: {len(missing)} chunks are missing, the first is {missing[0]}; delete it to extract it again"
+            f"{location}: {len(missing)} chunks are missing, the first is {missing[0]}; delete it to extract it again"
         )
+    return open_arrays(place, metadata, location)
+
+
+def open_arrays(place: Place, metadata: StoreMetadata, location: Path | str) -> Store:
+    """Open the arrays of a store whose chunks are known to be there. Raises `UserError` where they are not its own."""
     try:
-        arrays: dict[Split, dict[str, Any]] = {
-            split: {name: _open(path, metadata, split, name) for name in ARRAYS} for split in SPLITS
+        offset = np.asarray(zarr.open_array(place / "offset", mode="r")[:])
+        arrays: dict[Split, Any] = {
+            split: {name: _open(place, metadata, split, name) for name in ARRAYS} for split in SPLITS
         }
-        return Store(path, metadata, arrays)
+        return Store(location, metadata, offset, arrays)
     except CORRUPT as error:
-        raise UserError(f"{path}: corrupt ({error}); delete it to extract it again") from None
+        raise UserError(f"{location}: corrupt ({error}); delete it to extract it again") from None
 
 
-def read_metadata(path: Path) -> StoreMetadata:
-    """The checked metadata of a store. Raises `UserError` where it is missing, unfinished or corrupt."""
-    if not path.is_dir():
-        raise UserError(f"{path}: no such store")
-    try:
-        attributes = json.loads((path / "zarr.json").read_text())["attributes"]
-    except FileNotFoundError:
-        raise UserError(f"{path}: not a store, or one that was never finished (no zarr.json)") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: corrupt metadata (zarr.json is not valid); extract it again") from None
-    return metadata_of(attributes, path)
-
-
-def _open(path: Path, metadata: StoreMetadata, split: Split, name: str) -> Any:
-    array = zarr.open_array(path / split / name, mode="r")
+def _open(place: Place, metadata: StoreMetadata, split: Split, name: str) -> Any:
+    array = zarr.open_array(place / split / name, mode="r")
     tokens = metadata.tokens(split)
     shape = (tokens, metadata.d_in) if name == "acts" else (tokens,)
     dtype = {"acts": metadata.dtypes[split], "norm": "float32", "example": "int32"}[name]

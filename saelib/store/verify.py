@@ -5,26 +5,27 @@ from pathlib import Path
 import numpy as np
 
 from saelib.errors import UserError
-from saelib.store.layout import chunk_name, missing_chunks
-from saelib.store.read import CORRUPT, open_store, read_metadata
+from saelib.store.layout import chunk_name
+from saelib.store.places import find, missing_chunks, read_metadata
+from saelib.store.read import CORRUPT, open_arrays
 
 
-def verify_store(path: Path) -> list[str]:
-    """Read every chunk and compare it with its checksum.
+def verify_store(location: Path | str) -> list[str]:
+    """Read every chunk of a store (a folder, or an s3:// URL) and compare it with its checksum.
 
     Returns:
         One line for each problem, naming the chunk; empty for a good store.
 
     Raises:
-        UserError: where there is no folder of that name.
+        UserError: where there is no store of that name, or the server cannot be reached.
     """
-    if not path.is_dir():
-        raise UserError(f"{path}: no such store")
+    place = find(location)
     try:
-        missing = missing_chunks(path, read_metadata(path))
+        metadata = read_metadata(place, location)
+        missing = missing_chunks(place, metadata)
         if missing:
             return [f"{name}: missing" for name in missing]
-        store = open_store(path)
+        store = open_arrays(place, metadata, location)
     except UserError as error:
         return [str(error)]
     problems = []

@@ -1,8 +1,5 @@
 """Write stores: several layers at once, from one stream of activations."""
 
-import shutil
-from pathlib import Path
-
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -10,12 +7,13 @@ from zarr.codecs import Crc32cCodec
 
 from saelib.errors import UserError
 from saelib.store.layout import Split, StoreMetadata
+from saelib.store.places import Place, move
 
 FLOAT16_LIMIT = float(np.finfo(np.float16).max)
 
 
 class StoreWriter:
-    """Writes one layer's store into `folder`, which its caller publishes (`saelib.files.published_folder`).
+    """Writes one layer's store into `folder`, which its caller publishes (`saelib.store.published_stores`).
 
     Rows are shuffled inside windows of `window_rows`, so that neighbours in the store are not neighbours in a
     document. Every layer of a model gets the same order. Without it, a chunk of one document each leaves
@@ -24,7 +22,7 @@ class StoreWriter:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Place,
         *,
         tokens: dict[Split, int],
         d_in: int,
@@ -66,7 +64,7 @@ class StoreWriter:
 
 class _SplitWriter:
     def __init__(
-        self, folder: Path, tokens: int, d_in: int, chunk_rows: int, window_rows: int, seed: tuple[int, int]
+        self, folder: Place, tokens: int, d_in: int, chunk_rows: int, window_rows: int, seed: tuple[int, int]
     ) -> None:
         self.folder, self.tokens, self.d_in, self.chunk_rows = folder, tokens, d_in, chunk_rows
         # Whole chunks, so that windows and chunks end together.
@@ -121,8 +119,7 @@ class _SplitWriter:
         for start in range(0, self.filled, self.chunk_rows):
             span = slice(start, start + self.chunk_rows)
             wide[span] = np.asarray(self.acts[span]).astype(np.float32)
-        shutil.rmtree(self.folder / "acts")
-        (self.folder / "acts.wide").rename(self.folder / "acts")
+        move(self.folder / "acts.wide", self.folder / "acts")
         self.acts = zarr.open_array(self.folder / "acts", mode="r+", config={"write_empty_chunks": True})
         self.window = self.window.astype(np.float32)
 
@@ -130,7 +127,7 @@ class _SplitWriter:
         return _create(self.folder / name, (self.tokens, self.d_in), (self.chunk_rows, self.d_in), dtype)
 
 
-def _create(path: Path, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str) -> zarr.Array:
+def _create(path: Place, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str) -> zarr.Array:
     return zarr.create_array(
         path,
         shape=shape,

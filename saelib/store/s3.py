@@ -1,0 +1,173 @@
+"""Object storage as zarr sees it: S3, and whatever speaks its protocol.
+
+Credentials, region and endpoint are found as every AWS tool finds them: in the environment (`AWS_PROFILE`,
+`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...) and in `~/.aws`. What a server says is never repeated whole, because
+some answers quote parts of a signature; only its code is.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from functools import cache
+from urllib.parse import urlsplit
+
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import ObjectStore
+
+from saelib.errors import UserError
+
+try:
+    import obstore
+    from boto3 import Session
+    from botocore.exceptions import BotoCoreError
+    from obstore.auth.boto3 import Boto3CredentialProvider
+    from obstore.exceptions import BaseError, GenericError
+    from obstore.store import S3Store
+except ImportError:
+    raise UserError("stores on object storage need two more packages: pip install 'saelib[s3]'") from None
+
+# A server that is away for longer than this ends the job, which can be run again.
+GIVE_UP_AFTER = timedelta(seconds=60)
+CONNECT_TIMEOUT, REQUEST_TIMEOUT = "10s", "120s"
+
+
+def open_bucket(bucket: str) -> "S3Folder":
+    """A bucket; nothing is sent yet. Raises `UserError` where there are no credentials, or no settings of use."""
+    return S3Folder(_connect(bucket))
+
+
+@cache
+def _connect(bucket: str) -> S3Store:
+    """One connection for all that is read and written.
+
+    Raises:
+        UserError: where there are no credentials, or settings that cannot be used.
+    """
+    try:
+        session = Session()
+        if session.get_credentials() is None:
+            raise UserError(
+                f"s3://{bucket}: no AWS credentials; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                "or write ~/.aws/credentials"
+            )
+        found = session.client("s3", region_name=session.region_name or "us-east-1").meta
+    except (BotoCoreError, ValueError) as error:
+        raise UserError(f"s3://{bucket}: the AWS settings cannot be used ({type(error).__name__})") from None
+    return S3Store(
+        bucket,
+        endpoint=found.endpoint_url,
+        region=found.region_name,
+        virtual_hosted_style_request=False,
+        credential_provider=Boto3CredentialProvider(session),
+        client_options={
+            "allow_http": urlsplit(found.endpoint_url).scheme == "http",
+            "connect_timeout": CONNECT_TIMEOUT,
+            "timeout": REQUEST_TIMEOUT,
+        },
+        retry_config={"max_retries": 10, "retry_timeout": GIVE_UP_AFTER},
+    )
+
+
+class Unreachable(UserError):
+    """The server has not answered for so long that nothing more can be done there, not even tidying up."""
+
+
+@contextmanager
+def reported(url: str, action: str) -> Iterator[None]:
+    """Turn what obstore raises into a `UserError` that quotes nothing but the kind of the failure."""
+    try:
+        yield
+    except (BaseError, TimeoutError) as error:
+        said = re.search(r"<Code>(\w+)</Code>", str(error)) or re.search(r"status code: ([45]\d\d)", str(error))
+        if said or not isinstance(error, GenericError):
+            reason = f"the server says {said[1]}" if said else type(error).__name__
+            raise UserError(f"{url}: cannot be {action} ({reason})") from None
+        raise Unreachable(f"{url}: cannot be {action} (no answer from the server); run it again") from None
+
+
+class S3Folder(ObjectStore[S3Store]):
+    """A place in a bucket: zarr's own store for obstore, below a prefix, with errors for people.
+
+    `folder / name` is a place inside, as with `Path`. An absent chunk is an error where an array was opened for
+    reading; zarr would fill it in.
+    """
+
+    def __init__(self, store: S3Store, prefix: str = "", *, read_only: bool = False) -> None:
+        """`prefix`: without slashes at its ends."""
+        super().__init__(store, read_only=read_only)
+        self.prefix = prefix
+
+    def __truediv__(self, name: str) -> "S3Folder":
+        """The place of that name inside."""
+        return type(self)(self.store, self._path(name), read_only=self.read_only)
+
+    def __str__(self) -> str:
+        """Its address."""
+        return f"s3://{self.store.config.get('bucket')}/{self.prefix}"
+
+    def _path(self, name: str) -> str:
+        return f"{self.prefix}/{name}".strip("/")
+
+    def with_read_only(self, read_only: bool = False) -> "S3Folder":
+        """The same place, to read or to write."""
+        return type(self)(self.store, self.prefix, read_only=read_only)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """For zarr. Raises `FileNotFoundError` for an absent chunk of an array opened for reading."""
+        with reported(f"{self}/{key}", "read"):
+            value = await super().get(self._path(key), prototype, byte_range)
+        if value is None and self.read_only and key.startswith("c/"):
+            raise FileNotFoundError(f"{self}/{key} is gone")
+        return value
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """For zarr: write one object, whole or not at all."""
+        with reported(f"{self}/{key}", "written"):
+            await super().set(self._path(key), value)
+
+    async def exists(self, key: str) -> bool:
+        """For zarr."""
+        with reported(f"{self}/{key}", "read"):
+            return await super().exists(self._path(key))
+
+    async def delete(self, key: str) -> None:
+        """For zarr."""
+        with reported(f"{self}/{key}", "deleted"):
+            await super().delete(self._path(key))
+
+    async def delete_dir(self, prefix: str) -> None:
+        """For zarr, which deletes what lies where it makes an array."""
+        folder = self / prefix
+        folder.remove(folder.names())
+
+    def read_bytes(self, name: str) -> bytes:
+        """Contents of an object. Raises `FileNotFoundError` where there is none."""
+        with reported(f"{self}/{name}", "read"):
+            return bytes(obstore.get(self.store, self._path(name)).bytes())
+
+    def write_bytes(self, name: str, contents: bytes) -> None:
+        """Write one object, whole or not at all."""
+        with reported(f"{self}/{name}", "written"):
+            obstore.put(self.store, self._path(name), contents)
+
+    def names(self) -> dict[str, datetime]:
+        """Every object below, with the time at which it was written; a request for each thousand."""
+        with reported(str(self), "listed"):
+            found = [one for page in obstore.list(self.store, f"{self.prefix}/") for one in page]
+        return {one["path"].removeprefix(f"{self.prefix}/"): one["last_modified"] for one in found}
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Delete objects; those that are gone already do not matter."""
+        with reported(str(self), "deleted"):
+            obstore.delete(self.store, [self._path(name) for name in names])
+
+    def replace(self, target: "S3Folder") -> None:
+        """Give every object here its place in `target`, whose own objects are deleted first."""
+        target.remove(target.names())
+        names = list(self.names())
+        with reported(str(self), "moved"):
+            for name in names:
+                obstore.copy(self.store, self._path(name), target._path(name))
+        self.remove(names)
