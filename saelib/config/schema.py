@@ -9,7 +9,8 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 from saelib.config.base import Count, Fraction, Name, Section
 from saelib.config.cluster import DaskConfig
 from saelib.config.datasets import DatasetConfig
-from saelib.config.sources import Dtype, SourceConfig
+from saelib.config.families import Dtype
+from saelib.config.sources import SourceConfig
 from saelib.config.training import NEED_EIGENVECTORS, Preprocessing, TrainConfig
 
 

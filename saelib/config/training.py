@@ -226,9 +226,8 @@ class TrainConfig(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the encoder's matrix product, where torch makes it; the kernels for CPUs always select as float32 does."""
     selection: Literal["screened", "float32"] = "screened"
-    """How the kernels find what TopK selects: `screened` takes candidates from a product of 16-bit integers, whose error
-    is bounded, and decides between them in float32; `float32` makes the whole product in float32. What is selected is
-    the same but for ties within float32's own rounding."""
+    """How the kernels find what TopK selects: from candidates of a product of 16-bit integers, whose error is bounded,
+    decided in float32, or by the whole product in float32. The same is selected but for ties within rounding."""
     threads: Count = 1
     """Processor threads of a job; small SAEs train faster several at once than one on several cores."""
     variants: dict[Name, VariantConfig] = {
