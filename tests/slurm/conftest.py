@@ -1,0 +1,159 @@
+"""The miniature suite on the Slurm that tools/slurm/start.sh starts, and hands on its jobs."""
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+# What the documentation says, and polling that is fit for jobs of seconds.
+COMMAND = ("--cores", "all", "--profile", "slurm")
+QUICK = ("--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1")
+
+# Python runs this file before everything else, where it lies on the path: in every job of the suite.
+JOB_START = """
+import os, pathlib, sys, time
+script = pathlib.Path((sys.orig_argv[1:2] or [""])[0])
+if script.parent.name == "scripts" and "SLURM_JOB_ID" in os.environ:
+    place = pathlib.Path("seen", script.stem)
+    place.mkdir(parents=True, exist_ok=True)
+    (place / os.environ["SLURM_JOB_ID"]).write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
+    if pathlib.Path("hog").exists():
+        hog = b"x" * (500 << 20)
+        time.sleep(4)
+    deadline = time.monotonic() + 150
+    while pathlib.Path("hold", script.stem).exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+"""
+
+
+def _pipeline(name: str) -> Any:
+    """A module of tests/pipeline: tests are no package."""
+    file = PROJECT / "tests" / "pipeline" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"pipeline_{name}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+miniature = _pipeline("conftest")
+
+
+def slurm(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+
+
+def is_ours() -> bool:
+    """Whether the Slurm here is the one of tools/slurm/start.sh: these tests are not for a cluster of people."""
+    try:
+        return "= saelib\n" in slurm("scontrol", "show", "config")
+    except (OSError, subprocess.SubprocessError):
+        return False
+
+
+def wait(condition: Callable[[], Any], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.2)
+
+
+@dataclass
+class Run:
+    """A controller at work."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def end(self, seconds: float = 240) -> str:
+        """Its words, once it has ended well."""
+        try:
+            code = self.process.wait(seconds)
+        finally:
+            self.kill()
+        words = self.log.read_text()
+        assert code == 0, words[-6000:]
+        return words
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+@dataclass
+class Suite:
+    """A tree whose jobs go to Slurm."""
+
+    tree: Any
+
+    slurm = staticmethod(slurm)
+    wait = staticmethod(wait)
+
+    @property
+    def root(self) -> Path:
+        return self.tree.root
+
+    def results(self) -> dict[str, str]:
+        """Hash of every result file."""
+        return _pipeline("test_failures").results(self.tree)
+
+    def start(self, polling: tuple[str, ...] = QUICK) -> Run:
+        log = self.root / f"run_{time.monotonic_ns()}.log"
+        command = [sys.executable, "-m", "snakemake", *COMMAND, *polling]
+        with log.open("wb") as words:
+            process = subprocess.Popen(
+                command, cwd=self.root, env=self.tree.env, start_new_session=True, stdout=words, stderr=words
+            )
+        return Run(process, log)
+
+    def seen(self, stage: str) -> list[str]:
+        """Slurm's numbers of the jobs of a stage that have started, in order."""
+        return sorted((file.name for file in (self.root / "seen" / stage).glob("*")), key=int)
+
+    def hold(self, stage: str) -> None:
+        """Let jobs of a stage start and then wait."""
+        (self.root / "hold").mkdir(exist_ok=True)
+        (self.root / "hold" / stage).touch()
+
+    def release(self, stage: str) -> None:
+        (self.root / "hold" / stage).unlink()
+
+    def forget(self, stage: str, what: str = "") -> None:
+        """Remove results."""
+        target = self.root / "results" / ("report.json" if stage == "report" else stage) / what
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+
+
+@pytest.fixture(scope="session")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The miniature suite, run on this machine without Slurm, ready for Slurm. Not to be changed."""
+    if not is_ours():
+        pytest.skip("not the Slurm of tools/slurm/start.sh: `make test-slurm` starts it")
+    tree = miniature.make_tree(tmp_path_factory.mktemp("slurm") / "local")
+    shutil.copytree(PROJECT / "profiles", tree.root / "profiles")
+    (tree.root / "slurm").symlink_to("profiles/slurm")
+    tree.run()
+    (tree.root / "sitecustomize.py").write_text(JOB_START)
+    return tree
+
+
+@pytest.fixture
+def suite(local: Any, tmp_path: Path) -> Any:
+    """A copy of the finished suite."""
+    yield Suite(local.copy(tmp_path / "suite"))
+    slurm("scancel", "--user=root")
+    # Refused for nodes that are up.
+    subprocess.run(["scontrol", "update", "nodename=n[1-2]", "state=resume"], capture_output=True, timeout=30)
