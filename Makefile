@@ -4,7 +4,7 @@ CORES ?= all
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: run test test-interop env-esm3 lint format clean help
+.PHONY: run test test-interop test-slurm env-esm3 lint format clean help
 
 run: $(VENV)/.installed  ## install, fetch weights and data, run the default suite
 	saelib fetch
@@ -17,6 +17,10 @@ test: $(VENV)/.installed-dev  ## install and run the tests
 test-interop: $(VENV)/.installed-dev  ## install SAELens, dictionary_learning and sparsify apart, compare outputs with them
 	python -m benchmarks.peers
 	pytest -m interop
+
+test-slurm: $(VENV)/.installed-dev  ## the workflow on a Slurm of its own, on this machine (root on Debian or Ubuntu)
+	@if scontrol ping >/dev/null 2>&1; then exec pytest -m slurm; fi; \
+	  tools/slurm/start.sh && { pytest -m slurm; code=$$?; tools/slurm/stop.sh; exit $$code; }
 
 env-esm3: .envs/esm3/.installed  ## ESM3's environment, whose packages fit beside no others (Python 3.11 or 3.12)
 
