@@ -7,7 +7,10 @@ from saelib.workflow import Workflow
 
 try:
     SUITE = Workflow(
-        workflow.config_settings.configfiles, workflow.config_settings.config, default="workflow_config.yaml"
+        workflow.config_settings.configfiles,
+        workflow.config_settings.config,
+        default="workflow_config.yaml",
+        controls=workflow.is_main_process,
     )
 except UserError as mistake:
     raise WorkflowError(str(mistake))

@@ -22,6 +22,8 @@ from saelib.resources import job_resources
 
 log = logging.getLogger(__name__)
 
+PLAN = "SAELIB_PLAN"
+"""The environment variable that names the saved plan to the jobs of a run."""
 UNFINISHED = ""
 """The key of a report that lacks results: nothing ever wants it, so the next run makes the report again."""
 
@@ -34,10 +36,18 @@ class Workflow:
     then some results are fresh already.
     """
 
-    def __init__(self, configfiles: Sequence[Path], overrides: Mapping[str, Any], default: str) -> None:
-        """`configfiles` and `overrides` as given on the command line; `default` is read where no file was given."""
-        paths = list(configfiles) or [Path(default)]
-        self.config = _merged(paths, overrides)
+    def __init__(
+        self, configfiles: Sequence[Path], overrides: Mapping[str, Any], default: str, controls: bool = True
+    ) -> None:
+        """`configfiles` and `overrides` as given on the command line; `default` is read where no file was given.
+
+        A process that does not control the run takes the config from the plan: the files may have been edited since.
+        """
+        plan = None if controls else os.environ.get(PLAN)
+        if plan is not None:
+            self.config = Config.model_validate(read_json(Path(plan))["config"])
+        else:
+            self.config = _merged(list(configfiles) or [Path(default)], overrides)
         self.run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         # Jobs call `python`: it must be the one that runs Snakemake, with or without an activated environment.
         os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -64,7 +74,9 @@ class Workflow:
             fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{self.results}: another run is at work in this folder; wait for it or stop it") from None
-        self.plan.save(self._plan_file(self.run))
+        plan = self._plan_file(self.run)
+        self.plan.save(plan)
+        os.environ[PLAN] = str(plan.absolute())
 
     def report_unfinished(self) -> None:
         """Called when the run has failed: a report of what there is, with the reasons for what is missing."""

@@ -113,6 +113,20 @@ def test_the_controller_is_killed_and_the_next_one_meets_jobs_that_still_run(sui
     same()
 
 
+def test_the_config_is_broken_while_the_run_is_at_work(suite: Any, same: Any) -> None:
+    whole = suite.tree.config
+    suite.forget("stats", "calm")
+    suite.forget("init_death", "calm")
+    suite.hold("stats")
+    run = suite.start()
+    suite.wait(lambda: suite.seen("stats"), 60, "a job to start")
+    suite.tree.config = whole | {"models": {"being edited": {}}}
+    suite.release("stats")
+    run.end()
+    suite.tree.config = whole
+    same()
+
+
 def test_only_what_is_new_or_edited_is_submitted(suite: Any) -> None:
     config = suite.tree.config
     config["models"]["new"] = config["models"]["calm"] | {"domain": "new things"}
