@@ -1,0 +1,116 @@
+"""What jobs ask a scheduler for grows with what they handle, and the config has the last word."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saelib.config import Config, load_config
+from saelib.config.load import check_config
+from saelib.errors import UserError
+from saelib.plan import make_plan
+from saelib.resources import LONGEST_MINUTES, job_resources
+
+PAPER = Path(__file__).parents[2] / "configs" / "paper.yaml"
+STAGES = ["extract", "stats", "init_death", "train"]
+
+
+def suite(model: dict[str, Any] | None = None, source: dict[str, Any] | None = None, **parts: Any) -> Config:
+    entry = {
+        "domain": "language",
+        "source": {"family": "transformers", "weights": {"path": "weights"}} | (source or {}),
+        "dataset": "docs",
+        "layers": "1-8",
+        "representative_layer": 4,
+        "width": 1024,
+        "parameters": 10**9,
+    } | (model or {})
+    if entry["source"]["family"] == "arrays":
+        del entry["dataset"]
+        entry["source"] = {"family": "arrays", "files": {layer: f"{layer}.npy" for layer in range(1, 9)}}
+    raw = {"datasets": {"docs": {"kind": "python_docs"}}, "models": {"m": entry}} | parts
+    return check_config(raw, "suite.yaml")
+
+
+def memory(config: Config, stage: str) -> int:
+    return job_resources(config, stage, "m/layers_1-8").mem_mb
+
+
+@pytest.mark.parametrize("stage", [*STAGES, "theory", "report"])
+def test_every_attempt_asks_for_more_memory(stage: str) -> None:
+    name = "m/layers_1-8" if stage in STAGES else "all"
+    asked = [job_resources(suite(), stage, name, attempt).mem_mb for attempt in (1, 2, 3)]
+    assert asked[0] >= 600
+    assert asked == [asked[0], 2 * asked[0], 3 * asked[0]]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_wider_models_ask_for_more(stage: str) -> None:
+    narrow, wide = (job_resources(suite({"width": width}), stage, "m/layers_1-8") for width in (512, 8192))
+    assert wide.mem_mb > narrow.mem_mb + 500
+    assert wide.runtime > narrow.runtime
+
+
+def test_memory_holds_what_must_be_in_memory() -> None:
+    # Float32 weights; float16 windows of eight layers, training and held-out; encoder, decoder and Adam's moments.
+    extraction = {"tokens": 10**6, "heldout_tokens": 10**6}
+    assert memory(suite(extraction=extraction), "extract") > (4 * 10**9 + 2 * 8 * 2 * 65536 * 1024) / 2**20
+    rates = [1e-4, 1e-3, 1e-2, 1e-1]
+    assert memory(suite(train={"d_sae": 32768, "learning_rates": rates}), "train") > 4 * 4 * 6 * 32768 * 1024 / 2**20
+    assert memory(suite(init_death={"d_sae": 32768, "seeds": 5}), "init_death") > 4 * 5 * 32768 * 1024 / 2**20
+
+
+def test_the_time_of_a_training_is_that_of_all_its_steps_but_a_day_at_most() -> None:
+    minutes = [job_resources(suite(train={"steps": steps}), "train", "m/x").runtime for steps in (1, 3000, 10**9)]
+    assert minutes[0] < minutes[1] < minutes[2] == LONGEST_MINUTES
+    assert job_resources(suite(train={"steps": 10**9}), "train", "m/x", 3).runtime == LONGEST_MINUTES
+    assert job_resources(suite(train={"steps": 3000}), "train", "m/x", 2).runtime == 2 * minutes[1]
+
+
+def test_unknown_sizes_count_as_large_ones() -> None:
+    unknown = suite({"width": None, "parameters": None})
+    for stage in STAGES:
+        assert memory(unknown, stage) >= memory(suite({"width": 2048, "parameters": 10**8}), stage)
+
+
+def test_gpus_are_asked_for_where_the_suite_says_so_and_they_help() -> None:
+    def gpus(config: Config) -> list[int]:
+        return [job_resources(config, stage, "m/layers_1-8").gpu for stage in STAGES]
+
+    assert gpus(suite()) == [0, 0, 0, 0]
+    assert gpus(suite(gpus=True)) == [1, 0, 0, 1]
+    assert gpus(suite(source={"family": "arrays"}, gpus=True)) == [0, 0, 0, 1]
+    folding = {"family": "alphafold3", "inputs": "in", "outputs": "out"}
+    assert gpus(suite({"source": folding, "layers": 0, "representative_layer": None}, gpus=True))[0] == 0
+    spread = {"device_map": "auto", "dtype": "bfloat16"}
+    assert gpus(suite({"parameters": 7 * 10**10}, spread, gpus=True))[0] == 4  # 140 GB of weights on GPUs of 40
+    own = {"resources": {"extract": {"gpu": 2}, "train": {"gpu": 0}}}
+    assert gpus(suite(own, gpus=True)) == [2, 0, 0, 0]
+    assert gpus(suite(own)) == [0, 0, 0, 0]
+
+
+def test_a_gpu_makes_the_estimate_shorter() -> None:
+    minutes = [job_resources(suite(train={"steps": 3000}, gpus=on), "train", "m/x").runtime for on in (False, True)]
+    assert minutes[1] < minutes[0]
+
+
+def test_a_models_own_resources_replace_the_estimates_and_decide_no_result() -> None:
+    own = suite({"resources": {"train": {"mem_mb": 5000, "runtime": 77}}})
+    asked = [job_resources(own, "train", "m/layer_4/baseline", attempt) for attempt in (1, 2)]
+    assert [(one.mem_mb, one.runtime) for one in asked] == [(5000, 77), (10_000, 77)]
+    assert job_resources(own, "stats", "m/layers_1-8") == job_resources(suite(), "stats", "m/layers_1-8")
+    keys = [[t.key for job in make_plan(config).jobs.values() for t in job.targets] for config in (own, suite())]
+    assert keys[0] == keys[1]
+
+
+def test_too_little_memory_is_refused_with_its_key() -> None:
+    with pytest.raises(UserError, match=r"models\.m\.resources\.stats\.mem_mb"):
+        suite({"resources": {"stats": {"mem_mb": 100}}})
+
+
+def test_the_papers_suite_needs_few_submissions(tmp_path: Path) -> None:
+    config = load_config(PAPER).model_copy(update={"results": tmp_path})
+    jobs = list(make_plan(config).jobs.values())
+    assert sum(len(model.layers) for model in config.models.values()) == 454
+    assert sum(job.stage not in ("theory", "train", "report") for job in jobs) < 1500
+    assert all(job_resources(config, job.stage, job.name).mem_mb >= 600 for job in jobs)
