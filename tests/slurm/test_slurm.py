@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 pytestmark = pytest.mark.slurm
 
@@ -42,15 +43,19 @@ def test_everything_by_the_documented_command_and_training_on_gpus(suite: Any, s
 
 def test_a_gpu_type_and_partitions_are_set_in_the_profile(suite: Any, same: Any) -> None:
     profile = suite.root / "profiles" / "slurm" / "config.yaml"
-    commented = profile.read_text()
-    as_told = re.sub(r"# (set-resources:)\n# (.*)\n# (.*)\n", r"\1\n\2\n\3\n", commented).replace("a100", "pretended")
-    assert as_told.count("\n  train: {slurm_partition: gpu, gpu_model: pretended}") == 1
+    as_told = re.sub(
+        r"^# ((default|set)-resources:|  (slurm_partition|extract|train): )", r"\1", profile.read_text(), flags=re.M
+    )
+    as_told = as_told.replace("slurm_partition: cpu", "slurm_partition: other").replace("a100", "pretended")
+    assert yaml.safe_load(as_told)["set-resources"]["train"] == {"slurm_partition": "gpu", "gpu_model": "pretended"}
     profile.write_text(as_told)
     suite.tree.config = suite.tree.config | {"gpus": True}
     suite.forget("extract", "calm")
     suite.forget("train", "severe/layer_2/baseline")
+    suite.forget("stats", "severe")
     suite.start().end()
-    (extraction,), (training,) = suite.seen("extract"), suite.seen("train")
+    (extraction,), (training,), (statistics,) = (suite.seen(stage) for stage in ("extract", "train", "stats"))
+    assert "Partition=other" in suite.slurm("scontrol", "show", "job", statistics)
     assert "Partition=gpu" in suite.slurm("scontrol", "show", "job", training)
     assert "gres:gpu:pretended:1" in suite.slurm("scontrol", "show", "job", training)
     assert "gres:gpu:pretended:0" in suite.slurm("scontrol", "show", "job", extraction)  # of arrays

@@ -67,6 +67,7 @@ JobAcctGatherParams=OverMemoryKill,NoShared
 NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=17001 CPUs=2 RealMemory=8000 Gres=gpu:pretended:2 State=UNKNOWN
 NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=17002 CPUs=2 RealMemory=8000 Gres=gpu:pretended:2 State=UNKNOWN
 PartitionName=cpu Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP
+PartitionName=other Nodes=n[1-2] Default=NO MaxTime=INFINITE State=UP
 PartitionName=gpu Nodes=n[1-2] Default=NO MaxTime=INFINITE State=UP
 CONF
 cat >"$base/gres.conf" <<CONF
