@@ -51,13 +51,19 @@ def test_wider_models_ask_for_more(stage: str) -> None:
     assert wide.runtime > narrow.runtime
 
 
-def test_memory_holds_what_must_be_in_memory() -> None:
-    # Float32 weights; float16 windows of eight layers, training and held-out; encoder, decoder and Adam's moments.
-    extraction = {"tokens": 10**6, "heldout_tokens": 10**6}
-    assert memory(suite(extraction=extraction), "extract") > (4 * 10**9 + 2 * 8 * 2 * 65536 * 1024) / 2**20
-    rates = [1e-4, 1e-3, 1e-2, 1e-1]
-    assert memory(suite(train={"d_sae": 32768, "learning_rates": rates}), "train") > 4 * 4 * 6 * 32768 * 1024 / 2**20
-    assert memory(suite(init_death={"d_sae": 32768, "seeds": 5}), "init_death") > 4 * 5 * 32768 * 1024 / 2**20
+def test_memory_grows_with_what_must_be_in_memory() -> None:
+    def more(stage: str, one: Config, other: Config) -> float:
+        return (memory(other, stage) - memory(one, stage)) * 2**20
+
+    # Weights in float32, in two copies while they are loaded; windows of eight layers in float16.
+    assert more("extract", suite({"parameters": 10**9}), suite({"parameters": 3 * 10**9})) > 0.99 * 2 * 4 * 2 * 10**9
+    few, many = (suite(extraction={"tokens": tokens}) for tokens in (2048, 65536))
+    assert more("extract", few, many) > 0.99 * 2 * 8 * 63488 * 1024
+    # Encoder and decoder with Adam's moments, for each learning rate; a dictionary and its packed copy for each seed.
+    few, many = (suite(train={"d_sae": 8192, "learning_rates": [1e-4] * rates}) for rates in (1, 8))
+    assert more("train", few, many) > 7 * 2 * 3 * 4 * 8192 * 1024
+    few, many = (suite(init_death={"d_sae": 8192, "seeds": seeds}) for seeds in (1, 5))
+    assert more("init_death", few, many) > 4 * 2 * 4 * 8192 * 1024
 
 
 def test_the_time_of_a_training_is_that_of_all_its_steps_but_a_day_at_most() -> None:
