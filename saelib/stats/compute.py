@@ -14,6 +14,7 @@ from saelib.stats.layer_stats import LayerStats
 
 if TYPE_CHECKING:
     from saelib.stats.moments import Moments
+    from saelib.stats.slabs import Workers
 
 LEADING_EIGENVALUES = 64
 TOKENS_PER_DIMENSION = 5
@@ -26,17 +27,18 @@ QUANTILES = {"p01": 0.01, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p99": 0.99}
 CENTERS = ("mean", "center_median", "center_coordinate_median", "center_trimmed_mean")
 
 
-def compute_stats(rows: Rows, *, workers: int = 1, whitening: bool = True) -> LayerStats:
+def compute_stats(rows: Rows, *, workers: "Workers" = 1, whitening: bool = True) -> LayerStats:
     """Statistics of all tokens in `rows`, which may be far larger than memory.
 
     One pass collects moments and Gram matrices; each step of the two geometric medians (5 to 15 as a rule) is another,
     and so is each strip of columns that is sorted for the coordinate-wise median and the trimmed mean. These two are
     exact up to 131,072 tokens and see a spread of that many beyond; everything else sees all tokens. Memory depends on
-    d_in and `workers`, not on the number of tokens, and every bit of the result is the same for any `workers`.
+    d_in and `workers`, not on the number of tokens, and every bit of the result is the same for any `workers` on
+    processors of one kind.
 
     Args:
         rows: activations [tokens, d_in].
-        workers: threads that share the work.
+        workers: threads that share the work, or a cluster (`saelib.stats.cluster.connected`).
         whitening: also eigenvalues and eigenvectors of the raw covariance, which the preprocessing `pca` needs.
 
     Raises:

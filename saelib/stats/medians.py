@@ -1,13 +1,14 @@
 """Centres that outliers cannot drag: geometric median, coordinate-wise median, trimmed mean."""
 
 import logging
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from saelib.stats.kernels import add_pull
 from saelib.stats.moments import EPSILON, layer_norm
-from saelib.stats.slabs import Slabs, scheduler
+from saelib.stats.slabs import Slabs, Workers, run
 
 TRIMMED = 0.1
 """Share of the values that the trimmed mean leaves out at each end."""
@@ -23,8 +24,8 @@ _log = logging.getLogger(__name__)
 class _Pull:
     """What a Weiszfeld step needs of some tokens."""
 
-    def __init__(self, slabs: Slabs, center: NDArray[np.float64], epsilon: float | None) -> None:
-        self.origin = slabs.origin.astype(np.float64)
+    def __init__(self, origin: NDArray[np.float64], center: NDArray[np.float64], epsilon: float | None) -> None:
+        self.origin = origin
         self.center = center
         self.epsilon = epsilon
         self.pull = np.zeros(len(center))
@@ -52,7 +53,7 @@ class _Pull:
 
 
 def geometric_median(
-    slabs: Slabs, start: NDArray[np.floating], epsilon: float | None, workers: int
+    slabs: Slabs, start: NDArray[np.floating], epsilon: float | None, workers: Workers
 ) -> tuple[NDArray[np.float64], bool]:
     """The point with the least total distance to all tokens, and whether the search for it has converged.
 
@@ -63,12 +64,12 @@ def geometric_median(
         slabs: the tokens.
         start: [d_in], near the bulk of the tokens.
         epsilon: of the LayerNorm that comes first; none: the median of the values themselves.
-        workers: threads.
+        workers: threads, or a cluster.
     """
-    center = start.astype(np.float64)
+    origin, center = slabs.origin.astype(np.float64), start.astype(np.float64)
     previous: tuple[NDArray[np.float64], NDArray[np.float64], float] | None = None
     for _ in range(_MAX_STEPS):
-        pull = slabs.fold(lambda at=center: _Pull(slabs, at, epsilon), workers)
+        pull = slabs.fold(partial(_Pull, origin, center, epsilon), workers)
         step = pull.step()
         target = center + step
         if np.linalg.norm(step) <= _TOLERANCE * pull.total_distance / slabs.rows.shape[0]:
@@ -88,36 +89,40 @@ def geometric_median(
     return center, False
 
 
-def coordinate_centers(slabs: Slabs, workers: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def coordinate_centers(slabs: Slabs, workers: Workers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Of each column the median, and the mean without the lowest and highest tenth: [d_in] each.
 
     Exact up to 131,072 tokens. Longer arrays are represented by that many, in whole blocks spread evenly, which
     leaves a standard error of about 0.004 of the column's standard deviation. Columns are sorted a strip at a time.
     """
-    from dask.base import compute
     from dask.delayed import delayed
 
     bounds = slabs.spread(MAX_SORTED)
     tokens = sum(stop - start for start, stop in bounds)
-    cut = int(TRIMMED * tokens)
     d_in, width = slabs.rows.shape[1], max(1, _STRIP_VALUES // tokens)
-
-    def sort_strip(columns: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        strip = np.empty((len(range(d_in)[columns]), tokens), np.float32)
-        filled = 0
-        for start, stop in bounds:
-            strip[:, filled : filled + stop - start] = slabs.read(start, stop, columns).T
-            filled += stop - start
-        strip.sort(axis=1)
-        middle = strip[:, [(tokens - 1) // 2, tokens // 2]]
-        return middle.mean(1, dtype=np.float64), strip[:, cut : tokens - cut].mean(1, dtype=np.float64)
-
-    strips = [delayed(sort_strip)(slice(first, first + width)) for first in range(0, d_in, width)]
-    medians, trimmed = zip(*compute(*strips, **scheduler(workers)), strict=True)
+    reader, strips = delayed(slabs.reader, traverse=False), range(0, d_in, width)
+    tasks = [delayed(_sort_strip)(reader, bounds, slice(first, min(first + width, d_in))) for first in strips]
+    medians, trimmed = zip(*run(tasks, workers), strict=True)
     return np.concatenate(medians), np.concatenate(trimmed)
 
 
-def robust_centers(slabs: Slabs, workers: int) -> tuple[dict[str, NDArray[np.floating]], list[str]]:
+def _sort_strip(
+    slabs: Slabs, bounds: list[tuple[int, int]], columns: slice
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Median and trimmed mean of some columns, over the rows of `bounds`."""
+    tokens = sum(stop - start for start, stop in bounds)
+    cut = int(TRIMMED * tokens)
+    strip = np.empty((columns.stop - columns.start, tokens), np.float32)
+    filled = 0
+    for start, stop in bounds:
+        strip[:, filled : filled + stop - start] = slabs.read(start, stop, columns).T
+        filled += stop - start
+    strip.sort(axis=1)
+    middle = strip[:, [(tokens - 1) // 2, tokens // 2]]
+    return middle.mean(1, dtype=np.float64), strip[:, cut : tokens - cut].mean(1, dtype=np.float64)
+
+
+def robust_centers(slabs: Slabs, workers: Workers) -> tuple[dict[str, NDArray[np.floating]], list[str]]:
     """The centres by their name in the statistics, each [d_in] in the tokens' own units; and what went wrong."""
     coordinate_median, trimmed_mean = coordinate_centers(slabs, workers)
     median, settled = geometric_median(slabs, coordinate_median, None, workers)

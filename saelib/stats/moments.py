@@ -6,6 +6,7 @@ difference of two large numbers: at gamma = 1000 it would have lost six digits, 
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from saelib.errors import UserError
 from saelib.stats.kernels import RAW, add_moments
-from saelib.stats.slabs import Slabs
+from saelib.stats.slabs import Slabs, Workers
 
 EPSILON = 1e-5
 """Of LayerNorm, as in the paper's released code."""
@@ -162,14 +163,14 @@ class Moments:
         return min(float(middle.view(np.float32)), self.max_norm)
 
 
-def collect_moments(slabs: Slabs, workers: int, whitening: bool) -> Moments:
+def collect_moments(slabs: Slabs, workers: Workers, whitening: bool) -> Moments:
     """Pass over all tokens.
 
     Raises:
         UserError: where a token has NaN or infinity in it.
     """
     plan = plan_pass(slabs, whitening)
-    moments = slabs.fold(lambda: Moments(plan), workers)
+    moments = slabs.fold(partial(Moments, plan), workers)
     if moments.bad_tokens:
         raise UserError(
             f"{slabs.rows.name}: NaN or infinite values in {moments.bad_tokens} of {moments.tokens} tokens, the first "

@@ -1,9 +1,10 @@
 """Walk over an array of any length: read a slab, fold it into a small state, merge the states."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeVar
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,16 @@ class State(Protocol):
         ...
 
 
+class Pool(Protocol):
+    """Workers elsewhere (`saelib.stats.cluster.Cluster`)."""
+
+    def compute(self, tasks: Sequence[Any]) -> Sequence[Any]:
+        """The values of dask's delayed tasks."""
+        ...
+
+
+Workers: TypeAlias = int | Pool
+"""Threads of this process, or a pool."""
 StateT = TypeVar("StateT", bound=State)
 
 
@@ -83,7 +94,7 @@ class Slabs:
             return bounds
         return [bounds[place] for place in np.linspace(0, len(bounds) - 1, count).round().astype(int)]
 
-    def fold(self, new: Callable[[], StateT], workers: int) -> StateT:
+    def fold(self, new: Callable[[], StateT], workers: Workers) -> StateT:
         """The state of all rows: one for each group of slabs, merged in pairs.
 
         Grouping and order depend on the rows alone: the result is the same to the last bit for any `workers`.
@@ -92,27 +103,46 @@ class Slabs:
 
         bounds = self.bounds()
         size = max(_GROUP_SLABS, -(-len(bounds) // _MAX_GROUPS))
-
-        def fold_group(group: list[tuple[int, int]]) -> StateT:
-            state = new()
-            for start, stop in group:
-                state.add(self.read(start, stop), start)
-            return state
-
-        def merge(left: StateT, right: StateT) -> StateT:
-            left.merge(right)
-            return left
-
-        parts = [delayed(fold_group)(bounds[i : i + size]) for i in range(0, len(bounds), size)]
+        reader, start = delayed(self.reader, traverse=False), delayed(new)
+        parts = [delayed(_fold_group)(reader, start, bounds[i : i + size]) for i in range(0, len(bounds), size)]
+        merge = _merge if isinstance(workers, int) else _merge_copy
         while len(parts) > 1:
             pairs = [delayed(merge)(*parts[i : i + 2]) for i in range(0, len(parts) - 1, 2)]
             parts = pairs + parts[2 * len(pairs) :]
-        return parts[0].compute(**scheduler(workers))
+        return run(parts, workers)[0]
+
+    @property
+    def reader(self) -> Self:
+        """All that reading needs, to be sent to other processes."""
+        return replace(self, sample=self.sample[:0])
 
 
-def scheduler(workers: int) -> dict[str, Any]:
-    """Arguments that make dask compute with this many threads."""
-    return {"scheduler": "threads", "num_workers": workers} if workers > 1 else {"scheduler": "synchronous"}
+def _fold_group(slabs: Slabs, new: Callable[[], StateT], group: list[tuple[int, int]]) -> StateT:
+    state = new()
+    for start, stop in group:
+        state.add(slabs.read(start, stop), start)
+    return state
+
+
+def _merge(left: StateT, right: StateT) -> StateT:
+    left.merge(right)
+    return left
+
+
+def _merge_copy(left: StateT, right: StateT) -> StateT:
+    """On a cluster `left` may be asked for again, after a worker was lost."""
+    return _merge(deepcopy(left), right)
+
+
+def run(tasks: Sequence[Any], workers: Workers) -> Sequence[Any]:
+    """The values of dask's delayed tasks."""
+    if not isinstance(workers, int):
+        return workers.compute(tasks)
+    from dask.base import compute
+
+    if workers == 1:
+        return compute(*tasks, scheduler="synchronous")
+    return compute(*tasks, scheduler="threads", num_workers=workers)
 
 
 def open_slabs(rows: Rows) -> Slabs:

@@ -1,6 +1,8 @@
 """Stage `stats`: the statistics of a block of layers, from their stores."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from saelib.config import Config
@@ -10,6 +12,7 @@ from saelib.store import open_store
 
 if TYPE_CHECKING:
     from saelib.plan import Job
+    from saelib.stats.slabs import Workers
 
 log = logging.getLogger(__name__)
 
@@ -18,11 +21,23 @@ def run(config: Config, job: "Job") -> None:
     """Measure the training rows of each target's layer."""
     # The eigenvectors of the covariance cost a second Gram matrix: only where a later stage asks for them.
     whitening = config.needs_whitening()
-    with progress(f"stats {job.name}", len(job.targets), "layers", log) as advance:
+    with _workers(config) as workers, progress(f"stats {job.name}", len(job.targets), "layers", log) as advance:
         for target in job.targets:
             store = open_store(config.store_path(target.model, target.layer))
-            stats = compute_stats(store.train, workers=1, whitening=whitening)
+            stats = compute_stats(store.train, workers=workers, whitening=whitening)
             for warning in stats.warnings:
                 log.warning("%s layer %d: %s", target.model, target.layer, warning)
             save_stats(stats, target.output, target.key)
             advance(1, note=f"{target.model} layer {target.layer}")
+
+
+@contextmanager
+def _workers(config: Config) -> Iterator["Workers"]:
+    """What `dask` in the config says; a thread of this process where it says nothing."""
+    if config.dask is None:
+        yield 1
+        return
+    from saelib.stats.cluster import connected
+
+    with connected(config.dask, config.results / "dask") as cluster:
+        yield cluster
