@@ -74,6 +74,8 @@ class Workflow:
             fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{self.results}: another run is at work in this folder; wait for it or stop it") from None
+        except OSError as error:  # some network file systems are mounted without locks
+            log.warning("%s: cannot be locked (%s): start no second run there", self.results, error.strerror)
         plan = self._plan_file(self.run)
         self.plan.save(plan)
         os.environ[PLAN] = str(plan.absolute())
