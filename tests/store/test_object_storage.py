@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from saelib.store import (
     remove_store,
     verify_store,
 )
+from saelib.store.read import _open_elsewhere
 
 s3 = pytest.importorskip("saelib.store.s3", reason="the extra s3 is not installed", exc_type=(ImportError, UserError))
 pytest.importorskip("moto.server")
@@ -148,6 +150,18 @@ def test_the_same_rows_as_from_a_folder(bucket: s3.S3Folder, tmp_path: Path, lar
     local = {str(file.relative_to(tmp_path / "layer_3.zarr")) for file in tmp_path.rglob("*") if file.is_file()}
     remote_names = (bucket / "place/m/layer_3.zarr").names()
     assert {name.partition("/")[2] for name in remote_names} == local
+
+
+def test_readers_travel_without_credentials(bucket: s3.S3Folder) -> None:
+    publish()
+    rows = open_store(URL).train
+    sent = pickle.dumps(rows)
+    assert not any(word.encode() in sent for word in (SECRET, PUBLIC))
+    np.testing.assert_array_equal(pickle.loads(sent).block(100, 400), rows.block(100, 400))
+    publish(key=OTHER)
+    _open_elsewhere.cache_clear()
+    with pytest.raises(UserError, match="replaced by another store in the meantime"):
+        pickle.loads(sent)
 
 
 def test_a_store_counts_from_its_mark_on(bucket: s3.S3Folder) -> None:
