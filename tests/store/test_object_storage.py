@@ -222,6 +222,18 @@ def test_two_writers_at_once_end_in_one_whole_store(bucket: s3.S3Folder, keys: t
     assert len((bucket / "place/_published").names()) == 1
 
 
+def test_of_two_marks_the_later_counts(bucket: s3.S3Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as killed_before_it_tidied:
+        killed_before_it_tidied.setattr(remote, "_clean", lambda store: None)
+        for key in (OTHER, KEY, OTHER):
+            publish(key=key)
+            time.sleep(1.1)  # the server's clock counts seconds
+            assert open_store(URL).metadata.key == read_key(URL) == key
+    assert len(generations(bucket)) == 3
+    publish()
+    assert len(generations(bucket)) == 1
+
+
 def test_a_generation_that_lost_chunks_is_not_published(bucket: s3.S3Folder) -> None:
     def lose_one() -> None:
         with published_stores({3: URL}, {3: KEY}) as places:
