@@ -4,7 +4,7 @@ CORES ?= all
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: run test test-interop test-slurm env-esm3 lint format clean help
+.PHONY: run test test-interop test-slurm drill env-esm3 lint format clean help
 
 run: $(VENV)/.installed  ## install, fetch weights and data, run the default suite
 	saelib fetch
@@ -21,6 +21,9 @@ test-interop: $(VENV)/.installed-dev  ## install SAELens, dictionary_learning an
 test-slurm: $(VENV)/.installed-dev  ## the workflow on a Slurm of its own, on this machine (root on Debian or Ubuntu)
 	@if scontrol ping >/dev/null 2>&1; then exec pytest -m slurm; fi; \
 	  tools/slurm/start.sh && { pytest -m slurm; code=$$?; tools/slurm/stop.sh; exit $$code; }
+
+drill: $(VENV)/.installed-dev  ## kill, starve and damage runs of a miniature suite, and tally what comes of it (Linux, best as root)
+	python -m tools.drill
 
 env-esm3: .envs/esm3/.installed  ## ESM3's environment, whose packages fit beside no others (Python 3.11 or 3.12)
 

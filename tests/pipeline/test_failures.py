@@ -1,6 +1,5 @@
 """Killed, starved or fed nonsense, a run ends in the undisturbed results or in one clear sentence."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,15 +18,7 @@ STAGES = ["extract", "stats", "init_death", "train", "report"]
 
 
 def results(tree: Any) -> dict[str, str]:
-    """Hash of every result file; what belongs to single runs left out."""
-    root = tree.root / "results"
-    hashes = {}
-    for path in sorted(root.rglob("*")):
-        relative = path.relative_to(root)
-        # Figures and the page carry the time they were made; the tables hold every number.
-        if path.is_file() and relative.parts[0] not in ("runs", "figures", "report.html", ".lock"):
-            hashes[str(relative)] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return hashes
+    return tree.hashes()
 
 
 def words(done: subprocess.CompletedProcess[str]) -> str:

@@ -1,0 +1,1 @@
+"""What tries saelib out as a whole, beside the tests."""

@@ -1,0 +1,85 @@
+"""SIGKILL at random moments of every stage: of everything, of the controlling process alone, of one job alone."""
+
+import os
+import signal
+import time
+
+from tools.drill.ground import Case, DefectFound, Ground, Run, TooLate, drop, jobs
+from tools.miniature import Tree
+
+STAGES = ("start", "extract", "stats", "init_death", "theory", "train", "report")
+WHOM = ("all", "controller", "job")
+START_SECONDS = 2.0
+"""Until a run has its first job at work."""
+
+
+def kill(ground: Ground, case: Case) -> str:
+    """One kill, and the next run at once: where the controlling process alone was killed, its jobs still work."""
+    whom, stage = WHOM[case.seed % 3], STAGES[case.seed // 3 % 7]
+    if stage == "start" and whom == "job":
+        whom = "all"
+    case.name = f"kill {whom}"
+    as_it_writes = stage != "start" and case.rng.random() < 0.5
+    share = case.rng.random()
+    while True:
+        with ground.copy() as tree:
+            drop(tree, case.rng.choice(STAGES[1:]) if stage == "start" else stage, case.rng)
+            run = Run(tree)
+            try:
+                case.moment = _wait(ground, run, stage, share, as_it_writes)
+                _kill(run, stage, whom)
+            except (TooLate, ProcessLookupError):
+                run.end()
+                share /= 2  # it was over before; earlier next time
+                continue
+            if whom == "job":
+                _check_lonely_end(run)
+            return ground.settle(tree)
+
+
+def _wait(ground: Ground, run: Run, stage: str, share: float, as_it_writes: bool) -> str:
+    """Let a run get on; gives the moment in words."""
+    if stage == "start":
+        time.sleep(share * START_SECONDS)
+        return f"{share * START_SECONDS:.2f} s after the start"
+    run.until(lambda: jobs(run.tree, stage))
+    if as_it_writes:
+        run.until(lambda: run.is_over or _is_writing(run.tree))
+        time.sleep(share * 0.01)
+        return f"{stage}, {share * 10:.0f} ms into its writing"
+    time.sleep(share * ground.seconds[stage])
+    return f"{stage}, {share * ground.seconds[stage]:.2f} s into its job"
+
+
+def _is_writing(tree: Tree) -> bool:
+    """Whether a file or folder that is to be published is being written."""
+    for _, folders, _ in os.walk(tree.results):
+        if any(name.endswith(".draft") for name in folders):
+            return True
+        folders[:] = [name for name in folders if name != "runs" and not name.endswith(".zarr")]
+    return False
+
+
+def _kill(run: Run, stage: str, whom: str) -> None:
+    """Raises `TooLate` or `ProcessLookupError` where there is nobody to kill."""
+    if run.is_over:
+        raise TooLate
+    if whom == "all":
+        run.kill_all()
+    elif whom == "controller":
+        run.process.kill()
+        run.process.wait()
+    else:
+        found = jobs(run.tree, stage)
+        if not found:
+            raise TooLate
+        os.kill(found[0], signal.SIGKILL)
+
+
+def _check_lonely_end(run: Run) -> None:
+    """A run that has lost a job says so, and ends."""
+    done = run.end()
+    if done.returncode == 0:
+        raise DefectFound("a job was killed and the run says that it succeeded")
+    if "Traceback" in done.words:
+        raise DefectFound("a job was killed and the run ends in a traceback")

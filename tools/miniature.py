@@ -1,0 +1,136 @@
+"""A copy of the project with a miniature suite, to run and to edit: for the tests of the pipeline and for the drill."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+PROJECT = Path(__file__).parents[1]
+PARTS = ("Snakefile", "rules", "scripts", "saelib", "envs")
+OF_A_RUN = ("runs", "figures", "report.html", ".lock")
+"""Below `results/`, what differs from run to run: figures and the page carry the time they were made; the tables hold
+every number."""
+
+
+@dataclass
+class Tree:
+    """A folder with the project in it."""
+
+    root: Path
+
+    def snakemake(self, *arguments: str, timeout: float = 500) -> subprocess.CompletedProcess[str]:
+        """Run the suite, with more arguments."""
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--nocolor", *arguments]
+        return subprocess.run(command, cwd=self.root, env=self.env, capture_output=True, text=True, timeout=timeout)
+
+    def run(self) -> None:
+        """Run the suite, which must succeed."""
+        done = self.snakemake()
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+
+    def stale(self) -> set[str]:
+        """Jobs that a run would start, without their stage's block bounds: 'stats/a/layers_1-2'."""
+        code = (
+            "from pathlib import Path; from saelib.config import load_config; from saelib.plan import make_plan\n"
+            "print(*make_plan(load_config(Path('workflow_config.yaml'))).jobs)"
+        )
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=self.root, env=self.env, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return set(done.stdout.split())
+
+    @property
+    def results(self) -> Path:
+        """The results folder."""
+        return self.root / "results"
+
+    def hashes(self) -> dict[str, str]:
+        """Hash of every result file, by its path below `results/`; what belongs to single runs left out."""
+        return {
+            str(relative): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(self.results.rglob("*"))
+            if path.is_file() and (relative := path.relative_to(self.results)).parts[0] not in OF_A_RUN
+        }
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Of its processes: the copy must be imported, not the installed project; everything else as it is."""
+        return os.environ | {"PYTHONPATH": str(self.root)}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The suite, read from its file and written to it."""
+        return yaml.safe_load((self.root / "workflow_config.yaml").read_text())
+
+    @config.setter
+    def config(self, value: dict[str, Any]) -> None:
+        (self.root / "workflow_config.yaml").write_text(yaml.safe_dump(value, sort_keys=False))
+
+    def copy(self, root: Path, *, state: bool = True) -> "Tree":
+        """The same project and results elsewhere; `state`: also Snakemake's own records."""
+        ignore = None if state else shutil.ignore_patterns(".snakemake")
+        shutil.copytree(self.root, root, symlinks=True, ignore=ignore)
+        return Tree(root)
+
+
+def make_tree(root: Path) -> Tree:
+    """A new copy of the project, with the miniature suite and nothing run yet."""
+    root.mkdir()
+    for part in PARTS:
+        source = PROJECT / part
+        # Compiled kernels come along (their cache goes by file date and size), so that nothing compiles them again.
+        (shutil.copytree if source.is_dir() else shutil.copy2)(source, root / part)
+    _write_arrays(root / "arrays")
+    tree = Tree(root)
+    tree.config = _suite()
+    return tree
+
+
+def _write_arrays(folder: Path) -> None:
+    """Two models' activations: one with a large mean in one dimension, one without."""
+    folder.mkdir()
+    for model, outlier in (("calm", 0.0), ("severe", 30.0)):
+        for layer in (1, 2, 3):
+            rng = np.random.default_rng(sum(map(ord, model)) * 10 + layer)
+            acts = rng.standard_normal((3200, 24)).astype(np.float32) * np.linspace(0.5, 2, 24, dtype=np.float32)
+            acts[:, 3] += outlier * layer
+            np.save(folder / f"{model}_{layer}.npy", acts)
+
+
+def _suite() -> dict[str, Any]:
+    def model(name: str, layers: str, representative: int | None) -> dict[str, Any]:
+        files = {layer: f"arrays/{name}_{layer}.npy" for layer in (1, 2, 3)}
+        entry = {
+            "domain": f"{name} things",
+            "source": {"family": "arrays", "files": files},
+            "layers": layers,
+            "licence": "none",
+            "notes": "made up",
+        }
+        return entry | ({"representative_layer": representative} if representative else {})
+
+    return {
+        "models": {"calm": model("calm", "1-2", None), "severe": model("severe", "1-2", 2)},
+        "extraction": {"tokens": 2048, "heldout_tokens": 1024, "chunk_rows": 512, "threads": 1},
+        "stats": {"layers_per_job": 4},
+        "init_death": {"d_sae": 128, "k": 8, "seeds": 2, "layers_per_job": 4},
+        "train": {
+            "d_sae": 64,
+            "k": 4,
+            "batch_size": 128,
+            "steps": 30,
+            "learning_rates": [0.001, 0.01],
+            "dead_after_examples": 1000,
+            "record_every": 10,
+            "checkpoint_every": 10,
+            "variants": {"baseline": {}, "center_median": {"preprocessing": "auto", "revival": "auxk"}},
+        },
+        "report": {"bootstrap": 50},
+    }
