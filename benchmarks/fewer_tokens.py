@@ -1,0 +1,118 @@
+"""What fewer tokens cost: statistics and dead rates of parts of a store, against those of all its training rows.
+
+Two kinds of part: `drawn`, rows from everywhere, and `first`, whole examples in a row, as an extraction of fewer tokens
+would give. Errors are root mean squares over several parts that share no row, where the store has as many.
+"""
+
+import argparse
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from benchmarks.timing import environment, environment_line, show
+from saelib.init_death import measure
+from saelib.preprocess import make_preprocess
+from saelib.rows import ArrayRows, read_float32
+from saelib.stats import LayerStats, compute_stats
+from saelib.store import Store, open_store
+
+PACKAGES = ("numpy", "numba")
+PARTS = 4
+D_SAE, K = 2048, 64
+PREPROCESSINGS = ("raw", "center_median")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Of some tokens."""
+
+    stats: LayerStats
+    dead: Mapping[str, float]
+    """Preprocessing -> fraction dead at initialisation, on these very tokens."""
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks fewer_tokens", description=__doc__)
+    parser.add_argument("stores", nargs="+", type=Path, help="such as results/extract/antiberty/layer_4.zarr")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[1_000, 5_000, 20_000, 100_000])
+    parser.add_argument("--json", action="store_true", help="print JSON instead")
+    options = parser.parse_args(argv)
+    report: dict[str, object] = {}
+    lines: list[str] = []
+    with threadpool_limits(1, "blas"):
+        for path in options.stores:
+            figures, more = compare(open_store(path), options.sizes)
+            report[str(path)] = figures
+            lines += more
+    show(report | {"environment": environment(*PACKAGES)}, [*lines, environment_line(*PACKAGES)], options.json)
+
+
+def compare(store: Store, sizes: Sequence[int]) -> tuple[dict[str, object], list[str]]:
+    """The figures of one store, and lines for people."""
+    rows = store.train
+    x = read_float32(rows, 0, rows.shape[0])
+    example = np.asarray(store.arrays["train"]["example"][:])
+    whole = find(x)
+    lines = [
+        f"{rows.name}: {len(x)} tokens of {len(np.unique(example))} examples, d_in {x.shape[1]}, "
+        f"gamma {whole.stats.gamma:.4g}, effective rank {whole.stats.effective_rank:.4g}, "
+        + ", ".join(f"dead {name} {100 * rate:.2f} %" for name, rate in whole.dead.items()),
+        f"{'tokens':>8} {'':6} {'gamma':>8} {'rank':>8} {'bias':>8} {'median':>8}"
+        + "".join(f"{'dead ' + name:>20}" for name in PREPROCESSINGS),
+    ]
+    figures: dict[str, object] = {"whole": {"gamma": whole.stats.gamma, "rank": whole.stats.effective_rank}}
+    for size in (size for size in sizes if 2 * size <= len(x)):
+        for kind, chosen in (("drawn", drawn(len(x), size)), ("first", runs(example, size))):
+            error = errors(whole, [find(x[part]) for part in chosen])
+            figures[f"{size} {kind}"] = error
+            lines.append(
+                f"{size:8} {kind:6} {error['gamma']:8.2%} {error['rank']:8.2%} {error['rank bias']:+8.2%}"
+                f" {error['median']:8.3f}" + "".join(f"{error['dead ' + name]:20.2%}" for name in PREPROCESSINGS)
+            )
+    return figures, lines
+
+
+def find(x: NDArray[np.float32]) -> Found:
+    """Statistics of `x` [tokens, d_in], and dead features on it."""
+    rows = ArrayRows(x)
+    stats = compute_stats(rows, whitening=False)
+    preprocesses = {name: make_preprocess(name, stats.arrays) for name in PREPROCESSINGS}
+    death = measure(rows, preprocesses, D_SAE, K, seeds=[0])
+    return Found(stats, {name: found.dead_total.mean for name, found in death.preprocessings.items()})
+
+
+def drawn(tokens: int, size: int) -> list[NDArray[np.int64]]:
+    """Parts of rows from everywhere."""
+    order = np.random.default_rng(0).permutation(tokens)
+    return [np.sort(order[i * size : (i + 1) * size]) for i in range(min(PARTS, tokens // size))]
+
+
+def runs(example: NDArray[np.int32], size: int) -> list[NDArray[np.int64]]:
+    """Parts of whole examples that follow each other, the last one cut; as far apart as there is room for."""
+    order = np.argsort(example, kind="stable")
+    parts = min(PARTS, len(example) // size)
+    return [order[start : start + size] for start in range(0, parts * (len(example) // parts), len(example) // parts)]
+
+
+def errors(whole: Found, parts: Sequence[Found]) -> dict[str, float]:
+    """Root mean squares: of gamma and effective rank relative to the whole's, of the geometric median in units of
+    ||sigma||; and dead rates themselves, as a mean."""
+    sigma = whole.stats.sigma
+
+    def rms(values: Sequence[float]) -> float:
+        return math.sqrt(statistics.fmean(value**2 for value in values))
+
+    ranks = [part.stats.effective_rank / whole.stats.effective_rank - 1 for part in parts]
+    medians = [part.stats.arrays["center_median"] - whole.stats.arrays["center_median"] for part in parts]
+    return {
+        "gamma": rms([part.stats.gamma / whole.stats.gamma - 1 for part in parts]),
+        "rank": rms(ranks),
+        "rank bias": statistics.fmean(ranks),
+        "median": rms([float(np.linalg.norm(median)) / sigma for median in medians]),
+    } | {f"dead {name}": statistics.fmean(part.dead[name] for part in parts) for name in PREPROCESSINGS}

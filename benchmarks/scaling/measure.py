@@ -1,0 +1,188 @@
+"""Runs of each stage at a given size, through the same functions as the pipeline's jobs."""
+
+import gc
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from benchmarks.scaling.sizes import BATCH, K, Point, Size, Sweep
+from benchmarks.stats import TiledRows, activations
+from benchmarks.timing import cpu_seconds, peak_memory
+from saelib.config import Config, TrainConfig, VariantConfig
+from saelib.config.load import check_config
+from saelib.extract import extract
+from saelib.init_death import measure as measure_death
+from saelib.init_death import save_result
+from saelib.preprocess import make_preprocess
+from saelib.rows import ArrayRows, Rows
+from saelib.stats import compute_stats, save_stats
+from saelib.train import Subject, train_variant
+
+Run = Callable[[Path], object]
+"""A stage, which leaves its results in the folder that it is given."""
+PREPROCESSINGS = Config.model_fields["init_death"].default.preprocessings
+WORDS = ("the", "of", "a", "is", "and", "to", "in", "that", "it", "or", "be", "as", "for", "are")
+HELDOUT = 256
+
+
+def measure_sweep(sweep: Sweep, repeats: int) -> list[Point]:
+    """Every size, the smallest also once before, so that nothing is compiled while it is measured."""
+    prepare = {"extract": of_extract, "stats": of_stats, "init_death": of_init_death, "train": of_train}
+    prepare |= {"store": of_store, "eigenvectors": of_eigenvectors, "whitening": of_whitening}
+    torch.set_num_threads(1)  # a thread of torch that waits would burn CPU time
+    with tempfile.TemporaryDirectory() as parent, threadpool_limits(1, "blas"):
+        _point(prepare[sweep.stage](sweep.sizes[0], Path(parent)), sweep.sizes[0], 1)
+        gc.freeze()  # looking through every object of torch before each run takes longer than many runs
+        return [_point(prepare[sweep.stage](size, Path(parent)), size, repeats) for size in sweep.sizes]
+
+
+def _point(run: Run, size: Size, repeats: int) -> Point:
+    seconds, memory, disk = [], [], 0
+
+    def timed(folder: Path) -> None:
+        start = cpu_seconds()
+        run(folder)
+        seconds.append(cpu_seconds() - start)
+
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as name:
+            memory.append(peak_memory(lambda folder=Path(name): timed(folder), interval=0.02))
+            disk = sum(file.stat().st_size for file in Path(name).rglob("*") if file.is_file())
+    return Point(size, tuple(seconds), tuple(memory), disk)
+
+
+def of_extract(size: Size, parent: Path) -> Run:
+    """A GPT-2 of random weights over sentences of common words; every layer is stored."""
+    config = suite(size, Path(tempfile.mkdtemp(dir=parent)))
+    layers = config.models["m"].layers
+
+    def run(folder: Path) -> None:
+        extract("m", config, dict.fromkeys(layers, "k"), {layer: folder / f"layer_{layer}.zarr" for layer in layers})
+
+    return run
+
+
+def suite(size: Size, folder: Path) -> Config:
+    """A suite of one such model, whose checkpoint and data are written to `folder`."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    words = {word: index for index, word in enumerate(("<unk>", "<pad>", *WORDS))}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>").save_pretrained(folder)
+    torch.manual_seed(0)
+    heads = size.d_in // 64
+    shape = GPT2Config(vocab_size=len(words), n_positions=128, n_embd=size.d_in, n_layer=size.layers, n_head=heads)
+    GPT2Model(shape).save_pretrained(folder)
+    draw = np.random.default_rng(0)
+    texts = (" ".join(draw.choice(WORDS, 128)) for _ in range(4 * (size.tokens + HELDOUT) // 128))
+    (folder / "texts.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    source = {"family": "transformers", "weights": {"path": str(folder)}, "max_length": 128, "batch_size": 8}
+    # Windows smaller than the smallest size, so that memory is what it is for large ones.
+    small = {"chunk_rows": 256, "window_rows": 1024, "threads": 1}
+    raw: dict[str, Any] = {
+        "datasets": {"words": {"kind": "text", "files": [{"path": str(folder / "texts.jsonl")}]}},
+        "models": {"m": {"domain": "none", "source": source, "dataset": "words", "layers": f"1-{size.layers}"}},
+        "extraction": {**small, "tokens": size.tokens, "heldout_tokens": HELDOUT},
+    }
+    return check_config(raw, "benchmark")
+
+
+def of_store(size: Size, parent: Path) -> Run:
+    """What extraction does beside the forward pass, on one layer that was made elsewhere."""
+    file = Path(tempfile.mkdtemp(dir=parent)) / "acts.npy"
+    np.save(file, activations(size.tokens + HELDOUT, size.d_in, seed=0).astype(np.float32))
+    model = {"domain": "none", "source": {"family": "arrays", "files": {1: str(file)}}, "layers": 1}
+    settings = {"tokens": size.tokens, "heldout_tokens": HELDOUT}
+    config = check_config({"models": {"m": model}, "extraction": settings}, "benchmark")
+    return lambda folder: extract("m", config, {1: "k"}, {1: folder / "layer_1.zarr"})
+
+
+def of_stats(size: Size, _parent: Path) -> Run:
+    """One layer, whitening included."""
+    rows = tiled(size)
+    return lambda folder: save_stats(compute_stats(rows), folder / "layer_1.json", "k")
+
+
+def of_eigenvectors(size: Size, _parent: Path) -> Run:
+    """The largest part of statistics that does not depend on tokens."""
+    x = activations(size.d_in + 1, size.d_in, seed=0).astype(np.float64)
+    covariance = x.T @ x
+    return lambda _folder: np.linalg.eigh(covariance)
+
+
+def of_init_death(size: Size, _parent: Path) -> Run:
+    """One seed, every preprocessing that a suite has unless told otherwise."""
+    rows = tiled(size)
+    arrays = fitted(size.d_in)
+    preprocesses = {name: make_preprocess(name, arrays) for name in PREPROCESSINGS}
+
+    def run(folder: Path) -> None:
+        result = measure_death(rows, preprocesses, size.d_sae, K, seeds=[0])
+        save_result(result, folder / "layer_1.json", "k")
+
+    return run
+
+
+def of_train(size: Size, _parent: Path) -> Run:
+    """One variant, `baseline`, at one learning rate."""
+    options = {"d_sae": size.d_sae, "k": K, "batch_size": BATCH, "steps": size.tokens // BATCH}
+    config = TrainConfig.model_validate(options | {"learning_rates": [1e-3], "record_every": options["steps"]})
+    rows = ArrayRows(activations(2 * BATCH, size.d_in, seed=0), "benchmark")
+    heldout, zeros = ArrayRows(activations(HELDOUT, size.d_in, seed=1), "benchmark"), {"mean": np.zeros(size.d_in)}
+    subject = Subject("benchmark", 1, "baseline")
+
+    def run(folder: Path) -> None:
+        train_variant(
+            rows, heldout, zeros, config, VariantConfig(), output=folder, key="k", seed=0, subject=subject, device="cpu"
+        )
+
+    return run
+
+
+def of_whitening(size: Size, _parent: Path) -> Run:
+    """What the variant `pca` does to each row that it reads, in each epoch."""
+    block = activations(size.tokens, size.d_in, seed=0)
+    preprocess, offset = make_preprocess("pca", fitted(size.d_in)), np.zeros(size.d_in, np.float32)
+    return lambda _folder: preprocess.apply(block, offset)
+
+
+def fitted(d_in: int) -> Mapping[str, NDArray[np.floating]]:
+    """What preprocessings are built from, by name; how well it fits does not change what they cost."""
+    names = ("mean", "center_median", "ln_center_median")
+    spread = {"std": np.ones(d_in), "eigenvalues": np.ones(d_in), "eigenvectors": np.eye(d_in, dtype=np.float32)}
+    return {name: np.zeros(d_in) for name in names} | spread
+
+
+def tiled(size: Size) -> Rows:
+    """Rows of any number in the memory of one block."""
+    return TiledRows(size.tokens, size.d_in)
+
+
+class CountedRows(TiledRows):
+    """Counts what is read."""
+
+    read = 0
+
+    def block(self, start: int, stop: int) -> NDArray[np.floating]:
+        """As `TiledRows`."""
+        self.read += stop - start
+        return super().block(start, stop)
+
+
+def stats_passes() -> float:
+    """How often statistics read each row."""
+    rows = CountedRows(16_384, 128)
+    compute_stats(rows)
+    return rows.read / rows.shape[0]

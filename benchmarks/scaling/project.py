@@ -1,0 +1,179 @@
+"""What a suite will cost: sizes from its config, costs as measured here, GPUs and disks as assumed."""
+
+from dataclasses import dataclass
+
+from benchmarks.scaling.costs import Costs, step_flops
+from benchmarks.scaling.hardware import Hardware
+from benchmarks.scaling.sizes import Size
+from saelib.config import Config, ModelConfig, VariantConfig
+from saelib.config.sources import ArraysSource
+from saelib.needs import ModelNeeds, suite_needs
+from saelib.resources import job_resources
+from saelib.train.checkpoint import KEPT
+
+WINDOW_BYTES = 2**28
+"""Of `saelib.train.loader.ShuffledBatches`."""
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """Of one stage over a whole suite."""
+
+    gpu_hours: float = 0.0
+    """Assumed throughout."""
+    cpu_hours: float = 0.0
+    """From what was measured here; for stages on a GPU, what their processor does beside it."""
+    disk_hours: float = 0.0
+    """Assumed: reading and writing, if nothing is still in memory from before."""
+    disk: float = 0.0
+    """Bytes left when the stage has ended."""
+    memory: float = 0.0
+    """Bytes that its largest job asks for (`saelib.resources`)."""
+    gpu_memory: float = 0.0
+    """Bytes, of its largest job."""
+
+    def __add__(self, other: "StageCost") -> "StageCost":
+        """Of both: times and disk add up, of memory the larger counts."""
+        return StageCost(
+            self.gpu_hours + other.gpu_hours,
+            self.cpu_hours + other.cpu_hours,
+            self.disk_hours + other.disk_hours,
+            self.disk + other.disk,
+            max(self.memory, other.memory),
+            max(self.gpu_memory, other.gpu_memory),
+        )
+
+
+def with_tokens(config: Config, factor: int) -> Config:
+    """The same suite with stores `factor` times as large. Steps of training stay: they go over the data less often."""
+    settings = config.extraction
+    more = {"tokens": factor * settings.tokens, "heldout_tokens": factor * settings.heldout_tokens}
+    return config.model_copy(update={"extraction": settings.model_copy(update=more)})
+
+
+def project(config: Config, costs: Costs, passes: float, hardware: Hardware) -> dict[str, StageCost]:
+    """Each stage's cost, and `total`. Models without `width` are left out (`unsized`).
+
+    Args:
+        config: The suite.
+        costs: As measured.
+        passes: How often statistics read each row.
+        hardware: What is assumed.
+    """
+    found = {stage: StageCost() for stage in ("extract", "stats", "init_death", "train")}
+    for needs in suite_needs(config):
+        if needs.width is None:
+            continue
+        model = config.models[needs.name]
+        found["extract"] += _extract(config, model, needs, costs, hardware)
+        found["stats"] += _stats(config, model, needs, costs, passes, hardware)
+        found["init_death"] += _init_death(config, model, needs, costs, hardware)
+        if model.representative_layer is not None:
+            for name, variant in config.train.variants.items():
+                found["train"] += _train(config, needs, name, variant, costs, hardware)
+    return found | {"total": sum(found.values(), StageCost())}
+
+
+def unsized(config: Config) -> list[str]:
+    """Models whose width is not stated, or whose forward pass cannot be counted."""
+    return [
+        name
+        for name, model in config.models.items()
+        if model.width is None or (model.parameters is None and not isinstance(model.source, ArraysSource))
+    ]
+
+
+def _extract(config: Config, model: ModelConfig, needs: ModelNeeds, costs: Costs, hardware: Hardware) -> StageCost:
+    dtype = getattr(model.source, "dtype", None) or config.extraction.dtype
+    store = costs.seconds["store"].coefficients["rows"]
+    size = needs.bytes or 0
+    return StageCost(
+        gpu_hours=hardware.gpu_seconds(2.0 * (model.parameters or 0) * needs.tokens, dtype=dtype) / 3600,
+        cpu_hours=store * needs.tokens * needs.layers * (needs.width or 0) / 3600,
+        disk_hours=size / hardware.disk_bandwidth / 3600,
+        disk=size,
+        memory=_memory(config, "extract", needs.name),
+        gpu_memory=needs.gpu_bytes or 0,
+    )
+
+
+def _stats(
+    config: Config, model: ModelConfig, needs: ModelNeeds, costs: Costs, passes: float, hardware: Hardware
+) -> StageCost:
+    size = Size(config.extraction.tokens, needs.width or 0)
+    layers = len(model.layers)
+    read = passes * size.tokens * size.d_in * 2 * layers
+    return StageCost(
+        cpu_hours=layers * costs.seconds["stats"](size) / 3600,
+        disk_hours=read / hardware.disk_bandwidth / 3600,
+        disk=layers * costs.disk["stats"](size),
+        memory=_memory(config, "stats", needs.name),
+    )
+
+
+def _init_death(config: Config, model: ModelConfig, needs: ModelNeeds, costs: Costs, hardware: Hardware) -> StageCost:
+    options, layers = config.init_death, len(model.layers)
+    size = Size(config.extraction.heldout_tokens, needs.width or 0, options.d_sae)
+    return StageCost(
+        cpu_hours=layers * options.seeds * costs.seconds["init_death"](size) / 3600,
+        disk_hours=layers * size.tokens * size.d_in * 2 / hardware.disk_bandwidth / 3600,
+        disk=layers * costs.disk["init_death"](size),
+        memory=_memory(config, "init_death", needs.name),
+    )
+
+
+def _train(
+    config: Config, needs: ModelNeeds, name: str, variant: VariantConfig, costs: Costs, hardware: Hardware
+) -> StageCost:
+    """All learning rates of a variant, which read the same batches: on a GPU, fed by a processor."""
+    options, d_in = config.train, needs.width or 0
+    rates = len(variant.learning_rates or options.learning_rates)
+    flops, moved = step_flops(variant, d_in, options.d_sae, options.k, options.batch_size)
+    rows = options.steps * options.batch_size
+    if 4 * d_in * config.extraction.tokens <= WINDOW_BYTES:  # then it is read once, and stays in memory
+        rows = config.extraction.tokens
+    size = Size(rows, d_in, options.d_sae)
+    fed = costs.seconds["whitening"](size)
+    if variant.preprocessing.kind not in ("pca", "partial_pca"):
+        fed = costs.seconds["whitening"].coefficients["rows"] * rows * d_in
+    return StageCost(
+        gpu_hours=rates * options.steps * hardware.gpu_seconds(flops, moved) / 3600,
+        cpu_hours=fed / 3600,
+        disk_hours=rows * d_in * 2 / hardware.disk_bandwidth / 3600,
+        disk=costs.disk["train"](size),
+        memory=_memory(config, "train", f"{needs.name}/{name}"),
+        gpu_memory=rates * _sae_bytes(d_in, options.d_sae, 4) + WINDOW_BYTES + 8 * options.batch_size * options.d_sae,
+    )
+
+
+def checkpoint_bytes(config: Config) -> int:
+    """Of the largest training while it runs: `KEPT` checkpoints, each with parameters and two moments of every rate."""
+    options = config.train
+    rates = max(len(variant.learning_rates or options.learning_rates) for variant in options.variants.values())
+    widest = max((model.width or 0 for model in config.models.values()), default=0)
+    return KEPT * rates * _sae_bytes(widest, options.d_sae, 3)
+
+
+def without_gpus(config: Config, costs: Costs) -> dict[str, float]:
+    """Core hours of what a GPU is assumed for, on processors as measured here; training without AuxK's part."""
+    rows = config.extraction.tokens + config.extraction.heldout_tokens
+    options = config.train
+    rates = sum(len(variant.learning_rates or options.learning_rates) for variant in options.variants.values())
+    hours = {"extract": 0.0, "train": 0.0}
+    for model in config.models.values():
+        products = costs.seconds["extract"].coefficients["products"] * (model.parameters or 0)
+        others = costs.seconds["extract"].coefficients["rows"] * (model.width or 0) * len(model.layers)
+        hours["extract"] += (products + others) * rows / 3600
+        if model.width is not None and model.representative_layer is not None:
+            size = Size(options.steps * options.batch_size, model.width, options.d_sae)
+            hours["train"] += rates * costs.seconds["train"](size) / 3600
+    return hours
+
+
+def _sae_bytes(d_in: int, d_sae: int, copies: int) -> int:
+    """Both matrices, in float32."""
+    return copies * 2 * d_in * d_sae * 4
+
+
+def _memory(config: Config, stage: str, name: str) -> float:
+    return job_resources(config, stage, name).mem_mb * 2**20
