@@ -69,9 +69,9 @@ def _draft_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_drafts(folder: Path) -> None:
-    """Delete what killed writers left directly inside `folder`."""
-    for draft in (*folder.glob(".*.draft"), *folder.glob(".*.old")):
+def remove_drafts(folder: Path, name: str = "") -> None:
+    """Delete what killed writers left directly inside `folder`: of every file and folder whose name starts so."""
+    for draft in (*folder.glob(f".{name}*.draft"), *folder.glob(f".{name}*.old")):
         if draft.is_dir():
             shutil.rmtree(draft, ignore_errors=True)
         else:

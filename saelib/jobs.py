@@ -10,6 +10,7 @@ from pathlib import Path
 from saelib.config import Config
 from saelib.errors import UserError
 from saelib.failures import FailureRecord
+from saelib.files import remove_drafts
 from saelib.plan import Job, load_job
 from saelib.targets import stale
 
@@ -32,6 +33,9 @@ def run_job(stage: str, run: Callable[[Config, Job], None]) -> None:
         config, job = load_job(arguments.plan, job_id)
         # A job that is retried, or that a second controller runs again, does only what is still missing.
         left = tuple(stale(job.targets))
+        for target in left:
+            # Not the whole folder: other layers' jobs may be writing there.
+            remove_drafts(target.output.parent, f"{target.output.stem}.")
         if left:
             run(config, Job(job.stage, job.name, left, job.after))
         log.info("done: %d results in %.1f s", len(left), time.monotonic() - started)

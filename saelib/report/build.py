@@ -8,7 +8,7 @@ import polars as pl
 
 from saelib.config import Config
 from saelib.failures import Failures
-from saelib.files import published_file, write_json
+from saelib.files import published_file, remove_drafts, write_json
 from saelib.report.results import NO_FAILURES, Results, read_results
 from saelib.report.tables import layers_table, saes_table, spearman_rows
 
@@ -31,6 +31,8 @@ def run(config: Config, key: str, failures: Failures = NO_FAILURES) -> None:
     layers, saes = layers_table(config, results), saes_table(config, results)
     spearman = spearman_rows(config, layers)
     tables = {"layers": layers, "saes": saes, "spearman": spearman}
+    for folder in ("tables", "figures"):
+        remove_drafts(config.results / folder)
     _write_tables(tables, config.results / "tables")
     figures = _write_figures(config, tables, config.results / "figures")
     _write_page(config, results, tables)

@@ -115,6 +115,18 @@ def test_a_kill_leaves_nothing_that_is_not_removed(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_what_others_are_writing_is_left_alone(tmp_path: Path) -> None:
+    for name in (
+        ".layer_2.json.1f.draft",
+        ".layer_2.safetensors.2e.draft",
+        ".layer_2.zarr.3d.old",
+        ".layer_21.json.4c.draft",
+    ):
+        (tmp_path / name).mkdir()
+    remove_drafts(tmp_path, "layer_2.")
+    assert os.listdir(tmp_path) == [".layer_21.json.4c.draft"]
+
+
 def test_safetensors_files_can_be_read_by_whom_other_files_can(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     with published_file(tmp_path / "x.safetensors") as draft:
