@@ -1,6 +1,6 @@
 """`python -m tools.drill`: break runs of the miniature suite in every stage, and tally what comes of it.
 
-Needs Linux; the full disk needs root, the jumping clock libfaketime. Each case prints a line, and ends in the
+Needs Linux; the full disk needs root, the jumping clock a C compiler. Each case prints a line, and ends in the
 undisturbed results bit for bit, or in one clear refusal after which they come; what does neither is a defect, for
 which the exit code is 1.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 from tools.drill.damage import FILES, damaged_checkpoint, damaged_plan, damaged_result
 from tools.drill.ground import DEFECT, Case, DefectFound, Ground
 from tools.drill.kills import kill
-from tools.drill.surroundings import FAKETIME, clock_elsewhere, file_dates, full_disk, read_only, two_runs
+from tools.drill.surroundings import clock_elsewhere, file_dates, full_disk, read_only, two_runs
 
 Disturbance = Callable[[Ground, Case], str]
 
@@ -62,10 +62,10 @@ def _cases(kills: int) -> Iterator[tuple[Disturbance, int]]:
         yield from ((full_disk, n) for n in range(6))
     else:
         print("not root: the full disk is left out", file=sys.stderr)
-    if FAKETIME.exists():
+    if shutil.which("cc"):
         yield from ((clock_elsewhere, n) for n in range(6))
     else:
-        print(f"no {FAKETIME} (package libfaketime): the jumping clock is left out", file=sys.stderr)
+        print("no C compiler: the jumping clock is left out", file=sys.stderr)
     for one in (read_only, file_dates, two_runs):
         yield from ((one, n) for n in range(6))
 

@@ -13,7 +13,7 @@ from tools.drill.kills import STAGES
 from tools.miniature import Tree
 
 YEAR = 365 * 24 * 3600
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+CLOCK = Path(__file__).with_name("clock.c")
 WORK = STAGES[1:]
 
 
@@ -24,7 +24,7 @@ def full_disk(ground: Ground, case: Case) -> str:
         before = _used(tree.results)
         drop(tree, stage, case.rng)
         used = _used(tree.results)
-        room = int(case.rng.uniform(0, before - used + 200_000))
+        room = int(case.rng.uniform(0, before - used + 16_000))
         resize(used + room)
         done = Run(tree).end()
         case.moment = f"{stage}, {room / 1000:.0f} kB of room{'' if done.returncode else ': it sufficed'}"
@@ -55,19 +55,14 @@ def clock_elsewhere(ground: Ground, case: Case) -> str:
     first, second = (case.rng.uniform(-5, 5) * YEAR for _ in range(2))
     with ground.copy() as tree:
         drop(tree, stage, case.rng)
-        offset = tree.root / "clock"
-        offset.write_text(f"{first:+.0f}")
-        env = {
-            "LD_PRELOAD": str(FAKETIME),
-            "FAKETIME_TIMESTAMP_FILE": str(offset),
-            "FAKETIME_CACHE_DURATION": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
-        run = Run(tree, env)
+        offset, preloaded = tree.root / "clock.txt", tree.root / "clock.so"
+        _command("cc", "-shared", "-fPIC", "-o", preloaded, CLOCK)
+        offset.write_text(f"{first:.0f}")
+        run = Run(tree, {"LD_PRELOAD": str(preloaded), "DRILL_CLOCK": str(offset)})
         wait = case.rng.uniform(1.5, 4)
         case.moment = f"{stage}, {first / YEAR:+.1f} years, after {wait:.1f} s {second / YEAR:+.1f}"
         time.sleep(wait)
-        offset.write_text(f"{second:+.0f}")
+        offset.write_text(f"{second:.0f}")
         if (done := run.end()).returncode:
             raise DefectFound(f"the run failed: {done.words[-500:]}")
         ground.compare(tree)
