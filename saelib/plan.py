@@ -7,7 +7,7 @@ from pathlib import Path
 
 from saelib.config import Config
 from saelib.errors import UserError
-from saelib.files import published_file, read_json
+from saelib.files import published_file, read_sealed, seal
 from saelib.targets import Target, stale, wanted_targets
 
 # Each stage and the stages whose results it reads, in the order they run.
@@ -51,12 +51,12 @@ class Plan:
         jobs = {name: asdict(job) for name, job in self.jobs.items()}
         document = {"config": self.config.model_dump(mode="json"), "jobs": jobs}
         with published_file(path) as draft:
-            draft.write_text(json.dumps(document, separators=(",", ":")))
+            draft.write_text(seal(json.dumps(document, separators=(",", ":"))))
 
 
 def load_job(path: Path, job_id: str) -> tuple[Config, Job]:
-    """The config and one job of a saved plan. Raises `UserError` where the plan has no such job."""
-    document = read_json(path)
+    """The config and one job of a saved plan. Raises `UserError` where it is damaged, or has no such job."""
+    document = read_sealed(path)
     if job_id not in document["jobs"]:
         raise UserError(f"{path}: no job '{job_id}' in this plan")
     job = document["jobs"][job_id]

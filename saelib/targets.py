@@ -1,6 +1,5 @@
 """Every result that a suite wants, and the key that makes it fresh."""
 
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from saelib.config.base import Section
 from saelib.config.datasets import PythonDocs
 from saelib.config.files import LocalFiles
 from saelib.config.sources import ArraysSource, ModuleSource, PluginSource
+from saelib.files import unseal
 from saelib.keys import PACKAGE, code_hash, fingerprint, make_key
 from saelib.sources.user_code import code_versions
 from saelib.store import read_keys
@@ -167,6 +167,6 @@ def _report_target(config: Config, reads: Iterable[Target]) -> Target:
 
 def _json_key(path: Path) -> str | None:
     try:
-        return json.loads(path.read_text())["key"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return unseal(path.read_text())["key"]
+    except (OSError, ValueError, KeyError):
         return None

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saelib.errors import UserError
-from saelib.files import read_json, write_json
+from saelib.files import read_json, write_result
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class InitDeath:
 
 def save_result(result: InitDeath, path: Path, key: str) -> None:
     """Publish a measurement as JSON; `key` says what it was made from."""
-    write_json(path, {"key": key} | result.to_dict())
+    write_result(path, key, result.to_dict())
 
 
 def load_result(path: Path) -> InitDeath:

@@ -8,7 +8,7 @@ import polars as pl
 
 from saelib.config import Config
 from saelib.failures import Failures
-from saelib.files import published_file, remove_drafts, write_json
+from saelib.files import published_file, remove_drafts, write_result
 from saelib.report.results import NO_FAILURES, Results, read_results
 from saelib.report.tables import layers_table, saes_table, spearman_rows
 
@@ -37,13 +37,12 @@ def run(config: Config, key: str, failures: Failures = NO_FAILURES) -> None:
     figures = _write_figures(config, tables, config.results / "figures")
     _write_page(config, results, tables)
     report = {
-        "key": key,
         "tables": {name: table.height for name, table in tables.items()},
         "figures": figures,
         "page": "report.html",
         "gaps": [asdict(gap) | {"place": gap.place and gap.place._asdict()} for gap in results.gaps],
     }
-    write_json(config.results / "report.json", report)
+    write_result(config.results / "report.json", key, report)
     log.info("%d layers, %d SAEs, %d gaps", layers.height, saes.height, len(results.gaps))
 
 

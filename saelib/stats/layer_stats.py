@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saelib.errors import UserError
-from saelib.files import published_file, read_json, write_json
+from saelib.files import published_file, read_json, write_result
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def save_stats(stats: LayerStats, json_path: Path, key: str) -> None:
     with published_file(arrays_path) as draft:
         save_file({name: np.ascontiguousarray(array) for name, array in stats.arrays.items()}, draft)
         checksum = _sha256(draft)
-    write_json(json_path, {"key": key, "arrays_sha256": checksum} | {n: getattr(stats, n) for n in _SCALARS})
+    write_result(json_path, key, {"arrays_sha256": checksum} | {n: getattr(stats, n) for n in _SCALARS})
 
 
 def load_stats(json_path: Path) -> LayerStats:
@@ -98,7 +98,7 @@ def load_arrays(json_path: Path) -> dict[str, NDArray[np.floating]]:
 def _read(json_path: Path) -> tuple[str, dict[str, Any]]:
     """Checksum of the arrays, and the scalars by name."""
     content = read_json(json_path)
-    if not isinstance(content, dict) or set(content) != {"key", "arrays_sha256", *_SCALARS}:
+    if not isinstance(content, dict) or set(content) != {"key", "arrays_sha256", "checksum", *_SCALARS}:
         raise UserError(f"{json_path}: not statistics of this version of saelib; delete it and compute them again")
     return content["arrays_sha256"], {name: content[name] for name in _SCALARS}
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from saelib.config import Config
-from saelib.files import write_json
+from saelib.files import write_result
 from saelib.stats import load_stats
 from saelib.theory import predict
 
@@ -33,5 +33,5 @@ def write_predictions(config: Config, key: str, partly: bool = False) -> None:
             prediction = asdict(predict(gamma, d_sae, k, tokens))
             rows.append({"model": model, "layer": layer, "gamma": gamma, "d_sae": d_sae, "k": k, "tokens": tokens})
             rows[-1] |= prediction
-    write_json(config.theory_path(), {"key": key, "rows": rows})
+    write_result(config.theory_path(), key, {"rows": rows})
     log.info("%d layers", len(rows))

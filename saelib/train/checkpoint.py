@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from saelib.errors import UserError
-from saelib.files import published_folder, remove_drafts
+from saelib.files import published_folder, remove_drafts, seal, unseal
 from saelib.train.record import Run
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class Checkpoints:
                 rates = [_save_run(run, draft / f"rate_{number}.safetensors") for number, run in enumerate(runs)]
                 identity = {"key": self.identity.key, "settings": self.identity.settings}
                 state = json.dumps(identity | {"step": step, "rates": rates}, allow_nan=False)
-                (draft / STATE).write_text(state)
+                (draft / STATE).write_text(seal(state))
         except (OSError, UserError) as error:
             raise UserError(
                 f"{path}: the checkpoint could not be written ({error}); what was saved before is kept, and training "
@@ -149,7 +149,7 @@ def _found(folder: Path) -> list[Checkpoint]:
     found = []
     for file in sorted(folder.glob(f"[!.]*/{STATE}")):
         try:
-            found.append(Checkpoint(file.parent, **json.loads(file.read_text())))
+            found.append(Checkpoint(file.parent, **unseal(file.read_text())))
         except (OSError, ValueError, TypeError) as error:
             log.warning("%s: damaged (%s)", file, error)
     return sorted(found, key=lambda checkpoint: checkpoint.step, reverse=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from saelib.files import published_file, remove_drafts, write_json
+from saelib.files import published_file, remove_drafts, write_result
 from saelib.preprocess import Preprocess
 from saelib.sae.file import SavedSAE, save_sae
 from saelib.train.evaluate import Evaluation
@@ -47,4 +47,4 @@ def publish(
             for run in runs
         ],
     }
-    write_json(output / "sweep.json", sweep)
+    write_result(output / "sweep.json", described["key"], sweep)

@@ -14,7 +14,17 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from saelib.errors import UserError
-from saelib.files import published_file, published_folder, read_json, remove_drafts, write_json
+from saelib.files import (
+    published_file,
+    published_folder,
+    read_json,
+    read_sealed,
+    remove_drafts,
+    seal,
+    unseal,
+    write_json,
+    write_result,
+)
 
 
 def test_a_failed_writer_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:
@@ -113,6 +123,32 @@ def test_a_kill_leaves_nothing_that_is_not_removed(tmp_path: Path) -> None:
     assert list(tmp_path.rglob(".tmp*"))
     remove_drafts(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_sealed_object_is_still_json_and_every_changed_bit_is_seen(indent: int | None) -> None:
+    content = {"a": [1.25, None], "b": {"c": "µ"}}
+    text = seal(json.dumps(content, indent=indent))
+    assert unseal(text) == content
+    assert {name: value for name, value in json.loads(text).items() if name != "checksum"} == content
+    data = text.encode()
+    for place in range(len(data)):
+        changed = bytearray(data)
+        changed[place] ^= 1 << place % 8
+        with pytest.raises(ValueError, match=r"checksum is wrong|codec can't decode"):
+            unseal(changed.decode())
+    for length in range(len(data)):
+        with pytest.raises(ValueError, match=r"checksum is wrong|codec can't decode"):
+            unseal(data[:length].decode())
+
+
+def test_a_damaged_result_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    write_result(path, "k", {"rate": 0.25})
+    assert read_sealed(path) == {"key": "k", "rate": 0.25}
+    path.write_text(path.read_text().replace("0.25", "0.75"))
+    with pytest.raises(UserError, match=r"r.json: damaged \(its checksum is wrong\)"):
+        read_sealed(path)
 
 
 def test_what_others_are_writing_is_left_alone(tmp_path: Path) -> None:

@@ -30,6 +30,24 @@ def test_nor_has_a_fresh_clone_with_the_same_results_and_other_dates(finished: A
     assert "Nothing to be done" in (done := clone.snakemake("-n")).stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "job"),
+    [
+        ("stats/calm/layer_1.json", "stats/calm/layers_1-1"),
+        ("init_death/severe/layer_2.json", "init_death/severe/layers_2-2"),
+        ("theory/predictions.json", "theory/all"),
+        ("train/severe/layer_2/baseline/sweep.json", "train/severe/layer_2/baseline"),
+        ("report.json", "report/all"),
+    ],
+)
+def test_a_result_with_a_changed_digit_is_made_again(edited: Any, name: str, job: str) -> None:
+    file = edited.root / "results" / name
+    text = file.read_text()
+    place = text.index(": 2") + 2  # a number that is none of the key's
+    file.write_text(text[:place] + "6" + text[place + 1 :])
+    assert edited.stale() == {job}
+
+
 def replace(old: str, new: str) -> Callable[[str], str]:
     def change(text: str) -> str:
         assert old in text

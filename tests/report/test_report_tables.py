@@ -1,6 +1,5 @@
 """What the tables hold, and what happens to results that are missing or broken."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import polars as pl
 import pytest
 
 from saelib.config import Config
-from saelib.files import read_json, write_json
+from saelib.files import read_json, read_sealed, write_json
 from saelib.init_death import load_result
 from saelib.recommend import MeasuredDeath, recommend
 from saelib.report import Place, layers_table, read_results, saes_table, spearman_rows
@@ -204,7 +203,7 @@ def test_models_without_a_representative_layer_train_nothing(suite: Config):
 
 
 def test_report_json_says_what_there_is(complete: Config):
-    report = json.loads((complete.results / "report.json").read_text())
+    report = read_sealed(complete.results / "report.json")
     assert report == {
         "key": "report-key",
         "tables": {"layers": 74, "saes": 24, "spearman": 66},

@@ -78,7 +78,7 @@ def test_a_crash_between_the_two_files_is_seen(stats: LayerStats, path: Path, mo
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("saelib.stats.layer_stats.write_json", crash)
+    monkeypatch.setattr("saelib.stats.layer_stats.write_result", crash)
     other = compute_stats(ArrayRows(np.random.default_rng(1).standard_normal((600, 12))))
     with pytest.raises(KeyboardInterrupt):
         save_stats(other, path, "key-2")

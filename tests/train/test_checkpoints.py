@@ -16,6 +16,7 @@ import pytest
 
 from saelib.config import TrainConfig, VariantConfig
 from saelib.errors import UserError
+from saelib.files import seal, unseal
 from saelib.synthetic import sparse_features
 from saelib.train import checkpoint, sweep
 
@@ -193,7 +194,7 @@ def stopped(train: Train, interrupt_at: Interrupt, tmp_path: Path, monkeypatch: 
     return folder
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "missing", "state cut", "state gone"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "missing", "state cut", "state flipped", "state gone"])
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     train: Train, stopped: Path, damage: str, caplog: pytest.LogCaptureFixture
 ):
@@ -201,7 +202,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     file = newest / ("state.json" if damage.startswith("state") else "rate_2.safetensors")
     data = bytearray(file.read_bytes())
     data[-9] ^= 1
-    file.write_bytes(data if damage == "flipped" else data[:-40])
+    file.write_bytes(data if damage.endswith("flipped") else data[:-40])
     if damage in ("missing", "state gone"):
         file.unlink()
     with caplog.at_level(logging.WARNING, "saelib"):
@@ -254,10 +255,10 @@ def test_new_code_starts_afresh_too(train: Train, stopped: Path, caplog: pytest.
 
 def test_a_checkpoint_of_another_config_in_this_ones_place_is_refused(train: Train, stopped: Path):
     for state in stopped.glob("*/state.json"):
-        content = json.loads(state.read_text())
+        content = unseal(state.read_text())
         content["key"] = "foreign"
         content["settings"]["k"] = 5
-        state.write_text(json.dumps(content))
+        state.write_text(seal(json.dumps(content)))
     with pytest.raises(UserError, match=r"step_00000030: belongs to another config \(k: 5 -> 4\)"):
         train()
 
