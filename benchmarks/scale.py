@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from transformers.utils import logging
 
 from benchmarks.scaling.costs import Found, measured_costs
 from benchmarks.scaling.fits import Line, Power, fit_line, fit_power
@@ -36,6 +37,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args(argv)
     config, hardware = load_config(options.configfile), Hardware()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
     found = [(sweep, measure_sweep(sweep, 2 if options.quick else 3)) for sweep in sweeps(options.quick)]
     costs, passes = measured_costs(found), stats_passes()
@@ -109,7 +112,7 @@ def verdict(sweep: Sweep, line: Line | None) -> str:
     low, high = sweep.expected
     if (low, high) != (1, 1):
         power = f"n^{low:g}" if low == high else f"n^{low:g} to n^{high:g}"
-        return f"{power} expected: {sweep.because}"
+        return f"{power} expected for large sizes: {sweep.because}"
     if line is None or line.worst <= STRAIGHT:
         return f"linear: {sweep.because}"
     return f"no line, {100 * line.worst:.0f} % off: {sweep.because}"

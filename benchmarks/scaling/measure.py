@@ -3,7 +3,8 @@
 import gc
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,21 @@ def measure_sweep(sweep: Sweep, repeats: int) -> list[Point]:
     """Every size, the smallest also once before, so that nothing is compiled while it is measured."""
     prepare = {"extract": of_extract, "stats": of_stats, "init_death": of_init_death, "train": of_train}
     prepare |= {"store": of_store, "eigenvectors": of_eigenvectors, "whitening": of_whitening}
-    torch.set_num_threads(1)  # a thread of torch that waits would burn CPU time
-    with tempfile.TemporaryDirectory() as parent, threadpool_limits(1, "blas"):
+    with tempfile.TemporaryDirectory() as parent, threadpool_limits(1, "blas"), one_torch_thread():
         _point(prepare[sweep.stage](sweep.sizes[0], Path(parent)), sweep.sizes[0], 1)
         gc.freeze()  # looking through every object of torch before each run takes longer than many runs
         return [_point(prepare[sweep.stage](size, Path(parent)), size, repeats) for size in sweep.sizes]
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """A second one that waits would burn CPU time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _point(run: Run, size: Size, repeats: int) -> Point:
@@ -73,10 +84,7 @@ def suite(size: Size, folder: Path) -> Config:
     """A suite of one such model, whose checkpoint and data are written to `folder`."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     words = {word: index for index, word in enumerate(("<unk>", "<pad>", *WORDS))}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

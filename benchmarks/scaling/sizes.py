@@ -83,7 +83,7 @@ def sweeps(quick: bool) -> list[Sweep]:
         sweep("store", "d_in", Size(8192, 256), doubled[256], "extraction without its forward pass"),
         sweep("stats", "tokens", stats, doubled[6144], "every pass reads every token"),
         sweep("stats", "d_in", stats, doubled[128], "medians, Gram matrices (2), eigenvectors (3)", (1, 3)),
-        sweep("eigenvectors", "d_in", Size(1, 256), doubled[256], "LAPACK's eigh of one covariance", (3, 3)),
+        sweep("eigenvectors", "d_in", Size(1, 256), doubled[256], "LAPACK's eigh; less for small ones", (3, 3)),
         sweep("init_death", "tokens", death, doubled[2048], "one product each; the first tokens rank more"),
         sweep("init_death", "d_in", death, doubled[128], "the product; selecting is the same for any width"),
         sweep("init_death", "d_sae", death, doubled[1024], "the product and the selection"),

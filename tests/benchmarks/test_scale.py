@@ -1,0 +1,141 @@
+"""Fits find the powers and coefficients that made their data; projections add up and grow with what they should."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.fewer_tokens import drawn, runs
+from benchmarks.scaling import costs as cost_models
+from benchmarks.scaling.costs import DISK, SECONDS, Costs, step_flops
+from benchmarks.scaling.fits import Model, fit_line, fit_model, fit_power
+from benchmarks.scaling.hardware import Hardware
+from benchmarks.scaling.measure import measure_sweep
+from benchmarks.scaling.project import project, with_tokens, without_gpus
+from benchmarks.scaling.sizes import Point, Size, Sweep, sweeps
+from saelib.config import Config, VariantConfig, load_config
+from saelib.needs import suite_needs
+
+ROOT = Path(__file__).parents[2]
+SIZES = [Size(tokens, d_in, 4 * d_in) for tokens in (1000, 3000, 10_000) for d_in in (64, 200, 500)]
+
+
+def test_a_power_is_found_with_an_interval_that_holds_it() -> None:
+    n = np.repeat([100.0, 200, 400, 800], 3)
+    noise = np.exp(0.05 * np.random.default_rng(0).standard_normal(len(n)))
+    found = fit_power(n.tolist(), (3 * n**1.7 * noise).tolist())
+    assert found is not None
+    assert found.low < 1.7 < found.high
+    assert found.high - found.low < 0.2
+    assert fit_power([1, 2, 3], [1, 0, 1]) is None
+    assert fit_power([1, 2], [1, 2]) is None
+
+
+def test_the_interval_is_students() -> None:
+    """Against the textbook's formula, as scipy has it."""
+    from scipy.stats import linregress, t
+
+    n, y = [1.0, 2, 4, 8, 16], [1.1, 1.9, 4.5, 7.7, 17]
+    found, theirs = fit_power(n, y), linregress(np.log(n), np.log(y))
+    assert found is not None
+    half = t.ppf(0.975, 3) * theirs.stderr  # pyright: ignore[reportAttributeAccessIssue]
+    assert found.high - found.exponent == pytest.approx(half)
+
+
+def test_a_line_gives_start_and_slope() -> None:
+    n = [1.0, 2, 4, 8]
+    straight = fit_line(n, [5 + 3 * x for x in n])
+    assert straight is not None
+    assert (straight.a, straight.b, straight.worst) == pytest.approx((5, 3, 0), abs=1e-9)
+    bent = fit_line(n, [x**2 for x in n])
+    assert bent is not None
+    assert bent.worst > 0.2
+
+
+@pytest.mark.parametrize("stage", ["extract", "stats", "whitening", "store"])
+def test_terms_give_back_the_coefficients_that_made_the_costs(stage: str) -> None:
+    terms = SECONDS[stage]
+    true = Model(terms, {name: 0.5 / terms[name](SIZES[4]) for name in terms}, 0)
+    points = [Point(size, (true(size),), (1,), 1) for size in SIZES]
+    found = fit_model(terms, points, [point.cpu_seconds for point in points])
+    assert found.worst < 1e-6
+    assert found.coefficients == pytest.approx(true.coefficients, rel=1e-4)
+
+
+def unit_costs() -> Costs:
+    """A second, or byte, for every unit of every term."""
+
+    def ones(terms: cost_models.Terms) -> Model:
+        return Model(terms, dict.fromkeys(terms, 1.0), 0)
+
+    return Costs(
+        {stage: ones(terms) for stage, terms in SECONDS.items()}, {s: ones(terms) for s, terms in DISK.items()}
+    )
+
+
+@pytest.fixture(scope="module")
+def paper() -> Config:
+    return load_config(ROOT / "configs" / "paper.yaml")
+
+
+def test_a_projection_adds_up_and_follows_the_tokens(paper: Config) -> None:
+    once, ten = (project(with_tokens(paper, n), unit_costs(), 10, Hardware()) for n in (1, 10))
+    stages = [once[stage] for stage in ("extract", "stats", "init_death", "train")]
+    assert once["total"].cpu_hours == pytest.approx(sum(stage.cpu_hours for stage in stages))
+    assert once["total"].memory == max(stage.memory for stage in stages)
+    assert once["extract"].disk == sum(needs.bytes or 0 for needs in suite_needs(paper))
+    for field in ("gpu_hours", "cpu_hours", "disk_hours"):
+        assert getattr(ten["extract"], field) == pytest.approx(10 * getattr(once["extract"], field), rel=0.01)
+    assert ten["stats"].disk == pytest.approx(once["stats"].disk)
+    assert ten["train"].gpu_hours == once["train"].gpu_hours  # as many steps
+
+
+def test_training_costs_in_proportion_to_learning_rates_and_models(paper: Config) -> None:
+    train = paper.train
+    half = train.model_copy(update={"learning_rates": train.learning_rates[:1]})
+    few = paper.model_copy(update={"train": half})
+    full, less = (project(one, unit_costs(), 10, Hardware())["train"] for one in (paper, few))
+    assert full.gpu_hours == pytest.approx(len(train.learning_rates) * less.gpu_hours)
+    assert full.cpu_hours == less.cpu_hours  # rates share the rows that are read
+    costs = unit_costs()
+    hours = [without_gpus(one, costs)["train"] for one in (paper, few)]
+    assert hours[0] == pytest.approx(len(train.learning_rates) * hours[1])
+
+
+def test_a_step_is_counted_as_it_is_made() -> None:
+    plain, auxk = VariantConfig(), VariantConfig.model_validate({"revival": "auxk"})
+    relu = VariantConfig.model_validate({"architecture": "relu"})
+    tokens, d_in, d_sae, k = 64, 32, 256, 8
+    encoder, selected = 2 * tokens * d_in * d_sae, 4 * 2 * tokens * k * d_in
+    assert step_flops(plain, d_in, d_sae, k, tokens)[0] == encoder + selected
+    assert step_flops(auxk, d_in, d_sae, k, tokens)[0] == 5 * encoder + selected
+    assert step_flops(relu, d_in, d_sae, k, tokens)[0] == 5 * encoder
+    assert step_flops(auxk, d_in, d_sae, k, tokens)[1] > step_flops(plain, d_in, d_sae, k, tokens)[1]
+
+
+def test_every_stage_can_be_measured() -> None:
+    """At sizes that only show that it runs."""
+    tiny = {"extract": Size(1024, 64, layers=1), "train": Size(4096, 64, 512), "eigenvectors": Size(1, 16)}
+    for stage in {sweep.stage for sweep in sweeps(quick=True)}:
+        size = tiny.get(stage, Size(1024, 64, 256))
+        (point,) = measure_sweep(Sweep(stage, "tokens", (size,), (1, 1), ""), repeats=1)
+        assert point.cpu_seconds > 0
+        assert (point.disk > 0) == (stage not in ("eigenvectors", "whitening"))
+
+
+def test_sweeps_change_one_size() -> None:
+    for quick, number in ((True, 3), (False, 4)):
+        for sweep in sweeps(quick):
+            assert len({getattr(size, sweep.axis) for size in sweep.sizes}) == len(sweep.sizes) == number
+            others = {"tokens", "d_in", "d_sae", "layers"} - {sweep.axis}
+            assert all(len({getattr(size, other) for size in sweep.sizes}) == 1 for other in others)
+
+
+def test_parts_of_a_store_share_no_row() -> None:
+    example = np.random.default_rng(0).permutation(np.repeat(np.arange(50), 20)).astype(np.int32)
+    for parts in (drawn(1000, 200), runs(example, 200)):
+        assert len(parts) == 4
+        assert len(np.unique(np.concatenate(parts))) == 800
+    for part in runs(example, 200):
+        numbers = np.unique(example[part])
+        assert numbers.max() - numbers.min() + 1 == len(numbers) <= 11  # whole examples in a row
