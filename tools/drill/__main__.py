@@ -45,7 +45,8 @@ def main() -> None:
             for case in pool.map(lambda one: _case(ground, *one), cases):
                 done.append(case)
                 print(f"{case.name} {case.seed}: {case.moment}: {case.outcome} ({case.seconds:.1f} s)", flush=True)
-                tally.write(json.dumps({name: value for name, value in vars(case).items() if name != "rng"}) + "\n")
+                line = {name: value for name, value in vars(case).items() if name != "rng"}
+                print(json.dumps(line), file=tally, flush=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     _print_tally(done, time.monotonic() - started)
