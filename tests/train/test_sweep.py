@@ -218,7 +218,7 @@ def test_an_old_sweep_never_vouches_for_new_weights(train_on: TrainOn, monkeypat
     def full(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(publish, "write_json", full)
+    monkeypatch.setattr(publish, "write_result", full)
     with pytest.raises(OSError, match="disk full"):
         train_on(toy(), toy(seed=1), SMALL, variant(revival="auxk"), key="new")
     assert not (out / "sweep.json").exists()
