@@ -16,7 +16,7 @@ from saelib.config.load import check_config, read_yaml
 from saelib.environments import ENVIRONMENTS, interpreter
 from saelib.errors import UserError
 from saelib.failures import unfinished
-from saelib.files import read_json
+from saelib.files import read_sealed
 from saelib.plan import Plan, make_plan
 from saelib.resources import job_resources
 
@@ -45,7 +45,7 @@ class Workflow:
         """
         plan = None if controls else os.environ.get(PLAN)
         if plan is not None:
-            self.config = Config.model_validate(read_json(Path(plan))["config"])
+            self.config = Config.model_validate(read_sealed(Path(plan))["config"])
         else:
             self.config = _merged(list(configfiles) or [Path(default)], overrides)
         self.run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
@@ -106,7 +106,7 @@ class Workflow:
             if wildcards.run == self.run:
                 after = list(self.plan.jobs[job].after)
             else:
-                after = read_json(self._plan_file(wildcards.run))["jobs"][job]["after"]
+                after = read_sealed(self._plan_file(wildcards.run))["jobs"][job]["after"]
             return [self._marker(wildcards.run, name) for name in after]
 
         return inputs
