@@ -10,15 +10,15 @@ rule extract:
     # One pass takes the whole machine and everything waits for it.
     priority: 10
     conda:
-        lambda wildcards: f"../envs/{SUITE.environment(wildcards.job)}.yaml"
-    threads: SUITE.config.extraction.threads
+        SUITE.environment("extract")
+    threads: SUITE.threads("extract")
     resources:
         mem_mb=SUITE.resource("extract", "mem_mb"),
         runtime=SUITE.resource("extract", "runtime"),
         gpu=SUITE.resource("extract", "gpu"),
     params:
         plan=f"{RUN}/plan.json",
-        python=lambda wildcards: SUITE.python(wildcards.job),
+        python=SUITE.python("extract"),
     message:
         "extract activations: {wildcards.job}"
     shell:

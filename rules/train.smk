@@ -8,15 +8,16 @@ rule train:
     benchmark:
         f"{RUN}/benchmarks/train/{{job}}.tsv"
     conda:
-        "../envs/saelib.yaml"
-    threads: SUITE.config.train.threads
+        SUITE.environment("train")
+    threads: SUITE.threads("train")
     resources:
         mem_mb=SUITE.resource("train", "mem_mb"),
         runtime=SUITE.resource("train", "runtime"),
         gpu=SUITE.resource("train", "gpu"),
     params:
         plan=f"{RUN}/plan.json",
+        python=SUITE.python("train"),
     message:
         "train: {wildcards.job}"
     shell:
-        "python scripts/train.py --plan {params.plan:q} --job {wildcards.job} --log {log:q}"
+        "{params.python:q} scripts/train.py --plan {params.plan:q} --job {wildcards.job} --log {log:q}"

@@ -12,7 +12,7 @@ from saelib.config.files import HubFiles, LocalFiles, WebFiles
 from saelib.config.sources import AlphaFold3Source, ArraysSource, SourceConfig
 from saelib.environments import PACKAGES, missing_packages
 from saelib.fetch import describe, is_cached, named_files
-from saelib.resources import batch_tokens, model_bytes
+from saelib.resources import batch_tokens, model_bytes, sweeps_of_a_job
 from saelib.targets import stale, wanted_targets
 
 
@@ -35,6 +35,10 @@ class ModelNeeds:
     width: int | None
     bytes: int | None
     """Of all its stores on disk."""
+    streamed_tokens: int
+    """Tokens that each training straight from the model takes, beside those of its stores; 0 without."""
+    training_passes: int | None
+    """Batches of all trainings straight from the model; None where the family does not say."""
     gpu_bytes: int | None
     """Weights, the recorded layers of one batch, and the working memory of a block; an estimate."""
     missing: list[str]
@@ -58,6 +62,7 @@ def free_bytes(folder: Path) -> int:
 def _needs(config: Config, name: str, model: ModelConfig, stale_layers: int) -> ModelNeeds:
     tokens = config.extraction.tokens + config.extraction.heldout_tokens
     batch = None if isinstance(model.source, ArraysSource) else batch_tokens(config, model)
+    streamed = config.train.steps * config.train.batch_size if model.stream else 0
     return ModelNeeds(
         name=name,
         domain=model.domain,
@@ -69,10 +74,17 @@ def _needs(config: Config, name: str, model: ModelConfig, stale_layers: int) -> 
         forward_passes=(math.ceil(tokens / batch) if stale_layers else 0) if batch else None,
         width=model.width,
         bytes=model.width and len(model.layers) * _store_bytes(config.extraction, model.width),
+        streamed_tokens=streamed,
+        training_passes=training_jobs(config, model) * math.ceil(streamed / batch) if batch else None,
         gpu_bytes=model_bytes(config, model, batch) if batch else None,
         missing=list(_missing(config, model)),
         notes=list(_notes(config, model)),
     )
+
+
+def training_jobs(config: Config, model: ModelConfig) -> int:
+    """Jobs that train all of a model's variants on all of its layers."""
+    return math.ceil(len(model.trained_layers) * len(config.train.variants) / sweeps_of_a_job(config, model))
 
 
 def _store_bytes(settings: ExtractionConfig, width: int) -> int:

@@ -89,15 +89,24 @@ def _grouped(config: Config, stage: str, stale: list[Target]) -> Iterator[tuple[
     if stage in WHOLE_SUITE:
         if stale:
             yield "all", stale
-    elif stage == "train":
-        for target in stale:
-            yield f"{target.model}/layer_{target.layer}/{target.variant}", [target]
-    else:
-        # One forward pass serves all layers of a model, so extraction is never split.
-        sizes = {"stats": config.stats.layers_per_job, "init_death": config.init_death.layers_per_job}
-        for model in config.models:
-            layers = [target for target in stale if target.model == model]
-            size = sizes.get(stage, max(1, len(layers)))
-            for start in range(0, len(layers), size):
-                block = layers[start : start + size]
-                yield f"{model}/layers_{block[0].layer}-{block[-1].layer}", block
+        return
+    for name, model in config.models.items():
+        own = [target for target in stale if target.model == name]
+        if stage != "train":
+            # One forward pass serves all layers of a model, so extraction is never split.
+            sizes = {"stats": config.stats.layers_per_job, "init_death": config.init_death.layers_per_job}
+            for block in _blocks(own, sizes.get(stage)):
+                yield f"{name}/layers_{block[0].layer}-{block[-1].layer}", block
+        elif model.stream is not None:
+            for number, block in enumerate(_blocks(own, model.stream.sweeps_per_pass), 1):
+                yield f"{name}/pass_{number}", block
+        else:
+            for target in own:
+                yield f"{name}/layer_{target.layer}/{target.variant}", [target]
+
+
+def _blocks(targets: list[Target], size: int | None) -> Iterator[list[Target]]:
+    """Runs of at most `size`; none: all in one."""
+    size = size or max(1, len(targets))
+    for start in range(0, len(targets), size):
+        yield targets[start : start + size]

@@ -83,15 +83,27 @@ def model_bytes(config: Config, model: ModelConfig, batch: int) -> int | None:
     return value * (model.parameters + batch * model.width * (len(model.layers) + WORKING_ROWS))
 
 
+def sweeps_of_a_job(config: Config, model: ModelConfig) -> int:
+    """Sweeps (a layer and a variant each) that a training job makes at most."""
+    if model.stream is None:
+        return 1
+    wanted = len(model.trained_layers) * len(config.train.variants)
+    return min(wanted, model.stream.sweeps_per_pass or wanted) or 1
+
+
 def _gpus(config: Config, stage: str, model: ModelConfig) -> int:
     if not config.gpus or stage not in ("extract", "train"):
         return 0
     given: StageResources = getattr(model.resources, stage)
     if given.gpu is not None:
         return given.gpu
-    source = model.source
     if stage == "train":
-        return 1
+        return max(1, _forward_gpus(config, model)) if model.stream else 1
+    return _forward_gpus(config, model)
+
+
+def _forward_gpus(config: Config, model: ModelConfig) -> int:
+    source = model.source
     if isinstance(source, ArraysSource) or (isinstance(source, AlphaFold3Source) and not source.command):
         return 0
     if getattr(source, "device_map", None) is None:
@@ -106,12 +118,7 @@ def _bytes(config: Config, stage: str, model: ModelConfig) -> float:
     if stage == "extract":
         settings = config.extraction
         windows = sum(min(settings.window_rows, rows) for rows in (settings.tokens, settings.heldout_tokens))
-        stored = windows * d_in * len(model.layers) * 2
-        if isinstance(model.source, ArraysSource):
-            return stored
-        known = model.model_copy(update={"width": d_in, "parameters": model.parameters or UNKNOWN_PARAMETERS})
-        # Twice: weights are read into one copy and moved into another.
-        return stored + 2 * (model_bytes(config, known, batch_tokens(config, model) or 0) or 0)
+        return windows * d_in * len(model.layers) * 2 + _forward_bytes(config, model, d_in)
     if stage == "stats":
         return 8 * square
     if stage == "init_death":
@@ -119,7 +126,21 @@ def _bytes(config: Config, stage: str, model: ModelConfig) -> float:
         return 4 * d_in * options.d_sae * options.seeds * (len(options.preprocessings) + 1) + 4 * square
     # Encoder and decoder, each with its gradient, two moments and a copy in another order; the codes of a batch.
     options = config.train
-    return WINDOW_BYTES + 4 * options.d_sae * (10 * d_in * _rates(config) + 2 * options.batch_size) + 4 * square
+    sweep = 40 * options.d_sae * d_in * _rates(config) + 4 * square
+    codes = 8 * options.d_sae * options.batch_size
+    if model.stream is None:
+        return WINDOW_BYTES + sweep + codes
+    buffer = max(model.stream.buffer_rows, options.batch_size) * d_in * 2 * len(model.trained_layers)
+    return buffer + sweeps_of_a_job(config, model) * sweep + codes + _forward_bytes(config, model, d_in)
+
+
+def _forward_bytes(config: Config, model: ModelConfig, d_in: int) -> float:
+    """Of the model itself, in the memory of a processor."""
+    if isinstance(model.source, ArraysSource):
+        return 0
+    known = model.model_copy(update={"width": d_in, "parameters": model.parameters or UNKNOWN_PARAMETERS})
+    # Twice: weights are read into one copy and moved into another.
+    return 2 * (model_bytes(config, known, batch_tokens(config, model) or 0) or 0)
 
 
 def _seconds(config: Config, stage: str, model: ModelConfig, gpu: int) -> float:
@@ -127,9 +148,7 @@ def _seconds(config: Config, stage: str, model: ModelConfig, gpu: int) -> float:
     d_in, settings = model.width or UNKNOWN_WIDTH, config.extraction
     rows = settings.tokens + settings.heldout_tokens
     if stage == "extract":
-        parameters = 0 if isinstance(model.source, ArraysSource) else model.parameters or UNKNOWN_PARAMETERS
-        speed = GPU_FLOPS * gpu if gpu else CPU_FLOPS * settings.threads
-        return 3 * parameters * rows / speed + 2 * rows * d_in * len(model.layers) / DISK_BYTES
+        return _forward_seconds(config, model, gpu, rows) + 2 * rows * d_in * len(model.layers) / DISK_BYTES
     if stage == "stats":
         layers = min(config.stats.layers_per_job, len(model.layers))
         return layers * (4 * rows * d_in**2 + 20 * d_in**3) / CPU_FLOPS
@@ -140,7 +159,15 @@ def _seconds(config: Config, stage: str, model: ModelConfig, gpu: int) -> float:
         return layers * products * 2 * settings.heldout_tokens * d_in * options.d_sae / CPU_FLOPS
     options = config.train
     speed = GPU_FLOPS if gpu else CPU_FLOPS * options.threads
-    return _rates(config) * options.steps * 4 * options.batch_size * d_in * options.d_sae / speed
+    tokens = options.steps * options.batch_size
+    training = sweeps_of_a_job(config, model) * _rates(config) * 4 * tokens * d_in * options.d_sae / speed
+    return training + (_forward_seconds(config, model, gpu, tokens) if model.stream else 0)
+
+
+def _forward_seconds(config: Config, model: ModelConfig, gpu: int, tokens: int) -> float:
+    parameters = 0 if isinstance(model.source, ArraysSource) else model.parameters or UNKNOWN_PARAMETERS
+    speed = GPU_FLOPS * gpu if gpu else CPU_FLOPS * config.extraction.threads
+    return 3 * parameters * tokens / speed
 
 
 def _rates(config: Config) -> int:

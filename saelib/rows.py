@@ -34,13 +34,19 @@ def read_float32(rows: Rows, start: int, stop: int) -> NDArray[np.float32]:
 class ArrayRows:
     """An array in memory (or a memory map) as `Rows`."""
 
-    def __init__(self, values: NDArray[np.floating], name: str = "array", block_rows: int = 4096) -> None:
-        """`values`: floating point [tokens, d_in]."""
+    def __init__(
+        self,
+        values: NDArray[np.floating],
+        name: str = "array",
+        block_rows: int = 4096,
+        offset: NDArray[np.float32] | None = None,
+    ) -> None:
+        """`values`: floating point [tokens, d_in], without the `offset` [d_in]."""
         self.values = values
         self.name = name
         self.shape = (values.shape[0], values.shape[1])
         self.block_rows = block_rows
-        self.offset: NDArray[np.float32] | None = None
+        self.offset = offset
 
     def block(self, start: int, stop: int) -> NDArray[np.floating]:
         """Rows `start` to `stop`: [stop - start, d_in]."""

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -143,14 +144,11 @@ def _theory_target(config: Config, stats: Iterable[Target]) -> Target:
 def _train_targets(config: Config, stats: dict[tuple[str, int], Target]) -> Iterator[Target]:
     code = code_hash("saelib.train.stage")
     for name, model in config.models.items():
-        if model.representative_layer is None:
-            continue
-        source = stats[name, model.representative_layer]
-        for variant, options in config.train.variants.items():
-            settings = config.train.deciding(options) | {"seed": config.seed}
-            path = config.train_path(name, source.layer, variant) / "sweep.json"
-            key = make_key("train", settings, code, [source.key])
-            yield Target("train", str(path), key, name, source.layer, variant)
+        shared = {"seed": config.seed, "stream": model.stream and model.stream.deciding()}
+        for layer, (variant, options) in product(model.trained_layers, config.train.variants.items()):
+            path = config.train_path(name, layer, variant) / "sweep.json"
+            key = make_key("train", config.train.deciding(options) | shared, code, [stats[name, layer].key])
+            yield Target("train", str(path), key, name, layer, variant)
 
 
 def _report_target(config: Config, reads: Iterable[Target]) -> Target:

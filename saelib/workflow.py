@@ -119,17 +119,38 @@ class Workflow:
 
         return amount
 
-    def environment(self, job: str) -> str:
-        """Name of the file in `envs/` with the packages of an extraction's family."""
-        return ENVIRONMENTS.get(self._family(job), "saelib")
+    def environment(self, stage: str) -> Callable[[Any], str]:
+        """Function of a stage's rule for the file in `envs/` with the packages of a job."""
 
-    def python(self, job: str) -> str:
-        """The Python that runs an extraction."""
-        return interpreter(self._family(job))
+        def name(wildcards: Any) -> str:
+            family = self._family(stage, wildcards.job)
+            return f"../envs/{ENVIRONMENTS.get(family or '', 'saelib')}.yaml"
 
-    def _family(self, job: str) -> str:
-        """Of the model that an extraction job, 'model/layers_1-12', is about."""
-        return self.config.models[job.partition("/")[0]].source.family
+        return name
+
+    def python(self, stage: str) -> Callable[[Any], str]:
+        """Function of a stage's rule for the Python that runs a job."""
+
+        def path(wildcards: Any) -> str:
+            family = self._family(stage, wildcards.job)
+            return "python" if family is None else interpreter(family)
+
+        return path
+
+    def threads(self, stage: str) -> Callable[[Any], int]:
+        """Function of a stage's rule for the processors of a job: of the model's forward pass, of training, or both."""
+
+        def number(wildcards: Any) -> int:
+            forward = self.config.extraction.threads if self._family(stage, wildcards.job) else 1
+            return max(forward, self.config.train.threads if stage == "train" else 1)
+
+        return number
+
+    def _family(self, stage: str, job: str) -> str | None:
+        """Of the model that a job runs: an extraction, or a training straight from it. None for those that run none."""
+        model = self.config.models.get(job.partition("/")[0])
+        runs = model is not None and (stage == "extract" or (stage == "train" and model.stream is not None))
+        return model.source.family if model is not None and runs else None
 
     def _marker(self, run: str, job: str) -> str:
         return f"{self.results}/runs/{run}/done/{job}"

@@ -51,6 +51,7 @@ def plan(
                 "layers": one.layers,
                 "stale": one.stale_layers,
                 "forward passes": one.forward_passes,
+                **({"of training": one.training_passes} if any(other.streamed_tokens for other in needs) else {}),
                 "disk": _size(one.bytes),
                 "GPU memory": _size(one.gpu_bytes),
                 "missing": str(len(one.missing) or ""),

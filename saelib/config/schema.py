@@ -11,7 +11,7 @@ from saelib.config.cluster import DaskConfig
 from saelib.config.datasets import DatasetConfig
 from saelib.config.families import Dtype
 from saelib.config.sources import SourceConfig
-from saelib.config.training import NEED_EIGENVECTORS, Preprocessing, TrainConfig
+from saelib.config.training import NEED_EIGENVECTORS, Preprocessing, StreamConfig, TrainConfig
 
 
 def parse_layers(value: Any) -> Any:
@@ -31,6 +31,16 @@ def parse_layers(value: Any) -> Any:
     if not layers:
         raise ValueError("names no layer")
     return tuple(sorted(layers))
+
+
+def parse_optional_layers(value: Any) -> Any:
+    """As `parse_layers`; none is none."""
+    return None if value is None else parse_layers(value)
+
+
+def _switch(value: Any) -> Any:
+    """`true` is short for the defaults, `false` for none."""
+    return ({} if value else None) if isinstance(value, bool) else value
 
 
 class StageResources(Section):
@@ -64,7 +74,12 @@ class ModelConfig(Section):
     layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(parse_layers)]
     """Layer i is the residual stream after block i: `5`, `1-12`, or a list of these."""
     representative_layer: int | None = None
-    """The layer that SAEs are trained on; none: no training for this model."""
+    """The layer that stands for the model in figures, and that SAEs are trained on."""
+    train_layers: Annotated[tuple[int, ...] | None, BeforeValidator(parse_optional_layers)] = None
+    """Layers that SAEs are trained on, written as `layers`; none: the representative one, where there is one."""
+    stream: Annotated[StreamConfig | None, BeforeValidator(_switch)] = None
+    """Train on activations straight from the model's forward pass, which are stored nowhere; `true` for the defaults.
+    None: on those in the store, over and over."""
     width: Count | None = None
     """d_in, where it should be known (`saelib plan`) before the weights are here; another width is an error."""
     parameters: Count | None = None
@@ -76,12 +91,22 @@ class ModelConfig(Section):
     notes: str = ""
     """How in-distribution the data is, and whatever else a reader of the tables should know."""
 
+    @property
+    def trained_layers(self) -> tuple[int, ...]:
+        """Layers that SAEs are trained on."""
+        if self.train_layers is not None:
+            return self.train_layers
+        return () if self.representative_layer is None else (self.representative_layer,)
+
     @model_validator(mode="after")
-    def _representative_layer_is_swept(self) -> Self:
-        if self.representative_layer is not None and self.representative_layer not in self.layers:
-            raise ValueError(
-                f"representative_layer {self.representative_layer} is not among layers {compact(self.layers)}"
-            )
+    def _trained_layers_are_swept(self) -> Self:
+        representative = () if self.representative_layer is None else (self.representative_layer,)
+        for key, named in (("representative_layer", representative), ("train_layers", self.train_layers or ())):
+            wrong = tuple(layer for layer in named if layer not in self.layers)
+            if wrong:
+                raise ValueError(f"{key} {compact(wrong)} is not among layers {compact(self.layers)}")
+        if self.stream and not self.trained_layers:
+            raise ValueError("stream is for training, but neither representative_layer nor train_layers names a layer")
         return self
 
 

@@ -206,8 +206,23 @@ class VariantConfig(Section):
     """Of this variant; none: `train.learning_rates`."""
 
 
+class StreamConfig(Section):
+    """Training straight from a model's forward pass."""
+
+    buffer_rows: Count = 131_072
+    """Rows of each layer that are mixed: a buffer of so many is filled, emptied in a random order, and filled again.
+    Rounded down to whole batches, of which it holds at least one."""
+    sweeps_per_pass: Count | None = None
+    """Sweeps (a layer and a variant, at all learning rates) that share a pass of the model and so a job; none: all of
+    the model's."""
+
+    def deciding(self) -> dict[str, Any]:
+        """What decides the numbers of a training, as JSON."""
+        return {"buffer_rows": self.buffer_rows}
+
+
 class TrainConfig(Section):
-    """Stage `train`: SAEs on each model's representative layer."""
+    """Stage `train`: SAEs on each model's representative layer, or on its `train_layers`."""
 
     d_sae: Count = 1_024
     k: Count = 32

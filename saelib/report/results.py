@@ -57,11 +57,11 @@ def wanted_layers(config: Config) -> list[Place]:
 
 
 def wanted_saes(config: Config) -> list[Place]:
-    """Every training of the suite: each variant on each model's representative layer."""
+    """Every training of the suite: each variant on each of the layers that SAEs are trained on."""
     return [
-        Place(name, model.representative_layer, variant)
+        Place(name, layer, variant)
         for name, model in config.models.items()
-        if model.representative_layer is not None
+        for layer in model.trained_layers
         for variant in config.train.variants
     ]
 

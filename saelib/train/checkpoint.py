@@ -5,9 +5,9 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from saelib.errors import UserError
 from saelib.files import published_folder, remove_drafts, seal, unseal
 from saelib.train.record import Run
+from saelib.train.stream import START, Position
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,15 @@ def _flat(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, list(settings) if isinstance(settings, tuple) else settings
 
 
+class Reached(NamedTuple):
+    """How far a sweep has come."""
+
+    step: int = 0
+    """Steps that are done."""
+    position: Position = START
+    """Where a stream goes on, for a sweep that trains from one."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A published checkpoint; its tensors are still on disk."""
@@ -58,6 +68,7 @@ class Checkpoint:
     settings: dict[str, Any]
     step: int
     rates: list[dict[str, Any]]
+    position: dict[str, int]
 
     def load_into(self, runs: Sequence[Run]) -> None:
         """Bring `runs` to where this left them. Raises `ValueError`, before anything changed, where it is damaged."""
@@ -74,9 +85,9 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints of one sweep: `{root}/{of the key}/step_00001000/`, the last two of them.
 
-    Each holds `state.json` (key, settings, step, each rate's status, history and checksum) and, for each rate that is
-    still at work, `rate_{number}.safetensors`. A checkpoint appears whole or not at all. Each key has a folder of its
-    own, so that training never goes on from what another config left.
+    Each holds `state.json` (key, settings, step, a stream's position, each rate's status, history and checksum) and,
+    for each rate that is still at work, `rate_{number}.safetensors`. A checkpoint appears whole or not at all. Each key
+    has a folder of its own, so that training never goes on from what another config left.
     """
 
     def __init__(self, root: Path, identity: Identity) -> None:
@@ -84,18 +95,19 @@ class Checkpoints:
         self.root, self.identity = root, identity
         self.folder = root / hashlib.sha256(identity.key.encode()).hexdigest()[:12]
 
-    def save(self, runs: Sequence[Run], step: int) -> None:
-        """Publish the state of `runs` after `step`, then remove all but the last two.
+    def save(self, runs: Sequence[Run], reached: Reached) -> None:
+        """Publish the state of `runs`, then remove all but the last two.
 
         Raises:
             UserError: where it cannot be written, as on a full disk; the earlier checkpoints are still there.
         """
-        path = self.folder / f"step_{step:08d}"
+        path = self.folder / f"step_{reached.step:08d}"
         try:
             with published_folder(path) as draft:
                 rates = [_save_run(run, draft / f"rate_{number}.safetensors") for number, run in enumerate(runs)]
                 identity = {"key": self.identity.key, "settings": self.identity.settings}
-                state = json.dumps(identity | {"step": step, "rates": rates}, allow_nan=False)
+                place = {"step": reached.step, "position": asdict(reached.position)}
+                state = json.dumps(identity | place | {"rates": rates}, allow_nan=False)
                 (draft / STATE).write_text(seal(state))
         except (OSError, UserError) as error:
             raise UserError(
@@ -105,8 +117,8 @@ class Checkpoints:
         for old in _found(self.folder)[KEPT:]:
             shutil.rmtree(old.folder)
 
-    def resume(self, runs: Sequence[Run]) -> int:
-        """Bring `runs` to where the newest sound checkpoint left them, and give its step; 0 where there is none.
+    def resume(self, runs: Sequence[Run]) -> Reached:
+        """Bring `runs` to where the newest sound checkpoint left them; the beginning where there is none.
 
         Raises:
             UserError: where a checkpoint of another config lies in this one's place, with the difference.
@@ -121,8 +133,8 @@ class Checkpoints:
             except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
                 log.warning("%s: damaged (%s); training goes on from an earlier point", checkpoint.folder, error)
             else:
-                return checkpoint.step
-        return 0
+                return Reached(checkpoint.step, Position(**checkpoint.position))
+        return Reached()
 
     def warn_of_others(self) -> None:
         """Say where another config left checkpoints, and in what it differs: they stay until `remove`."""

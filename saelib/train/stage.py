@@ -1,4 +1,4 @@
-"""Stage `train`: one variant on one layer, from its store and statistics."""
+"""Stage `train`: variants on layers of one model, from their stores and statistics, or straight from the model."""
 
 import logging
 from typing import TYPE_CHECKING
@@ -6,39 +6,79 @@ from typing import TYPE_CHECKING
 import torch
 
 from saelib.choose_preprocessing import choose_preprocessing
-from saelib.config import Config
+from saelib.config import Config, VariantConfig
 from saelib.stats import load_arrays, load_stats
-from saelib.store import open_store
-from saelib.train import Subject, train_variant
+from saelib.store import Store, open_store
+from saelib.train.feed import train_from_store, train_from_stream
+from saelib.train.stream import StreamedBatches
+from saelib.train.sweep import Subject, Sweep
 
 if TYPE_CHECKING:
     from saelib.plan import Job
+    from saelib.targets import Target
 
 log = logging.getLogger(__name__)
 
 
 def run(config: Config, job: "Job") -> None:
-    """Train each target's variant at every learning rate of the config."""
-    options = config.train
+    """Train each target's variant at every learning rate of the config; all targets are of one model."""
     # Bits depend on the number of threads, which must therefore not be the machine's affair.
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(config.train.threads)
+    if config.models[job.targets[0].model].stream is not None:
+        _stream(config, job)
+        return
     for target in job.targets:
         store = open_store(config.store_path(target.model, target.layer))
-        stats_path = config.stats_path(target.model, target.layer)
-        variant, reason = options.variants[target.variant], None
-        if variant.preprocessing.kind == "auto":
-            choice = choose_preprocessing(load_stats(stats_path), options.d_sae, options.k, store.heldout.shape[0])
-            variant, reason = variant.model_copy(update={"preprocessing": choice.preprocessing}), choice.reason
-            log.info("%s: %s is chosen. %s", target.variant, choice.preprocessing.kind, reason)
-        train_variant(
-            store.train,
-            store.heldout,
-            load_arrays(stats_path),
-            options,
-            variant,
-            output=target.output.parent,
-            key=target.key,
-            seed=config.seed,
-            subject=Subject(target.model, target.layer, target.variant),
-            reason=reason,
-        )
+        train_from_store(_sweep(config, target, store), store.train)
+
+
+def _stream(config: Config, job: "Job") -> None:
+    """All targets from the same forward passes; preprocessings and scales come from their stores all the same."""
+    from saelib.activations import open_batches
+
+    name = job.targets[0].model
+    stream = config.models[name].stream
+    assert stream is not None
+    layers = sorted({target.layer for target in job.targets})
+    stores = {layer: open_store(config.store_path(name, layer)) for layer in layers}
+    sweeps = [_sweep(config, target, stores[target.layer]) for target in job.targets]
+    batches = StreamedBatches(
+        open_batches(name, config, layers),
+        {layer: store.offset for layer, store in stores.items()},
+        name=name,
+        batch_size=config.train.batch_size,
+        buffer_rows=stream.buffer_rows,
+        seed=config.seed,
+        threads=config.extraction.threads,
+    )
+    torch.set_num_threads(config.train.threads)  # which opening the model has changed
+    train_from_stream(sweeps, batches, name)
+
+
+def _sweep(config: Config, target: "Target", store: Store) -> Sweep:
+    stats_path = config.stats_path(target.model, target.layer)
+    variant, reason = _chosen(config, target, store)
+    return Sweep(
+        store.train,
+        store.heldout,
+        load_arrays(stats_path),
+        config.train,
+        variant,
+        output=target.output.parent,
+        key=target.key,
+        seed=config.seed,
+        subject=Subject(target.model, target.layer, target.variant),
+        reason=reason,
+        stream=config.models[target.model].stream,
+    )
+
+
+def _chosen(config: Config, target: "Target", store: Store) -> tuple[VariantConfig, str | None]:
+    """The target's variant, with a preprocessing in the place of `auto`, and the reason for it."""
+    options, variant = config.train, config.train.variants[target.variant]
+    if variant.preprocessing.kind != "auto":
+        return variant, None
+    stats = load_stats(config.stats_path(target.model, target.layer))
+    choice = choose_preprocessing(stats, options.d_sae, options.k, store.heldout.shape[0])
+    log.info("%s: %s is chosen. %s", target.variant, choice.preprocessing.kind, choice.reason)
+    return variant.model_copy(update={"preprocessing": choice.preprocessing}), choice.reason

@@ -95,3 +95,16 @@ def test_what_may_move_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "hf some/model@main: may change (revision is no commit)" in notes
     pinned = {"family": "transformers", "weights": {"hf": "some/model", "revision": "0" * 40}}
     assert not any("may change" in note for note in suite_needs(suite(tmp_path, pinned))[0].notes)
+
+
+def test_what_training_straight_from_the_model_will_take_is_said(tmp_path: Path) -> None:
+    source = {"family": "transformers", "weights": {"path": str(tmp_path)}, "max_length": 128, "batch_size": 4}
+    tokens = 300 * 1024  # steps and batch by default; four variants on two layers
+
+    def said(stream: Any) -> tuple[int, int | None]:
+        (needs,) = suite_needs(suite(tmp_path, source, train_layers=[1, 2], stream=stream))
+        return needs.streamed_tokens, needs.training_passes
+
+    assert said(False) == (0, 0)
+    assert said(True) == (tokens, tokens // 512)
+    assert said({"sweeps_per_pass": 3}) == (tokens, 3 * tokens // 512)

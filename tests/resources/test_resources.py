@@ -120,3 +120,24 @@ def test_the_papers_suite_needs_few_submissions(tmp_path: Path) -> None:
     assert sum(len(model.layers) for model in config.models.values()) == 454
     assert sum(job.stage not in ("theory", "train", "report") for job in jobs) < 1500
     assert all(job_resources(config, job.stage, job.name).mem_mb >= 600 for job in jobs)
+
+
+def test_training_straight_from_a_model_asks_for_both_and_for_all_that_share_a_pass() -> None:
+    def memory(stream: object, **options: object) -> float:
+        model = {"stream": stream, "parameters": 10**9} | options
+        return job_resources(suite(model, train={"d_sae": 8192}), "train", "m/pass_1").mem_mb * 2**20
+
+    weights, sae = 2 * 4 * 10**9, 2 * 3 * 4 * 8192 * 1024
+    assert memory(True) > memory(False) + weights
+    assert memory({"buffer_rows": 10**6}) - memory({"buffer_rows": 10**5}) == pytest.approx(9e5 * 1024 * 2, rel=0.01)
+    two, eight = memory(True), memory(True, train_layers="1-4")
+    assert eight > two + 3 * 4 * sae  # four variants of each of three more layers
+    assert memory({"sweeps_per_pass": 4}, train_layers="1-4") < eight
+    steps = {"steps": 3000, "d_sae": 64}
+    alone, with_model = (
+        job_resources(suite({"stream": on}, train=steps), "train", "m/pass_1").runtime for on in (False, True)
+    )
+    assert with_model > alone
+    spread = {"device_map": "auto", "dtype": "bfloat16"}
+    large = suite({"parameters": 7 * 10**10, "stream": True}, spread, gpus=True)
+    assert job_resources(large, "train", "m/pass_1").gpu == 4

@@ -8,7 +8,7 @@ import torch
 
 from saelib.config import TrainConfig, VariantConfig
 from saelib.rows import ArrayRows
-from saelib.train import Subject, train_variant
+from saelib.train import Subject, Sweep, train_from_store
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def _statistics(x: np.ndarray) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def train_on(tmp_path: Path) -> Callable[..., Path]:
-    """Run `train_variant` on two arrays; gives the folder of its results."""
+    """Train a sweep on two arrays; gives the folder of its results."""
 
     def run(
         train: np.ndarray,
@@ -58,8 +58,9 @@ def train_on(tmp_path: Path) -> Callable[..., Path]:
         arguments: dict[str, Any] = {"key": "k1", "seed": 3, "subject": Subject("toy", 4, "test")} | options
         if "arrays" not in arguments:
             arguments["arrays"] = _statistics(train)
-        train_variant(
-            ArrayRows(train, "toy (train)", block_rows=512),
+        rows = ArrayRows(train, "toy (train)", block_rows=512)
+        sweep = Sweep(
+            rows,
             ArrayRows(heldout, "toy (heldout)", block_rows=512),
             config=config,
             variant=variant,
@@ -67,6 +68,7 @@ def train_on(tmp_path: Path) -> Callable[..., Path]:
             device="cpu",
             **arguments,
         )
+        train_from_store(sweep, rows)
         return tmp_path / folder
 
     return run

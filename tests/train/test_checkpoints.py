@@ -18,7 +18,7 @@ from saelib.config import TrainConfig, VariantConfig
 from saelib.errors import UserError
 from saelib.files import seal, unseal
 from saelib.synthetic import sparse_features
-from saelib.train import checkpoint, sweep
+from saelib.train import checkpoint, feed, sweep
 
 TrainOn = Callable[..., Path]
 FILES = ("history.parquet", "sweep.json", "weights.safetensors")
@@ -88,7 +88,7 @@ from pathlib import Path
 import numpy as np
 from saelib.config import TrainConfig, VariantConfig
 from saelib.rows import ArrayRows
-from saelib.train import Subject, checkpoint, sweep, train_variant
+from saelib.train import Subject, Sweep, checkpoint, sweep, train_from_store
 import torch
 torch.set_num_threads(1)
 
@@ -109,8 +109,9 @@ def fatal_save(run, file):
 sweep.step_all, checkpoint._save_run = fatal_step, fatal_save
 data = dict(np.load(folder / "data.npz"))
 rows = [ArrayRows(data.pop(name), f"toy ({name})", block_rows=512) for name in ("train", "heldout")]
-train_variant(*rows, data, TrainConfig.model_validate_json(sys.argv[4]), VariantConfig.model_validate_json(sys.argv[5]),
+child = Sweep(*rows, data, TrainConfig.model_validate_json(sys.argv[4]), VariantConfig.model_validate_json(sys.argv[5]),
               output=folder / "out", key="k1", seed=3, subject=Subject("toy", 4, "test"), device="cpu")
+train_from_store(child, rows[0])
 """
 
 
@@ -144,14 +145,14 @@ def test_interrupted_at_a_step_it_goes_on_from_the_last_checkpoint(
         train()
     assert steps_of(tmp_path / "out") == [step for step in (10, 20, 30, 40) if step < at][-2:]
     started = []
-    batches = sweep.ShuffledBatches.batches
+    batches = feed.ShuffledBatches.batches
 
     def noted(self: Any, start: int = 0) -> Iterator[Any]:
         started.append(start)
         return batches(self, start)
 
     monkeypatch.undo()
-    monkeypatch.setattr(sweep.ShuffledBatches, "batches", noted)
+    monkeypatch.setattr(feed.ShuffledBatches, "batches", noted)
     assert train() == undisturbed
     assert started == [(at - 1) // 10 * 10]
 
