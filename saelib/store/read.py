@@ -127,7 +127,8 @@ def _open(place: Place, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: 
     array = zarr.open_array(place, mode="r")
     # Where chunks lie counts too: zarr takes those that it does not find for NaN.
     first = array.metadata.encode_chunk_key((0,) * len(shape))
-    found, wanted = (array.shape, array.chunks, str(array.dtype), first), (shape, chunks, dtype, "c" + "/0" * len(shape))
+    found = (array.shape, array.chunks, str(array.dtype), first)
+    wanted = (shape, chunks, dtype, "c" + "/0" * len(shape))
     if found != wanted:
         raise ValueError(f"{place}: {found}, the store's metadata say {wanted}")
     return array
