@@ -1,5 +1,6 @@
 """What the earlier stages left: read and checked, with every missing or unusable result stated as a gap."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -8,13 +9,15 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
 
 from saelib.config import Config
 from saelib.errors import UserError
 from saelib.failures import Failures
 from saelib.files import read_json
 from saelib.report.schema import InitDeath, LayerStats, Prediction, Predictions, Result, Sweep
+from saelib.stats import load_arrays
+
+log = logging.getLogger(__name__)
 
 
 class Place(NamedTuple):
@@ -94,12 +97,12 @@ def read_results(config: Config, failures: Failures = NO_FAILURES) -> Results:
 
 def read_landscape(config: Config, place: Place) -> tuple[NDArray[np.floating], NDArray[np.floating]] | None:
     """Mean and standard deviation of each dimension after LayerNorm, both [d_in]; None where they cannot be read."""
-    path = config.stats_path(place.model, place.layer).with_suffix(".safetensors")
     try:
-        with safe_open(path, framework="numpy") as file:
-            return file.get_tensor("ln_mean"), file.get_tensor("ln_std")
-    except (OSError, SafetensorError):
+        arrays = load_arrays(config.stats_path(place.model, place.layer))
+    except UserError as error:
+        log.warning("%s: no landscape: %s", place.model, error)
         return None
+    return arrays["ln_mean"], arrays["ln_std"]
 
 
 def _read_all(

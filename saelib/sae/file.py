@@ -1,6 +1,8 @@
 """An SAE as one safetensors file: its weights, and what turns an activation into what it reads."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -16,7 +18,7 @@ from saelib.preprocess import Preprocess, TokenNorm
 from saelib.sae.check import check_k, check_tensors
 from saelib.sae.model import SAE, Architecture
 
-HEADER = "saelib"
+HEADER, CHECKSUM = "saelib", "sha256"
 CENTER, SCALE = "preprocess_center", "preprocess_scale"
 SHAPES = {"W_enc": ("d_in", "d_sae"), "W_dec": ("d_sae", "d_in"), "b_enc": ("d_sae",), "b_dec": ("d_in",)}
 THRESHOLDS = {"jumprelu": ("d_sae",), "batch_topk": ()}
@@ -41,23 +43,24 @@ def save_sae(saved: SavedSAE, path: Path) -> None:
     tensors[CENTER] = torch.from_numpy(preprocess.center)
     if preprocess.scale is not None:
         tensors[SCALE] = torch.from_numpy(preprocess.scale).contiguous()
-    header = {
-        "architecture": sae.architecture,
-        "k": sae.k,
-        "token_norm": preprocess.token_norm,
-        "about": saved.about,
-    }
+    header = json.dumps(
+        {"architecture": sae.architecture, "k": sae.k, "token_norm": preprocess.token_norm, "about": saved.about}
+    )
     with published_file(path) as draft:
-        save_file(tensors, draft, metadata={HEADER: json.dumps(header)})
+        save_file(tensors, draft, metadata={HEADER: header, CHECKSUM: _checksum(header, tensors)})
 
 
 def load_sae(path: Path) -> SavedSAE:
     """Read what `save_sae` wrote. Raises `UserError` where the file is missing, damaged or of another kind."""
     try:
         with safe_open(path, framework="pt") as file:
-            # A figure that could not be measured (NaN) comes back as none.
-            header = json.loads(file.metadata()[HEADER], parse_constant=lambda _: None)
+            metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        # A file of an earlier version has no checksum.
+        if CHECKSUM in metadata and metadata[CHECKSUM] != _checksum(metadata[HEADER], tensors):
+            raise ValueError("its checksum is wrong")
+        # A figure that could not be measured (NaN) comes back as none.
+        header = json.loads(metadata[HEADER], parse_constant=lambda _: None)
         architecture, k, token_norm, about = (header[key] for key in ("architecture", "k", "token_norm", "about"))
         if architecture not in get_args(Architecture) or token_norm not in get_args(TokenNorm):
             raise ValueError(f"architecture {architecture!r}, token norm {token_norm!r}")
@@ -65,13 +68,22 @@ def load_sae(path: Path) -> SavedSAE:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not an SAE written by saelib ({error})") from None
+        raise UserError(f"{path}: damaged, or not an SAE written by saelib ({error})") from None
     threshold = {"threshold": THRESHOLDS[architecture]} if architecture in THRESHOLDS else {}
     weights = check_tensors(tensors, {**SHAPES, **threshold}, path)
     if architecture in ("topk", "batch_topk"):
         check_k(k, len(weights["W_dec"]), path)
     sae = SAE(architecture, latent_by_latent(weights), k)
     return SavedSAE(sae, _preprocess(center, scale, token_norm, sae.d_in, path), about)
+
+
+def _checksum(header: str, tensors: Mapping[str, Tensor]) -> str:
+    """Over all that `load_sae` reads."""
+    found = hashlib.sha256(header.encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).numpy())
+    return found.hexdigest()
 
 
 def latent_by_latent(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -106,21 +106,29 @@ def open_store(location: Path | str) -> Store:
 def open_arrays(place: Place, metadata: StoreMetadata, location: Path | str) -> Store:
     """Open the arrays of a store whose chunks are known to be there. Raises `UserError` where they are not its own."""
     try:
-        offset = np.asarray(zarr.open_array(place / "offset", mode="r")[:])
+        offset = _open(place / "offset", (metadata.d_in,), (metadata.d_in,), "float32")
         arrays: dict[Split, Any] = {
-            split: {name: _open(place, metadata, split, name) for name in ARRAYS} for split in SPLITS
+            split: {name: _open_rows(place, metadata, split, name) for name in ARRAYS} for split in SPLITS
         }
-        return Store(location, metadata, offset, arrays)
+        return Store(location, metadata, np.asarray(offset[:]), arrays)
     except CORRUPT as error:
         raise UserError(f"{location}: corrupt ({error}); delete it to extract it again") from None
 
 
-def _open(place: Place, metadata: StoreMetadata, split: Split, name: str) -> Any:
-    array = zarr.open_array(place / split / name, mode="r")
-    tokens = metadata.tokens(split)
-    shape = (tokens, metadata.d_in) if name == "acts" else (tokens,)
-    dtype = {"acts": metadata.dtypes[split], "norm": "float32", "example": "int32"}[name]
-    chunks = (metadata.chunk_rows, metadata.d_in) if name == "acts" else (metadata.index_rows,)
-    if array.shape != shape or str(array.dtype) != dtype or array.chunks != chunks:
-        raise ValueError(f"{split}/{name} is {array.dtype}{list(array.shape)}, the metadata say {dtype}{list(shape)}")
+def _open_rows(place: Place, metadata: StoreMetadata, split: Split, name: str) -> Any:
+    tokens, width = metadata.tokens(split), metadata.d_in
+    if name == "acts":
+        return _open(place / split / name, (tokens, width), (metadata.chunk_rows, width), metadata.dtypes[split])
+    return _open(place / split / name, (tokens,), (metadata.index_rows,), {"norm": "float32", "example": "int32"}[name])
+
+
+def _open(place: Place, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str) -> Any:
+    """An array that is as the store's metadata say. Raises `ValueError` where it is not."""
+    array = zarr.open_array(place, mode="r")
+    # Where chunks lie counts too: zarr takes those that it does not find for NaN.
+    first = array.metadata.encode_chunk_key((0,) * len(shape))
+    found = (array.shape, array.chunks, str(array.dtype), first)
+    wanted = (shape, chunks, dtype, "c" + "/0" * len(shape))
+    if found != wanted:
+        raise ValueError(f"{place}: {found}, the store's metadata say {wanted}")
     return array

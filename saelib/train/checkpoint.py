@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,7 +116,7 @@ class Checkpoints:
                 f"goes on from there when it is started again"
             ) from None
         for old in _found(self.folder)[KEPT:]:
-            shutil.rmtree(old.folder)
+            shutil.rmtree(old.folder, ignore_errors=True)  # another job of the same sweep may be doing so too
 
     def resume(self, runs: Sequence[Run]) -> Reached:
         """Bring `runs` to where the newest sound checkpoint left them; the beginning where there is none.
@@ -144,8 +145,17 @@ class Checkpoints:
                 log.warning("%s: not continued, it belongs to another config (%s)", left[0].folder, difference)
 
     def remove(self) -> None:
-        """Delete every checkpoint, those of other configs too: the sweep is done."""
-        shutil.rmtree(self.root, ignore_errors=True)
+        """Delete every checkpoint, those of other configs too: the sweep is done.
+
+        What another job that makes the same sweep is just writing stays, and is that job's: of two controlling
+        processes one after the other, the first may have left its job at work.
+        """
+        for folder in (*self.folder.glob("[!.]*"), *self.root.glob("*")):
+            if folder != self.folder:
+                shutil.rmtree(folder, ignore_errors=True)
+        for folder in (self.folder, self.root):
+            with suppress(OSError):  # it is not empty then, or was never made
+                folder.rmdir()
 
 
 def _save_run(run: Run, file: Path) -> dict[str, Any]:

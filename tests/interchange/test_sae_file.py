@@ -1,6 +1,7 @@
 """Our own file: what goes in comes out, bit for bit; what is not ours is refused."""
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -47,6 +48,45 @@ def test_a_figure_that_is_not_a_number_comes_back_as_none(make: Any, tmp_path: P
     assert load_sae(tmp_path / "sae.safetensors").about == {"mse": None}
 
 
+def test_a_flipped_bit_is_noticed_or_harmless(make: Any, tmp_path: Path) -> None:
+    path = tmp_path / "sae.safetensors"
+    save_sae(make("topk", "pca"), path)
+    good, wanted = path.read_bytes(), everything(load_sae(path))
+    # All of the description, in which most bits mean something, and of the numbers a sample.
+    described = 8 + int.from_bytes(good[:8], "little")
+    chance = random.Random(0)
+    for place in (*range(described), *chance.sample(range(described, len(good)), 100)):
+        bad = bytearray(good)
+        bad[place] ^= 1 << chance.randrange(8)
+        path.write_bytes(bad)
+        try:
+            found = everything(load_sae(path))
+        except UserError:
+            continue
+        assert found == wanted, place
+
+
+def everything(saved: SavedSAE) -> tuple[Any, ...]:
+    scale = saved.preprocess.scale
+    return (
+        saved.sae.architecture,
+        saved.sae.k,
+        saved.about,
+        saved.preprocess.token_norm,
+        saved.preprocess.center.tobytes(),
+        None if scale is None else scale.tobytes(),
+        {name: value.numpy().tobytes() for name, value in saved.sae.state_dict().items()},
+    )
+
+
+def test_a_file_without_a_checksum_is_read_too(make: Any, tmp_path: Path) -> None:
+    """Versions before the checksum wrote them."""
+    path = tmp_path / "sae.safetensors"
+    save_sae(make("batch_topk", "zscore"), path)
+    wanted = everything(load_sae(path))
+    assert everything(load_sae(rewritten(path, {}, {}))) == wanted
+
+
 def rewritten(path: Path, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Path:
     with safe_open(path, framework="pt") as file:
         old = json.loads(file.metadata()["saelib"])
@@ -83,7 +123,7 @@ def test_other_files(tmp_path: Path) -> None:
     (tmp_path / "text.safetensors").write_text("hello")
     save_file({"a": torch.zeros(2)}, tmp_path / "plain.safetensors")
     for name in ("text", "plain"):
-        with pytest.raises(UserError, match=f"{name}.safetensors: not an SAE written by saelib"):
+        with pytest.raises(UserError, match=f"{name}.safetensors: damaged, or not an SAE written by saelib"):
             load_sae(tmp_path / f"{name}.safetensors")
 
 

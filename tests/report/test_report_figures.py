@@ -109,6 +109,17 @@ def test_landscapes_show_the_representative_layer_and_name_the_largest_dimension
     assert f"dimension {np.abs(mean).argmax()}" in texts
 
 
+def test_damaged_statistics_are_not_drawn(suite: Config, caplog: pytest.LogCaptureFixture):
+    damaged = suite.stats_path("hyenadna-tiny", 2).with_suffix(".safetensors")
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 64
+    damaged.write_bytes(content)
+    figure = landscapes(suite, layers_of(suite))
+    assert figure is not None
+    assert [axes.get_title("left") for axes in figure.axes if axes.get_visible()] == ["minilm-l6, layer 6"]
+    assert f"{damaged}: its checksum is not the one in layer_2.json" in caplog.text
+
+
 def test_single_layers_and_gamma_of_zero_can_be_drawn(suite: Config):
     layers = layers_of(suite).filter(model="hyenadna-tiny", layer=2)
     spearman = report.spearman_rows(suite, layers)

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,26 @@ def test_a_flipped_bit_anywhere_is_noticed_or_harmless(store: Path) -> None:
                 for split, values in expected.items():
                     np.testing.assert_array_equal(in_original_order(store, split), values, err_msg=str(file))
             file.write_bytes(good)
+
+
+@pytest.mark.parametrize("array", ["offset", "train/acts", "heldout/norm", "train/example"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda document: document["shape"].__setitem__(0, document["shape"][0] + 1),
+        lambda document: document["chunk_grid"]["configuration"]["chunk_shape"].__setitem__(0, 16),
+        lambda document: document["chunk_key_encoding"]["configuration"].update(separator="."),
+    ],
+    ids=["shape", "chunks", "files of chunks"],
+)
+def test_an_array_that_is_not_the_stores_is_refused(store: Path, array: str, change: Callable[[dict], None]) -> None:
+    """Read with such metadata, chunks are taken for missing ones, whose values are NaN."""
+    file = store / array / "zarr.json"
+    document = json.loads(file.read_text())
+    change(document)
+    file.write_text(json.dumps(document))
+    with pytest.raises(UserError, match=f"corrupt .*{array}"):
+        open_store(store)
 
 
 def test_metadata_edited_by_hand_are_refused(store: Path) -> None:

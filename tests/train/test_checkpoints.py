@@ -264,6 +264,22 @@ def test_a_checkpoint_of_another_config_in_this_ones_place_is_refused(train: Tra
         train()
 
 
+def test_another_job_of_the_same_sweep_may_end_while_a_checkpoint_is_written(
+    train: Train, stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its controlling process was killed, and the next run trains beside it."""
+    undisturbed, save_run = train(folder="undisturbed"), checkpoint._save_run
+
+    def save_beside(run: Any, file: Path) -> dict[str, Any]:
+        record = save_run(run, file)
+        checkpoint.Checkpoints(tmp_path / "out" / "checkpoints", checkpoint.Identity("k1", {})).remove()
+        return record
+
+    monkeypatch.setattr(checkpoint, "_save_run", save_beside)
+    assert train() == undisturbed
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
 def test_a_full_disk_is_one_clear_error_and_the_earlier_checkpoint_stays(
     train: Train, stopped: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -42,7 +42,7 @@ def _wait(ground: Ground, run: Run, stage: str, share: float, as_it_writes: bool
     if stage == "start":
         time.sleep(share * START_SECONDS)
         return f"{share * START_SECONDS:.2f} s after the start"
-    run.until(lambda: jobs(run.tree, stage))
+    run.until(lambda: jobs(run.tree, stage), every=0.02)  # each look goes through all of /proc
     if as_it_writes:
         run.until(lambda: run.is_over or _is_writing(run.tree))
         time.sleep(share * 0.01)
