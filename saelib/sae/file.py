@@ -18,7 +18,9 @@ from saelib.preprocess import Preprocess, TokenNorm
 from saelib.sae.check import check_k, check_tensors
 from saelib.sae.model import SAE, Architecture
 
-HEADER, CHECKSUM = "saelib", "sha256"
+HEADER = "saelib"
+CHECKSUM = ', "sha256": "'
+"""Before the last entry of the header, which is in it because safetensors writes several entries in any order."""
 CENTER, SCALE = "preprocess_center", "preprocess_scale"
 SHAPES = {"W_enc": ("d_in", "d_sae"), "W_dec": ("d_sae", "d_in"), "b_enc": ("d_sae",), "b_dec": ("d_in",)}
 THRESHOLDS = {"jumprelu": ("d_sae",), "batch_topk": ()}
@@ -47,20 +49,21 @@ def save_sae(saved: SavedSAE, path: Path) -> None:
         {"architecture": sae.architecture, "k": sae.k, "token_norm": preprocess.token_norm, "about": saved.about}
     )
     with published_file(path) as draft:
-        save_file(tensors, draft, metadata={HEADER: header, CHECKSUM: _checksum(header, tensors)})
+        save_file(tensors, draft, metadata={HEADER: f'{header[:-1]}{CHECKSUM}{_checksum(header[:-1], tensors)}"}}'})
 
 
 def load_sae(path: Path) -> SavedSAE:
     """Read what `save_sae` wrote. Raises `UserError` where the file is missing, damaged or of another kind."""
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
+            text = file.metadata()[HEADER]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        described, mark, end = text.rpartition(CHECKSUM)
         # A file of an earlier version has no checksum.
-        if CHECKSUM in metadata and metadata[CHECKSUM] != _checksum(metadata[HEADER], tensors):
+        if mark and end != f'{_checksum(described, tensors)}"}}':
             raise ValueError("its checksum is wrong")
         # A figure that could not be measured (NaN) comes back as none.
-        header = json.loads(metadata[HEADER], parse_constant=lambda _: None)
+        header = json.loads(text, parse_constant=lambda _: None)
         architecture, k, token_norm, about = (header[key] for key in ("architecture", "k", "token_norm", "about"))
         if architecture not in get_args(Architecture) or token_norm not in get_args(TokenNorm):
             raise ValueError(f"architecture {architecture!r}, token norm {token_norm!r}")
@@ -77,9 +80,9 @@ def load_sae(path: Path) -> SavedSAE:
     return SavedSAE(sae, _preprocess(center, scale, token_norm, sae.d_in, path), about)
 
 
-def _checksum(header: str, tensors: Mapping[str, Tensor]) -> str:
+def _checksum(described: str, tensors: Mapping[str, Tensor]) -> str:
     """Over all that `load_sae` reads."""
-    found = hashlib.sha256(header.encode())
+    found = hashlib.sha256(described.encode())
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         found.update(tensor.reshape(-1).numpy())
