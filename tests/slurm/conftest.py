@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,7 @@ class Suite:
     """A tree whose jobs go to Slurm."""
 
     tree: Tree
+    runs: list[Run] = field(default_factory=list)
 
     slurm = staticmethod(slurm)
     wait = staticmethod(wait)
@@ -112,7 +113,8 @@ class Suite:
             process = subprocess.Popen(
                 command, cwd=self.root, env=self.tree.env, start_new_session=True, stdout=words, stderr=words
             )
-        return Run(process, log)
+        self.runs.append(Run(process, log))
+        return self.runs[-1]
 
     def seen(self, stage: str) -> list[str]:
         """Slurm's numbers of the jobs of a stage that have started, in order."""
@@ -157,7 +159,10 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Tree:
 @pytest.fixture
 def suite(local: Tree, tmp_path: Path) -> Iterator[Suite]:
     """A copy of the finished suite."""
-    yield Suite(local.copy(tmp_path / "suite"))
+    suite = Suite(local.copy(tmp_path / "suite"))
+    yield suite
+    for run in suite.runs:  # first of all, lest they submit what is cancelled
+        run.kill()
     slurm("scancel", "--user=root")
     # Refused for nodes that are up.
     subprocess.run(["scontrol", "update", "nodename=n[1-2]", "state=resume"], capture_output=True, timeout=30)

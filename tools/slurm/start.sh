@@ -59,7 +59,8 @@ SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
 GresTypes=gpu
 SchedulerParameters=sched_interval=5,bf_interval=5,sched_min_interval=0
-ReturnToService=2
+# A node that was set down stays down until it is resumed, however well it answers.
+ReturnToService=1
 KillWait=2
 # The default of most clusters: what squeue says about a finished job is gone after this many seconds.
 MinJobAge=300
