@@ -34,7 +34,7 @@ def same(suite: Any) -> Any:
 def test_everything_by_the_documented_command_and_training_on_gpus(suite: Any, same: Any) -> None:
     shutil.rmtree(suite.root / "results")
     suite.tree.config = suite.tree.config | {"gpus": True}
-    words = suite.start(quick=False).end()
+    words = suite.start().end()
     assert submissions(words) == 2 + 2 + 2 + 2 + 1  # predictions take no job
     gpus = {stage: {(suite.root / "seen" / stage / job).read_text() for job in suite.seen(stage)} for stage in STAGES}
     assert gpus.pop("train") <= {"0", "1"}
@@ -161,6 +161,6 @@ def test_only_what_is_new_or_edited_is_submitted(suite: Any) -> None:
     suite.tree.config = config
     edited = suite.root / "arrays" / "severe_1.npy"
     np.save(edited, np.load(edited) * np.float32(1.5))
-    words = suite.start().end()
+    words = suite.start(quick=False).end()
     assert submissions(words) == 3 + 3 + 1  # each: extraction, statistics, deaths; then the report
     assert suite.tree.stale() == set()
