@@ -1,6 +1,7 @@
 # `make run` and `make test` need git, make and Python 3.11 or newer; everything else goes into .venv.
 PYTHON ?= python3
 CORES ?= all
+SLURM_TESTS ?= slurm
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
@@ -19,8 +20,8 @@ test-interop: $(VENV)/.installed-dev  ## install SAELens, dictionary_learning an
 	pytest -m interop
 
 test-slurm: $(VENV)/.installed-dev  ## the workflow on a Slurm of its own, on this machine (root on Debian or Ubuntu)
-	@if scontrol ping >/dev/null 2>&1; then exec pytest -m slurm; fi; \
-	  tools/slurm/start.sh && { pytest -m slurm; code=$$?; tools/slurm/stop.sh; exit $$code; }
+	@if scontrol ping >/dev/null 2>&1; then exec pytest tests/slurm -m "$(SLURM_TESTS)"; fi; \
+	  tools/slurm/start.sh && { pytest tests/slurm -m "$(SLURM_TESTS)"; code=$$?; tools/slurm/stop.sh; exit $$code; }
 
 drill: $(VENV)/.installed-dev  ## kill, starve and damage runs of a miniature suite, and tally what comes of it (Linux, best as root)
 	python -m tools.drill

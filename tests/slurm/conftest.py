@@ -1,23 +1,35 @@
 """The miniature suite on the Slurm that tools/slurm/start.sh starts, and hands on its jobs."""
 
-import importlib.util
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-PROJECT = Path(__file__).parents[2]
-# What the documentation says, and polling that is fit for jobs of seconds.
+from tools.miniature import PROJECT, Tree, make_tree
+
+PATIENCE = 600
+"""Seconds; only what hangs waits so long."""
+# What the documentation says.
 COMMAND = ("--cores", "all", "--profile", "slurm")
-QUICK = ("--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1")
+
+# The same Snakemake, but for its naps: the plugin's grow by 10 s whenever no job has ended, which no setting changes.
+QUICK = """
+import asyncio, sys
+from snakemake.cli import main
+from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+async def nap(executor):
+    await asyncio.sleep(0.5)
+RemoteExecutor.sleep = nap
+main(sys.argv[1:])
+"""
 
 # Python runs this file before everything else, where it lies on the path: in every job of the suite.
 JOB_START = """
@@ -30,25 +42,10 @@ if script.parent.name == "scripts" and "SLURM_JOB_ID" in os.environ:
     if pathlib.Path("hog").exists():
         hog = b"x" * (500 << 20)
         time.sleep(4)
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + 600
     while pathlib.Path("hold", script.stem).exists() and time.monotonic() < deadline:
         time.sleep(0.1)
 """
-
-
-def _pipeline(name: str) -> Any:
-    """A module of tests/pipeline: tests are no package."""
-    file = PROJECT / "tests" / "pipeline" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"pipeline_{name}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-miniature = _pipeline("conftest")
 
 
 def slurm(*command: str) -> str:
@@ -63,10 +60,10 @@ def is_ours() -> bool:
         return False
 
 
-def wait(condition: Callable[[], Any], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
+def wait(condition: Callable[[], Any], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        assert time.monotonic() < deadline, f"waited {PATIENCE} s for {what}"
         time.sleep(0.2)
 
 
@@ -77,10 +74,10 @@ class Run:
     process: subprocess.Popen[bytes]
     log: Path
 
-    def end(self, seconds: float = 240) -> str:
+    def end(self) -> str:
         """Its words, once it has ended well."""
         try:
-            code = self.process.wait(seconds)
+            code = self.process.wait(PATIENCE)
         finally:
             self.kill()
         words = self.log.read_text()
@@ -97,7 +94,8 @@ class Run:
 class Suite:
     """A tree whose jobs go to Slurm."""
 
-    tree: Any
+    tree: Tree
+    runs: list[Run] = field(default_factory=list)
 
     slurm = staticmethod(slurm)
     wait = staticmethod(wait)
@@ -106,18 +104,17 @@ class Suite:
     def root(self) -> Path:
         return self.tree.root
 
-    def results(self) -> dict[str, str]:
-        """Hash of every result file."""
-        return _pipeline("test_failures").results(self.tree)
-
-    def start(self, polling: tuple[str, ...] = QUICK) -> Run:
+    def start(self, *, quick: bool = True) -> Run:
+        """The documented command; `quick`: it asks for its jobs' states twice a second."""
+        snakemake = ("-c", QUICK) if quick else ("-m", "snakemake")
         log = self.root / f"run_{time.monotonic_ns()}.log"
-        command = [sys.executable, "-m", "snakemake", *COMMAND, *polling]
+        command = [sys.executable, *snakemake, *COMMAND]
         with log.open("wb") as words:
             process = subprocess.Popen(
                 command, cwd=self.root, env=self.tree.env, start_new_session=True, stdout=words, stderr=words
             )
-        return Run(process, log)
+        self.runs.append(Run(process, log))
+        return self.runs[-1]
 
     def seen(self, stage: str) -> list[str]:
         """Slurm's numbers of the jobs of a stage that have started, in order."""
@@ -137,23 +134,35 @@ class Suite:
         shutil.rmtree(target) if target.is_dir() else target.unlink()
 
 
+def compiled(tree: Tree) -> dict[Path, int]:
+    """The compiled kernels. A process that compiles one may differ in last bits from all that read it afterwards."""
+    return {path: path.stat().st_mtime_ns for path in tree.root.rglob("*.nbi")}
+
+
 @pytest.fixture(scope="session")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def local(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     """The miniature suite, run on this machine without Slurm, ready for Slurm. Not to be changed."""
     if not is_ours():
         pytest.skip("not the Slurm of tools/slurm/start.sh: `make test-slurm` starts it")
-    tree = miniature.make_tree(tmp_path_factory.mktemp("slurm") / "local")
+    tree = make_tree(tmp_path_factory.mktemp("slurm") / "local")
     shutil.copytree(PROJECT / "profiles", tree.root / "profiles")
     (tree.root / "slurm").symlink_to("profiles/slurm")
+    before = compiled(tree)
     tree.run()
+    if compiled(tree) != before:
+        shutil.rmtree(tree.results)
+        tree.run()
     (tree.root / "sitecustomize.py").write_text(JOB_START)
     return tree
 
 
 @pytest.fixture
-def suite(local: Any, tmp_path: Path) -> Any:
+def suite(local: Tree, tmp_path: Path) -> Iterator[Suite]:
     """A copy of the finished suite."""
-    yield Suite(local.copy(tmp_path / "suite"))
+    suite = Suite(local.copy(tmp_path / "suite"))
+    yield suite
+    for run in suite.runs:  # first of all, lest they submit what is cancelled
+        run.kill()
     slurm("scancel", "--user=root")
     # Refused for nodes that are up.
     subprocess.run(["scontrol", "update", "nodename=n[1-2]", "state=resume"], capture_output=True, timeout=30)

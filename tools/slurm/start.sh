@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # A Slurm cluster on this one machine, to try `snakemake --cores all --profile slurm` on: two nodes of two processors and
 # two pretended GPUs each, a controller, no accounting database. For root on Debian or Ubuntu; stop.sh ends it.
+# Exit status 3: this machine cannot have it. Any other but 0: it did not come up.
 # Memory limits are enforced by polling, not by cgroups, and nothing keeps a job to its processors.
 set -euo pipefail
 
 base=/tmp/saelib-slurm
 host=$(hostname -s)
 
-refuse() { echo "start.sh: $*" >&2; exit 1; }
+refuse() { echo "start.sh: $*" >&2; exit 3; }
 
 [ "$(id -u)" = 0 ] || refuse "Slurm's daemons run jobs as other users: run this as root, or use a cluster that you have"
 if [ -e /etc/slurm/slurm.conf ] && [ "$(readlink /etc/slurm/slurm.conf)" != "$base/slurm.conf" ]; then
@@ -17,9 +18,9 @@ missing=$(for program in slurmctld slurmd munged sbatch; do command -v "$program
 if [ -n "$missing" ]; then
   command -v apt-get >/dev/null || refuse "install Slurm and munge first; without apt-get this script cannot"
   echo "start.sh: installing Slurm and munge"
-  apt-get update -qq
+  apt-get update -qq || refuse "apt-get found no packages"
   DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends \
-    slurm-wlm slurm-wlm-basic-plugins slurm-client munge >/dev/null
+    slurm-wlm slurm-wlm-basic-plugins slurm-client munge >/dev/null || refuse "apt-get could not install Slurm"
 fi
 
 mkdir -p "$base"/{state,log,run,gpu} /etc/slurm
@@ -27,7 +28,7 @@ chmod 755 "$base" "$base/run"
 getent hosts "$host" >/dev/null || echo "127.0.0.1 $host" >>/etc/hosts
 # Slurm hands out GPUs by their device files: copies of /dev/null will do.
 for gpu in n1-0 n1-1 n2-0 n2-1; do
-  [ -e "$base/gpu/$gpu" ] || mknod "$base/gpu/$gpu" c 1 3
+  [ -e "$base/gpu/$gpu" ] || mknod "$base/gpu/$gpu" c 1 3 || refuse "root may make no device files here (a container?)"
 done
 
 cat >"$base/slurm.conf" <<CONF
@@ -37,7 +38,9 @@ SlurmctldPort=16817
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket=$base/run/munge.socket
+# cred_expire is also how long a job of a lost node waits before it starts again, 120 s by default. It may not be much
+# shorter: a job whose start on its node takes longer is refused there.
+AuthInfo=socket=$base/run/munge.socket,cred_expire=20
 CredType=cred/munge
 StateSaveLocation=$base/state
 SlurmdSpoolDir=$base/state/%n
@@ -45,7 +48,8 @@ SlurmctldPidFile=$base/run/slurmctld.pid
 SlurmdPidFile=$base/run/slurmd.%n.pid
 SlurmctldLogFile=$base/log/slurmctld.log
 SlurmdLogFile=$base/log/slurmd.%n.log
-ProctrackType=proctrack/linuxproc
+# By process groups: by parents (linuxproc), a process that outlives its own for a moment would outlive its job too.
+ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 SwitchType=switch/none
 MpiDefault=none
@@ -55,7 +59,8 @@ SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
 GresTypes=gpu
 SchedulerParameters=sched_interval=5,bf_interval=5,sched_min_interval=0
-ReturnToService=2
+# A node that was set down stays down until it is resumed, however well it answers.
+ReturnToService=1
 KillWait=2
 # The default of most clusters: what squeue says about a finished job is gone after this many seconds.
 MinJobAge=300
@@ -84,7 +89,7 @@ running() { [ -s "$base/run/$1.pid" ] && kill -0 "$(cat "$base/run/$1.pid")" 2>/
 daemon() {
   local name=$1
   shift
-  running "$name" || setsid "$@" </dev/null >>"$base/log/$name.out" 2>&1 &
+  running "$name" || { setsid "$@" & } </dev/null >>"$base/log/$name.out" 2>&1
 }
 
 # within SECONDS COMMAND...: wait until the command succeeds.
@@ -92,7 +97,7 @@ within() {
   local deadline=$((SECONDS + $1))
   shift
   until "$@" >/dev/null 2>&1; do
-    [ "$SECONDS" -lt "$deadline" ] || { tail -n 5 "$base"/log/* >&2; refuse "gave up on: $*"; }
+    [ "$SECONDS" -lt "$deadline" ] || { tail -n 5 "$base"/log/* >&2; echo "start.sh: gave up on: $*" >&2; exit 1; }
     sleep 0.2
   done
 }
