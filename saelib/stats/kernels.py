@@ -6,8 +6,12 @@
 import numba
 import numpy as np
 
-# Sums may be reordered, but NaN and infinity keep their meaning: they are how a bad token is found.
-_jit = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
+# Sums may be reordered, but NaN and infinity keep their meaning: they are how a bad token is found. Divisions stay what
+# they are: the means of all tokens times 1 / d, rounded, would be off the same way, and gamma with them.
+_REORDERED = {"reassoc", "contract", "nsz"}
+_jit = numba.njit(cache=True, nogil=True, fastmath=_REORDERED)
+# Inlined: a call goes to one copy in the process that compiled it and to another, with its own order, from the cache.
+_inner = numba.njit(nogil=True, forceinline=True, fastmath=_REORDERED)
 
 # Rows of `pilots` and the first rows of `sums` in `add_moments`.
 RAW, NORMALISED, UNIT = 0, 1, 2
@@ -59,7 +63,7 @@ def add_moments(values, origin, pilots, epsilon, sums, squares, norms):
                     recent[k, j] = 0
 
 
-@_jit
+@_inner
 def _measure(row, origin, epsilon, token):
     """Write the token, origin added; return its mean over coordinates, 1 / sqrt(variance + epsilon) and norm.
 
@@ -80,7 +84,7 @@ def _measure(row, origin, epsilon, token):
     return mean, np.float32(1) / np.sqrt(spread / np.float32(d) + epsilon), np.sqrt(square)
 
 
-@_jit
+@_inner
 def _add_normalised(token, mean, inverse_std, pilot, out, total):
     square = np.float32(0)
     for j in range(token.shape[0]):
@@ -91,7 +95,7 @@ def _add_normalised(token, mean, inverse_std, pilot, out, total):
     return square
 
 
-@_jit
+@_inner
 def _add_unit(token, inverse_norm, pilot, total):
     square = np.float32(0)
     for j in range(token.shape[0]):
@@ -101,7 +105,7 @@ def _add_unit(token, inverse_norm, pilot, total):
     return square
 
 
-@_jit
+@_inner
 def _add_powers(row, pilot, first, second, third, fourth):
     for j in range(row.shape[0]):
         difference = row[j] - pilot[j]

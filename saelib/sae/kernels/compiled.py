@@ -10,9 +10,13 @@ from numba import njit
 SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
 """Digest of this package."""
 
-inner = njit(nogil=True, error_model="numpy", fastmath={"contract"})
+# All code is inlined. A call could be linked to any copy of the function in the process: the one compiled by itself, or
+# that of whichever kernel came from the cache first. Each was optimised apart, and their last bits can differ.
+_options: dict[str, Any] = {"nogil": True, "forceinline": True, "error_model": "numpy"}
+
+inner = njit(**_options, fastmath={"contract"})
 """For functions that only kernels call: compiled into them."""
-inner_sum = njit(nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+inner_sum = njit(**_options, fastmath={"contract", "reassoc", "nsz"})
 """The same for sums, whose terms may be added in another order (always the same), as vector instructions need."""
 
 
@@ -22,6 +26,6 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     numba drops what it cached when the function's own file changes, but the code compiled into it comes from several;
     so its stamp is replaced by the package's.
     """
-    dispatcher: Any = njit(nogil=True, error_model="numpy", cache=True)(function)
+    dispatcher: Any = njit(**_options, cache=True)(function)
     dispatcher._cache._cache_file._source_stamp = SOURCES
     return dispatcher

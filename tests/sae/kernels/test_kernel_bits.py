@@ -1,0 +1,54 @@
+"""The process that compiles the kernels finds the same bits as those that load them from numba's cache."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from saelib.sae.kernels.cpu import why_unsupported
+
+pytestmark = pytest.mark.skipif(why_unsupported() is not None, reason="the kernels do not run on this processor")
+
+SCRIPT = """
+import hashlib
+import numpy as np
+from saelib.config.training import VariantConfig
+from saelib.sae.kernels.entries import empty_entries
+from saelib.sae.kernels.gemm import pack
+from saelib.sae.kernels.integers import empty_panels, empty_rows
+from saelib.sae.kernels.latents import Packed, Part, Totals, update_latents
+from saelib.sae.kernels.rule import rule_for
+from saelib.sae.kernels.state import Parameters
+from saelib.sae.kernels.sums import empty_sums
+
+d_in, d_sae, uses = 64, 128, 100
+draw = np.random.default_rng(0)
+weights, first, second = (Parameters(d_in, d_sae).latents for _ in range(3))
+sums = empty_sums(d_sae, d_in)
+for array in (*weights, *sums):
+    array[:] = draw.standard_normal(array.shape)
+entries = empty_entries(d_sae, uses * d_sae)
+entries.starts[:] = np.arange(d_sae + 1) * uses
+entries.slopes[:] = draw.standard_normal(uses * d_sae)
+main, revival = Part(entries, np.float32(0.1)), Part(empty_entries(d_sae, 0), np.float32(0))
+floats = pack(weights.W_enc, d_in)
+packed, buffers = Packed(floats, empty_panels(0, d_in)), (np.zeros((2, d_in), np.float32), empty_rows(1, d_in))
+totals = Totals(np.zeros(d_in, np.float32), np.zeros(1))
+rule, resting = rule_for(VariantConfig(), 100, 1, 1e-3), np.zeros(d_sae, bool)
+update_latents(0, len(floats), weights, first, second, packed, sums, main, revival, resting, rule, *buffers, totals)
+outputs = (*weights, *first, *second, *totals)
+print(sum(update_latents.stats.cache_hits.values()), *(hashlib.sha256(x).hexdigest() for x in outputs))
+"""
+
+
+def test_compiling_changes_no_bit(tmp_path: Path) -> None:
+    def run() -> list[str]:
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+        call = [sys.executable, "-c", SCRIPT]
+        return subprocess.run(call, env=environment, capture_output=True, text=True, check=True).stdout.split()
+
+    (compiling_hits, *compiling), (cached_hits, *cached) = run(), run()
+    assert (compiling_hits, cached_hits) == ("0", "1")
+    assert compiling == cached
