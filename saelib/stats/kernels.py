@@ -7,7 +7,7 @@ import numba
 import numpy as np
 
 # Sums may be reordered, but NaN and infinity keep their meaning: they are how a bad token is found. Divisions stay what
-# they are: the means of all tokens times 1 / d, rounded, would be off the same way, and gamma with them.
+# they are: the means of all tokens times 1 / d, rounded, would be off the same way, and `ln_mean` with them.
 _REORDERED = {"reassoc", "contract", "nsz"}
 _jit = numba.njit(cache=True, nogil=True, fastmath=_REORDERED)
 # Inlined: a call goes to one copy in the process that compiled it and to another, with its own order, from the cache.
