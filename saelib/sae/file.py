@@ -45,11 +45,11 @@ def save_sae(saved: SavedSAE, path: Path) -> None:
     tensors[CENTER] = torch.from_numpy(preprocess.center)
     if preprocess.scale is not None:
         tensors[SCALE] = torch.from_numpy(preprocess.scale).contiguous()
-    header = json.dumps(
-        {"architecture": sae.architecture, "k": sae.k, "token_norm": preprocess.token_norm, "about": saved.about}
-    )
+    about = {"architecture": sae.architecture, "k": sae.k, "token_norm": preprocess.token_norm, "about": saved.about}
+    described = json.dumps(about)[:-1]
+    header = f'{described}{CHECKSUM}{_checksum(described, tensors)}"}}'
     with published_file(path) as draft:
-        save_file(tensors, draft, metadata={HEADER: f'{header[:-1]}{CHECKSUM}{_checksum(header[:-1], tensors)}"}}'})
+        save_file(tensors, draft, metadata={HEADER: header})
 
 
 def load_sae(path: Path) -> SavedSAE:
