@@ -68,7 +68,7 @@ def project(config: Config, costs: Costs, passes: float, hardware: Hardware) -> 
         found["extract"] += _extract(config, model, needs, costs, hardware)
         found["stats"] += _stats(config, model, needs, costs, passes, hardware)
         found["init_death"] += _init_death(config, model, needs, costs, hardware)
-        if model.representative_layer is not None:
+        for _ in model.trained_layers:
             for name, variant in config.train.variants.items():
                 found["train"] += _train(config, needs, name, variant, costs, hardware)
     return found | {"total": sum(found.values(), StageCost())}
@@ -164,9 +164,9 @@ def without_gpus(config: Config, costs: Costs) -> dict[str, float]:
         products = costs.seconds["extract"].coefficients["products"] * (model.parameters or 0)
         others = costs.seconds["extract"].coefficients["rows"] * (model.width or 0) * len(model.layers)
         hours["extract"] += (products + others) * rows / 3600
-        if model.width is not None and model.representative_layer is not None:
+        if model.width is not None:
             size = Size(options.steps * options.batch_size, model.width, options.d_sae)
-            hours["train"] += rates * costs.seconds["train"](size) / 3600
+            hours["train"] += len(model.trained_layers) * rates * costs.seconds["train"](size) / 3600
     return hours
 
 

@@ -69,6 +69,13 @@ def test_what_is_read_survives_being_written() -> None:
         ("models.m.layers", "5-2", ["models.m.layers: '5-2' is not a layer number or a range"]),
         ("models.m.layers", [], ["models.m.layers: names no layer"]),
         ("models.m.representative_layer", 9, ["models.m: representative_layer 9 is not among layers 1-3"]),
+        ("models.m.train_layers", "3-4", ["models.m: train_layers 4 is not among layers 1-3"]),
+        (
+            "models.m.stream",
+            {"buffer_row": 1},
+            ["models.m.stream.buffer_row: unknown key", "did you mean 'buffer_rows'?"],
+        ),
+        ("models.m.stream", {"buffer_rows": 0}, ["models.m.stream.buffer_rows: input should be greater than 0"]),
         ("models", {}, ["models:"]),
         ("models.a/b", GOOD["models"]["m"], ["models.a/b: string should match pattern"]),
         ("models...", GOOD["models"]["m"], ["should match pattern"]),
