@@ -85,7 +85,7 @@ def _checksum(described: str, tensors: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256(described.encode())
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        found.update(tensor.reshape(-1).numpy())
+        found.update(tensor.reshape(-1).numpy().data)
     return found.hexdigest()
 
 
