@@ -1,10 +1,12 @@
-"""Read tables that people bring: CSV or parquet."""
+"""Tables as CSV or parquet: those that people bring, and those that are published."""
 
 import difflib
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saelib.errors import UserError
+from saelib.files import published_file
 
 if TYPE_CHECKING:
     import polars as pl
@@ -36,3 +38,15 @@ def read_table(path: Path, columns: list[str], numbers: list[str]) -> "pl.DataFr
         if not frame[column].dtype.is_numeric():
             raise UserError(f"{path}: the column '{column}' holds {frame[column].dtype}; should be numbers")
     return frame
+
+
+def write_table(table: "pl.DataFrame", path: Path) -> None:
+    """Publish a table; the suffix says how. Raises `OSError` where it cannot be written, as on a full disk."""
+    # In memory first: from a full disk polars makes an error of its own, which cannot be told from a mistake.
+    contents = io.BytesIO()
+    if path.suffix == ".csv":
+        table.write_csv(contents)
+    else:
+        table.write_parquet(contents)
+    with published_file(path) as draft:
+        draft.write_bytes(contents.getvalue())

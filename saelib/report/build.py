@@ -11,6 +11,7 @@ from saelib.failures import Failures
 from saelib.files import published_file, remove_drafts, write_result
 from saelib.report.results import NO_FAILURES, Results, read_results
 from saelib.report.tables import layers_table, saes_table, spearman_rows
+from saelib.tables import write_table
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +49,9 @@ def run(config: Config, key: str, failures: Failures = NO_FAILURES) -> None:
 
 def _write_tables(tables: dict[str, pl.DataFrame], folder: Path) -> None:
     for name, table in tables.items():
-        with published_file(folder / f"{name}.csv") as draft:
-            table.write_csv(draft)
+        write_table(table, folder / f"{name}.csv")
         if name != "spearman":
-            with published_file(folder / f"{name}.parquet") as draft:
-                table.write_parquet(draft)
+            write_table(table, folder / f"{name}.parquet")
 
 
 def _write_figures(config: Config, tables: dict[str, pl.DataFrame], folder: Path) -> list[str]:

@@ -6,9 +6,10 @@ from typing import Any
 
 import polars as pl
 
-from saelib.files import published_file, remove_drafts, write_result
+from saelib.files import remove_drafts, write_result
 from saelib.preprocess import Preprocess
 from saelib.sae.file import SavedSAE, save_sae
+from saelib.tables import write_table
 from saelib.train.evaluate import Evaluation
 from saelib.train.record import HISTORY, Run
 
@@ -33,8 +34,8 @@ def publish(
     # An earlier sweep.json must not vouch for the files that are about to be replaced.
     (output / "sweep.json").unlink(missing_ok=True)
     best = min(measured, key=lambda rate: measured[rate].normalized_mse)
-    with published_file(output / "history.parquet") as draft:
-        pl.DataFrame([row for run in runs for row in run.history], schema=HISTORY).write_parquet(draft)
+    history = pl.DataFrame([row for run in runs for row in run.history], schema=HISTORY)
+    write_table(history, output / "history.parquet")
     trainer = next(run.trainer for run in runs if run.learning_rate == best)
     figures = {rate: vars(found) for rate, found in measured.items()}
     about = {**described, "learning_rate": best, **figures[best]}
