@@ -128,7 +128,7 @@ class Ground:
         config["train"] |= {"steps": 240, "checkpoint_every": 20, "record_every": 60}
         self.finished.config = config
         self._run_undisturbed()
-        # Again, as every later run: with compiled kernels, which decide bits (docs/architecture.md) and times.
+        # Again, as every later run: with compiled kernels, so that its stages take the usual time.
         shutil.rmtree(self.finished.results)
         self._run_undisturbed()
         self.wanted = self.finished.hashes()
