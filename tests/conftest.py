@@ -1,10 +1,15 @@
-"""A small hub of our own, for whatever fetches from the Hugging Face hub."""
+"""For tests of several stages: a small hub and a small model of our own, and processes that compile kernels."""
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
+from collections.abc import Callable
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -108,3 +113,34 @@ def hub(tmp_path, monkeypatch):
         monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
     yield toy
     toy.close()
+
+
+@pytest.fixture
+def compiled_and_cached(tmp_path: Path) -> Callable[[str], tuple[list[str], list[str]]]:
+    """The words of a script in a process that compiles its kernels, and in one that finds them in numba's cache."""
+
+    def run(script: str) -> tuple[list[str], list[str]]:
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+        call = [sys.executable, "-c", script]
+        done = [subprocess.run(call, env=environment, capture_output=True, text=True, check=True) for _ in range(2)]
+        return done[0].stdout.split(), done[1].stdout.split()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of three blocks of width 16 with a tokenizer of words."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("gpt2")
+    words = ["<unk>", "<pad>", "the", "of", "a", "is", "and", "to", "in", "that", "it", "or", "be", "as", "for", "are"]
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>").save_pretrained(folder)
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=len(words), n_embd=16, n_layer=3, n_head=2, n_positions=64)
+    GPT2Model(config).save_pretrained(folder)
+    return folder

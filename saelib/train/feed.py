@@ -11,6 +11,7 @@ from torch import Tensor
 from saelib.errors import UserError
 from saelib.progress import Advance, progress
 from saelib.rows import Rows, read_float32
+from saelib.train.checkpoint import Reached
 from saelib.train.loader import ShuffledBatches
 from saelib.train.stream import StreamedBatches
 from saelib.train.sweep import Sweep
@@ -54,7 +55,9 @@ def train_from_stream(sweeps: Sequence[Sweep], batches: StreamedBatches, name: s
     config = sweeps[0].config
     with ExitStack() as logs:
         reached = [logs.enter_context(sweep.started()) for sweep in sweeps]
-        start = min(reached, key=lambda one: one.step)
+        # Where a sweep is over (diverged before it was killed), no other waits for it.
+        waiting = [came for sweep, came in zip(sweeps, reached, strict=True) if not sweep.is_over]
+        start = min(waiting, key=lambda one: one.step, default=Reached(config.steps))
         title = f"train {name}, {len(sweeps)} variants from one pass"
         advance = logs.enter_context(progress(title, config.steps - start.step, "steps", log))
         shown = _Shown(advance, config.record_every, start.step)

@@ -119,7 +119,13 @@ class _Wandb:
         folder.mkdir(parents=True)
         # A run of this id that is on the server already keeps its rows: wandb drops steps that it has.
         self._run = wandb.init(
-            project=PROJECT, name=name, id=run_id, resume="allow", dir=str(folder), config=dict(settings)
+            project=PROJECT,
+            name=name,
+            id=run_id,
+            resume="allow",
+            dir=str(folder),
+            config=dict(settings),
+            reinit="create_new",  # a plain second call in a process gives the first run again
         )
 
     def write(self, rows: Sequence[Row]) -> None:

@@ -102,25 +102,12 @@ class Sweep:
         preprocess = make_preprocess(variant.preprocessing, arrays, tokens=train.shape[0], name=str(subject))
         self.config, self.variant, self.seed, self.subject = config, variant, seed, subject
         self.space = Space(preprocess, train, device)
-        self._heldout, self._output, self._key = heldout, output, key
+        self._heldout, self._output, self._key, self._reason = heldout, output, key, reason
         self._runs = self._initial_runs(train, preprocess.subspace)
-        self._alive = list(self._runs)
-        self._settings = config.deciding(variant) | {
-            "seed": seed,
-            "train_tokens": train.shape[0],
-            "stream": stream and stream.deciding(),
-        }
-        self._described = {
-            "key": key,
-            **asdict(subject),
-            **self._settings,
-            "heldout_tokens": heldout.shape[0],
-            "d_in": preprocess.d_in,
-            "preprocessing_reason": reason,
-            "path": _path(self._runs[0].trainer),
-        }
+        self._alive, self._steps_done = list(self._runs), 0
+        how = {"seed": seed, "train_tokens": train.shape[0], "stream": stream and stream.deciding()}
+        self._settings = config.deciding(variant) | how
         self._checkpoints = Checkpoints(output / "checkpoints", Identity(key, self._settings))
-        self._steps_done = 0
 
     @contextmanager
     def started(self) -> Iterator[Reached]:
@@ -165,7 +152,7 @@ class Sweep:
             self._recorder.record(self._alive, step)
             self._curves.write([run.history[-1] for run in self._alive])
             self._alive = _still_alive(self._alive, self.subject, step)
-        if step % self.config.checkpoint_every == 0:
+        if step % self.config.checkpoint_every == 0 or not self._alive:  # what has diverged is not tried again
             self._checkpoints.save(self._runs, Reached(step, position))
         self._steps_done = step
 
@@ -197,8 +184,20 @@ class Sweep:
         found = evaluate(saes, self._samples(self._heldout.shape[0]), self.space)
         self._check_finite(found)
         measured = {run.learning_rate: one for run, one in zip(self._alive, found, strict=True)}
-        publish(self._output, self._described, self._runs, measured, self.space.preprocess)
+        publish(self._output, self._description(), self._runs, measured, self.space.preprocess)
         self._checkpoints.remove()
+
+    def _description(self) -> dict[str, Any]:
+        """What was trained, and how. JSON."""
+        return {
+            "key": self._key,
+            **asdict(self.subject),
+            **self._settings,
+            "heldout_tokens": self._heldout.shape[0],
+            "d_in": self.space.preprocess.d_in,
+            "preprocessing_reason": self._reason,
+            "path": _path(self._runs[0].trainer),
+        }
 
     def _initial_runs(self, train: Rows, subspace: NDArray[np.float32] | None) -> list[Run]:
         """A trainer for each learning rate, all from the same weights."""

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
+from transformers import GPT2Model, PreTrainedTokenizerFast
 
 from saelib import extract as stage
 from saelib.config.load import check_config
@@ -20,21 +19,8 @@ from saelib.store import open_store, verify_store
 torch.set_num_threads(2)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("gpt2")
-    words = ["<unk>", "<pad>", "the", "of", "a", "is", "and", "to", "in", "that", "it", "or", "be", "as", "for", "are"]
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>").save_pretrained(folder)
-    torch.manual_seed(0)
-    config = GPT2Config(vocab_size=len(words), n_embd=16, n_layer=3, n_head=2, n_positions=64)
-    GPT2Model(config).save_pretrained(folder)
-    return folder
-
-
-def suite(checkpoint: Path, results: Path, **source: Any) -> Any:
-    tiny = {"family": "transformers", "weights": {"path": str(checkpoint)}, "max_length": 40} | source
+def suite(tiny_gpt2: Path, results: Path, **source: Any) -> Any:
+    tiny = {"family": "transformers", "weights": {"path": str(tiny_gpt2)}, "max_length": 40} | source
     return check_config(
         {
             "results": str(results),
@@ -66,8 +52,8 @@ def in_order(rows: np.ndarray) -> np.ndarray:
     return np.sort(np.concatenate([rows, rows.sum(1, keepdims=True)], axis=1), axis=0)
 
 
-def test_stores_hold_what_the_model_says(checkpoint: Path, tmp_path: Path) -> None:
-    config = suite(checkpoint, tmp_path)
+def test_stores_hold_what_the_model_says(tiny_gpt2: Path, tmp_path: Path) -> None:
+    config = suite(tiny_gpt2, tmp_path)
     folders = run(config, [0, 1, 2, 3])
     source = open_source(config.models["tiny"].source)
     for split, tokens in (("train", 1000), ("heldout", 300)):
@@ -82,22 +68,22 @@ def test_stores_hold_what_the_model_says(checkpoint: Path, tmp_path: Path) -> No
             assert open_store(path).metadata.key == f"key {layer}"
 
 
-def test_batch_size_changes_nothing(checkpoint: Path, tmp_path: Path) -> None:
-    one = run(suite(checkpoint, tmp_path / "one", batch_size=1), [2])
-    many = run(suite(checkpoint, tmp_path / "many", batch_size=16), [2])
+def test_batch_size_changes_nothing(tiny_gpt2: Path, tmp_path: Path) -> None:
+    one = run(suite(tiny_gpt2, tmp_path / "one", batch_size=1), [2])
+    many = run(suite(tiny_gpt2, tmp_path / "many", batch_size=16), [2])
     first, second = by_example(one[2], "train"), by_example(many[2], "train")
     assert first.keys() == second.keys()
     for number in first:
         np.testing.assert_allclose(first[number], second[number], atol=4e-3)
 
 
-def test_the_same_config_gives_the_same_bits(checkpoint: Path, tmp_path: Path) -> None:
-    paths = [run(suite(checkpoint, tmp_path / name), [1, 3])[3] for name in ("a", "b")]
+def test_the_same_config_gives_the_same_bits(tiny_gpt2: Path, tmp_path: Path) -> None:
+    paths = [run(suite(tiny_gpt2, tmp_path / name), [1, 3])[3] for name in ("a", "b")]
     for file in sorted(path.relative_to(paths[0]) for path in paths[0].rglob("*") if path.is_file()):
         assert (paths[0] / file).read_bytes() == (paths[1] / file).read_bytes()
 
 
-def test_all_layers_come_from_one_pass(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_layers_come_from_one_pass(tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -106,26 +92,26 @@ def test_all_layers_come_from_one_pass(checkpoint: Path, tmp_path: Path, monkeyp
 
     original = GPT2Model.forward
     monkeypatch.setattr(GPT2Model, "forward", counted)
-    run(suite(checkpoint, tmp_path / "all"), [0, 1, 2, 3])
+    run(suite(tiny_gpt2, tmp_path / "all"), [0, 1, 2, 3])
     together = len(calls)
-    run(suite(checkpoint, tmp_path / "one"), [2])
+    run(suite(tiny_gpt2, tmp_path / "one"), [2])
     assert len(calls) - together == together
 
 
-def test_an_unknown_layer_publishes_nothing(checkpoint: Path, tmp_path: Path) -> None:
+def test_an_unknown_layer_publishes_nothing(tiny_gpt2: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no layer 7; its layers are 0 to 3"):
-        run(suite(checkpoint, tmp_path), [1, 7])
+        run(suite(tiny_gpt2, tmp_path), [1, 7])
     assert not list(tmp_path.rglob("*.zarr"))
     assert not list(tmp_path.rglob(".*"))
 
 
-def test_an_activation_that_is_not_finite_is_named(checkpoint: Path, tmp_path: Path) -> None:
+def test_an_activation_that_is_not_finite_is_named(tiny_gpt2: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
-    model = GPT2Model.from_pretrained(checkpoint)
+    model = GPT2Model.from_pretrained(tiny_gpt2)
     with torch.no_grad():
         model.h[1].mlp.c_proj.weight[0, 3] = float("nan")
     model.save_pretrained(broken)
-    PreTrainedTokenizerFast.from_pretrained(checkpoint).save_pretrained(broken)
+    PreTrainedTokenizerFast.from_pretrained(tiny_gpt2).save_pretrained(broken)
     with pytest.raises(UserError, match=r"tiny layer 2: \d+ of \d+ activations .* not finite .*examples") as caught:
         run(suite(broken, tmp_path / "results"), [1, 2])
     assert "NaN" in str(caught.value)

@@ -134,11 +134,6 @@ class Suite:
         shutil.rmtree(target) if target.is_dir() else target.unlink()
 
 
-def compiled(tree: Tree) -> dict[Path, int]:
-    """The compiled kernels. A process that compiles one may differ in last bits from all that read it afterwards."""
-    return {path: path.stat().st_mtime_ns for path in tree.root.rglob("*.nbi")}
-
-
 @pytest.fixture(scope="session")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     """The miniature suite, run on this machine without Slurm, ready for Slurm. Not to be changed."""
@@ -147,11 +142,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     tree = make_tree(tmp_path_factory.mktemp("slurm") / "local")
     shutil.copytree(PROJECT / "profiles", tree.root / "profiles")
     (tree.root / "slurm").symlink_to("profiles/slurm")
-    before = compiled(tree)
     tree.run()
-    if compiled(tree) != before:
-        shutil.rmtree(tree.results)
-        tree.run()
     (tree.root / "sitecustomize.py").write_text(JOB_START)
     return tree
 

@@ -1,10 +1,8 @@
 """The process that compiles the kernels finds the same bits as those that load them from numba's cache."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
+CompiledAndCached = Callable[[str], tuple[list[str], list[str]]]
 SCRIPT = """
 import hashlib
 import numpy as np
@@ -23,12 +21,7 @@ print(sum(add_moments.stats.cache_hits.values()), *(hashlib.sha256(x).hexdigest(
 """
 
 
-def test_compiling_changes_no_bit(tmp_path: Path) -> None:
-    def run() -> list[str]:
-        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
-        call = [sys.executable, "-c", SCRIPT]
-        return subprocess.run(call, env=environment, capture_output=True, text=True, check=True).stdout.split()
-
-    (compiling_hits, *compiling), (cached_hits, *cached) = run(), run()
+def test_compiling_changes_no_bit(compiled_and_cached: CompiledAndCached) -> None:
+    (compiling_hits, *compiling), (cached_hits, *cached) = compiled_and_cached(SCRIPT)
     assert (compiling_hits, cached_hits) == ("0", "1")
     assert compiling == cached

@@ -137,6 +137,24 @@ def test_wandb_gets_every_row_under_one_id(train: Callable[[str], Path], monkeyp
     assert_complete(runs[-1], out)
 
 
+def test_sweeps_of_one_process_have_a_run_of_wandb_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    runs: list[FakeRun] = []
+    fake = types.ModuleType("wandb")
+
+    def init(**options: Any) -> FakeRun:  # as the real one: a plain second call gives the first run again
+        return FakeRun(runs, options["name"]) if options.get("reinit") == "create_new" or not runs else runs[0]
+
+    fake.init = init  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with (
+        loggers.open_log("wandb", tmp_path / "a", "a", "a1", {}) as first,
+        loggers.open_log("wandb", tmp_path / "b", "b", "b1", {}) as second,
+    ):
+        first.write([{"learning_rate": 1e-3, "step": 0, "mse": 1.0}])
+        second.write([{"learning_rate": 1e-3, "step": 0, "mse": 2.0}])
+    assert [[figures for _, figures in run.rows] for run in runs] == [[{"rate 0.001/mse": mse}] for mse in (1.0, 2.0)]
+
+
 @pytest.mark.parametrize("kind", ["tensorboard", "trackio", "wandb"])
 def test_a_package_that_is_missing_is_named_before_any_work(
     train_on: TrainOn, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -1,9 +1,6 @@
 """The process that compiles the kernels finds the same bits as those that load them from numba's cache."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -11,6 +8,7 @@ from saelib.sae.kernels.cpu import why_unsupported
 
 pytestmark = pytest.mark.skipif(why_unsupported() is not None, reason="the kernels do not run on this processor")
 
+CompiledAndCached = Callable[[str], tuple[list[str], list[str]]]
 SCRIPT = """
 import hashlib
 import numpy as np
@@ -43,12 +41,7 @@ print(sum(update_latents.stats.cache_hits.values()), *(hashlib.sha256(x).hexdige
 """
 
 
-def test_compiling_changes_no_bit(tmp_path: Path) -> None:
-    def run() -> list[str]:
-        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
-        call = [sys.executable, "-c", SCRIPT]
-        return subprocess.run(call, env=environment, capture_output=True, text=True, check=True).stdout.split()
-
-    (compiling_hits, *compiling), (cached_hits, *cached) = run(), run()
+def test_compiling_changes_no_bit(compiled_and_cached: CompiledAndCached) -> None:
+    (compiling_hits, *compiling), (cached_hits, *cached) = compiled_and_cached(SCRIPT)
     assert (compiling_hits, cached_hits) == ("0", "1")
     assert compiling == cached
