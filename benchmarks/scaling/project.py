@@ -7,8 +7,8 @@ from benchmarks.scaling.hardware import Hardware
 from benchmarks.scaling.sizes import Size
 from saelib.config import Config, ModelConfig, VariantConfig
 from saelib.config.sources import ArraysSource
-from saelib.needs import ModelNeeds, suite_needs
-from saelib.resources import job_resources
+from saelib.needs import ModelNeeds, suite_needs, training_jobs
+from saelib.resources import job_resources, sweeps_of_a_job
 from saelib.train.checkpoint import KEPT
 
 WINDOW_BYTES = 2**28
@@ -71,6 +71,8 @@ def project(config: Config, costs: Costs, passes: float, hardware: Hardware) -> 
         for _ in model.trained_layers:
             for name, variant in config.train.variants.items():
                 found["train"] += _train(config, needs, name, variant, costs, hardware)
+        if model.stream is not None:
+            found["train"] += _stream(config, model, needs, hardware)
     return found | {"total": sum(found.values(), StageCost())}
 
 
@@ -130,8 +132,8 @@ def _train(
     rates = len(variant.learning_rates or options.learning_rates)
     flops, moved = step_flops(variant, d_in, options.d_sae, options.k, options.batch_size)
     rows = options.steps * options.batch_size
-    if 4 * d_in * config.extraction.tokens <= WINDOW_BYTES:  # then it is read once, and stays in memory
-        rows = config.extraction.tokens
+    if needs.streamed_tokens == 0 and 4 * d_in * config.extraction.tokens <= WINDOW_BYTES:
+        rows = config.extraction.tokens  # read once, they stay in memory
     size = Size(rows, d_in, options.d_sae)
     fed = costs.seconds["whitening"](size)
     if variant.preprocessing.kind not in ("pca", "partial_pca"):
@@ -139,11 +141,22 @@ def _train(
     return StageCost(
         gpu_hours=rates * options.steps * hardware.gpu_seconds(flops, moved) / 3600,
         cpu_hours=fed / 3600,
-        disk_hours=rows * d_in * 2 / hardware.disk_bandwidth / 3600,
+        disk_hours=0 if needs.streamed_tokens else rows * d_in * 2 / hardware.disk_bandwidth / 3600,
         disk=costs.disk["train"](size),
         memory=_memory(config, "train", f"{needs.name}/{name}"),
         gpu_memory=rates * _sae_bytes(d_in, options.d_sae, 4) + WINDOW_BYTES + 8 * options.batch_size * options.d_sae,
     )
+
+
+def _stream(config: Config, model: ModelConfig, needs: ModelNeeds, hardware: Hardware) -> StageCost:
+    """The forward passes of trainings straight from a model, whose weights lie beside the SAEs."""
+    dtype = getattr(model.source, "dtype", None) or config.extraction.dtype
+    tokens = needs.streamed_tokens * training_jobs(config, model)
+    seconds = hardware.gpu_seconds(2.0 * (model.parameters or 0) * tokens, dtype=dtype)
+    options = config.train
+    saes = sweeps_of_a_job(config, model) * len(options.learning_rates)
+    memory = (needs.gpu_bytes or 0) + saes * _sae_bytes(needs.width or 0, options.d_sae, 4)
+    return StageCost(gpu_hours=seconds / 3600, gpu_memory=memory)
 
 
 def checkpoint_bytes(config: Config) -> int:

@@ -14,6 +14,7 @@ from benchmarks.scaling.measure import measure_sweep
 from benchmarks.scaling.project import project, with_tokens, without_gpus
 from benchmarks.scaling.sizes import Point, Size, Sweep, sweeps
 from saelib.config import Config, VariantConfig, load_config
+from saelib.config.training import StreamConfig
 from saelib.needs import suite_needs
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +101,22 @@ def test_training_costs_in_proportion_to_learning_rates_and_models(paper: Config
     costs = unit_costs()
     hours = [without_gpus(one, costs)["train"] for one in (paper, few)]
     assert hours[0] == pytest.approx(len(train.learning_rates) * hours[1])
+
+
+def test_training_straight_from_the_model_costs_its_forward_passes_and_no_disk(paper: Config) -> None:
+    def train(**options: object) -> tuple[float, float]:
+        models = {"esm2-3b": paper.models["esm2-3b"].model_copy(update=options)}
+        cost = project(paper.model_copy(update={"models": models}), unit_costs(), 3, Hardware())["train"]
+        return cost.gpu_hours, cost.disk_hours
+
+    stored, streamed = train(), train(stream=StreamConfig())
+    apart = train(stream=StreamConfig(sweeps_per_pass=1))
+    forward = streamed[0] - stored[0]
+    model, tokens = paper.models["esm2-3b"], paper.train.steps * paper.train.batch_size
+    assert forward == pytest.approx(Hardware().gpu_seconds(2.0 * model.parameters * tokens, dtype="float32") / 3600)
+    assert apart[0] - stored[0] == pytest.approx(len(paper.train.variants) * forward)
+    assert stored[1] > 0
+    assert streamed[1] == 0
 
 
 def test_a_step_is_counted_as_it_is_made() -> None:
