@@ -13,7 +13,7 @@ run: $(VENV)/.installed  ## install, fetch weights and data, run the default sui
 	@echo "The page: file://$(CURDIR)/results/report.html"
 
 test: $(VENV)/.installed-dev  ## install and run the tests
-	pytest
+	pytest -n logical --maxprocesses 4 --dist loadfile
 
 test-interop: $(VENV)/.installed-dev  ## install SAELens, dictionary_learning and sparsify apart, compare outputs with them
 	python -m benchmarks.peers

@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import training
+import numpy as np
+
+from benchmarks import streaming, training
 from benchmarks.contenders.worker import Setting
+from saelib.config.load import check_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,3 +46,25 @@ def test_training() -> None:
     assert all(figures["ms"] > 0 and figures["peak_mb"] > 0 for figures in found.values())
     assert {"ours_ms", "eager_ms", "floor_ms", "peak_memory_mb", "peers"} <= set(training.headline({"topk": found}))
     assert len(training.table(case, found)) == 4
+
+
+def test_streaming(tmp_path: Path) -> None:
+    """On a model of files; a buffer of all rows is a store in all but the order."""
+    rng = np.random.default_rng(0)
+    files = {}
+    for layer in (1, 2):
+        centres = np.repeat(rng.standard_normal((20, 16)), 256, axis=0)
+        np.save(tmp_path / f"{layer}.npy", (centres + rng.standard_normal((5120, 16)) / 2).astype(np.float32))
+        files[layer] = str(tmp_path / f"{layer}.npy")
+    model = {"domain": "none", "source": {"family": "arrays", "files": files}, "layers": "1-2"}
+    raw = {"models": {"m": model}, "extraction": {"tokens": 4096, "heldout_tokens": 1024}}
+    config = check_config(raw | {"train": {"d_sae": 64, "k": 2, "batch_size": 128}}, "benchmark")
+    setting = streaming.Setting(config, "m", (1, 2), buffer_rows=1024)
+    recorded = streaming.record(setting)
+    costs = streaming.measure_costs(setting, recorded, tmp_path, repeats=1)
+    assert costs["floor"] > 0
+    assert costs["disk"] > 2 * 5120 * 16 * 2  # both layers, float16
+    whole, *_, smallest = streaming.measure_errors(setting, recorded, tmp_path, 64, seeds=3)[1:]
+    assert (whole["buffer_rows"], smallest["buffer_rows"]) == (4096, 64)
+    assert abs(np.mean(whole["ratios"]) - 1) < 0.05
+    assert len(streaming.cost_lines(setting, costs)) == 6

@@ -126,6 +126,9 @@ class Ground:
         config = self.finished.config
         # Long enough to be killed between checkpoints.
         config["train"] |= {"steps": 240, "checkpoint_every": 20, "record_every": 60}
+        # One model trains from its store, the other straight from its forward passes, two layers at once.
+        config["models"]["calm"]["representative_layer"] = 1
+        config["models"]["severe"] |= {"train_layers": [1, 2], "stream": {"buffer_rows": 512}}
         self.finished.config = config
         self._run_undisturbed()
         # Again, as every later run: with compiled kernels, so that its stages take the usual time.
