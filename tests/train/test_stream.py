@@ -100,6 +100,12 @@ def test_the_order_is_the_seeds_and_mixed() -> None:
     assert min(np.ptp(np.sort(ids([batch], 1))) for batch in first) > 10
 
 
+def test_no_buffer_is_emptied_in_the_order_of_another() -> None:
+    """One that holds an epoch holds the same rows each time: an equal order would make equal batches."""
+    orders = ids(take(stream(Model(), 5, 50), 30), 1).reshape(3, 50)
+    assert len({tuple(order) for order in orders}) == 3
+
+
 @pytest.mark.parametrize("stop", range(1, 40))
 def test_it_goes_on_from_any_batch_as_if_nothing_had_happened(stop: int) -> None:
     undisturbed = take(stream(Model()), 45)
