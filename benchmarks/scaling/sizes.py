@@ -61,7 +61,7 @@ class Sweep:
 def sweeps(quick: bool) -> list[Sweep]:
     """Three sizes each with `quick`, otherwise four."""
     at = 3 if quick else 4
-    extract, stats, death = Size(4096, 128, layers=4), Size(6144, 256), Size(4096, 256, 2048)
+    extract, stats, death = Size(4096, 128, layers=4), Size(6144, 1024), Size(4096, 256, 2048)
     steps = tuple(number * BATCH for number in (4, 8, 16, 32))
     train = Size(steps[1], 512, 4096)
     doubled = {size: tuple(size * 2**i for i in range(4)) for size in (2, 128, 256, 1024, 2048, 6144)}
