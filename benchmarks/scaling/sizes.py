@@ -61,6 +61,7 @@ class Sweep:
 def sweeps(quick: bool) -> list[Sweep]:
     """Three sizes each with `quick`, otherwise four."""
     at = 3 if quick else 4
+    # Statistics by tokens at a width where the Gram matrices, not the medians, are most of it.
     extract, stats, death = Size(4096, 128, layers=4), Size(6144, 1024), Size(4096, 256, 2048)
     steps = tuple(number * BATCH for number in (4, 8, 16, 32))
     train = Size(steps[1], 512, 4096)

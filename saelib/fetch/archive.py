@@ -1,5 +1,6 @@
 """Unpack archives that strangers made."""
 
+import gzip
 import re
 import shutil
 import stat
@@ -7,10 +8,24 @@ import tarfile
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO, cast
 
 from saelib.errors import UserError
 
 TARS = (".tar", ".tar.gz", ".tgz")
+GZIP = b"\x1f\x8b"
+"""The first bytes of a gzip file."""
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+CHUNK = 1 << 20
+"""Bytes read at once."""
+DAMAGE = (
+    tarfile.TarError,
+    gzip.BadGzipFile,
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,  # what zipfile raises where a header names a version or a feature that it does not know
+)
 
 
 def is_archive(name: str) -> bool:
@@ -23,24 +38,33 @@ def unpack(archive: Path, name: str, target: Path) -> None:
 
     Raises:
         UserError: before anything is written, for a member that leads outside `target`, is a link or no file at all,
-            and where the disk is too small; for an archive that is damaged.
+            and where the disk is too small; for an archive that is damaged. Of a tar without compression only the
+            headers can be checked.
     """
     try:
         if name.lower().endswith(TARS):
             _unpack_tar(archive, name, target)
         else:
             _unpack_zip(archive, name, target)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except DAMAGE as error:
         raise UserError(f"{name}: not an archive that can be read, or damaged ({error})") from None
 
 
 def _unpack_tar(path: Path, name: str, target: Path) -> None:
-    with tarfile.open(path) as archive:
+    with _decompressed(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
         members = archive.getmembers()
         for member in members:
             _check_member(name, member.name, is_plain=member.isreg() or member.isdir())
         _check_room(name, sum(member.size for member in members), target)
+        while stream.read(CHUNK):  # tarfile stops at the last member; gzip compares its checksum at the end
+            pass
         archive.extractall(target, filter="data")
+
+
+def _decompressed(path: Path) -> BinaryIO:
+    with path.open("rb") as stream:
+        compressed = stream.read(len(GZIP)) == GZIP
+    return cast(BinaryIO, gzip.open(path)) if compressed else path.open("rb")
 
 
 def _unpack_zip(path: Path, name: str, target: Path) -> None:
@@ -50,6 +74,8 @@ def _unpack_zip(path: Path, name: str, target: Path) -> None:
             kind = stat.S_IFMT(member.external_attr >> 16)
             if member.flag_bits & 1:
                 raise UserError(f"{name}: refused, because its member '{member.filename}' is encrypted")
+            if member.compress_type not in METHODS:
+                raise UserError(f"{name}: refused, because its member '{member.filename}' is not compressed by deflate")
             _check_member(name, member.orig_filename, is_plain=kind in (0, stat.S_IFREG, stat.S_IFDIR))
         _check_room(name, sum(member.file_size for member in members), target)
         archive.extractall(target)

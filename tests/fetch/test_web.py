@@ -104,9 +104,9 @@ def tar_of(members, mode="w:gz") -> bytes:
     return stream.getvalue()
 
 
-def zip_of(members) -> bytes:
+def zip_of(members, method=zipfile.ZIP_STORED) -> bytes:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
+    with zipfile.ZipFile(stream, "w", method) as archive:
         for name, content in members:
             archive.writestr(name, content)
     return stream.getvalue()
@@ -302,6 +302,45 @@ def test_a_damaged_archive_is_refused(server, name, content):
     server.content = content
     with pytest.raises(UserError, match="not an archive that can be read"):
         fetch(WebFiles(url=server.url(name)))
+    assert not leftovers()
+
+
+def flipped(content: bytes, at: int) -> bytes:
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+ZIP = zip_of([("a", DATA)])
+DIRECTORY = ZIP.rindex(b"PK\x01\x02")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.tgz", flipped(tar_of([("a", DATA)]), 150_000)),
+        ("x.tgz", flipped(tar_of([("a", DATA)]), -8)),  # the checksum itself
+        ("x.zip", flipped(ZIP, 150_000)),
+        ("x.zip", ZIP[: DIRECTORY + 6] + b"\xff" + ZIP[DIRECTORY + 7 :]),  # made for version 25.5 of the format
+    ],
+)
+def test_one_bit_of_an_archive_is_noticed(server, name, content):
+    server.content = content
+    with pytest.raises(UserError, match="not an archive that can be read"):
+        fetch(WebFiles(url=server.url(name)))
+    assert not leftovers()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_by_another_method_is_refused(server, method):
+    server.content = zip_of([("a", DATA)], method)
+    with pytest.raises(UserError, match=r"its member 'a' is not compressed by deflate"):
+        fetch(WebFiles(url=server.url("x.zip")))
+    assert not leftovers()
+
+
+def test_an_encrypted_zip_is_refused(server):
+    server.content = ZIP[: DIRECTORY + 8] + b"\x01" + ZIP[DIRECTORY + 9 :]
+    with pytest.raises(UserError, match="its member 'a' is encrypted"):
+        fetch(WebFiles(url=server.url("x.zip")))
     assert not leftovers()
 
 

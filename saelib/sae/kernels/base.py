@@ -1,5 +1,7 @@
 """What all trainers on kernels share: parameters, moments, counters, and the end of a step."""
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,7 +15,7 @@ from saelib.sae.kernels.threads import Workers, shared_workers
 from saelib.sae.model import SAE
 
 
-class TopKTrainer:
+class TopKTrainer(ABC):
     """`saelib.sae.trainer.Trainer` but for `step`."""
 
     def __init__(
@@ -81,9 +83,9 @@ class TopKTrainer:
         self.steps_done, self.examples = int(state["steps_done"]), int(state["examples"])
         self._pack()
 
+    @abstractmethod
     def _pack(self) -> None:
         """Copy W_enc to where the encoder reads it."""
-        raise NotImplementedError
 
     @property
     def _workers(self) -> Workers:
