@@ -133,7 +133,7 @@ class TokenSource:
 
     def _pass(self, rows: Sequence[Row], layers: Sequence[int]) -> Activations:
         ids, mask, keep = self._pad(rows)
-        with torch.inference_mode(), recorded(self._blocks, layers, self._stream) as stream:
+        with torch.inference_mode(), recorded(self._blocks, layers, self.name, self._stream) as stream:
             self._call(ids, mask)
         return kept_rows(stream, keep)
 
