@@ -20,6 +20,8 @@ class Tokens(NamedTuple):
     own: list[int]
     after: list[int]
     """Special tokens behind."""
+    left_out: frozenset[int] = frozenset()
+    """Places in `own` whose tokens the model reads, and whose activations are not returned."""
 
 
 class Row(NamedTuple):
@@ -107,7 +109,7 @@ class TokenSource:
         special = self._config.keep_special_tokens
         for start in range(0, max(stop, 1), room):
             own = tokens.own[start : min(start + room, stop)]
-            keep = [True] * len(own)
+            keep = [start + place not in tokens.left_out for place in range(len(own))]
             if own and start == 0 and self._config.drop_first_token:
                 keep[0] = False
             ids = [*tokens.before, *own, *tokens.after]
