@@ -57,7 +57,7 @@ def open_batches(name: str, config: Config, layers: Sequence[int]) -> OpenBatche
     if isinstance(model.source, ArraysSource):
         found = _of_files(model.source, config, layers)
     else:
-        found = _of_model(model, config, layers)
+        found = _of_model(name, model, config, layers)
 
     def checked(split: Split, start: int = 0) -> Iterator[Batch]:
         for batch in found(split, start):
@@ -68,7 +68,7 @@ def open_batches(name: str, config: Config, layers: Sequence[int]) -> OpenBatche
     return checked
 
 
-def _of_model(model: ModelConfig, config: Config, layers: Sequence[int]) -> OpenBatches:
+def _of_model(name: str, model: ModelConfig, config: Config, layers: Sequence[int]) -> OpenBatches:
     import torch
 
     assert not isinstance(model.source, ArraysSource)
@@ -76,6 +76,11 @@ def _of_model(model: ModelConfig, config: Config, layers: Sequence[int]) -> Open
     size = model.source.batch_size
     with exact_float32():  # and what the model's own code does to torch's switches is undone
         source = open_source(model.source, pick_device(), model.source.dtype or config.extraction.dtype)
+    if model.blocks is not None and source.n_layers != model.blocks:
+        raise UserError(
+            f"{name}: its last layer is {source.n_layers}, but models.{name}.blocks is {model.blocks}; another model "
+            "than the config means, or a wrong number"
+        )
     dataset = open_dataset(config.datasets[model.dataset or ""])
 
     def batches(split: Split, start: int = 0) -> Iterator[Batch]:
