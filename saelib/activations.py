@@ -13,6 +13,7 @@ from saelib.config import Config, ModelConfig
 from saelib.config.sources import ArraysSource
 from saelib.datasets import open_dataset
 from saelib.errors import UserError
+from saelib.precision import exact_float32
 from saelib.rows import read_float32
 from saelib.sources import open_source
 from saelib.store import Split
@@ -56,7 +57,7 @@ def open_batches(name: str, config: Config, layers: Sequence[int]) -> OpenBatche
     if isinstance(model.source, ArraysSource):
         found = _of_files(model.source, config, layers)
     else:
-        found = _of_model(model, config, layers)
+        found = _of_model(name, model, config, layers)
 
     def checked(split: Split, start: int = 0) -> Iterator[Batch]:
         for batch in found(split, start):
@@ -67,20 +68,27 @@ def open_batches(name: str, config: Config, layers: Sequence[int]) -> OpenBatche
     return checked
 
 
-def _of_model(model: ModelConfig, config: Config, layers: Sequence[int]) -> OpenBatches:
+def _of_model(name: str, model: ModelConfig, config: Config, layers: Sequence[int]) -> OpenBatches:
     import torch
 
     assert not isinstance(model.source, ArraysSource)
     torch.set_num_threads(config.extraction.threads)
     size = model.source.batch_size
-    source = open_source(model.source, pick_device(), model.source.dtype or config.extraction.dtype)
+    with exact_float32():  # and what the model's own code does to torch's switches is undone
+        source = open_source(model.source, pick_device(), model.source.dtype or config.extraction.dtype)
+    if model.blocks is not None and source.n_layers != model.blocks:
+        raise UserError(
+            f"{name}: its last layer is {source.n_layers}, but models.{name}.blocks is {model.blocks}; another model "
+            "than the config means, or a wrong number"
+        )
     dataset = open_dataset(config.datasets[model.dataset or ""])
 
     def batches(split: Split, start: int = 0) -> Iterator[Batch]:
         first = start * size
         examples = islice(dataset.examples(split, config.seed, config.heldout_fraction), first, None)
         while chunk := list(islice(examples, size)):
-            acts = source.forward(chunk, layers)
+            with exact_float32():
+                acts = source.forward(chunk, layers)
             example = np.repeat(np.arange(first, first + len(chunk), dtype=np.int32), acts.tokens_per_example)
             if len(example):  # examples may give no token: too long, and `long: skip`
                 yield Batch(first // size, acts.layers, example, [one.id for one in chunk], first)

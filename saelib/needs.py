@@ -12,13 +12,13 @@ from saelib.config.files import HubFiles, LocalFiles, WebFiles
 from saelib.config.sources import AlphaFold3Source, ArraysSource, SourceConfig
 from saelib.environments import PACKAGES, missing_packages
 from saelib.fetch import describe, is_cached, named_files
-from saelib.resources import batch_tokens, model_bytes, sweeps_of_a_job
+from saelib.resources import batch_tokens, model_bytes, sweeps_of_a_job, with_known_width
 from saelib.targets import stale, wanted_targets
 
 
 @dataclass(frozen=True)
 class ModelNeeds:
-    """What one model of a suite needs. Sizes are None where the config states no `width` or no `parameters`."""
+    """What one model of a suite needs. Sizes are None where no `width` is known, or no `parameters` stated."""
 
     name: str
     domain: str
@@ -60,6 +60,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def _needs(config: Config, name: str, model: ModelConfig, stale_layers: int) -> ModelNeeds:
+    model = with_known_width(model)
     tokens = config.extraction.tokens + config.extraction.heldout_tokens
     batch = None if isinstance(model.source, ArraysSource) else batch_tokens(config, model)
     streamed = config.train.steps * config.train.batch_size if model.stream else 0

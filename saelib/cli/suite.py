@@ -28,7 +28,8 @@ def plan(
 ) -> None:
     """What a suite will need: layers, forward passes, disk and GPU memory for each model, and what is missing.
 
-    Nothing is downloaded and no model is loaded. Sizes come from `width` and `parameters` in the config.
+    Nothing is downloaded and no model is loaded. Sizes come from `width` and `parameters` in the config;
+    a width also from a model's config.json or GGUF file, where that is on this machine.
     `saelib fetch` downloads; `snakemake -n` lists the jobs. Example: saelib plan --configfile configs/paper.yaml
     """
     from dataclasses import asdict

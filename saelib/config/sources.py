@@ -34,6 +34,9 @@ class TransformersSource(TokenModelSource):
     weights: FilesConfig
     gguf_file: str | None = None
     """File name of a GGUF checkpoint in the weights folder."""
+    special_tokens_in_text: Literal["as_text", "leave_out", "keep"] = "as_text"
+    """Special tokens that a text spells itself, such as `<|endoftext|>`: read letter by letter like other text; or read
+    as special tokens, whose activations are left out, or kept. What the tokenizer cannot read as text is left out."""
     device_map: Literal["auto", "balanced", "sequential"] | None = None
     """Spread the blocks over several GPUs, as accelerate does; none: the whole model on one device."""
     trust_remote_code: bool = False

@@ -163,6 +163,10 @@ class Network:
         self.steps: list[Step] = []
         for layer in layers[1:]:
             name, kind = layer["name"], layer["class_name"]
+            if len(layer["inbound_nodes"]) != 1:
+                raise UserError(
+                    f"{path}: layer '{name}' runs {len(layer['inbound_nodes'])} times in a pass; expected once"
+                )
             tensors = {key: torch.tensor(array).to(device, dtype) for key, array in weights[name].items()}
             try:
                 run = MAKERS[kind](layer["config"], tensors)

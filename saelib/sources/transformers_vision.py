@@ -98,7 +98,7 @@ class VisionTransformer:
         pixels = images(examples, self.name)
         patches = self._patches(*pixels.shape[1:3])
         batch = torch.from_numpy(self._normalise(pixels)).to(input_device(self._model), self._dtype)
-        with torch.inference_mode(), recorded(self._blocks, layers) as stream:
+        with torch.inference_mode(), recorded(self._blocks, layers, self.name) as stream:
             try:
                 self._model(pixel_values=batch, **self._options)
             except (TypeError, ValueError) as error:

@@ -68,6 +68,13 @@ def test_stores_hold_what_the_model_says(tiny_gpt2: Path, tmp_path: Path) -> Non
             assert open_store(path).metadata.key == f"key {layer}"
 
 
+def test_another_number_of_blocks_than_stated_is_refused(tiny_gpt2: Path, tmp_path: Path) -> None:
+    config = suite(tiny_gpt2, tmp_path)
+    config = config.model_copy(update={"models": {"tiny": config.models["tiny"].model_copy(update={"blocks": 4})}})
+    with pytest.raises(UserError, match=r"tiny: its last layer is 3, but models\.tiny\.blocks is 4"):
+        run(config, [1])
+
+
 def test_batch_size_changes_nothing(tiny_gpt2: Path, tmp_path: Path) -> None:
     one = run(suite(tiny_gpt2, tmp_path / "one", batch_size=1), [2])
     many = run(suite(tiny_gpt2, tmp_path / "many", batch_size=16), [2])
