@@ -29,7 +29,7 @@ MARKS = (
 """Byte order mark -> encoding."""
 DAMAGE = (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError)
 """What decompression raises where a file is damaged or cut short; pyarrow's errors are ValueErrors or OSErrors."""
-CHUNK = 1 << 20
+CHUNK = 1 << 16
 """Bytes that are read at a time."""
 
 

@@ -134,7 +134,7 @@ def opened_image(source: Path | BinaryIO, name: str) -> Iterator["Image.Image"]:
     Image.init()
     known = [form for form in FORMATS if form in Image.OPEN]
     try:
-        # Of what else is wrong in a file, such as a damaged EXIF entry, Pillow warns; its pixels are right all the same.
+        # Pillow warns of what does not touch the pixels, such as a damaged EXIF entry.
         with warnings.catch_warnings(action="ignore"), Image.open(source, formats=known) as image:
             if image.mode.startswith(("I", "F")):
                 raise UserError(f"{name}: its values have more than 8 bits (Pillow mode '{image.mode}'); convert it")

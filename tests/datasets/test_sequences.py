@@ -82,7 +82,7 @@ def test_the_order_is_the_seeds(tmp_path):
     ("content", "message"),
     [
         (b"MKV\n", r"line 1.*header"),
-        (b"\x89PNG\xff\xfe", "not a readable FASTA"),
+        (b"\x89PNG\xff\xfe", r"line 1: FASTA starts with a header.*found '\\x89PNG\\xff\\xfe'"),
         (ZIPPED[:-20], "not a readable FASTA"),
         (ZIPPED[:20] + b"garbage" + ZIPPED[27:], "not a readable FASTA"),
     ],
