@@ -89,6 +89,8 @@ def byte_lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
             yield b"".join(begun)
             begun = [other]
     yield b"".join(begun)
+    if held:
+        yield b""
 
 
 def unified(text: str) -> str:

@@ -47,7 +47,7 @@ def read_records(path: Path, advance: Callable[[int], object] = lambda size: Non
                 yield record
         except DAMAGE as error:
             raise UserError(f"{path}: not a readable FASTA or flat file, or cut short ({error})") from None
-        advance(raw.tell() - done)
+        advance(path.stat().st_size - done)
 
 
 def _records(lines: Iterable[bytes], path: Path) -> Iterator[Record]:
