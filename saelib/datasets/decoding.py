@@ -39,9 +39,9 @@ def unpacked(raw: io.BufferedReader) -> BinaryIO:
     if start.startswith(b"\x1f\x8b"):
         return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
     if re.match(rb"BZh[1-9](1AY&SY|\x17\x72\x45\x38\x50\x90)", start, re.DOTALL):
-        return bz2.BZ2File(raw)
+        return cast(BinaryIO, bz2.BZ2File(raw))
     if start.startswith(b"\xfd7zXZ\0"):
-        return lzma.LZMAFile(raw)
+        return cast(BinaryIO, lzma.LZMAFile(raw))
     if start.startswith(b"\x28\xb5\x2f\xfd"):
         import pyarrow as pa
 
