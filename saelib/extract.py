@@ -12,6 +12,7 @@ from saelib.activations import open_batches
 from saelib.config import Config, ExtractionConfig
 from saelib.errors import UserError
 from saelib.progress import progress
+from saelib.shortage import too_few_tokens
 from saelib.store import SPLITS, Split, StoreMetadata, StoreWriter, published_stores
 from saelib.store.places import Place
 
@@ -63,11 +64,7 @@ def extract(name: str, config: Config, keys: dict[int, str], stores: Mapping[int
                     if not left:
                         break
                 if left:
-                    got = tokens[split] - left
-                    raise UserError(
-                        f"{name}: its data give {got} {split} tokens, {tokens[split]} are asked for; lower "
-                        f"extraction.{'tokens' if split == 'train' else 'heldout_tokens'} or give more data"
-                    )
+                    raise UserError(too_few_tokens(config, name, split, tokens[split] - left, examples[split]))
         for layer, writer in writers.items():
             writer.finish(_metadata(name, layer, config, writer, keys[layer], examples))
 

@@ -13,6 +13,7 @@ from saelib.config.sources import AlphaFold3Source, ArraysSource, SourceConfig
 from saelib.environments import PACKAGES, missing_packages
 from saelib.fetch import describe, is_cached, named_files
 from saelib.resources import batch_tokens, model_bytes, sweeps_of_a_job, with_known_width
+from saelib.survey import data_mistakes
 from saelib.targets import stale, wanted_targets
 
 
@@ -42,9 +43,9 @@ class ModelNeeds:
     gpu_bytes: int | None
     """Weights, the recorded layers of one batch, and the working memory of a block; an estimate."""
     missing: list[str]
-    """What keeps it from running here: packages, files, licences. One line each."""
+    """What keeps it from running here: packages, files, licences, data that cannot do. One line each."""
     notes: list[str]
-    """What will be downloaded, and what is not pinned."""
+    """What will be downloaded, what is not pinned, and which files of its data are left out."""
 
 
 def suite_needs(config: Config) -> list[ModelNeeds]:
@@ -64,6 +65,7 @@ def _needs(config: Config, name: str, model: ModelConfig, stale_layers: int) -> 
     tokens = config.extraction.tokens + config.extraction.heldout_tokens
     batch = None if isinstance(model.source, ArraysSource) else batch_tokens(config, model)
     streamed = config.train.steps * config.train.batch_size if model.stream else 0
+    mistakes, left_out = data_mistakes(config, name)
     return ModelNeeds(
         name=name,
         domain=model.domain,
@@ -78,8 +80,8 @@ def _needs(config: Config, name: str, model: ModelConfig, stale_layers: int) -> 
         streamed_tokens=streamed,
         training_passes=training_jobs(config, model) * math.ceil(streamed / batch) if batch else None,
         gpu_bytes=model_bytes(config, model, batch) if batch else None,
-        missing=list(_missing(config, model)),
-        notes=list(_notes(config, model)),
+        missing=[*_missing(config, model), *mistakes],
+        notes=[*_notes(config, model), *left_out],
     )
 
 
