@@ -69,6 +69,8 @@ def open_rows(file: str | Path, fill_missing_chunks: bool = False) -> Rows:
             floating point, or a chunk is missing.
     """
     location, _, member = str(file).partition("::")
+    if not location:
+        raise UserError("no file is named; should be a file, a folder, a pattern such as 'acts/*.npy', or a store")
     if is_url(location):
         return _store(location, member)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", location):
@@ -90,7 +92,9 @@ def open_rows(file: str | Path, fill_missing_chunks: bool = False) -> Rows:
 
 
 def _check_widths(location: str, parts: Sequence[tuple[str, Found]]) -> None:
-    first = {found.shape[-1]: name for name, found in reversed(parts)}
+    first: dict[int, str] = {}
+    for name, found in parts:
+        first.setdefault(found.shape[-1], name)
     if len(first) > 1:
         shown = ", ".join(f"{Path(name).name} has {width}" for width, name in list(first.items())[:4])
         raise UserError(f"{location}: the files differ in d_in ({shown}); it should be the same in all of them")

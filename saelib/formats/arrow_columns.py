@@ -20,7 +20,7 @@ def open_parquet(path: Path, member: str) -> Found:
     """Map a column of a .parquet file, out of a copy: its pages are compressed and cannot be read from the middle."""
     import pyarrow.parquet as parquet
 
-    with _errors(path), parquet.ParquetFile(path, memory_map=True) as file:
+    with _errors(path), parquet.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
         column = _choose(file.schema_arrow, member, path)
         rows = file.metadata.num_rows
         if rows == 0:

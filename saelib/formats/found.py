@@ -44,7 +44,7 @@ def of_numpy(values: Any, read: Callable[[int, int], NDArray[Any]] | None = None
 
 def _kind(dtype: np.dtype[Any]) -> str:
     if dtype.kind == "V" and dtype.names is None:
-        return f"raw values of {dtype.itemsize} bytes (numpy saves bfloat16 and float8 so)"
+        return f"raw values of {dtype.itemsize} bytes, as numpy saves bfloat16 and float8"
     if dtype.kind in "OVUS":
         return {"O": "Python objects", "V": "records", "U": "text", "S": "text"}[dtype.kind]
     return dtype.newbyteorder("=").name
@@ -65,9 +65,10 @@ def choose(names: Iterable[str], member: str, path: Path | str) -> str:
     return names[0]
 
 
-def damaged(path: Path | str, why: str = "") -> UserError:
-    """The message for a file that is not what its name says."""
-    return UserError(f"{path}: damaged, cut short or not a {Path(path).suffix} file{f' ({why})' if why else ''}")
+def damaged(path: Path, why: str = "") -> UserError:
+    """The message for a file or folder that is not what its name says."""
+    what = f"{path.suffix} file" if path.is_file() else f"{path.suffix} folder".lstrip()
+    return UserError(f"{path}: damaged, cut short or no {what}{f' ({why})' if why else ''}")
 
 
 def scratch_file(path: Path, size: int) -> IO[bytes]:

@@ -38,10 +38,7 @@ def open_one(path: Path, member: str, fill_missing_chunks: bool) -> Found:
         raise UserError(f"{path}: cannot be read ({error.strerror or 'damaged'})") from error
     shape = list(found.shape)
     if not found.floating:
-        raise UserError(
-            f"{path}: the array holds {found.kind}; should be floating point, of 16, 32 or 64 bits (or bfloat16 or "
-            f"float8 in .safetensors and .pt); convert it before you save it"
-        )
+        raise UserError(f"{path}: the array holds {found.kind}; should be floating point, such as float32")
     if len(shape) not in (2, 3):
         raise UserError(f"{path}: the array is {shape}; should be [tokens, d_in] or [examples, context, d_in]")
     if 0 in shape:

@@ -34,4 +34,10 @@ def open_safetensors(path: Path, member: str) -> Found:
         values = view[start:stop]
         return values.float().numpy() if dtype in THROUGH_TORCH else values
 
-    return Found(tuple(view.get_shape()), KINDS.get(dtype, str(dtype)), dtype in KINDS, read)
+    return Found(tuple(view.get_shape()), KINDS.get(dtype) or _name(dtype), dtype in KINDS, read)
+
+
+def _name(dtype: str) -> str:
+    """Such as 'int64' for 'I64'."""
+    kind = {"I": "int", "U": "uint", "C": "complex"}.get(dtype[0])
+    return f"{kind}{dtype[1:]}" if kind else dtype.lower()

@@ -39,7 +39,8 @@ def find_files(location: str) -> tuple[list[Path], list[str]]:
         raise UserError(f"{location}: holds none of the files that can be read ({', '.join(SUFFIXES)})")
     kinds = Counter(path.suffix.lower() for path in readable)
     if len(kinds) > 1:
-        counts, one = ", ".join(f"{count} {kind}" for kind, count in kinds.items()), f"*{readable[0].suffix}"
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+        one = f"*{kinds.most_common(1)[0][0]}"
         wanted = f"{location.rstrip('/')}/{one}" if folder else one
         raise UserError(f"{location}: files of several formats ({counts}); name those of one, as in '{wanted}'")
     notes = [_count(len(readable), "file") + f", {readable[0].name} to {readable[-1].name}, one after another"]

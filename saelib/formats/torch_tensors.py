@@ -28,14 +28,17 @@ def open_torch(path: Path, member: str) -> Found:
 
 def _load(path: Path) -> Any:
     import pickle
+    import warnings
 
     import torch
 
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
     try:
-        # Files from before torch 1.6 are no zip and cannot be mapped.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about torch's own insides
+            # Files from before torch 1.6 are no zip and cannot be mapped.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         if "Unsupported global" not in str(error):
             raise damaged(path) from None

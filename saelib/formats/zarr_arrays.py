@@ -44,7 +44,10 @@ def open_zarr(path: Path, member: str, fill_missing_chunks: bool) -> Found:
         if not fill_missing_chunks and found.floating:
             _refuse_missing(path, folder, node)
     except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError, RuntimeError, OSError) as error:
-        raise damaged(path, "its metadata cannot be read") from error
+        why = (
+            "a data type that zarr does not know here" if "data type" in str(error) else "metadata that cannot be read"
+        )
+        raise damaged(path, why) from error
     return found
 
 

@@ -172,11 +172,24 @@ def collect_moments(slabs: Slabs, workers: Workers, whitening: bool) -> Moments:
     plan = plan_pass(slabs, whitening)
     moments = slabs.fold(partial(Moments, plan), workers)
     if moments.bad_tokens:
+        what, advice = _what_is_bad(slabs, moments.first_bad)
         raise UserError(
-            f"{slabs.rows.name}: NaN or infinite values in {moments.bad_tokens} of {moments.tokens} tokens, the first "
-            f"in row {moments.first_bad} (counted from 0); activations must be finite"
+            f"{slabs.rows.name}: {what} in {moments.bad_tokens} of {moments.tokens} tokens, the first in row "
+            f"{moments.first_bad} (counted from 0); {advice}"
         )
     return moments
+
+
+def _what_is_bad(slabs: Slabs, row: int) -> tuple[str, str]:
+    """What is wrong with a token, and what to do about it."""
+    values = slabs.rows.block(row, row + 1)
+    if not np.isfinite(values).all():
+        return "NaN or infinite values", "find what made them, or leave such tokens out: activations must be finite"
+    largest = float(np.abs(values).max())
+    return (
+        f"values as large as {largest:.2g}, whose squares float32 cannot hold,",
+        "leave such tokens out, or divide all activations by one number if all are as large",
+    )
 
 
 def _gram(values: NDArray[np.floating]) -> NDArray[np.floating]:

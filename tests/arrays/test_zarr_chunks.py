@@ -85,7 +85,7 @@ def test_a_shard_cut_short_or_damaged_is_no_data(tmp_path: Path) -> None:
     content = shard.read_bytes()
     for cut in (0, 7, len(content) // 2, len(content) - 1):
         shard.write_bytes(content[:cut])
-        with pytest.raises(UserError, match="cut short|damaged"):
+        with pytest.raises(UserError, match=r"cut short|damaged"):
             open_rows(tmp_path / "a.zarr").block(0, 250)
     shard.write_bytes(b"\xff" * 8 + content[8:])
     with pytest.raises(UserError, match=r"rows 0 to 249 cannot be read; the file is damaged"):
@@ -94,7 +94,7 @@ def test_a_shard_cut_short_or_damaged_is_no_data(tmp_path: Path) -> None:
 
 def test_a_fill_value_of_nan_is_named(tmp_path: Path) -> None:
     create(tmp_path / "a.zarr", "v3", fill_value=float("nan"))[:200] = VALUES[:200]
-    with pytest.raises(UserError, match="15 of 75 chunks are missing, the first at rows 200 to 209.* read as NaN"):
+    with pytest.raises(UserError, match=r"15 of 75 chunks are missing, the first at rows 200 to 209.* read as NaN"):
         open_rows(tmp_path / "a.zarr")
 
 
@@ -127,8 +127,11 @@ def test_shards_inside_of_shards_are_refused(tmp_path: Path) -> None:
 
     inner = ShardingCodec(chunk_shape=(5, 12), codecs=[BytesCodec()])
     array = zarr.create(
-        store=str(tmp_path / "a.zarr"), shape=(20, 12), chunks=(10, 12), dtype="f4", codecs=[
-            ShardingCodec(chunk_shape=(10, 12), codecs=[inner])]  # fmt: skip
+        store=str(tmp_path / "a.zarr"),
+        shape=(20, 12),
+        chunks=(10, 12),
+        dtype="f4",
+        codecs=[ShardingCodec(chunk_shape=(10, 12), codecs=[inner])],
     )
     array[:] = 1
     with pytest.raises(UserError, match="shards inside of shards"):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -32,8 +33,19 @@ def test_nothing_but_nan() -> None:
 def test_float64_beyond_float32_is_refused_and_not_turned_into_infinity() -> None:
     x = tokens().astype(np.float64)
     x[5, 5] = 1e60
-    with pytest.raises(UserError, match=r"in 1 of 3000 tokens.* row 5 "):
+    with pytest.raises(UserError, match=r"values as large as 1e\+60, .*in 1 of 3000 tokens.* row 5 "):
         compute_stats(ArrayRows(x))
+
+
+@pytest.mark.parametrize("bad", [1e60, 1e300, np.nan, np.inf])
+@pytest.mark.parametrize("rows", [slice(5, 6), slice(None)])
+def test_no_warning_of_numpy_comes_with_it(bad: float, rows: slice) -> None:
+    x = tokens().astype(np.float64)
+    x[rows] *= bad
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserError, match=r"tokens, the first in row [05] .*; "):
+            compute_stats(ArrayRows(x))
 
 
 @pytest.mark.parametrize("shape", [(0, 8), (8, 0)])
