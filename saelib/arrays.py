@@ -118,5 +118,7 @@ def _read(name: str, found: Found, start: int, stop: int) -> NDArray[np.floating
     except (SafetensorError, ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
         raise UserError(f"{name}: rows {start:,} to {stop - 1:,} cannot be read; the file is damaged") from error
     native = np.dtype(np.float64) if values.dtype.itemsize > 8 else values.dtype.newbyteorder("=")
-    rows = values.astype(native, copy=False).reshape(-1, found.shape[-1])
+    with np.errstate(over="ignore"):  # of 80 bits: what becomes infinity is found where it is used
+        values = values.astype(native, copy=False)
+    rows = values.reshape(-1, found.shape[-1])
     return rows[start - first * context : stop - first * context]

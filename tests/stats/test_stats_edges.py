@@ -48,6 +48,35 @@ def test_no_warning_of_numpy_comes_with_it(bad: float, rows: slice) -> None:
             compute_stats(ArrayRows(x))
 
 
+@pytest.mark.parametrize("scale", [1e-16, 1e-8, 1e8, 1e20, 1e24, 1e30])
+def test_activations_of_any_size_that_float32_holds(scale: float) -> None:
+    x = tokens().astype(np.float64)
+    x[7] = 0
+    expected = compute_stats(ArrayRows(x))
+    found = compute_stats(ArrayRows(x * scale))
+    assert found.gamma_raw == pytest.approx(expected.gamma_raw, rel=1e-6)
+    assert found.gamma_unit == pytest.approx(expected.gamma_unit, rel=1e-6)
+    assert found.norm_ratio == pytest.approx(expected.norm_ratio, rel=2e-3)
+    assert found.warnings == expected.warnings
+
+
+def test_activations_too_small_for_float32() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for scale in (1e-25, 1e-300):
+            with pytest.raises(UserError, match="multiply all activations by one number"):
+                compute_stats(ArrayRows(tokens().astype(np.float64) * scale))
+
+
+def test_one_token_that_would_make_all_others_zeros() -> None:
+    x = tokens(300)
+    x[4] = 1e25
+    with pytest.raises(UserError, match=r"more than 1e\+18 times as long as most"):
+        compute_stats(ArrayRows(x))
+    x[4] = 1e15
+    assert compute_stats(ArrayRows(x)).warnings[0].startswith("massive tokens")
+
+
 @pytest.mark.parametrize("shape", [(0, 8), (8, 0)])
 def test_no_activations(shape: tuple[int, int]) -> None:
     with pytest.raises(UserError, match="empty: no activations"):
