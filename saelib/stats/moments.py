@@ -67,7 +67,7 @@ def _check_range(slabs: Slabs, epsilon: float) -> None:
     """Raises `UserError` for values that float32 would take for zeros."""
     if epsilon > _LARGEST_EPSILON:
         raise UserError(
-            f"{slabs.rows.name}: the tokens differ by less than 1e-17, too little for float32 beside LayerNorm's epsilon; "
+            f"{slabs.rows.name}: the tokens differ by less than 1e-17, too little for float32; "
             f"multiply all activations by one number"
         )
     lengths = np.linalg.norm(slabs.sample.astype(np.float64) + slabs.origin, axis=1)
