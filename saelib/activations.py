@@ -55,13 +55,15 @@ def open_batches(name: str, config: Config, layers: Sequence[int]) -> OpenBatche
     model = config.models[name]
     if isinstance(model.source, ArraysSource):
         found = _of_files(model.source, config, layers)
+        advice = "leave them out of the files"
     else:
         found = _of_model(model, config, layers)
+        advice = "a wider extraction.dtype may help"
 
     def checked(split: Split, start: int = 0) -> Iterator[Batch]:
         for batch in found(split, start):
             _check_width(name, batch, model.width)
-            _check_finite(name, batch)
+            _check_finite(name, batch, advice)
             yield batch
 
     return checked
@@ -151,7 +153,7 @@ def _check_width(name: str, batch: Batch, width: int | None) -> None:
             )
 
 
-def _check_finite(name: str, batch: Batch) -> None:
+def _check_finite(name: str, batch: Batch, advice: str) -> None:
     """Which layer, which examples, how many values."""
     for layer, acts in batch.layers.items():
         # One sum over the batch tells: NaN and infinity survive addition. Only then look where.
@@ -165,5 +167,5 @@ def _check_finite(name: str, batch: Batch) -> None:
         more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
         raise UserError(
             f"{name} layer {layer}: {int(bad.sum())} of {acts.size} activations in this batch are not finite "
-            f"({int(np.isnan(acts).sum())} NaN), in the examples {shown}{more}; a wider extraction.dtype may help"
+            f"({int(np.isnan(acts).sum())} NaN), in the examples {shown}{more}; {advice}"
         )
