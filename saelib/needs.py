@@ -12,7 +12,9 @@ from saelib.config.files import HubFiles, LocalFiles, WebFiles
 from saelib.config.sources import AlphaFold3Source, ArraysSource, SourceConfig
 from saelib.environments import PACKAGES, missing_packages
 from saelib.fetch import describe, is_cached, named_files
+from saelib.formats.shards import matches
 from saelib.resources import batch_tokens, model_bytes, sweeps_of_a_job, with_known_width
+from saelib.store.remote import is_url
 from saelib.survey import data_mistakes
 from saelib.targets import stale, wanted_targets
 
@@ -118,9 +120,9 @@ def _missing_outputs(source: SourceConfig) -> Iterator[str]:
         yield f"AlphaFold 3's outputs in {source.outputs}: set `command`, or see `saelib alphafold3-inputs --help`"
     if isinstance(source, ArraysSource):
         for file in source.files.values():
-            path = Path(str(file).partition("::")[0])
-            if not path.exists():
-                yield f"no file or folder {path}"
+            location = file.partition("::")[0]
+            if not is_url(location) and not matches(location):
+                yield f"no file or folder {location}"
 
 
 def _notes(config: Config, model: ModelConfig) -> Iterator[str]:

@@ -14,9 +14,11 @@ from saelib.config.datasets import PythonDocs
 from saelib.config.files import LocalFiles
 from saelib.config.sources import ArraysSource, ModuleSource, PluginSource
 from saelib.files import unseal
+from saelib.formats.shards import matches
 from saelib.keys import PACKAGE, code_hash, fingerprint, make_key
 from saelib.sources.user_code import code_versions
 from saelib.store import read_keys
+from saelib.store.remote import is_url
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,20 @@ def _extract_targets(config: Config) -> Iterator[Target]:
         for layer in model.layers:
             own = {"layer": layer}
             if isinstance(model.source, ArraysSource):
-                file, _, member = str(model.source.files[layer]).partition("::")
-                own |= {"file": fingerprint(file), "member": member}
+                file, _, member = model.source.files[layer].partition("::")
+                fill = model.source.fill_missing_chunks
+                own |= {"file": _arrays_fingerprint(file), "member": member, "fill_missing_chunks": fill}
             key = make_key("extract", settings | own, code)
             yield Target("extract", str(config.store_path(name, layer)), key, name, layer)
+
+
+def _arrays_fingerprint(location: str) -> str | list[str] | None:
+    """Of a file, a folder, all files that a pattern matches, or of a store at a URL."""
+    if is_url(location):
+        return read_keys([location])[location]
+    found = matches(location)
+    one = len(found) == 1 and str(found[0]) == str(Path(location).expanduser())
+    return fingerprint(location) if one or not found else [f"{file.name} {fingerprint(str(file))}" for file in found]
 
 
 def _extract_settings(config: Config, model: ModelConfig) -> dict[str, Any]:

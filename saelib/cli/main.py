@@ -1,12 +1,13 @@
 """Commands that people call directly. The pipeline itself is run by `snakemake`."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from saelib.cli.sae import sae_app
-from saelib.cli.show import show_rows, show_values
+from saelib.cli.show import FillMissingChunks, show_rows, show_values
 from saelib.cli.suite import suite_app
 from saelib.errors import UserError, exit_on_user_error
 
@@ -21,6 +22,10 @@ app.add_typer(store_app, name="store")
 app.add_typer(sae_app)
 app.add_typer(suite_app)
 
+MANY = 10**15
+"""More of anything than the closed forms are good for; beyond, they would leave the range of float64."""
+PASSES = 20
+"""Over the rows, about, of `saelib stats`: most are steps of the two geometric medians."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -32,9 +37,11 @@ def main() -> None:
 @app.command()
 def theory(
     gamma: Annotated[float, typer.Option(min=0, help="Outlier severity ||mean|| / ||std||.")],
-    d_sae: Annotated[int, typer.Option(min=1, help="Features of the SAE.")] = 8192,
-    k: Annotated[int, typer.Option(min=1, help="Features that stay active for a token.")] = 64,
-    tokens: Annotated[int, typer.Option(min=2, help="Tokens a feature gets to prove itself alive.")] = 100_000,
+    d_sae: Annotated[int, typer.Option(min=1, max=MANY, help="Features of the SAE.")] = 8192,
+    k: Annotated[int, typer.Option(min=1, max=MANY, help="Features that stay active for a token.")] = 64,
+    tokens: Annotated[
+        int, typer.Option(min=2, max=MANY, help="Tokens a feature gets to prove itself alive.")
+    ] = 100_000,
     json: Json = False,
 ) -> None:
     """What the closed forms predict: the fraction of features dead at initialisation.
@@ -45,29 +52,39 @@ def theory(
 
     from saelib.theory import predict
 
+    if not math.isfinite(gamma):
+        raise UserError(f"--gamma {gamma}: should be a finite number, 0 or more, as 'saelib stats' measures it")
     show_values(asdict(predict(gamma, d_sae, k, tokens)), json)
 
 
 @app.command()
 def stats(
-    file: Annotated[str, typer.Argument(help="Activations, tokens x d_in: .npy, .npz, .safetensors, .zarr or a store. "
+    file: Annotated[str, typer.Argument(help="Activations, tokens x d_in or examples x context x d_in: a file (.npy, "
+                                             ".npz, .safetensors, .pt, .zarr, .h5, .parquet, .arrow), a folder of them "
+                                             "or a pattern ('acts/*.npy'), a data set saved by datasets, or a store. "
                                              "FILE::NAME where it holds several arrays.")],
     workers: Annotated[int, typer.Option(min=1, help="Processor cores to use.")] = 1,
+    fill_missing_chunks: FillMissingChunks = False,
     json: Json = False,
 ) -> None:  # fmt: skip
     """Gamma, effective rank and what else decides death, of activations you already have.
 
     The file is read block by block, so its size does not matter. Example: saelib stats activations.npy
     """
-    from saelib.arrays import open_rows
+    from saelib.arrays import FileRows, open_rows
+    from saelib.cli.watch import log_to_stderr, watched
     from saelib.stats import compute_stats
 
-    measured = compute_stats(open_rows(file), workers=workers, whitening=False)
+    log_to_stderr()
+    rows = open_rows(file, fill_missing_chunks)
+    with watched(f"stats {file}", rows, PASSES) as seen:
+        measured = compute_stats(seen, workers=workers, whitening=False)
+    source = [file, *(rows.notes if isinstance(rows, FileRows) else [])]
     names = (
         "tokens", "d_in", "gamma", "gamma_raw", "gamma_unit", "effective_rank", "effective_rank_fraction",
         "excess_kurtosis", "norm_ratio", "warnings",
     )  # fmt: skip
-    show_values({name: getattr(measured, name) for name in names}, json)
+    show_values({"source": source} | {name: getattr(measured, name) for name in names}, json)
 
 
 @app.command()

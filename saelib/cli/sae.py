@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from saelib.cli.show import show_values
+from saelib.cli.show import FillMissingChunks, show_values
 
 
 class Library(StrEnum):
@@ -25,9 +25,10 @@ Tokens = Annotated[int | None, typer.Option(min=1, help="Measure on the first so
 @sae_app.command()
 def evaluate(
     sae: Ours,
-    rows: Annotated[str, typer.Argument(help="Activations of the layer it was trained on, tokens x d_in: .npy, .npz, "
-                                             ".safetensors, .zarr or a store. FILE::NAME where it holds several.")],
+    rows: Annotated[str, typer.Argument(help="Activations of the layer it was trained on: anything that 'saelib stats' "
+                                             "reads. FILE::NAME where it holds several arrays.")],
     tokens: Tokens = None,
+    fill_missing_chunks: FillMissingChunks = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:  # fmt: skip
     """Death by pathway, L0, error and variance explained of an SAE, whoever trained it, on rows you have.
@@ -39,10 +40,12 @@ def evaluate(
     Example: saelib evaluate sae.safetensors activations.npy --tokens 100000
     """
     from saelib.arrays import open_rows
+    from saelib.cli.watch import log_to_stderr
     from saelib.interchange.measure import measure
     from saelib.sae.file import load_sae
 
-    saved, measured_on = load_sae(sae), open_rows(rows)
+    log_to_stderr("saelib.arrays")
+    saved, measured_on = load_sae(sae), open_rows(rows, fill_missing_chunks)
     found = measure(saved, measured_on, tokens)
     names = ("l0", "mse", "variance_explained", "dead_relu", "dead_topk_only", "dead_total")
     available, d_in = measured_on.shape

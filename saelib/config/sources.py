@@ -1,7 +1,6 @@
 """What models are and how each family of them is loaded. `docs/models.md` says more about every family."""
 
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -121,11 +120,13 @@ class PluginSource(ModelSource):
 
 
 class ArraysSource(Section):
-    """Activations made elsewhere: one array `[tokens, d_in]` a layer (.npy, .npz, .zarr, .safetensors)."""
+    """Activations made elsewhere: one array `[tokens, d_in]` or `[examples, context, d_in]` a layer."""
 
     family: Literal["arrays"]
-    files: dict[int, Path]
-    """Layer number -> file."""
+    files: dict[int, str]
+    """Layer number -> a file, `FILE::NAME`, a folder of files, a pattern such as `acts/*.npy`, or a store."""
+    fill_missing_chunks: bool = False
+    """Take chunks that a .zarr or .h5 file does not hold for its fill value."""
 
 
 SourceConfig = Annotated[

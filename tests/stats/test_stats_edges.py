@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -32,8 +33,48 @@ def test_nothing_but_nan() -> None:
 def test_float64_beyond_float32_is_refused_and_not_turned_into_infinity() -> None:
     x = tokens().astype(np.float64)
     x[5, 5] = 1e60
-    with pytest.raises(UserError, match=r"in 1 of 3000 tokens.* row 5 "):
+    with pytest.raises(UserError, match=r"values as large as 1e\+60, .*in 1 of 3000 tokens.* row 5 "):
         compute_stats(ArrayRows(x))
+
+
+@pytest.mark.parametrize("bad", [1e60, 1e300, np.nan, np.inf])
+@pytest.mark.parametrize("rows", [slice(5, 6), slice(None)])
+def test_no_warning_of_numpy_comes_with_it(bad: float, rows: slice) -> None:
+    x = tokens().astype(np.float64)
+    x[rows] *= bad
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserError, match=r"tokens, the first in row [05] .*; "):
+            compute_stats(ArrayRows(x))
+
+
+@pytest.mark.parametrize("scale", [1e-16, 1e-8, 1e8, 1e20, 1e24, 1e30])
+def test_activations_of_any_size_that_float32_holds(scale: float) -> None:
+    x = tokens().astype(np.float64)
+    x[7] = 0
+    expected = compute_stats(ArrayRows(x))
+    found = compute_stats(ArrayRows(x * scale))
+    assert found.gamma_raw == pytest.approx(expected.gamma_raw, rel=1e-6)
+    assert found.gamma_unit == pytest.approx(expected.gamma_unit, rel=1e-6)
+    assert found.norm_ratio == pytest.approx(expected.norm_ratio, rel=2e-3)
+    assert found.warnings == expected.warnings
+
+
+def test_activations_too_small_for_float32() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for scale in (1e-25, 1e-300):
+            with pytest.raises(UserError, match="multiply all activations by one number"):
+                compute_stats(ArrayRows(tokens().astype(np.float64) * scale))
+
+
+def test_one_token_that_would_make_all_others_zeros() -> None:
+    x = tokens(300)
+    x[4] = 1e25
+    with pytest.raises(UserError, match=r"more than 1e\+18 times as long as most"):
+        compute_stats(ArrayRows(x))
+    x[4] = 1e15
+    assert compute_stats(ArrayRows(x)).warnings[0].startswith("massive tokens")
 
 
 @pytest.mark.parametrize("shape", [(0, 8), (8, 0)])
