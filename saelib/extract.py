@@ -14,6 +14,7 @@ from saelib.errors import UserError
 from saelib.progress import progress
 from saelib.store import SPLITS, Split, StoreMetadata, StoreWriter, published_stores
 from saelib.store.places import Place
+from saelib.store.rounding import choose_offset
 
 if TYPE_CHECKING:
     from saelib.plan import Job
@@ -69,6 +70,8 @@ def extract(name: str, config: Config, keys: dict[int, str], stores: Mapping[int
                         f"extraction.{'tokens' if split == 'train' else 'heldout_tokens'} or give more data"
                     )
         for layer, writer in writers.items():
+            for split, reason in writer.reasons.items():
+                log.info("%s layer %d: the %s rows are stored in float32: %s", name, layer, split, reason)
             writer.finish(_metadata(name, layer, config, writer, keys[layer], examples))
 
 
@@ -79,7 +82,7 @@ def _writer(
         draft,
         tokens=tokens,
         d_in=acts.shape[1],
-        offset=acts.mean(axis=0, dtype=np.float64),
+        offset=choose_offset(acts),
         chunk_rows=settings.chunk_rows,
         window_rows=settings.window_rows,
         seed=seed,
@@ -100,6 +103,7 @@ def _metadata(
         chunk_rows=config.extraction.chunk_rows,
         index_rows=writer.index_rows,
         dtypes=writer.dtypes,
+        reasons=writer.reasons,
         examples=examples,
         dataset=model.dataset or "arrays",
         versions=_versions(),

@@ -13,6 +13,7 @@ from saelib.arrays import open_rows
 from saelib.errors import UserError
 from saelib.rows import read_float32
 from saelib.store import StoreMetadata, StoreWriter, open_store, read_key, verify_store
+from saelib.store.rounding import choose_offset
 
 TRAIN, HELDOUT, D, CHUNK = 1000, 300, 24, 128
 
@@ -25,7 +26,7 @@ def write(path: Path, train: np.ndarray, heldout: np.ndarray, *, finish: bool = 
     path.mkdir()
     tokens = {"train": len(train), "heldout": len(heldout)}
     writer = StoreWriter(
-        path, tokens=tokens, d_in=D, offset=train[:64].mean(0), chunk_rows=CHUNK, window_rows=window, seed=3
+        path, tokens=tokens, d_in=D, offset=choose_offset(train[:64]), chunk_rows=CHUNK, window_rows=window, seed=3
     )
     for split, acts in (("train", train), ("heldout", heldout)):
         for start in range(0, len(acts), 90):  # batches that fit neither chunks nor windows
@@ -43,6 +44,7 @@ def write(path: Path, train: np.ndarray, heldout: np.ndarray, *, finish: bool = 
                 chunk_rows=CHUNK,
                 index_rows=writer.index_rows,
                 dtypes=writer.dtypes,
+                reasons=writer.reasons,
                 examples={"train": 1, "heldout": 1},
                 dataset="none",
                 versions={},
