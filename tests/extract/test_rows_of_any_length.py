@@ -16,7 +16,7 @@ from saelib.preprocess import make_preprocess
 from saelib.report.results import read_results
 from saelib.report.tables import layers_table
 from saelib.rows import ArrayRows
-from saelib.stats import LayerStats, compute_stats, load_stats
+from saelib.stats import LayerStats, compute_stats, load_arrays, load_stats
 from saelib.store import open_store, verify_store
 
 TRAIN, HELDOUT, D = 6000, 2000, 32
@@ -93,6 +93,17 @@ def all_tiny() -> np.ndarray:
     return 1e-8 * (normal() + one_direction(5 * np.sqrt(D)))
 
 
+def layer_normed() -> np.ndarray:
+    """Without the direction that LayerNorm takes away, as after a block that ends with one (BERT)."""
+    x = normal() + one_direction(2 * np.sqrt(D))
+    return (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True) + 0.5 * normal(7)[0]
+
+
+def low_rank() -> np.ndarray:
+    """Twelve dimensions are mixtures of the twenty others."""
+    return normal()[:, :20] @ np.random.default_rng(8).standard_normal((20, D)) + one_direction(30)
+
+
 def massive() -> np.ndarray:
     """One dimension is beyond float16 in a few rows."""
     x = normal()
@@ -103,10 +114,11 @@ def massive() -> np.ndarray:
 KINDS = {
     kind.__name__: kind
     for kind in (
-        padding, small_rows, tiny_rows, relu, log_normal, massive_start, zeros_first, one_level, all_tiny, massive
+        padding, small_rows, tiny_rows, relu, log_normal, massive_start, zeros_first, one_level, all_tiny, massive,
+        layer_normed, low_rank,
     )
 }  # fmt: skip
-FLOAT16 = {"padding", "relu", "massive_start", "zeros_first"}
+FLOAT16 = {"padding", "relu", "massive_start", "zeros_first", "layer_normed", "low_rank"}
 """Kinds that float16 keeps; the others need float32."""
 
 
@@ -145,8 +157,10 @@ def test_tables_say_what_the_file_says(tmp_path: Path, kind: str) -> None:
     for name in ("gamma", "gamma_raw", "gamma_unit", "effective_rank", "norm_ratio"):
         assert row[name] == pytest.approx(getattr(wanted, name), rel=1e-3), name
     assert load_stats(config.stats_path("toy", 1)).warnings == wanted.warnings
+    whitened = (make_preprocess("pca", a).d_out for a in (load_arrays(config.stats_path("toy", 1)), wanted.arrays))
+    assert next(whitened) == next(whitened)
     found = load_result(config.init_death_path("toy", 1))
     for name in PREPROCESSINGS:
         for rate in ("dead_relu", "dead_total"):
-            per_seed = (getattr(one.preprocessings[name], rate).per_seed for one in (found, death))
-            np.testing.assert_allclose(*map(np.asarray, per_seed), atol=6 / 512, err_msg=f"{name} {rate}")
+            of_store, of_file = (np.array(getattr(one.preprocessings[name], rate).per_seed) for one in (found, death))
+            np.testing.assert_allclose(of_store, of_file, atol=6 / 512, err_msg=f"{name} {rate}")
