@@ -69,10 +69,18 @@ def extract(name: str, config: Config, keys: dict[int, str], stores: Mapping[int
                         f"{name}: its data give {got} {split} tokens, {tokens[split]} are asked for; lower "
                         f"extraction.{'tokens' if split == 'train' else 'heldout_tokens'} or give more data"
                     )
+        _log_precision(name, writers)
         for layer, writer in writers.items():
-            for split, reason in writer.reasons.items():
-                log.info("%s layer %d: the %s rows are stored in float32: %s", name, layer, split, reason)
             writer.finish(_metadata(name, layer, config, writer, keys[layer], examples))
+
+
+def _log_precision(name: str, writers: Mapping[int, StoreWriter]) -> None:
+    wide = {layer: writer.reasons for layer, writer in writers.items() if writer.reasons}
+    for layer, reasons in wide.items():
+        for split, reason in reasons.items():
+            log.info("%s layer %d: the %s rows are stored in float32: %s", name, layer, split, reason)
+    if len(wide) < len(writers):
+        log.info("%s: float16 keeps every row of %d layers", name, len(writers) - len(wide))
 
 
 def _writer(

@@ -46,10 +46,10 @@ def choose_offset(acts: NDArray[np.float32]) -> NDArray[np.float32]:
     rows = rows[:: -(-len(rows) // _SAMPLE_ROWS) or 1]
     if not len(rows):
         return np.zeros(acts.shape[1], np.float32)
-    median = np.median(rows, axis=0)
-    spread = np.median(np.abs(rows - median), axis=0)
-    offset = np.where(np.abs(median) > spread, median, 0).astype(np.float32)
     with np.errstate(over="ignore"):
+        median = np.median(rows, axis=0)
+        spread = np.median(np.abs(rows - median), axis=0)
+        offset = np.where(np.abs(median) > spread, median, 0).astype(np.float32)
         half = offset.astype(np.float16).astype(np.float32)
     return np.where(np.isfinite(half), half, offset)
 
@@ -72,7 +72,8 @@ def round_rows(acts: NDArray[np.float32], offset: NDArray[np.float32]) -> Rounde
 
 def _squares(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     """Squared lengths [tokens]; in float64 where float32 overflows, or loses what is small."""
-    squares = np.vecdot(rows, rows).astype(np.float64)
+    with np.errstate(over="ignore"):
+        squares = np.vecdot(rows, rows).astype(np.float64)
     odd = ~((squares > 1e-25) & (squares < 1e35))
     if odd.any():
         squares[odd] = np.einsum("ij,ij->i", rows[odd], rows[odd], dtype=np.float64)
@@ -131,7 +132,8 @@ def _why_not_row(row: NDArray[np.float32], halves: NDArray[np.float16], share: f
         return f"the values of a row, up to {largest:.3g}, are too large for float16"
     if np.isinf(share):
         return f"float16 would make noise of a row whose values are all {row[0]:.3g}"
+    much = f"{100 * share:.2g} % of" if share < 1 else f"{share:.3g} times"
     return (
-        f"float16 would change a row, of values up to {largest:.3g}, by {100 * share:.2g} % of its deviation from its "
-        f"own mean, which LayerNorm divides by"
+        f"float16 would change a row, of values up to {largest:.3g}, by {much} its deviation from its own mean, which "
+        f"LayerNorm divides by"
     )

@@ -135,7 +135,7 @@ def generations(bucket: s3.S3Folder) -> set[str]:
     return {name.split("/")[0] for name in (bucket / "place/m/layer_3.zarr").names()}
 
 
-@pytest.mark.parametrize("largest", [1.0, 1e6])  # the second does not fit float16
+@pytest.mark.parametrize("largest", [1.0, 1e6, 1e-6, 0.0])  # the second and third do not fit float16
 def test_the_same_rows_as_from_a_folder(bucket: s3.S3Folder, tmp_path: Path, largest: float) -> None:
     publish(largest=largest)
     with published_stores({3: tmp_path / "layer_3.zarr"}, {3: KEY}) as places:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,6 +108,33 @@ def test_values_beyond_float16_make_the_split_float32(tmp_path: Path, row: int) 
     np.testing.assert_allclose(in_original_order(path, "train")[:, :5], train[:, :5], atol=6 * 2**-11)
 
 
+@pytest.mark.parametrize(
+    ("special", "why"),
+    [
+        (lambda x: 1e-5 * (x - 40), r"by [1-9].* times its deviation from its own mean"),
+        (lambda x: np.full_like(x, 0.1), "noise of a row whose values are all 0.1"),
+        (lambda x: 4e3 * x, "the values of a row, up to .* are too large for float16"),
+        (lambda x: 1e-30 * x, "times its deviation"),
+    ],
+    ids=["small", "constant", "large", "least"],
+)
+@pytest.mark.parametrize("place", [0, 400, TRAIN - 1])
+def test_from_the_first_row_that_float16_loses_a_split_holds_what_it_is_given(
+    tmp_path: Path, special: Callable[[np.ndarray], np.ndarray], why: str, place: int
+) -> None:
+    train, heldout = activations(TRAIN, mean=40.0), activations(HELDOUT, 1, mean=40.0)
+    train[place] = special(train[place])
+    store = open_store(write(tmp_path / "s.zarr", train, heldout))
+    assert store.metadata.dtypes == {"train": "float32", "heldout": "float16"}
+    assert set(store.metadata.reasons) == {"train"}
+    assert re.search(why, store.metadata.reasons["train"])
+    assert store.train.offset is None
+    assert store.heldout.offset is not None
+    back = in_original_order(tmp_path / "s.zarr", "train")
+    np.testing.assert_array_equal(back[place // 90 * 90 :], train[place // 90 * 90 :])  # from that batch on
+    np.testing.assert_allclose(back, train, atol=6 * 2**-11)
+
+
 def test_norms_are_of_the_unrounded_activations(store: Path) -> None:
     opened = open_store(store)
     norm, example = (np.asarray(opened.arrays["train"][name][:]) for name in ("norm", "example"))
@@ -121,6 +149,15 @@ def test_all_zero_activations_are_stored_not_left_out(tmp_path: Path) -> None:
 def test_key_is_readable_without_opening_the_arrays(store: Path, tmp_path: Path) -> None:
     assert read_key(store) == "k" * 64
     assert read_key(tmp_path / "nothing.zarr") is None
+
+
+def test_a_store_of_an_earlier_version_is_told_from_a_corrupt_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "s.zarr", activations(TRAIN), activations(HELDOUT))
+    monkeypatch.setattr("saelib.store.layout.VERSION", 3)
+    with pytest.raises(UserError, match=r"store version 2; this saelib reads version 3; extract it again"):
+        open_store(path)
 
 
 def test_an_unfinished_store_is_refused(tmp_path: Path) -> None:
