@@ -14,7 +14,7 @@ from saelib.stats.layer_stats import LayerStats
 
 if TYPE_CHECKING:
     from saelib.stats.moments import Moments
-    from saelib.stats.slabs import Workers
+    from saelib.stats.slabs import Slabs, Workers
 
 LEADING_EIGENVALUES = 64
 TOKENS_PER_DIMENSION = 5
@@ -23,6 +23,8 @@ MASSIVE_NORM_RATIO = 20
 UNRESOLVED_GAMMA = 1e5
 NEARLY_CONSTANT = 1e-6
 """Standard deviation, in units of the median one."""
+RESOLVED = 4
+"""Times the largest variance that rounding can have: a direction with less is empty."""
 QUANTILES = {"p01": 0.01, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p99": 0.99}
 CENTERS = ("mean", "center_median", "center_coordinate_median", "center_trimmed_mean")
 
@@ -61,7 +63,7 @@ def compute_stats(rows: Rows, *, workers: "Workers" = 1, whitening: bool = True)
         centers, unsettled = robust_centers(slabs, workers)
         arrays = _moment_arrays(moments, slabs.scale) | centers
         if whitening:
-            arrays |= _raw_spectrum(moments, slabs.scale)
+            arrays |= _raw_spectrum(moments, slabs)
         eigenvalues = np.linalg.eigvalsh(moments.covariance(1))[::-1]
     norms = _norm_quantiles(moments, slabs.scale)
     rank = effective_rank(eigenvalues)
@@ -123,12 +125,20 @@ def _center_distances(arrays: dict[str, NDArray[np.floating]]) -> dict[str, floa
     return {f"{a} to {b}": float(np.linalg.norm(arrays[a] - arrays[b]) / sigma) for a, b in combinations(CENTERS, 2)}
 
 
-def _raw_spectrum(moments: "Moments", scale: float) -> dict[str, NDArray[np.floating]]:
-    """Eigenvalues and eigenvectors (columns) of the raw covariance, largest first."""
+def _raw_spectrum(moments: "Moments", slabs: "Slabs") -> dict[str, NDArray[np.floating]]:
+    """Eigenvalues and eigenvectors (columns) of the raw covariance, largest first.
+
+    Directions in which there is nothing but float16's rounding have eigenvalue 0: whitening would make it as large as
+    all else. Activations that have just been LayerNormed leave one direction empty.
+    """
     eigenvalues, eigenvectors = np.linalg.eigh(moments.covariance(0))
+    if slabs.halves:
+        noise = moments.rounding() @ np.square(eigenvectors)
+        eigenvalues[eigenvalues < RESOLVED * noise] = 0
+    order = np.argsort(-eigenvalues, kind="stable")
     return {
-        "eigenvalues": np.maximum(eigenvalues[::-1], 0) / scale**2,
-        "eigenvectors": eigenvectors[:, ::-1].astype(np.float32),
+        "eigenvalues": np.maximum(eigenvalues[order], 0) / slabs.scale**2,
+        "eigenvectors": eigenvectors[:, order].astype(np.float32),
     }
 
 

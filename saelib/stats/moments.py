@@ -147,6 +147,11 @@ class Moments:
         shift = self.sums[RAW] / self.tokens
         return np.maximum(self.sums[3] / self.tokens - shift**2, 0)
 
+    def rounding(self) -> NDArray[np.float64]:
+        """[d_in]: at most this variance has the error of values that were rounded to float16, scaled or not."""
+        values = self.plan.pilots[RAW].astype(np.float64) + self.sums[RAW] / self.tokens
+        return (self.variance() + values**2) * 2.0**-20 / 12
+
     def gamma(self, of: Kind) -> float:
         """||mu|| / ||sigma||; infinite where the tokens are the same (after the map, as far as float32 can tell)."""
         length = float(np.linalg.norm(self.mean(of)))

@@ -57,6 +57,8 @@ class Slabs:
     """A power of two that makes the usual value about 1: fourth powers then fit float32 whatever the unit."""
     subtract: bool
     """Whether `base` is still to be subtracted from what the rows give."""
+    halves: bool
+    """Whether the rows are float16, whose rounding then is in them."""
     sample: NDArray[np.float32]
     """[about 512, d_in]: values from up to eight places; finite tokens only."""
 
@@ -158,7 +160,7 @@ def open_slabs(rows: Rows) -> Slabs:
     values = sample.astype(np.float64) - (base if subtract else 0)
     spread = float(np.abs(values - values.mean(0)).mean())
     scale = 2.0 ** -min(max(round(math.log2(spread)), -100), 100) if spread > 0 else 1.0
-    return Slabs(rows, base, scale, subtract, (values * scale).astype(np.float32))
+    return Slabs(rows, base, scale, subtract, sample.dtype == np.float16, (values * scale).astype(np.float32))
 
 
 def _sample(rows: Rows) -> NDArray[np.floating]:

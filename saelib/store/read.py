@@ -29,7 +29,7 @@ class StoreRows:
         self.name = f"{store.metadata.model} layer {store.metadata.layer} ({split})"
         self.shape = (store.metadata.tokens(split), store.metadata.d_in)
         self.block_rows = store.metadata.chunk_rows
-        self.offset: NDArray[np.float32] | None = store.offset
+        self.offset: NDArray[np.float32] | None = store.offset if store.metadata.dtypes[split] == "float16" else None
         self._array = store.arrays[split]["acts"]
         self._store = store
         self._split: Split = split

@@ -46,7 +46,7 @@ def _stream(config: Config, job: "Job") -> None:
     sweeps = [_sweep(config, target, stores[target.layer]) for target in job.targets]
     batches = StreamedBatches(
         open_batches(name, config, layers),
-        {layer: store.offset for layer, store in stores.items()},
+        {layer: store.train.offset for layer, store in stores.items()},
         name=name,
         batch_size=config.train.batch_size,
         buffer_rows=stream.buffer_rows,
