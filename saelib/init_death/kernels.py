@@ -12,6 +12,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from saelib.compiling import announce_compiling
+
+announce_compiling()
 NEVER = np.int32(2**31 - 1)
 
 _compiled = njit(cache=True, nogil=True)
