@@ -10,15 +10,13 @@ DISAGREE = 0.1
 """Variance explained over all tokens and over the typical token may differ by so much."""
 
 
-def few_tokens_decide(variance_explained: float | None, token_fvu_median: float | None) -> str | None:
+def few_tokens_decide(variance_explained: float, token_fvu_median: float) -> str | None:
     """A sentence where variance explained over all tokens is not that of a typical token; None elsewhere.
 
     Args:
         variance_explained: Of all tokens together.
         token_fvu_median: The median of each token's own unexplained fraction.
     """
-    if variance_explained is None or token_fvu_median is None:
-        return None
     typical = 1 - token_fvu_median
     if abs(variance_explained - typical) <= DISAGREE:
         return None

@@ -48,24 +48,22 @@ def progress(title: str, total: int, unit: str, log: logging.Logger) -> Iterator
 @contextmanager
 def _bar(title: str, total: int, unit: str) -> Iterator[Advance]:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn(f"{{task.completed:,.0f}}/{{task.total:,.0f}} {unit}"),
-        TextColumn(f"{{task.fields[rate]}} {unit}/s"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[rate]}"),
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, rate="-", note="")
+        task = bar.add_task(title, total=total, rate="", note="")
         clock = _Clock()
 
         def advance(amount: int, note: str = "") -> None:
             bar.advance(task, amount)
-            done = bar.tasks[0].completed
-            bar.update(task, rate=f"{done / clock.seconds():,.0f}", note=note)
+            bar.update(task, rate=_rate(bar.tasks[0].completed, total, unit, clock), note=note)
 
         yield advance
 
@@ -81,8 +79,11 @@ class _Lines:
         now = time.monotonic()
         if now - self.last >= LINE_EVERY_SECONDS or self.done >= self.total:
             self.last = now
-            rate = self.done / self.clock.seconds()
-            left = max(0, self.total - self.done) / max(rate, 1e-9)
-            message = "%s: %d of %d %s, %.0f %s/s, %.0f s left%s"
             shown = f", {note}" if note else ""
-            self.log.info(message, self.title, self.done, self.total, self.unit, rate, self.unit, left, shown)
+            rate = _rate(self.done, self.total, self.unit, self.clock)
+            self.log.info("%s: %d of %d %s, %s%s", self.title, self.done, self.total, self.unit, rate, shown)
+
+
+def _rate(done: float, total: float, unit: str, clock: _Clock) -> str:
+    rate = done / clock.seconds()
+    return f"{rate:,.{0 if rate >= 1 else 2}f} {unit}/s, {max(0, total - done) / max(rate, 1e-9):.0f} s left"
