@@ -6,8 +6,9 @@ from typing import Literal
 AtEnd = Literal["low", "high", "no", "only"]
 """Where the best learning rate lies among those tried; `only`: one was tried."""
 
-DISAGREE = 0.1
-"""Variance explained over all tokens and over the typical token may differ by so much."""
+FACTOR, DIFFERENCE = 2, 0.05
+"""What is unexplained over all tokens together and of the typical token disagree where one is more than twice the other
+and they differ by more than 0.05."""
 
 
 def few_tokens_decide(variance_explained: float, token_fvu_median: float) -> str | None:
@@ -17,12 +18,12 @@ def few_tokens_decide(variance_explained: float, token_fvu_median: float) -> str
         variance_explained: Of all tokens together.
         token_fvu_median: The median of each token's own unexplained fraction.
     """
-    typical = 1 - token_fvu_median
-    if abs(variance_explained - typical) <= DISAGREE:
+    low, high = sorted((1 - variance_explained, token_fvu_median))
+    if high <= FACTOR * low or high - low <= DIFFERENCE:
         return None
     return (
-        f"variance explained is {variance_explained:.3f} over all tokens together and {typical:.3f} of the typical "
-        "token (1 - median of each token's own FVU): a few tokens decide the former, so go by the latter"
+        f"variance explained is {variance_explained:.3f} over all tokens together and {1 - token_fvu_median:.3f} of "
+        "the typical token (1 - median of each token's own FVU): a few tokens decide the former, so go by the latter"
     )
 
 

@@ -34,7 +34,8 @@ def evaluate(
 
     dead_relu: latents never above 0 before the selection. dead_topk_only: above 0, and never selected (or never
     above their threshold). dead_total: both. Variance is explained about the mean of the rows: about 0, a large mean
-    would make any SAE look excellent. An SAE of another library: saelib import first.
+    would make any SAE look excellent. token_fvu: of each token's own squared error over its own squared distance to the
+    geometric median, what a few massive tokens cannot decide. An SAE of another library: saelib import first.
 
     Example: saelib evaluate sae.safetensors activations.npy --tokens 100000
     """
@@ -44,7 +45,16 @@ def evaluate(
 
     saved, measured_on = load_sae(sae), open_rows(rows)
     found = measure(saved, measured_on, tokens)
-    names = ("l0", "mse", "variance_explained", "dead_relu", "dead_topk_only", "dead_total")
+    names = (
+        "l0",
+        "mse",
+        "variance_explained",
+        "token_fvu_median",
+        "token_fvu_mean",
+        "dead_relu",
+        "dead_topk_only",
+        "dead_total",
+    )
     available, d_in = measured_on.shape
     sizes = {"tokens": min(tokens or available, available), "d_in": d_in, "d_sae": saved.sae.d_sae}
     show_values(sizes | {name: getattr(found, name) for name in names}, json)

@@ -85,7 +85,11 @@ SAE_COLUMNS = (
     ),
     Column("token_fvu_mean", "mean token FVU", "the mean of the same", _decimals(3)),
     Column("variance_explained", "variance explained", "over all tokens together; 1 is perfect", _decimals(3)),
-    Column("few_tokens_decide", "few tokens decide?", "whether the two differ by more than 0.1: go by the typical FVU"),
+    Column(
+        "few_tokens_decide",
+        "few tokens decide?",
+        "whether the two disagree (docs/training.md): go by the typical FVU then",
+    ),
     Column("normalized_mse", "normalized MSE", "mean squared error over the training rows' variance", _decimals(3)),
     Column("l0", "L0", "features active for a token, on average", _decimals(1)),
     Column("dead_relu", "ReLU-dead", "never positive", _rate),
