@@ -39,7 +39,8 @@ def evaluate(
 
     dead_relu: latents never above 0 before the selection. dead_topk_only: above 0, and never selected (or never
     above their threshold). dead_total: both. Variance is explained about the mean of the rows: about 0, a large mean
-    would make any SAE look excellent. An SAE of another library: saelib import first.
+    would make any SAE look excellent. token_fvu: of each token's own squared error over its own squared distance to the
+    geometric median, what a few massive tokens cannot decide. An SAE of another library: saelib import first.
 
     Example: saelib evaluate sae.safetensors activations.npy --tokens 100000
     """
@@ -52,7 +53,8 @@ def evaluate(
     found = measure(saved, measured.rows, tokens)
     available, d_in = measured.rows.shape
     sizes = {"tokens": min(tokens or available, available), "tokens_available": available}
-    names = ("l0", "mse", "variance_explained", "dead_relu", "dead_topk_only", "dead_total")
+    names = ("l0", "mse", "variance_explained", "token_fvu_median", "token_fvu_mean")
+    names += ("dead_relu", "dead_topk_only", "dead_total")
     show_values(
         {"rows": measured.name, "split": measured.split, "note": measured.note, **sizes, "d_in": d_in}
         | {"d_sae": saved.sae.d_sae, **{name: getattr(found, name) for name in names}},

@@ -14,6 +14,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from saelib.compiling import announce_compiling
+
+announce_compiling()
 NEVER = np.int32(2**31 - 1)
 SHARED, AT_CENTER = -1, -2
 """What `Own.row` holds for a token without pre-activations of its own, and for one whose are all zero."""

@@ -129,6 +129,7 @@ def _trained_chart(models: list[str], variants: list[str]) -> Chart:
                 "kind:N",
                 alt.Tooltip("dead:Q", format=".2%"),
                 alt.Tooltip("dead_total:Q", title="all dead", format=".2%"),
+                alt.Tooltip("token_fvu_median:Q", title="typical FVU", format=".3f"),
                 alt.Tooltip("variance_explained:Q", title="variance explained", format=".3f"),
             ],
         )

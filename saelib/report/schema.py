@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from saelib.caveats import AtEnd, about_rate, few_tokens_decide, rate_at_end
+
 
 class Part(BaseModel):
     """The fields that the report reads; others may stand beside them."""
@@ -76,6 +78,8 @@ class Run(Part):
     mse: float | None = None
     normalized_mse: float | None = None
     variance_explained: float | None = None
+    token_fvu_median: float | None = None
+    token_fvu_mean: float | None = None
     l0: float | None = None
     dead_relu: float | None = None
     dead_topk_only: float | None = None
@@ -116,3 +120,23 @@ class Sweep(Result):
         """The run at the best learning rate; None where every run diverged."""
         finished = [run for run in self.runs if run.status == "ok" and run.learning_rate == self.best_learning_rate]
         return finished[0] if finished else None
+
+    @property
+    def learning_rate_at_end(self) -> AtEnd | None:
+        """Where the best learning rate lies among those tried; None where every run diverged."""
+        if self.best_learning_rate is None:
+            return None
+        return rate_at_end(self.best_learning_rate, [run.learning_rate for run in self.runs])
+
+    @property
+    def caveats(self) -> list[str]:
+        """Sentences on what to mind about the best run."""
+        if self.best is None:
+            return []
+        explained, typical = self.best.variance_explained, self.best.token_fvu_median
+        measured = explained is not None and typical is not None
+        found = (
+            few_tokens_decide(explained, typical) if measured else None,
+            about_rate(self.best.learning_rate, self.learning_rate_at_end),
+        )
+        return [sentence for sentence in found if sentence]

@@ -6,6 +6,9 @@
 import numba
 import numpy as np
 
+from saelib.compiling import announce_compiling
+
+announce_compiling()
 # Sums may be reordered, but NaN and infinity keep their meaning: they are how a bad token is found. Divisions stay what
 # they are: the means of all tokens times 1 / d, rounded, would be off the same way, and `ln_mean` with them.
 _REORDERED = {"reassoc", "contract", "nsz"}

@@ -45,6 +45,15 @@ class StoreRows:
                 f"'saelib store verify' names it, deleting the store extracts it again"
             ) from None
 
+    def examples(self) -> NDArray[np.int32]:
+        """Reads the number of the example that each row came from: [tokens]. Raises `UserError` on a bad chunk."""
+        try:
+            return np.asarray(self._store.arrays[self._split]["example"][:])
+        except CORRUPT as error:
+            raise UserError(
+                f"{self._store.location}/{self._split}/example: corrupt ({error}); deleting the store extracts it again"
+            ) from None
+
     def __reduce__(self) -> tuple[Any, ...]:
         """How pickle sends it."""
         location = self._store.location

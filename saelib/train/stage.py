@@ -72,6 +72,7 @@ def _sweep(config: Config, target: "Target", store: Store) -> Sweep:
         subject=Subject(target.model, target.layer, target.variant),
         reason=reason,
         stream=config.models[target.model].stream,
+        heldout_examples=store.heldout.examples(),
     )
 
 

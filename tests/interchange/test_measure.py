@@ -33,12 +33,40 @@ def test_against_the_definitions(architecture: str, preprocessing: str, make: An
     assert found.variance_explained == pytest.approx(
         1 - np.square(x - x_hat).sum() / np.square(x - x.mean(0)).sum(), rel=1e-6
     )
+    distances = np.square(x - geometric_median(x)).sum(1)
+    fractions = np.square(x - x_hat).sum(1) / distances
+    assert found.token_fvu_median == pytest.approx(np.median(fractions), rel=1e-5)
+    assert found.token_fvu_mean == pytest.approx(fractions.mean(), rel=1e-5)
     positive, fired = (hidden_pre > 0).any(0), (codes > 0).any(0)
     assert found.dead_relu == np.mean(~positive) >= 5 / 64
     assert found.dead_total == np.mean(~fired)
     assert found.dead_topk_only == np.mean(positive & ~fired)
     assert (found.dead_topk_only > 0) == (architecture != "relu")
     assert found.dead_relu + found.dead_topk_only == pytest.approx(found.dead_total)
+
+
+def geometric_median(x: np.ndarray) -> np.ndarray:
+    """By plain Weiszfeld steps."""
+    center = x.mean(0)
+    for _ in range(1000):
+        weights = 1 / np.linalg.norm(x - center, axis=1)
+        center = weights @ x / weights.sum()
+    return center
+
+
+def test_few_massive_tokens_are_warned_of(make: Any, rows: Any, caplog: pytest.LogCaptureFixture) -> None:
+    saved = make("topk", "raw")
+    massive = rows.copy()
+    massive[:2] *= 1e4
+    measure(saved, ArrayRows(massive))
+    assert ("array: variance explained is" in caplog.text) == ("a few tokens decide" in caplog.text)
+    with torch.no_grad():
+        saved.sae.W_dec.mul_(0)
+        saved.sae.b_dec.copy_(torch.from_numpy(geometric_median(rows.astype(np.float64))))
+    caplog.clear()
+    found = measure(saved, ArrayRows(rows))
+    assert (found.token_fvu_median, found.token_fvu_mean) == pytest.approx((1, 1), rel=1e-3)
+    assert "few tokens" not in caplog.text
 
 
 @pytest.mark.parametrize("size", [1.0, 1e4])

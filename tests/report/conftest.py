@@ -130,6 +130,8 @@ def sweep(rng: np.random.Generator, d_in: int, gamma: float, variant: str) -> di
         "mse": 40 * (1 + total),
         "normalized_mse": 0.2 * (1 + total),
         "variance_explained": 1 - 0.2 * (1 + total),
+        "token_fvu_median": 0.18 * (1 + total),
+        "token_fvu_mean": 0.19 * (1 + total),
         "l0": 31.5,
         "dead_relu": relu,
         "dead_topk_only": total - relu,
