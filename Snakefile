@@ -26,7 +26,7 @@ wildcard_constraints:
 
 
 onstart:
-    SUITE.start()
+    SUITE.start(workflow)
 
 
 onerror:

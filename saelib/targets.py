@@ -140,7 +140,9 @@ def _extract_targets(config: Config) -> Iterator[Target]:
 def _extract_settings(config: Config, name: str, model: ModelConfig) -> tuple[dict[str, Any], dict[str, str]]:
     """What all layers of a model share, and what it is called in the config."""
     # Each layer of an `arrays` source has a file of its own, which is none of the other layers' affair.
-    parts: dict[str, Section] = {} if isinstance(model.source, ArraysSource) else {f"models.{name}.source": model.source}
+    parts: dict[str, Section] = (
+        {} if isinstance(model.source, ArraysSource) else {f"models.{name}.source": model.source}
+    )
     dataset = config.datasets[model.dataset] if model.dataset else None
     if dataset is not None:
         parts[f"datasets.{model.dataset}"] = dataset

@@ -20,7 +20,8 @@ from saelib.files import read_sealed
 from saelib.keys import PACKAGE
 from saelib.plan import Plan, make_plan
 from saelib.reasons import UNFINISHED
-from saelib.resources import job_resources
+from saelib.resources import job_resources, job_threads, runs_model
+from saelib.time_left import Announcer, Forecast, earlier_seconds, known_capacity
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +61,8 @@ class Workflow:
             raise UserError(f"results: {self.results}: Snakemake takes braces in paths for something else; use others")
         self.run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         self._home = Path(os.path.abspath(home))  # Snakemake says work/../saelib
-        # Jobs call `python`: it must be the one that runs Snakemake, with or without an activated environment. And they
-        # import saelib from beside the Snakefile, as Snakemake does, whatever is installed or lies in the working folder.
+        # Jobs call `python`: it must be the one that runs Snakemake, with or without an activated environment. They
+        # import saelib from beside the Snakefile, as Snakemake does, whatever is installed or lies where it works.
         _put_first("PATH", Path(sys.executable).parent)
         _put_first("PYTHONPATH", self._home)
 
@@ -75,8 +76,10 @@ class Workflow:
         """The stale jobs of this run. Only for the controlling process."""
         return make_plan(self.config)
 
-    def start(self) -> None:
+    def start(self, snakemake: Any = None) -> None:
         """Called when the run starts, before any job: claim the results folder and save the plan.
+
+        With Snakemake's own workflow, the run says after each job how much time is left.
 
         Raises:
             UserError: where another run is at work in the folder. The claim ends with the process, however it ends.
@@ -85,6 +88,23 @@ class Workflow:
         plan = self._plan_file(self.run)
         self.plan.save(plan)
         os.environ[PLAN] = str(plan.absolute())
+        if snakemake is not None:
+            self._announce(snakemake)
+
+    def _announce(self, snakemake: Any) -> None:
+        from snakemake.logging import logger
+        from snakemake.settings.enums import Quietness
+
+        forecast = Forecast(self.config, self.plan.jobs, earlier_seconds(self.config.results))
+        settings = snakemake.resource_settings
+        capacity = known_capacity(settings.cores, settings.nodes, snakemake.local_exec)
+        announcer = Announcer(
+            forecast,
+            lambda: forecast.seconds_left(*capacity),
+            lambda line: logger.info(line, extra={"quietness": Quietness.PROGRESS}),
+        )
+        logger.addHandler(announcer)
+        announcer.announce()
 
     def report_unfinished(self) -> None:
         """Called when the run has failed: a report of what there is, with the reasons for what is missing."""
@@ -169,16 +189,14 @@ class Workflow:
         """Function of a stage's rule for the processors of a job: of the model's forward pass, of training, or both."""
 
         def number(wildcards: Any) -> int:
-            forward = self.config.extraction.threads if self._family(stage, wildcards.job) else 1
-            return max(forward, self.config.train.threads if stage == "train" else 1)
+            return job_threads(self.config, stage, wildcards.job)
 
         return number
 
     def _family(self, stage: str, job: str) -> str | None:
-        """Of the model that a job runs: an extraction, or a training straight from it. None for those that run none."""
-        model = self.config.models.get(job.partition("/")[0])
-        runs = model is not None and (stage == "extract" or (stage == "train" and model.stream is not None))
-        return model.source.family if model is not None and runs else None
+        """Of the model that a job runs; None for those that run none."""
+        runs = runs_model(self.config, stage, job)
+        return self.config.models[job.partition("/")[0]].source.family if runs else None
 
     def _planned(self, stage: str, wildcards: Any) -> dict[str, Any]:
         """Fields of a job: of the plan in memory, or, in a process that runs the job, of the saved one."""
