@@ -45,6 +45,11 @@ def code_hash(*modules: str) -> str:
     return digest.hexdigest()
 
 
+def module_hashes(*modules: str) -> dict[str, str]:
+    """What `code_hash` is made of: each module, and a short hash of it."""
+    return {module: _module_hash(module) for module in sorted(import_closure(*modules))}
+
+
 def import_closure(*modules: str) -> set[str]:
     """Modules of saelib reached from `modules` by import statements, at the top of a file or inside a function."""
     closure: set[str] = set()
@@ -90,6 +95,11 @@ def _files_below(folder: Path) -> Iterable[Path]:
 
 def _counts(module: str) -> bool:
     return module != "saelib" and not any(module == name or module.startswith(f"{name}.") for name in NOT_IN_KEYS)
+
+
+@cache
+def _module_hash(module: str) -> str:
+    return hashlib.sha256(_source(module)[0].encode()).hexdigest()[:12]
 
 
 @cache

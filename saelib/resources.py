@@ -71,6 +71,24 @@ def with_known_width(model: ModelConfig) -> ModelConfig:
     return model if model.width else model.model_copy(update={"width": known_size(model.source).width})
 
 
+def job_seconds(config: Config, stage: str, name: str) -> float:
+    """Work of a job on a slow machine without its start, from the sizes in the config; 0 where they say nothing."""
+    model = config.models.get(name.partition("/")[0])
+    return 0.0 if model is None else _seconds(config, stage, model, _gpus(config, stage, model))
+
+
+def job_threads(config: Config, stage: str, name: str) -> int:
+    """Processors of a job: of the model's forward pass, of training, or the larger of both."""
+    forward = config.extraction.threads if runs_model(config, stage, name) else 1
+    return max(forward, config.train.threads if stage == "train" else 1)
+
+
+def runs_model(config: Config, stage: str, name: str) -> bool:
+    """Whether a job runs a model: an extraction, or a training straight from it."""
+    model = config.models.get(name.partition("/")[0])
+    return model is not None and (stage == "extract" or (stage == "train" and model.stream is not None))
+
+
 def batch_tokens(config: Config, model: ModelConfig) -> int | None:
     """Tokens of a forward pass at full length; None where the family does not say."""
     source = model.source

@@ -257,6 +257,10 @@ class Config(Section):
         """Where stage `theory` puts its predictions."""
         return self.results / "theory" / "predictions.json"
 
+    def keys_path(self) -> Path:
+        """Where a run writes what each result's key was made from (`saelib.reasons`)."""
+        return self.results / "keys.json"
+
 
 def compact(layers: tuple[int, ...]) -> str:
     """(1, 2, 3, 7) -> '1-3, 7'."""

@@ -134,9 +134,8 @@ class Sweep(Result):
         if self.best is None:
             return []
         explained, typical = self.best.variance_explained, self.best.token_fvu_median
-        measured = explained is not None and typical is not None
         found = (
-            few_tokens_decide(explained, typical) if measured else None,
+            None if explained is None or typical is None else few_tokens_decide(explained, typical),
             about_rate(self.best.learning_rate, self.learning_rate_at_end),
         )
         return [sentence for sentence in found if sentence]
