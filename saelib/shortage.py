@@ -42,8 +42,8 @@ def _of_data(config: Config, name: str, model: ModelConfig, examples: int) -> It
         length = 4 * source.max_length  # a token of English has about four characters
         if dataset.characters is None or dataset.characters > length:
             yield (
-                f"set {key}.characters to about {length}: of each of {examples} examples, only the first "
-                f"{source.max_length} tokens are read (models.{name}.source.max_length)"
+                f"set {key}.characters to about {length} if its {examples} examples are longer than the "
+                f"{source.max_length} tokens that are read of each (models.{name}.source.max_length)"
             )
     elif isinstance(dataset, Images):
         yield f"raise {key}.crops (now {dataset.crops}, {examples} in this split)"

@@ -49,7 +49,7 @@ def test_documents_that_are_cut_short_name_the_setting_that_helps(tmp_path: Path
     source = GPT | {"weights": {"path": str(tiny_gpt2)}}
     config = suite(tmp_path, text(folder), source)
     (train, heldout) = said(config)
-    words = r"set datasets\.d\.characters to about 200: of each of \d examples, only the first 50 tokens are read "
+    words = r"set datasets\.d\.characters to about 200 if its \d examples are longer than the 50 tokens "
     assert train.startswith("m: its data give at most ")
     assert "train tokens, 1000 are asked for (extraction.tokens); set datasets.d.characters to about 200" in train
     assert "heldout tokens, 300 are asked for (extraction.heldout_tokens); " in heldout
