@@ -67,7 +67,10 @@ def _needs(config: Config, name: str, model: ModelConfig, stale_layers: int) -> 
     tokens = config.extraction.tokens + config.extraction.heldout_tokens
     batch = None if isinstance(model.source, ArraysSource) else batch_tokens(config, model)
     streamed = config.train.steps * config.train.batch_size if model.stream else 0
+    missing = list(_missing(config, model))
     mistakes, left_out = data_mistakes(config, name)
+    if isinstance(model.source, ArraysSource) and missing:
+        mistakes = []  # of the same files
     return ModelNeeds(
         name=name,
         domain=model.domain,
@@ -82,7 +85,7 @@ def _needs(config: Config, name: str, model: ModelConfig, stale_layers: int) -> 
         streamed_tokens=streamed,
         training_passes=training_jobs(config, model) * math.ceil(streamed / batch) if batch else None,
         gpu_bytes=model_bytes(config, model, batch) if batch else None,
-        missing=[*_missing(config, model), *mistakes],
+        missing=missing + mistakes,
         notes=[*_notes(config, model), *left_out],
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from saelib.config import Config, ModelConfig
 from saelib.config.datasets import Cifar10, Images, Sequences, Text
-from saelib.config.sources import ArraysSource, TokenModelSource
+from saelib.config.sources import TokenModelSource
 from saelib.store import Split
 
 
@@ -22,11 +22,9 @@ def too_few_tokens(config: Config, name: str, split: Split, found: int, examples
     key = {"train": "tokens", "heldout": "heldout_tokens"}[split]
     wanted: int = getattr(config.extraction, key)
     model = config.models[name]
-    if isinstance(model.source, ArraysSource):
-        ways = [_of_arrays(config, split, found)]
-    else:
-        lower = [f"lower extraction.{key} to {found}{' or less' if at_most else ''}"] if found else []
-        ways = [*_of_data(config, name, model, examples), *lower]
+    lower = [f"lower extraction.{key} to {found}{' or less' if at_most else ''}"] if found else []
+    ways = [*_of_data(config, name, model, examples), *lower]
+    if model.dataset:
         ways.append(f"{'raise' if split == 'heldout' else 'lower'} heldout_fraction (now {config.heldout_fraction})")
     return (
         f"{name}: its data give {'at most ' * at_most}{found} {split} tokens, {wanted} are asked for "
@@ -34,28 +32,18 @@ def too_few_tokens(config: Config, name: str, split: Split, found: int, examples
     )
 
 
-def _of_arrays(config: Config, split: Split, found: int) -> str:
-    held = config.extraction.heldout_tokens
-    if split == "heldout" or not found:
-        return (
-            f"lower extraction.heldout_tokens (now {held}), which are the last rows of its files, and extraction.tokens"
-        )
-    return (
-        f"lower extraction.tokens to {found}: its files hold {found + held} rows, and the last {held} are held out "
-        "(extraction.heldout_tokens)"
-    )
-
-
 def _of_data(config: Config, name: str, model: ModelConfig, examples: int) -> Iterator[str]:
-    key = f"datasets.{model.dataset}"
-    dataset = config.datasets[model.dataset or ""]
+    if model.dataset is None:
+        yield "give longer files"
+        return
+    key, dataset = f"datasets.{model.dataset}", config.datasets[model.dataset]
     source = model.source
     if isinstance(dataset, Text) and isinstance(source, TokenModelSource) and source.long == "cut":
         length = 4 * source.max_length  # a token of English has about four characters
         if dataset.characters is None or dataset.characters > length:
             yield (
-                f"set {key}.characters to about {length}: of each of {examples} examples, only the first "
-                f"{source.max_length} tokens are read (models.{name}.source.max_length)"
+                f"set {key}.characters to about {length} if its {examples} examples are longer than the "
+                f"{source.max_length} tokens that are read of each (models.{name}.source.max_length)"
             )
     elif isinstance(dataset, Images):
         yield f"raise {key}.crops (now {dataset.crops}, {examples} in this split)"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from saelib.arrays import open_rows
+from saelib.activations import open_batches
 from saelib.config import Config, ModelConfig
 from saelib.config.datasets import DatasetConfig, Images
 from saelib.config.files import HubFiles
@@ -20,6 +20,8 @@ from saelib.store import SPLITS, Split
 
 READ_BYTES = 20_000_000
 """Files of more than this are not read, only listed."""
+IMAGE_BYTES = 1_000_000_000
+"""The same of image files, of which only those of one length are read, to find copies."""
 SPECIAL_TOKENS = 8
 """More than any model adds to an image's patches."""
 
@@ -34,12 +36,12 @@ def data_mistakes(config: Config, name: str) -> tuple[list[str], list[str]]:
     notes: list[str] = []
     try:
         if isinstance(model.source, ArraysSource):
-            mistakes += _of_arrays(config, name, model.source)
+            open_batches(name, config, model.layers)  # opens the files, and reads none
         elif _is_here(dataset := config.datasets[model.dataset or ""]):
             found = listing_of(dataset)
             if found and (summary := found.summary()):
                 notes.append(f"data '{model.dataset}': {summary}")
-            if not found or isinstance(dataset, Images) or _size(found.files) <= READ_BYTES:
+            if not found or _size(found.files) <= (IMAGE_BYTES if isinstance(dataset, Images) else READ_BYTES):
                 mistakes += _too_few(config, name, model, open_dataset(dataset))
     except UserError as error:
         mistakes.append(str(error))
@@ -53,14 +55,6 @@ def _is_here(dataset: DatasetConfig) -> bool:
 
 def _size(files: list[Path]) -> int:
     return sum(file.stat().st_size for file in files)
-
-
-def _of_arrays(config: Config, name: str, source: ArraysSource) -> Iterator[str]:
-    file = next(iter(source.files.values()))
-    if Path(str(file).partition("::")[0]).exists():
-        rows, settings = open_rows(file).shape[0], config.extraction
-        if rows < settings.tokens + settings.heldout_tokens:
-            yield too_few_tokens(config, name, "train", max(0, rows - settings.heldout_tokens), rows)
 
 
 def _too_few(config: Config, name: str, model: ModelConfig, data: Dataset) -> Iterator[str]:

@@ -25,12 +25,10 @@ class Listing:
     """Folders inside a named one, which are not looked into."""
 
     def summary(self) -> str:
-        """Says what is left out: `50 of 53 files are left out for their suffix: .heic (49), .mov (1)`."""
+        """Says what is left out: `50 of 53 files are left out: .heic (49), .mov (1)`."""
         parts: list[str] = []
         if count := self.left_out.total():
-            parts.append(
-                f"{count} of {count + len(self.files)} files are left out for their suffix: {suffixes(self.left_out)}"
-            )
+            parts.append(f"{count} of {count + len(self.files)} files are left out: {suffixes(self.left_out)}")
         if self.folders:
             parts.append(f"{self.folders} folder{'s' * (self.folders > 1)} inside not looked into")
         return "; ".join(parts)

@@ -89,7 +89,9 @@ def _json_rows(file: Path, column: str) -> Rows:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"line {number}: {error.msg}, character {error.colno}") from None
+            raise ValueError(
+                f"line {number}, character {error.colno}: {error.msg}; wanted is an object a line, or a list of objects"
+            ) from None
         yield from _objects([row], f"line {number} holds")
 
 

@@ -27,21 +27,6 @@ def fetch(files: FilesConfig) -> Path:
     return found[0]
 
 
-def fetch_files(files: FilesConfig) -> list[Path]:
-    """Every local file that `files` names, sorted; a folder stands for the visible files directly in it.
-
-    Raises:
-        UserError: where they cannot be had, there are none, or they are not what their checksum says.
-    """
-    found: list[Path] = []
-    for path in fetch_paths(files):
-        inside = sorted(path.iterdir()) if path.is_dir() else [path]
-        found += [file for file in inside if file.is_file() and not file.name.startswith(".")]
-    if not found:
-        raise UserError(f"{describe(files)}: holds no files")
-    return found
-
-
 def fetch_paths(files: FilesConfig) -> list[Path]:
     """Every local file or folder that `files` names, sorted; not what lies in a folder.
 
@@ -133,14 +118,4 @@ def describe(files: FilesConfig) -> str:
     return name + inside
 
 
-__all__ = [
-    "cache_folder",
-    "describe",
-    "fetch",
-    "fetch_files",
-    "fetch_paths",
-    "fetch_suite",
-    "is_cached",
-    "local",
-    "named_files",
-]
+__all__ = ["cache_folder", "describe", "fetch", "fetch_paths", "fetch_suite", "is_cached", "local", "named_files"]

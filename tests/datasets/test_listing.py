@@ -39,7 +39,7 @@ def test_files_passed_over_are_counted_and_said(tmp_path, kind, caplog):
         (tmp_path / name).write_text("something else")
     with caplog.at_level(logging.INFO):
         data = open_dataset(config(kind, tmp_path))
-    said = "50 of 53 files are left out for their suffix: .heic (40), .csv.gz (9), no suffix (1)"
+    said = "50 of 53 files are left out: .heic (40), .csv.gz (9), no suffix (1)"
     assert f"{kind}: {said}" in caplog.text
     assert "WARNING" in caplog.text
     found = listing_of(config(kind, tmp_path))

@@ -299,3 +299,9 @@ def test_files_without_a_record_are_counted_and_none_at_all_is_said(tmp_path):
     (tmp_path / "a.fa").write_bytes(b"")
     with pytest.raises(UserError, match=r"sequences \(a\.fa, b\.fa, c\.fa\): is empty: no record in its 3 file"):
         open_dataset(config)
+
+
+def test_the_same_letters_in_another_spelling_are_one_example(tmp_path):
+    data = dataset(tmp_path, ">a\nMKV\n>b\nmkv\n>c\nM-K.V*\n>d\nMKW\n")
+    assert contents(data) == {"a": "MKV", "d": "MKW"}
+    assert data.counts["repeated"] == 2

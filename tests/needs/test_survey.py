@@ -49,7 +49,7 @@ def test_documents_that_are_cut_short_name_the_setting_that_helps(tmp_path: Path
     source = GPT | {"weights": {"path": str(tiny_gpt2)}}
     config = suite(tmp_path, text(folder), source)
     (train, heldout) = said(config)
-    words = r"set datasets\.d\.characters to about 200: of each of \d examples, only the first 50 tokens are read "
+    words = r"set datasets\.d\.characters to about 200 if its \d examples are longer than the 50 tokens "
     assert train.startswith("m: its data give at most ")
     assert "train tokens, 1000 are asked for (extraction.tokens); set datasets.d.characters to about 200" in train
     assert "heldout tokens, 300 are asked for (extraction.heldout_tokens); " in heldout
@@ -90,7 +90,7 @@ def test_files_left_out_are_noted(tmp_path: Path) -> None:
     for number in range(9):
         (folder / f"{number}.csv").write_text("?")
     needs = suite_needs(suite(tmp_path, text(folder)))[0]
-    assert "data 'd': 9 of 49 files are left out for their suffix: .csv (9)" in needs.notes
+    assert "data 'd': 9 of 49 files are left out: .csv (9)" in needs.notes
     assert needs.missing == []
 
 
@@ -113,26 +113,21 @@ def test_images_that_are_too_few(tmp_path: Path) -> None:
     assert lines(9) == []  # 7 and 3 images with 10 crops of 16 patches
 
 
-def test_arrays_that_are_too_short(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", np.ones((1200, 4), np.float32))
-    source = {"family": "arrays", "files": {1: str(tmp_path / "a.npy")}}
+def test_arrays_that_do_not_fit_together_are_said_once(tmp_path: Path) -> None:
+    files = {layer: tmp_path / f"{layer}.npy" for layer in (1, 2)}
 
-    def config(tokens: int, heldout: int) -> Config:
-        model = {"domain": "x", "source": source, "layers": 1}
-        sizes = {"tokens": tokens, "heldout_tokens": heldout}
-        return check_config({"results": str(tmp_path / "r"), "models": {"m": model}, "extraction": sizes}, "test")
+    def lines() -> list[str]:
+        source = {"family": "arrays", "files": {layer: str(file) for layer, file in files.items()}}
+        model = {"domain": "x", "source": source, "layers": "1-2"}
+        return said(check_config({"results": str(tmp_path / "r"), "models": {"m": model}}, "test"))
 
-    (line,) = said(config(1000, 300))
-    wanted = (
-        "m: its data give 900 train tokens, 1000 are asked for (extraction.tokens); lower extraction.tokens to 900: "
-        "its files hold 1200 rows, and the last 300 are held out (extraction.heldout_tokens)"
-    )
-    assert line == wanted
-    with pytest.raises(UserError) as caught:
-        extract("m", config(1000, 300), {1: "key"}, {1: tmp_path / "store"})
-    assert str(caught.value) == wanted
-    assert "lower extraction.heldout_tokens (now 1200)" in said(config(10, 1200))[0]
-    assert said(config(900, 300)) == []
+    np.save(files[1], np.ones((30_000, 4), np.float32))
+    assert lines() == [f"no file or folder {files[2]}"]
+    np.save(files[2], np.ones((29_999, 4), np.float32))
+    (line,) = lines()
+    assert "different numbers of rows" in line
+    np.save(files[2], np.ones((30_000, 4), np.float32))
+    assert lines() == []
 
 
 def test_large_data_are_listed_and_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
