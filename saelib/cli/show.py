@@ -35,4 +35,6 @@ def show_rows(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return "not defined"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -146,8 +146,10 @@ class Moments:
         shift, second, third, fourth = self.sums[[RAW, 3, 4, 5]] / self.tokens
         central = fourth - 4 * shift * third + 6 * shift**2 * second - 3 * shift**4
         variance = self.variance()
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(variance > 0, central / variance**2 - 3, np.nan)
+        # By Jensen's inequality it is no less than -2; less is what float32 lost of fourth powers.
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            kurtosis = central / variance**2 - 3
+        return np.where((variance > 0) & (kurtosis > -2.01) & np.isfinite(kurtosis), kurtosis, np.nan)
 
     def covariance(self, of: Kind) -> NDArray[np.float64]:
         """[d_in, d_in] about the mean, of the raw (needs `whitening`) or the LayerNormed tokens."""
@@ -179,7 +181,8 @@ def collect_moments(slabs: Slabs, workers: Workers, whitening: bool) -> Moments:
     if moments.bad_tokens:
         raise UserError(
             f"{slabs.rows.name}: NaN or infinite values in {moments.bad_tokens} of {moments.tokens} tokens, the first "
-            f"in row {moments.first_bad} (counted from 0); activations must be finite"
+            f"in row {moments.first_bad} (counted from 0); activations must be finite, and not so large that float32 "
+            f"cannot hold their squares beside the others"
         )
     return moments
 
