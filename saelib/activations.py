@@ -56,10 +56,11 @@ def open_batches(name: str, config: Config, layers: Sequence[int]) -> OpenBatche
     model = config.models[name]
     if isinstance(model.source, ArraysSource):
         found = _of_files(model.source, config, layers)
-        advice = "leave them out of the files"
+        advice = "; its file holds NaN, infinity or values too large for float32: leave such rows out"
     else:
         found = _of_model(name, model, config, layers)
-        advice = "a wider extraction.dtype may help"
+        narrow = (model.source.dtype or config.extraction.dtype) != "float32"
+        advice = "; a wider extraction.dtype may help" if narrow else ""
 
     def checked(split: Split, start: int = 0) -> Iterator[Batch]:
         for batch in found(split, start):
@@ -162,10 +163,12 @@ def _check_width(name: str, batch: Batch, width: int | None) -> None:
 
 
 def _check_finite(name: str, batch: Batch, advice: str) -> None:
-    """Which layer, which examples, how many values."""
+    """Which layer, which examples, how many values; `advice` ends the message."""
     for layer, acts in batch.layers.items():
         # One sum over the batch tells: NaN and infinity survive addition. Only then look where.
-        if np.isfinite(np.sum(acts)):
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = np.sum(acts)
+        if np.isfinite(total):
             continue
         bad = ~np.isfinite(acts)
         numbers = np.unique(batch.example[bad.any(axis=1)]) - batch.first
@@ -175,5 +178,5 @@ def _check_finite(name: str, batch: Batch, advice: str) -> None:
         more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
         raise UserError(
             f"{name} layer {layer}: {int(bad.sum())} of {acts.size} activations in this batch are not finite "
-            f"({int(np.isnan(acts).sum())} NaN), in the examples {shown}{more}; {advice}"
+            f"({int(np.isnan(acts).sum())} NaN), in the examples {shown}{more}{advice}"
         )

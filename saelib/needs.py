@@ -96,7 +96,7 @@ def training_jobs(config: Config, model: ModelConfig) -> int:
 
 
 def _store_bytes(settings: ExtractionConfig, width: int) -> int:
-    """Of one layer, as `saelib.store` writes it where float16 holds every value; the last chunk is whole too."""
+    """Of one layer, as `saelib.store` writes it where float16 keeps every row; the last chunk is whole too."""
     index_rows = max(1, settings.window_rows // settings.chunk_rows) * settings.chunk_rows
     total = 0
     for tokens in (settings.tokens, settings.heldout_tokens):

@@ -118,13 +118,16 @@ def store_verify(
     json: Json = False,
 ) -> None:
     """Read every chunk of a store and compare it with its checksum. Exit code 1 where one is missing or corrupt."""
-    from saelib.store import verify_store
+    from saelib.store import open_store, verify_store
 
     problems = verify_store(store)
     if json:
         show_values({"store": store, "ok": not problems, "problems": problems}, json)
     elif not problems:
         typer.echo(f"{store}: complete, every checksum right")
+        metadata = open_store(store).metadata
+        for split, dtype in metadata.dtypes.items():
+            typer.echo(f"  {split}: {dtype}{f': {metadata.reasons[split]}' if split in metadata.reasons else ''}")
     if problems:
         raise UserError(f"{store}: {len(problems)} problem(s)\n  " + "\n  ".join(problems))
 

@@ -73,7 +73,8 @@ def plan(
     )
     typer.echo(
         f"\n{len(needs)} models, {sum(one.layers for one in needs)} layers, {needs[0].tokens:,} tokens each. "
-        f"Stores: {_size(total)}, free in {config.results}: {_size(free)}. A forward pass is one batch, at full length."
+        f"Stores: {_size(total)} (twice that for layers whose rows float16 does not keep), free in {config.results}: "
+        f"{_size(free)}. A forward pass is one batch, at full length."
     )
     for title, attribute in (("Missing", "missing"), ("To know", "notes")):
         about: dict[str, list[str]] = {}

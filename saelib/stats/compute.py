@@ -13,7 +13,7 @@ from saelib.rows import Rows
 from saelib.stats.layer_stats import LayerStats
 
 if TYPE_CHECKING:
-    from saelib.stats.moments import Moments
+    from saelib.stats.moments import Kind, Moments
     from saelib.stats.slabs import Slabs, Workers
 
 LEADING_EIGENVALUES = 64
@@ -44,8 +44,9 @@ def compute_stats(rows: Rows, *, workers: "Workers" = 1, whitening: bool = True)
         whitening: also eigenvalues and eigenvectors of the raw covariance, which the preprocessing `pca` needs.
 
     Raises:
-        UserError: where there are no tokens, a value is NaN or infinite, or all tokens are the same, which leaves
-            gamma undefined. The message names `rows.name`.
+        UserError: where there are no tokens, a value is NaN or infinite, or all tokens are the same. The message
+            names `rows.name`. Where they are the same after LayerNorm alone (as in one dimension), or but for their
+            length, what that leaves undefined is None, with a warning.
     """
     # Only who computes waits for numba; only one BLAS thread gives the same bits on any machine.
     from threadpoolctl import threadpool_limits
@@ -66,7 +67,8 @@ def compute_stats(rows: Rows, *, workers: "Workers" = 1, whitening: bool = True)
             arrays |= _raw_spectrum(moments, slabs)
         eigenvalues = np.linalg.eigvalsh(moments.covariance(1))[::-1]
     norms = _norm_quantiles(moments, slabs.scale)
-    rank = effective_rank(eigenvalues)
+    rank = effective_rank(eigenvalues) if gammas["gamma"] is not None else None
+    kurtosis = arrays["excess_kurtosis"][np.isfinite(arrays["excess_kurtosis"])]
     stats = LayerStats(
         tokens=rows.shape[0],
         d_in=rows.shape[1],
@@ -75,9 +77,9 @@ def compute_stats(rows: Rows, *, workers: "Workers" = 1, whitening: bool = True)
         norm_ratio=norms["max"] / norms["p50"],
         norm_quantiles=norms,
         effective_rank=rank,
-        effective_rank_fraction=rank / rows.shape[1],
+        effective_rank_fraction=rank and rank / rows.shape[1],
         leading_eigenvalues=eigenvalues[:LEADING_EIGENVALUES].tolist(),
-        excess_kurtosis=float(np.nanmean(arrays["excess_kurtosis"])),
+        excess_kurtosis=float(kurtosis.mean()) if len(kurtosis) else None,
         center_distances=_center_distances(arrays),
         warnings=unsettled,
         arrays=arrays,
@@ -93,16 +95,16 @@ def effective_rank(eigenvalues: NDArray[np.floating]) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def _gammas(moments: "Moments", name: str) -> dict[str, float]:
-    gammas = {"gamma_raw": moments.gamma(0), "gamma": moments.gamma(1), "gamma_unit": moments.gamma(2)}
-    same = {"gamma_raw": "", "gamma": " after LayerNorm", "gamma_unit": " but for their length"}
-    for kind, gamma in gammas.items():
-        if math.isinf(gamma):
-            raise UserError(
-                f"{name}: all {moments.tokens} tokens are the same{same[kind]}, so {kind} = ||mu|| / ||sigma|| "
-                f"is not defined; it needs tokens that differ"
-            )
-    return gammas
+def _gammas(moments: "Moments", name: str) -> dict[str, float | None]:
+    """None for a kind that the tokens do not define."""
+    kinds: dict[str, Kind] = {"gamma_raw": 0, "gamma": 1, "gamma_unit": 2}
+    gammas = {kind: moments.gamma(of) for kind, of in kinds.items()}
+    if math.isinf(gammas["gamma_raw"]):
+        raise UserError(
+            f"{name}: all {moments.tokens} tokens are the same, so gamma_raw = ||mu|| / ||sigma|| is not defined; it "
+            f"needs tokens that differ"
+        )
+    return {kind: None if math.isinf(gamma) else gamma for kind, gamma in gammas.items()}
 
 
 def _norm_quantiles(moments: "Moments", scale: float) -> dict[str, float]:
@@ -167,6 +169,13 @@ def _warnings(stats: LayerStats, zero_tokens: int) -> list[str]:
             f"{nearly} of {stats.d_in} dimensions vary less than a millionth as much as the median one; z-scoring "
             f"would blow up rounding errors there"
         )
-    if max(stats.gamma, stats.gamma_unit) > UNRESOLVED_GAMMA:
-        found.append(f"gamma = {stats.gamma:.2g} is near the limit of float32 and holds to few digits")
+    for kind, gamma, same in (
+        ("gamma", stats.gamma, "after LayerNorm"),
+        ("gamma_unit", stats.gamma_unit, "but for length"),
+    ):
+        if gamma is None:
+            found.append(f"all {stats.tokens} tokens are the same {same}, so {kind} is not defined")
+    largest = max(stats.gamma or 0, stats.gamma_unit or 0)
+    if largest > UNRESOLVED_GAMMA:
+        found.append(f"gamma = {largest:.2g} is near the limit of float32 and holds to few digits")
     return found

@@ -166,10 +166,12 @@ class Moments:
     def excess_kurtosis(self) -> NDArray[np.float64]:
         """[d_in] fourth central moment over squared variance, less 3; NaN where the values are constant."""
         shift, second, third, fourth = self.sums[[RAW, 3, 4, 5]] / self.tokens
-        central = fourth - 4 * shift * third + 6 * shift**2 * second - 3 * shift**4
         variance = self.variance()
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(variance > 0, central / variance**2 - 3, np.nan)
+        # By Jensen's inequality it is no less than -2; less is what float32 lost of fourth powers.
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            central = fourth - 4 * shift * third + 6 * shift**2 * second - 3 * shift**4
+            kurtosis = central / variance**2 - 3
+        return np.where((variance > 0) & (kurtosis > -2.01) & np.isfinite(kurtosis), kurtosis, np.nan)
 
     def covariance(self, of: Kind) -> NDArray[np.float64]:
         """[d_in, d_in] about the mean, of the raw (needs `whitening`) or the LayerNormed tokens."""

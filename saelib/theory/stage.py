@@ -30,6 +30,9 @@ def write_predictions(config: Config, key: str, partly: bool = False) -> None:
             if partly and not path.exists():
                 continue
             gamma = load_stats(path).gamma
+            if gamma is None:
+                log.warning("%s layer %d: gamma is not defined, so nothing is predicted", model, layer)
+                continue
             prediction = asdict(predict(gamma, d_sae, k, tokens))
             rows.append({"model": model, "layer": layer, "gamma": gamma, "d_sae": d_sae, "k": k, "tokens": tokens})
             rows[-1] |= prediction

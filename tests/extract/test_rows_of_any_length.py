@@ -8,11 +8,13 @@ import pytest
 import saelib.extract
 import saelib.init_death.stage
 import saelib.stats.stage
+import saelib.theory.stage
 from saelib.config import Config
 from saelib.config.load import check_config
 from saelib.init_death import InitDeath, load_result, measure
 from saelib.plan import make_plan
 from saelib.preprocess import make_preprocess
+from saelib.report import build
 from saelib.report.results import read_results
 from saelib.report.tables import layers_table
 from saelib.rows import ArrayRows
@@ -164,3 +166,24 @@ def test_tables_say_what_the_file_says(tmp_path: Path, kind: str) -> None:
         for rate in ("dead_relu", "dead_total"):
             of_store, of_file = (np.array(getattr(one.preprocessings[name], rate).per_seed) for one in (found, death))
             np.testing.assert_allclose(of_store, of_file, atol=6 / 512, err_msg=f"{name} {rate}")
+
+
+def test_one_dimension_gives_what_can_be_had(tmp_path: Path) -> None:
+    """LayerNorm leaves nothing of it; what does not ask for LayerNorm is measured, and the report is made."""
+    x = (np.random.default_rng(0).standard_normal((TRAIN + HELDOUT, 1)) + 3).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    config = suite(tmp_path / "x.npy", tmp_path / "results")
+    for job in make_plan(config).jobs.values():
+        if job.stage in STAGES | {"theory": None}:
+            (STAGES | {"theory": saelib.theory.stage.run})[job.stage](config, job)
+    build.run(config, "key")
+    row = layers_table(config, read_results(config)).row(0, named=True)
+    train = x[:TRAIN].astype(np.float64)
+    unit = np.sign(train)
+    assert row["gamma_raw"] == pytest.approx(train.mean() / train.std(), rel=1e-6)
+    assert row["gamma_unit"] == pytest.approx(unit.mean() / unit.std(), rel=1e-5)
+    assert row["dead_relu"] == load_result(config.init_death_path("toy", 1)).preprocessings["raw"].dead_relu.mean
+    undefined = ("gamma", "effective_rank", "effective_rank_fraction", "predicted_dead_relu")
+    assert [row[name] for name in undefined] == [None] * 4
+    said = f"all {TRAIN} tokens are the same after LayerNorm, so gamma is not defined"
+    assert load_stats(config.stats_path("toy", 1)).warnings == [said]
