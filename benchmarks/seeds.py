@@ -9,7 +9,6 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -42,7 +41,7 @@ def main(argv: list[str]) -> None:
     config = load_config(options.configfile)
     torch.set_num_threads(config.train.threads)
     lines = [f"{'':40} {'dead':>22} {'dead by ReLU':>22} {'typical FVU':>24} {'variance explained':>26}  rates"]
-    report: dict[str, Any] = {}
+    report: dict[str, object] = {}
     for name in options.model or config.models:
         for layer in config.models[name].trained_layers:
             for variant in config.train.variants:

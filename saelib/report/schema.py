@@ -85,6 +85,13 @@ class Run(Part):
     dead_topk_only: float | None = None
     dead_total: float | None = None
 
+    @property
+    def few_tokens(self) -> str | None:
+        """A sentence where a few tokens decide the variance explained."""
+        if self.variance_explained is None or self.token_fvu_median is None:
+            return None
+        return few_tokens_decide(self.variance_explained, self.token_fvu_median)
+
 
 class Option(Part):
     """A choice of a variant, by its name."""
@@ -131,11 +138,6 @@ class Sweep(Result):
     @property
     def caveats(self) -> list[str]:
         """Sentences on what to mind about the best run."""
-        if self.best is None:
-            return []
-        explained, typical = self.best.variance_explained, self.best.token_fvu_median
-        found = (
-            None if explained is None or typical is None else few_tokens_decide(explained, typical),
-            about_rate(self.best.learning_rate, self.learning_rate_at_end),
-        )
+        best = self.best
+        found = (best.few_tokens, about_rate(best.learning_rate, self.learning_rate_at_end)) if best else ()
         return [sentence for sentence in found if sentence]

@@ -5,12 +5,11 @@ from typing import Any
 
 import polars as pl
 
-from saelib.caveats import few_tokens_decide
 from saelib.config import Config, InitDeathConfig
 from saelib.correlation import spearman_table
 from saelib.recommend import MeasuredDeath, TrainedSAE, recommend
 from saelib.report.results import Place, Results, wanted_layers, wanted_saes
-from saelib.report.schema import InitDeath, LayerStats, Run
+from saelib.report.schema import InitDeath, LayerStats
 
 STATISTICS = (
     "gamma",
@@ -111,18 +110,11 @@ def saes_table(config: Config, results: Results) -> pl.DataFrame:
             described = place._asdict() | {
                 "domain": config.models[place.model].domain,
                 "learning_rate_at_end": sweep.learning_rate_at_end,
-                "few_tokens_decide": _yes_or_no(best),
+                "few_tokens_decide": None if best.token_fvu_median is None else "yes" if best.few_tokens else "no",
             }
             kinds = {name: option["kind"] for name, option in sweep.options.model_dump().items()}
             rows.append(_pick(best.model_dump() | sweep.model_dump() | kinds | described, SAES))
     return pl.DataFrame(rows, schema=SAES)
-
-
-def _yes_or_no(best: Run) -> str | None:
-    """Whether a few tokens decide the variance explained; None where it was not measured."""
-    if best.variance_explained is None or best.token_fvu_median is None:
-        return None
-    return "yes" if few_tokens_decide(best.variance_explained, best.token_fvu_median) else "no"
 
 
 def spearman_rows(config: Config, layers: pl.DataFrame) -> pl.DataFrame:

@@ -16,7 +16,7 @@ from saelib.stats.slabs import open_slabs
 
 SCALE_ROWS = 65_536
 """Training rows that a mean and a variance are taken over: the first ones, as rows are shuffled when stored."""
-CENTER_ROWS = 8_192
+CENTER_ROWS = 4_096
 """Training rows, the first ones, whose geometric median is the center that a token's own error is measured against."""
 CONSTANT = 1e-13
 """Rows whose variance is a smaller share of their mean square hold nothing but rounding."""
@@ -67,8 +67,7 @@ def measure_scale(rows: Rows) -> Scale:
 
 def typical_center(rows: Rows) -> NDArray[np.float64]:
     """Where typical tokens lie, [d]: the geometric median of the first rows, which massive tokens cannot drag away."""
-    first = ArrayRows(rows.block(0, min(rows.shape[0], CENTER_ROWS)), rows.name, offset=rows.offset)
-    slabs = open_slabs(first)
+    slabs = open_slabs(ArrayRows(_exact(rows, 0, min(rows.shape[0], CENTER_ROWS)), rows.name))
     median, _ = geometric_median(slabs, np.median(slabs.sample, axis=0), None, workers=1)
     return slabs.base.astype(np.float64) + median / slabs.scale
 
