@@ -177,7 +177,7 @@ def test_a_mistyped_family_is_told_which_is_meant(name: str, meant: str) -> None
 
 def test_a_name_that_is_both_near_a_family_and_an_architecture_is_told_both() -> None:
     text = message(changed("models.m.source.family", "esm"))
-    assert "write 'family: transformers', which loads it (or is 'esm2' meant?)" in text
+    assert "write 'family: transformers', which loads it (or is 'esm2' or 'esm3' meant?)" in text
 
 
 def test_all_mistakes_are_reported_at_once() -> None:
