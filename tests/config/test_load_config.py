@@ -180,6 +180,27 @@ def test_a_name_that_is_both_near_a_family_and_an_architecture_is_told_both() ->
     assert "write 'family: transformers', which loads it (or is 'esm2' or 'esm3' meant?)" in text
 
 
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (
+            {"family": "alphafold3", "inputs": "i", "outputs": "o", "dtype": "bfloat16"},
+            "dtype: AlphaFold 3's program has",
+        ),
+        (
+            {"family": "evo", "weights": {"path": "x"}, "keep_special_tokens": True},
+            "keep_special_tokens: Evo reads bytes",
+        ),
+        (
+            {"family": "module", "factory": "a:b", "prepare": "a:c", "hooks": ["x", "y", "z"], "first": 1},
+            "first is the number of the first block in a pattern of hooks, but hooks is a list",
+        ),
+    ],
+)
+def test_options_that_a_family_would_not_use_are_refused(source: dict[str, Any], expected: str) -> None:
+    assert f"models.m.source: {expected}" in message(changed("models.m.source", source))
+
+
 def test_all_mistakes_are_reported_at_once() -> None:
     suite = changed("sead", 1) | {"init_death": {"k": 0}, "train": {"steps": "many"}}
     text = message(suite)
