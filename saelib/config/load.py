@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from saelib.config.architectures import family_of, is_architecture
 from saelib.config.schema import Config, ModelConfig, compact
 from saelib.config.sizes import stated_size
 from saelib.errors import UserError
@@ -136,7 +137,8 @@ def _explain(error: ErrorDetails) -> str:
     if kind == "union_tag_invalid":
         allowed, tag = _words(context["expected_tags"]), str(context["tag"])
         discriminator = str(context["discriminator"]).strip("'")
-        return f"{key}.{discriminator}: no such value '{tag}'{_hint(tag, allowed)}"
+        hint = _hint_of_a_family(tag, allowed) if discriminator == "family" else _hint(tag, allowed)
+        return f"{key}.{discriminator}: no such value '{tag}'{hint}"
     if kind == "union_tag_not_found":
         return f"{key}: the key {context['discriminator']} is missing"
     if kind == "literal_error":
@@ -153,6 +155,16 @@ def _explain(error: ErrorDetails) -> str:
 def _words(listed: object) -> list[str]:
     """Pydantic's "'a', 'b'" -> ['a', 'b']."""
     return [word.strip(" '") for word in str(listed).split(",")]
+
+
+def _hint_of_a_family(word: str, allowed: list[str]) -> str:
+    """People write an architecture where the family is wanted that loads it, and mistype families."""
+    typo = sorted(difflib.get_close_matches(word, allowed, cutoff=0.8))
+    family = None if typo and not is_architecture(word) else family_of(word)
+    if family is None:
+        return _hint(word, allowed)
+    also = f" (or is {' or '.join(map(repr, typo))} meant?)" if typo else ""
+    return f", which is an architecture: write 'family: {family}', which loads it{also}. Allowed: {', '.join(allowed)}"
 
 
 def _hint(word: str, allowed: list[str]) -> str:

@@ -94,6 +94,10 @@ class ModuleSource(ModelSource):
     def _hooks_name_blocks(self) -> Self:
         if not self.hooks or (isinstance(self.hooks, str) and "{layer}" not in self.hooks):
             raise ValueError("hooks needs '{layer}' where a block's number goes, or is the list of all blocks' paths")
+        if not isinstance(self.hooks, str) and self.first:
+            raise ValueError(
+                "first is the number of the first block in a pattern of hooks, but hooks is a list; remove it"
+            )
         return self
 
 
