@@ -55,7 +55,7 @@ def open_batches(name: str, config: Config, layers: Sequence[int]) -> OpenBatche
     model = config.models[name]
     if isinstance(model.source, ArraysSource):
         found = _of_files(model.source, config, layers)
-        advice = "leave them out of the files"
+        advice = "leave them out of the files (beyond 3e38 a value is infinite in float32)"
     else:
         found = _of_model(model, config, layers)
         advice = "a wider extraction.dtype may help"

@@ -25,7 +25,8 @@ class Rows(Protocol):
 
 def read_float32(rows: Rows, start: int, stop: int) -> NDArray[np.float32]:
     """Rows with the offset added, as float32 [stop - start, d_in]; always a fresh array."""
-    values = rows.block(start, stop).astype(np.float32)
+    with np.errstate(over="ignore"):  # becomes infinity, which is found where it is used
+        values = rows.block(start, stop).astype(np.float32)
     if rows.offset is not None:
         values += rows.offset
     return values

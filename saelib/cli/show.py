@@ -52,4 +52,6 @@ def _finite(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return "not defined"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
