@@ -56,7 +56,7 @@ def open_batches(name: str, config: Config, layers: Sequence[int]) -> OpenBatche
     model = config.models[name]
     if isinstance(model.source, ArraysSource):
         found = _of_files(model.source, config, layers)
-        advice = "; its file holds NaN, infinity or values too large for float32: leave such rows out"
+        advice = "; leave them out of the files (beyond 3e38 a value is infinite in float32)"
     else:
         found = _of_model(name, model, config, layers)
         narrow = (model.source.dtype or config.extraction.dtype) != "float32"

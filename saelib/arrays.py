@@ -2,6 +2,7 @@
 
 import logging
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from math import prod
@@ -38,20 +39,20 @@ class FileRows:
         self.context = contexts.pop() if len(contexts) == 1 else 1
         """Rows that stand together because they come from one example; 1 where that is not known."""
         self._parts = parts
-        self._ends = list(accumulate(prod(found.shape[:-1]) for _, found in parts))
-        self.shape = (self._ends[-1], parts[0][1].shape[-1])
+        self._starts = [0, *accumulate(prod(found.shape[:-1]) for _, found in parts)]
+        self.shape = (self._starts[-1], parts[0][1].shape[-1])
         together = parts[0][1].together * self.context
         self.block_rows = together * max(1, BLOCK_ROWS // together)
         self.offset: NDArray[np.float32] | None = None
 
     def block(self, start: int, stop: int) -> NDArray[np.floating]:
         """Rows `start` to `stop`: float16, float32 or float64 [stop - start, d_in]."""
-        pieces = []
-        for (name, found), end in zip(self._parts, self._ends, strict=True):
-            begin = end - prod(found.shape[:-1])
-            if start < end and stop > begin:
-                pieces.append(_read(name, found, max(start, begin) - begin, min(stop, end) - begin))
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces or [np.empty((0, self.shape[1]), np.float32)])
+        pieces, index = [], bisect_right(self._starts, start) - 1
+        while start < stop:
+            begin, end = self._starts[index], min(stop, self._starts[index + 1])
+            pieces.append(_read(*self._parts[index], start - begin, end - begin))
+            start, index = end, index + 1
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def open_rows(file: str | Path, fill_missing_chunks: bool = False) -> Rows:
@@ -116,7 +117,9 @@ def _read(name: str, found: Found, start: int, stop: int) -> NDArray[np.floating
     try:
         values = np.asarray(found.read(first, -(-stop // context)))
     except (SafetensorError, ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
-        raise UserError(f"{name}: rows {start:,} to {stop - 1:,} cannot be read; the file is damaged") from error
+        raise UserError(
+            f"{name}: rows {start:,} to {stop - 1:,} cannot be read: damaged, or packed by a codec that is not here"
+        ) from error
     native = np.dtype(np.float64) if values.dtype.itemsize > 8 else values.dtype.newbyteorder("=")
     with np.errstate(over="ignore"):  # of 80 bits: what becomes infinity is found where it is used
         values = values.astype(native, copy=False)

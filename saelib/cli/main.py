@@ -79,7 +79,7 @@ def stats(
     rows = open_rows(file, fill_missing_chunks)
     with watched(f"stats {file}", rows, PASSES) as seen:
         measured = compute_stats(seen, workers=workers, whitening=False)
-    source = [file, *(rows.notes if isinstance(rows, FileRows) else [])]
+    source = [file, *(rows.notes if isinstance(rows, FileRows) else [rows.name])]
     names = (
         "tokens", "d_in", "gamma", "gamma_raw", "gamma_unit", "effective_rank", "effective_rank_fraction",
         "excess_kurtosis", "norm_ratio", "warnings",

@@ -1,5 +1,6 @@
 """Arrays of a zarr folder, formats 2 and 3, sharded or not, in any group; every chunk of them is looked for."""
 
+import warnings
 from collections.abc import Iterator
 from itertools import product
 from math import ceil, prod
@@ -33,22 +34,28 @@ def open_zarr(path: Path, member: str, fill_missing_chunks: bool) -> Found:
     if not path.is_dir() or not is_zarr(path):
         raise UserError(f"{path}: not a zarr array or group (a folder with zarr.json, .zarray or .zgroup)")
     try:
-        node = zarr.open(path, mode="r")
-        if isinstance(node, zarr.Group):
-            arrays = {name: one for name, one in node.members(max_depth=None) if isinstance(one, zarr.Array)}
-            node = arrays[choose(arrays, member.strip("/"), path)]
-        elif member:
-            raise UserError(f"{path}: is one array without a name; leave '::{member}' out")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about files beside the arrays
+            node = _array(zarr.open(path, mode="r"), member, path)
         folder = path / node.path
         found = of_numpy(node, together=node.chunks[0] if node.ndim else 1)
         if not fill_missing_chunks and found.floating:
             _refuse_missing(path, folder, node)
     except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError, RuntimeError, OSError) as error:
-        why = (
-            "a data type that zarr does not know here" if "data type" in str(error) else "metadata that cannot be read"
-        )
+        why = "a data type that zarr does not know here" if "data type" in str(error) else "its metadata cannot be read"
         raise damaged(path, why) from error
     return found
+
+
+def _array(node: Any, member: str, path: Path) -> Any:
+    import zarr
+
+    if isinstance(node, zarr.Group):
+        arrays = {name: one for name, one in node.members(max_depth=None) if isinstance(one, zarr.Array)}
+        return arrays[choose(arrays, member.strip("/"), path)]
+    if member:
+        raise UserError(f"{path}: is one array without a name; leave '::{member}' out")
+    return node
 
 
 def _refuse_missing(path: Path, folder: Path, array: Any) -> None:

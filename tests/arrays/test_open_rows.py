@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,15 @@ def test_a_data_set_of_splits_is_named_by_its_folder(tmp_path: Path) -> None:
     # A selection is saved as the rows that it selects.
     loaded.select([7, 3]).save_to_disk(tmp_path / "two")
     np.testing.assert_array_equal(read(open_rows(tmp_path / "two")), VALUES[[7, 3]])
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_threads_may_read_at_the_same_time(tmp_path: Path, name: str) -> None:
+    rows = open_rows(save(name, VALUES, tmp_path))
+    starts = np.random.default_rng(0).integers(0, 4900, 100).tolist()
+    with ThreadPoolExecutor(4) as pool:
+        for start, block in zip(starts, pool.map(lambda start: rows.block(start, start + 100), starts), strict=True):
+            np.testing.assert_array_equal(block, VALUES[start : start + 100])
 
 
 def test_nothing_is_loaded_whole(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_stats_of_a_file(tmp_path: Path) -> None:
     assert values["d_in"] == 16
     assert values["gamma_raw"] == pytest.approx(np.linalg.norm(wide.mean(0)) / np.linalg.norm(wide.std(0)), rel=1e-6)
     assert set(values) == {
-        "tokens", "d_in", "gamma", "gamma_raw", "gamma_unit", "effective_rank", "effective_rank_fraction",
+        "source", "tokens", "d_in", "gamma", "gamma_raw", "gamma_unit", "effective_rank", "effective_rank_fraction",
         "excess_kurtosis", "norm_ratio", "warnings",
     }  # fmt: skip
     assert "gamma_unit" in saelib("stats", tmp_path / "a.npy")

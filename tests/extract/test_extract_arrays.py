@@ -1,6 +1,7 @@
 """The family `arrays`: what lies in the stores is what lies in the files, and examples stay in one split."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,16 @@ def test_nan_in_a_file_names_the_row_and_no_setting_of_a_forward_pass(tmp_path: 
     np.save(tmp_path / "a.npy", values.reshape(60, 100, 8))
     with pytest.raises(UserError, match=r"not finite \(1 NaN\), in the examples row 4700;"):
         extract(suite(tmp_path, str(tmp_path / "a.npy")))
+
+
+def test_a_number_beyond_float32_comes_without_a_warning_of_numpy(tmp_path: Path) -> None:
+    values = VALUES.astype(np.float64)
+    values[7, 3] = 1e300
+    np.save(tmp_path / "a.npy", values)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        with pytest.raises(UserError, match=r"in the examples row 7; .*beyond 3e38 a value is infinite"):
+            extract(suite(tmp_path, str(tmp_path / "a.npy")))
 
 
 def test_chunks_that_were_left_out_are_filled_where_the_suite_says_so(tmp_path: Path) -> None:
