@@ -155,9 +155,7 @@ def _report_target(config: Config, reads: Iterable[Target]) -> Target:
     described = {name: [model.domain, model.licence, model.notes] for name, model in config.models.items()}
     settings = {
         "models": described,
-        "seed": config.seed,
         "page": fingerprint(str(PACKAGE / "report" / "assets")),
-        **config.report.model_dump(mode="json"),
     }
     key = make_key("report", settings, code_hash("saelib.report.stage"), [t.key for t in reads])
     return Target("report", str(config.results / "report.json"), key)

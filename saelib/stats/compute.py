@@ -21,6 +21,10 @@ TOKENS_PER_DIMENSION = 5
 """With fewer, the effective rank reads low: 0.96 of its value at 4 d_in, 0.73 at 0.4 d_in."""
 MASSIVE_NORM_RATIO = 20
 UNRESOLVED_GAMMA = 1e5
+HARMLESS_GAMMA = 0.3
+"""Up to which the closed forms predict no dead features, for any usual size of an SAE."""
+DISAGREEMENT = 1.25
+"""Ratio of gamma and gamma_unit; 0.997 to 1.2 in the default suite."""
 NEARLY_CONSTANT = 1e-6
 """Standard deviation, in units of the median one."""
 QUANTILES = {"p01": 0.01, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p99": 0.99}
@@ -156,6 +160,12 @@ def _warnings(stats: LayerStats, zero_tokens: int) -> list[str]:
         found.append(
             f"{nearly} of {stats.d_in} dimensions vary less than a millionth as much as the median one; z-scoring "
             f"would blow up rounding errors there"
+        )
+    low, high = sorted((stats.gamma, stats.gamma_unit))
+    if high > HARMLESS_GAMMA and high > DISAGREEMENT * low:
+        found.append(
+            f"gamma = {stats.gamma:.2g} and gamma_unit = {stats.gamma_unit:.2g} disagree: features see the tokens "
+            f"without LayerNorm, which removes a mean along (1, ..., 1), so gamma_unit predicts their death"
         )
     if max(stats.gamma, stats.gamma_unit) > UNRESOLVED_GAMMA:
         found.append(f"gamma = {stats.gamma:.2g} is near the limit of float32 and holds to few digits")
