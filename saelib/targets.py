@@ -241,9 +241,7 @@ def _report_target(config: Config, reads: Iterable[Target]) -> Target:
     described = {name: [model.domain, model.licence, model.notes] for name, model in config.models.items()}
     settings = {
         "models": described,
-        "seed": config.seed,
         "page": fingerprint(str(PACKAGE / "report" / "assets")),
-        **config.report.model_dump(mode="json"),
     }
     names = {"": "report", "models": "models", "seed": "seed", "page": "the page's template"}
     return _make("report", config.results / "report.json", settings, ["saelib.report.stage"], reads, names)

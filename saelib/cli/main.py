@@ -36,7 +36,7 @@ def main() -> None:
 
 @app.command()
 def theory(
-    gamma: Annotated[float, typer.Option(min=0, help="Outlier severity ||mean|| / ||std||.")],
+    gamma: Annotated[float, typer.Option(min=0, help="Severity ||mean|| / ||std||: gamma_unit of saelib stats.")],
     d_sae: Annotated[int, typer.Option(min=1, max=MANY, help="Features of the SAE.")] = 8192,
     k: Annotated[int, typer.Option(min=1, max=MANY, help="Features that stay active for a token.")] = 64,
     tokens: Annotated[
@@ -44,7 +44,10 @@ def theory(
     ] = 100_000,
     json: Json = False,
 ) -> None:
-    """What the closed forms predict: the fraction of features dead at initialisation.
+    """What the closed forms predict: the fraction of features dead at initialization.
+
+    dead_relu: never above 0 before the selection. dead_total: never selected, dead_relu included.
+    dead_total_paper: the same by the paper's form, which is too low below gamma 2 or so.
 
     Example: saelib theory --gamma 5 --d-sae 8192 --k 64 --tokens 100000
     """
@@ -93,22 +96,29 @@ def spearman(
     x: Annotated[str, typer.Option(help="Column.")],
     y: Annotated[str, typer.Option(help="Column.")],
     by: Annotated[list[str] | None, typer.Option(help="Also within each value of this column.")] = None,
-    bootstrap: Annotated[int, typer.Option(min=1, help="Resamples behind the 95 % intervals.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the resampling.")] = 0,
+    cluster: Annotated[
+        str | None, typer.Option(help="Column whose rows are not independent; 'model' where the table has one.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Rank correlation of two columns, over all rows and by group, with bootstrap intervals.
+    """Rank correlation of two columns, over all rows and by group, with 95 % intervals.
 
-    Example: saelib spearman results/tables/layers.csv --x gamma --y dead_total --by domain
+    ci_low, ci_high: the interval for rows of a new model, from leaving out whole models (`--cluster`: whatever else
+    makes rows resemble one another). ci_low_rows, ci_high_rows take all rows for independent. Where there is no
+    interval, `reason` says why. Cells that are empty, NA or NaN are left out and counted.
+
+    Example: saelib spearman results/tables/layers.csv --x gamma_unit --y dead_total --by domain
     """
     from saelib.correlation import spearman_table
     from saelib.tables import read_table
 
-    frame = read_table(table, [x, y, *(by or [])], numbers=[x, y])
-    rows = spearman_table(frame, x, y, by or [], bootstrap, seed)
+    frame = read_table(table, [x, y, *(by or []), *([cluster] if cluster else [])], numbers=[x, y])
+    rows = spearman_table(frame, x, y, by or [], cluster or "model")
     if not json:
-        typer.echo(f"Spearman's rho of {x} and {y}")
-        rows = [{name: value for name, value in row.items() if name not in ("x", "y")} for row in rows]
+        over = rows[0]["ci_over"]
+        typer.echo(f"Spearman's rho of {x} and {y}; ci_low to ci_high: 95 % interval over {over}")
+        hidden = {"x", "y", "ci_over"} | ({"ci_low_rows", "ci_high_rows"} if over == "rows" else set())
+        rows = [{name: value for name, value in row.items() if name not in hidden} for row in rows]
     show_rows(rows, json)
 
 

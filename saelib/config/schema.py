@@ -198,13 +198,6 @@ class InitDeathConfig(Section):
         return self
 
 
-class ReportConfig(Section):
-    """Stage `report`."""
-
-    bootstrap: Count = 2_000
-    """Resamples behind each interval."""
-
-
 # No user, query or fragment: credentials have no place in a configuration.
 BucketUrl = Annotated[str, StringConstraints(pattern=r"^s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9._+-]+)*$")]
 
@@ -228,7 +221,6 @@ class Config(Section):
     stats: StatsConfig = StatsConfig()
     init_death: InitDeathConfig = InitDeathConfig()
     train: TrainConfig = TrainConfig()
-    report: ReportConfig = ReportConfig()
 
     def needs_whitening(self) -> bool:
         """Whether any stage asks for the eigenvectors of the covariance, which cost a second Gram matrix."""

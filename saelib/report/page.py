@@ -59,12 +59,12 @@ LAYER_COLUMNS = (
     Column("layer", "layer", show=str),
     Column("domain", "domain"),
     Column("recommendation", "recommendation"),
-    Column("gamma", "γ", "outlier severity, after LayerNorm of each token", _decimals(2)),
+    Column("gamma_unit", "γ", "outlier severity, of the tokens scaled to length 1: it predicts death", _decimals(2)),
+    Column("gamma", "γ LN", "the same after LayerNorm of each token, as in the paper", _decimals(2)),
     Column("gamma_raw", "γ raw", "the same on the tokens as they are", _decimals(2)),
-    Column("gamma_unit", "γ unit", "the same on tokens scaled to length 1", _decimals(2)),
     Column("effective_rank", "eff. rank", "directions in which the activations vary", _decimals(0)),
     Column("d_in", "of", "dimensions of the activations", str),
-    Column("predicted_dead_total", "theory", "all dead, as the closed form predicts from γ", _rate),
+    Column("predicted_dead_total", "theory", "all dead, as the closed form predicts from γ (the solid line)", _rate),
     Column("dead_relu", "ReLU-dead", "never positive; raw activations", _rate),
     Column("dead_total", "all dead", "never selected; raw activations", _rate),
     Column("dead_total_center_median", "centred", "all dead after centring on the geometric median", _rate),
@@ -195,21 +195,24 @@ def _gamma_at(config: Config, rates: tuple[float, ...]) -> list[tuple[float, flo
     """The severity at which theory expects each rate of all dead features, for the suite's settings."""
     gamma = np.geomspace(0.01, 1000, 5000)
     options = config.init_death
-    dead = theory.dead_total_extended(gamma, options.d_sae, options.k, config.extraction.heldout_tokens)
+    dead = theory.dead_total(gamma, options.d_sae, options.k, config.extraction.heldout_tokens)
     return [(rate, float(np.interp(rate, dead, gamma))) for rate in rates if dead[0] < rate < dead[-1]]
 
 
-def _overall(spearman: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    """Correlation of gamma with each kind of death over all layers."""
-    rows = spearman.filter((pl.col("scope") == "overall") & (pl.col("x") == "gamma")).to_dicts()
-    return {row["y"]: row for row in rows}
+def _overall(spearman: pl.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
+    """Correlation of each gamma with each kind of death over all layers."""
+    found: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    for row in spearman.filter(by="").to_dicts():
+        found[row["x"]][row["y"]] = row
+    return found
 
 
 def _distance_to_theory(layers: pl.DataFrame) -> dict[str, float | None]:
-    """Mean absolute difference between measured and predicted rates."""
+    """Mean absolute difference between measured and predicted rates, by the name of the prediction."""
+    measured = {"dead_relu": "dead_relu", "dead_total": "dead_total", "dead_total_paper": "dead_total"}
     return {
-        column: layers.select((pl.col(column) - pl.col(f"predicted_{column}")).abs().mean()).item()
-        for column in ("dead_relu", "dead_total")
+        prediction: layers.select((pl.col(column) - pl.col(f"predicted_{prediction}")).abs().mean()).item()
+        for prediction, column in measured.items()
     }
 
 

@@ -56,12 +56,13 @@ class InitDeath(Result):
 
 
 class Prediction(Part):
-    """A row of `theory/predictions.json`."""
+    """A row of `theory/predictions.json`: of `gamma_unit`, but for `dead_total_paper`, which is of `gamma`."""
 
     model: str
     layer: int
     dead_relu: float
     dead_total: float
+    dead_total_paper: float
 
 
 class Predictions(Result):

@@ -61,16 +61,20 @@ SPEARMAN = {
     "rho": pl.Float64,
     "ci_low": pl.Float64,
     "ci_high": pl.Float64,
-    "ci_low_models": pl.Float64,
-    "ci_high_models": pl.Float64,
+    "ci_over": pl.String,
+    "n_clusters": pl.Int64,
+    "ci_low_rows": pl.Float64,
+    "ci_high_rows": pl.Float64,
     "reason": pl.String,
 }
-"""Columns of `spearman`; intervals at 95 %, the last two from drawing whole models."""
+"""Columns of `spearman`. Intervals at 95 %: `ci_low` and `ci_high` over whole models, of which there are `n_clusters`;
+`ci_low_rows` and `ci_high_rows` as if layers of one model were independent, which makes them far too narrow."""
 
 
 def _layers_schema(config: Config) -> dict[str, Any]:
     """Columns of `layers`. Rates are fractions; `dead_*` without a suffix are of raw activations, means over seeds.
 
+    `predicted_*` are of `gamma_unit`; `predicted_dead_total_paper` is by the paper's form, of its `gamma`.
     A column for each preprocessing of the default config, and for each that this one adds.
     """
     measured = dict.fromkeys((*InitDeathConfig().preprocessings, *config.init_death.preprocessings))
@@ -83,6 +87,7 @@ def _layers_schema(config: Config) -> dict[str, Any]:
         **dict.fromkeys(STATISTICS, pl.Float64),
         "predicted_dead_relu": pl.Float64,
         "predicted_dead_total": pl.Float64,
+        "predicted_dead_total_paper": pl.Float64,
         "dead_relu": pl.Float64,
         "dead_total": pl.Float64,
         "dead_total_sd": pl.Float64,
@@ -117,12 +122,12 @@ def saes_table(config: Config, results: Results) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=SAES)
 
 
-def spearman_rows(config: Config, layers: pl.DataFrame) -> pl.DataFrame:
+def spearman_rows(layers: pl.DataFrame) -> pl.DataFrame:
     """How well each form of gamma orders the layers by their death: overall, by domain, by model."""
     rows: list[dict[str, Any]] = []
     for x in ("gamma", "gamma_raw", "gamma_unit"):
         for y in ("dead_total", "dead_relu"):
-            rows += spearman_table(layers, x, y, ["domain", "model"], config.report.bootstrap, config.seed)
+            rows += spearman_table(layers, x, y, ["domain", "model"])
     return pl.DataFrame(rows, schema=SPEARMAN)
 
 
@@ -141,7 +146,13 @@ def _of_stats(stats: LayerStats | None) -> dict[str, Any]:
 
 def _of_theory(results: Results, place: Place) -> dict[str, Any]:
     row = results.predictions.get(place)
-    return {"predicted_dead_relu": row.dead_relu, "predicted_dead_total": row.dead_total} if row else {}
+    if row is None:
+        return {}
+    return {
+        "predicted_dead_relu": row.dead_relu,
+        "predicted_dead_total": row.dead_total,
+        "predicted_dead_total_paper": row.dead_total_paper,
+    }
 
 
 def trained_saes(results: Results, layer: Place) -> dict[str, TrainedSAE]:

@@ -21,6 +21,10 @@ TOKENS_PER_DIMENSION = 5
 """With fewer, the effective rank reads low: 0.96 of its value at 4 d_in, 0.73 at 0.4 d_in."""
 MASSIVE_NORM_RATIO = 20
 UNRESOLVED_GAMMA = 1e5
+HARMLESS_GAMMA = 0.3
+"""Up to which the closed forms predict no dead features, for any usual size of an SAE."""
+DISAGREEMENT = 1.25
+"""Ratio of gamma and gamma_unit; 0.997 to 1.2 in the default suite."""
 NEARLY_CONSTANT = 1e-6
 """Standard deviation, in units of the median one."""
 RESOLVED = 4
@@ -175,6 +179,12 @@ def _warnings(stats: LayerStats, zero_tokens: int) -> list[str]:
     ):
         if gamma is None:
             found.append(f"all {stats.tokens} tokens are the same {same}, so {kind} is not defined")
+    low, high = sorted((stats.gamma or 0, stats.gamma_unit or 0))
+    if None not in (stats.gamma, stats.gamma_unit) and high > HARMLESS_GAMMA and high > DISAGREEMENT * low:
+        found.append(
+            f"gamma = {stats.gamma:.2g} and gamma_unit = {stats.gamma_unit:.2g} disagree: latents see the tokens "
+            f"without LayerNorm, which removes a mean along (1, ..., 1), so gamma_unit predicts their death"
+        )
     largest = max(stats.gamma or 0, stats.gamma_unit or 0)
     if largest > UNRESOLVED_GAMMA:
         found.append(f"gamma = {largest:.2g} is near the limit of float32 and holds to few digits")

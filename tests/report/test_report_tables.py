@@ -27,6 +27,7 @@ LAYER_COLUMNS = [
     "norm_ratio",
     "predicted_dead_relu",
     "predicted_dead_total",
+    "predicted_dead_total_paper",
     "dead_relu",
     "dead_total",
     "dead_total_sd",
@@ -106,6 +107,7 @@ def test_a_layer_row_repeats_the_result_files(suite: Config):
         assert row[f"dead_total_{name}"] == death[name].dead_total.mean
     assert row["predicted_dead_relu"] == predicted["dead_relu"]
     assert row["predicted_dead_total"] == predicted["dead_total"]
+    assert row["predicted_dead_total_paper"] == predicted["dead_total_paper"]
     measured = {n: MeasuredDeath(d.dead_total.mean, d.dead_total.sd, 3) for n, d in death.items()}
     advice = recommend(measured)
     assert advice is not None
@@ -191,7 +193,7 @@ def test_unusable_statistics_leave_a_gap_and_the_rest_of_the_row(suite: Config, 
     row = row_of(layers_table(suite, results), model="minilm-l6", layer=4)
     assert row["gamma"] is None
     assert row["dead_total"] is not None
-    for scope in spearman_rows(suite, layers_table(suite, results)).filter(scope="overall").to_dicts():
+    for scope in spearman_rows(layers_table(suite, results)).filter(scope="overall").to_dicts():
         assert (scope["n"], scope["n_left_out"]) == (7, 1)
 
 
