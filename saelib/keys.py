@@ -18,6 +18,7 @@ NOT_IN_KEYS = (
     "saelib.files",
     "saelib.jobs",
     "saelib.progress",
+    "saelib.reasons",
     "saelib.stats.cluster",
     "saelib.train.loggers",
 )

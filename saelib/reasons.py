@@ -138,9 +138,10 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     for name in dict.fromkeys((*old, *new)):
-        before, after = old.get(name), new.get(name)
-        if _plain(before) != _plain(after):
-            yield f"{name}: {_shown(before)} -> {_shown(after)}" if _is_said(before, after) else f"{name} changed"
+        before, after = (_shown(values[name]) if name in values else "absent" for values in (old, new))
+        if (name in old) != (name in new) or _plain(old[name]) != _plain(new[name]):
+            said = _is_said(old.get(name), new.get(name)) and before != after
+            yield f"{name}: {before} -> {after}" if said else f"{name} changed"
 
 
 def _is_said(*values: Any) -> bool:

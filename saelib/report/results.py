@@ -28,6 +28,10 @@ class Place(NamedTuple):
     variant: str = ""
     """Of training; empty for the stages that have none."""
 
+    def __str__(self) -> str:
+        """As messages call it."""
+        return f"{self.model} layer {self.layer}" + (f", {self.variant}" if self.variant else "")
+
 
 @dataclass(frozen=True)
 class Gap:
