@@ -80,7 +80,10 @@ def test_what_has_no_key_is_missing_or_damaged_and_an_unknown_key_is_said_to_be(
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     code = {"saelib.a": "12"}
-    records = {"k1": MadeFrom({"ä": [1, {"b": None}]}, code, {"extract": "0"}), "k2": MadeFrom({}, code, {})}
+    records = {
+        "stats of a layer 1": {"k1": MadeFrom({"ä": [1, {"b": None}]}, code, {"extract": "0"}), "k2": MadeFrom()},
+        "theory": {"k4": MadeFrom({}, code, {})},
+    }
     write_records(tmp_path / "keys.json", records)
     assert read_records(tmp_path / "keys.json") == records
     text = (tmp_path / "keys.json").read_text()
