@@ -19,6 +19,7 @@ NOT_IN_KEYS = (
     "saelib.files",
     "saelib.jobs",
     "saelib.progress",
+    "saelib.reasons",
     "saelib.shortage",
     "saelib.stats.cluster",
     "saelib.train.loggers",

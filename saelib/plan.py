@@ -9,7 +9,7 @@ from typing import Any
 from saelib.config import Config
 from saelib.errors import UserError
 from saelib.files import published_file, read_sealed, seal
-from saelib.reasons import MadeFrom, in_short, read_records, reasons, write_records
+from saelib.reasons import Records, in_short, read_records, reasons, write_records
 from saelib.targets import Target, present_keys, wanted_targets
 
 # Each stage and the stages whose results it reads, in the order they run.
@@ -53,8 +53,9 @@ class Plan:
     """Results that are up to date already."""
     stale: list[tuple[Target, list[str]]] = field(default_factory=list)
     """The others, and why, in the order of their dependencies."""
-    records: dict[str, MadeFrom] = field(default_factory=dict)
-    """What the keys were made from that the suite wants, and those that its results carry."""
+    records: Records = field(default_factory=dict)
+    """What the keys were made from that the suite wants, and those that its results carry; and whatever is known of
+    other suites' results in the same folder."""
 
     def save(self, path: Path) -> None:
         """Write the plan for the processes that will run its jobs, and what its keys are made from."""
@@ -82,7 +83,7 @@ def make_plan(config: Config) -> Plan:
     keys = present_keys(wanted)
     known = read_records(config.keys_path())
     why = {
-        target: reasons(key, target.exists(), target.made_from, known)
+        target: reasons(key, target.exists(), target.made_from, known.get(str(target), {}))
         for target, key in zip(wanted, keys, strict=True)
         if key != target.key
     }
@@ -100,7 +101,10 @@ def make_plan(config: Config) -> Plan:
             job = Job(stage, name, tuple(targets), tuple(dict.fromkeys(after)), in_words)
             jobs[job.id] = job
             makers |= {(stage, target.model, target.layer): job.id for target in targets}
-    records = {key: known[key] for key in keys if key in known} | {target.key: target.made_from for target in wanted}
+    records = dict(known)
+    for target, key in zip(wanted, keys, strict=True):
+        carried = {name: made for name, made in known.get(str(target), {}).items() if name == key}
+        records[str(target)] = carried | {target.key: target.made_from}
     return Plan(config, jobs, len(wanted) - len(old), list(why.items()), records)
 
 

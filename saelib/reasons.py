@@ -42,13 +42,17 @@ class MadeFrom:
     """What it reads, such as 'stats of calm layer 1' -> its key."""
 
 
+Records = Mapping[str, Mapping[str, MadeFrom]]
+"""Result, such as 'stats of calm layer 1' -> its keys: the one that it carries and the one that is wanted."""
+
+
 @dataclass(frozen=True)
 class _File:
     """`keys.json`. Results of a stage share most of their code, so each set of modules stands there once."""
 
     code: dict[str, dict[str, str]]
-    made_from: dict[str, tuple[dict[str, Any], str, dict[str, str]]]
-    """Key -> settings, a name under `code`, upstream."""
+    results: dict[str, dict[str, tuple[dict[str, Any], str, dict[str, str]]]]
+    """Result -> key -> settings, a name under `code`, upstream."""
 
 
 def named(settings: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
@@ -70,47 +74,48 @@ def named(settings: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, An
     return found
 
 
-def reasons(key: str | None, there: bool, wanted: MadeFrom, records: Mapping[str, MadeFrom]) -> list[str]:
+def reasons(key: str | None, there: bool, wanted: MadeFrom, known: Mapping[str, MadeFrom]) -> list[str]:
     """Why a result that does not carry the wanted key is made again.
 
     Args:
         key: that it carries; None where it has none that can be read.
         there: whether anything lies in its place.
         wanted: what it should be made from.
-        records: of the keys that are known.
+        known: what its keys were made from, as far as that is recorded.
     """
     if key is None:
         return [DAMAGED if there else MISSING]
     if key == UNFINISHED:
         return ["the last run ended without all results"]
-    made = records.get(key)
+    made = known.get(key)
     if made is None:
         return [UNKNOWN]
     found = [*_changed(made.settings, wanted.settings), *_of_code(made.code, wanted.code)]
     return [*found, *_of_upstream(made.upstream, wanted.upstream)] or [UNSAID]
 
 
-def read_records(path: Path) -> dict[str, MadeFrom]:
-    """What each key was made from, as far as `keys.json` says. Empty where it is missing or damaged."""
+def read_records(path: Path) -> Records:
+    """What each result's keys were made from, as far as `keys.json` says. Empty where it is missing or damaged."""
     try:
         file = TypeAdapter(_File).validate_python(read_sealed(path))
         return {
-            key: MadeFrom(settings, file.code[code], upstream)
-            for key, (settings, code, upstream) in file.made_from.items()
+            result: {key: MadeFrom(settings, file.code[code], read) for key, (settings, code, read) in keys.items()}
+            for result, keys in file.results.items()
         }
     except (UserError, ValidationError, OSError, KeyError) as error:
         log.debug("%s: %s", path, error)
         return {}
 
 
-def write_records(path: Path, records: Mapping[str, MadeFrom]) -> None:
+def write_records(path: Path, records: Records) -> None:
     """Publish `keys.json`."""
     file = _File({}, {})
-    for key in sorted(records):
-        made = records[key]
-        name = hashlib.sha256(json.dumps(made.code, sort_keys=True).encode()).hexdigest()[:12]
-        file.code[name] = dict(made.code)
-        file.made_from[key] = (dict(made.settings), name, dict(made.upstream))
+    for result in sorted(records):
+        file.results[result] = {}
+        for key, made in sorted(records[result].items()):
+            name = hashlib.sha256(json.dumps(made.code, sort_keys=True).encode()).hexdigest()[:12]
+            file.code[name] = dict(made.code)
+            file.results[result][key] = (dict(made.settings), name, dict(made.upstream))
     with published_file(path) as draft:
         draft.write_text(seal(json.dumps(asdict(file), separators=(",", ":"))), encoding="utf-8")
 
@@ -138,9 +143,10 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     for name in dict.fromkeys((*old, *new)):
-        before, after = old.get(name), new.get(name)
-        if _plain(before) != _plain(after):
-            yield f"{name}: {_shown(before)} -> {_shown(after)}" if _is_said(before, after) else f"{name} changed"
+        before, after = (_shown(values[name]) if name in values else "absent" for values in (old, new))
+        if (name in old) != (name in new) or _plain(old[name]) != _plain(new[name]):
+            said = _is_said(old.get(name), new.get(name)) and before != after
+            yield f"{name}: {before} -> {after}" if said else f"{name} changed"
 
 
 def _is_said(*values: Any) -> bool:

@@ -53,6 +53,11 @@ class Workflow:
         plan = None if controls else os.environ.get(PLAN)
         if plan is not None:
             self.config = Config.model_validate(read_sealed(Path(plan))["config"])
+        elif not os.access(".snakemake" if Path(".snakemake").exists() else ".", os.W_OK):
+            raise UserError(
+                f"{Path.cwd()} cannot be written, and Snakemake keeps its records there, in .snakemake; "
+                "--directory names another folder to work in"
+            )
         elif configfiles or Path(default).exists():
             self.config = _merged(list(configfiles) or [Path(default)], overrides)
         else:
@@ -127,7 +132,7 @@ class Workflow:
         def inputs(_: Any) -> list[str]:
             if not snakemake.is_main_process:
                 return []
-            refuse_forcing(snakemake.dag_settings)
+            refuse_forcing(snakemake.dag_settings, snakemake.touch)
             return self.markers()
 
         return inputs
@@ -216,10 +221,13 @@ def claim(results: Path) -> TextIO:
     """Claim a results folder for as long as what this returns is open; the claim ends with the process, too.
 
     Raises:
-        UserError: where a run, or a command that removes results, is at work there.
+        UserError: where it cannot be written, or a run, or a command that removes results, is at work there.
     """
-    results.mkdir(parents=True, exist_ok=True)
-    file = (results / ".lock").open("w")
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        file = (results / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"{results}: results cannot be written there ({error.strerror})") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -229,12 +237,17 @@ def claim(results: Path) -> TextIO:
     return file
 
 
-def refuse_forcing(asked: Any) -> None:
-    """End the process where Snakemake's settings force rules: what runs is decided by keys, which these leave alone.
+def refuse_forcing(asked: Any, touch: bool = False) -> None:
+    """End the process where Snakemake's settings force rules, or feign them: keys decide, which these leave alone.
 
     Args:
         asked: `forceall`, `forcerun` and `forcetargets`, as in Snakemake's `DAGSettings`.
+        touch: whether Snakemake was asked to mark results as made.
     """
+    if touch:
+        sys.exit(
+            "error: --touch makes no result fresh, for keys decide what runs; 'saelib plan' says what is stale, and why"
+        )
     words = {"--forceall": asked.forceall, "--forcerun": asked.forcerun, "--force": asked.forcetargets}
     for word, given in words.items():
         if given:

@@ -1,6 +1,7 @@
 """Read a configuration file and report every mistake in it at once."""
 
 import difflib
+import json
 import re
 import types
 from collections.abc import Iterator
@@ -143,13 +144,18 @@ def _explain(error: ErrorDetails) -> str:
         return f"{key}: the key {context['discriminator']} is missing"
     if kind == "literal_error":
         allowed = _words(str(context["expected"]).replace(" or ", ", "))
-        return f"{key}: {error['input']!r} is not allowed{_hint(str(error['input']), allowed)}"
+        return f"{key}: {_as_written(error['input'])} is not allowed{_hint(str(error['input']), allowed)}"
     message = error["msg"].removeprefix("Value error, ")
-    shown = repr(error["input"])
+    shown = _as_written(error["input"])
     # An address with a user in it may hold a password: messages go to logs.
     private = "://" in shown and "@" in shown
     value = f" (found {shown})" if len(shown) < 80 and not private and not isinstance(error["input"], dict) else ""
     return f"{key or 'the suite'}: {message[0].lower()}{message[1:]}{value}"
+
+
+def _as_written(value: Any) -> str:
+    """A value as it may stand in the file, not as Python would write it: `null`, `true`, `[1, 2]`."""
+    return f"'{value}'" if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _words(listed: object) -> list[str]:

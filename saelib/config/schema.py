@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, StringConstraints, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationInfo, model_validator
 
 from saelib.config.base import Count, Fraction, Name, Section
 from saelib.config.cluster import DaskConfig
@@ -205,7 +205,8 @@ BucketUrl = Annotated[str, StringConstraints(pattern=r"^s3://[a-z0-9][a-z0-9.-]+
 class Config(Section):
     """A suite: what to run, on which models, into which folder."""
 
-    results: Path = Path("results")
+    results: Annotated[Path, AfterValidator(Path.expanduser)] = Path("results")
+    """From the working folder, as every path here."""
     stores: BucketUrl | None = None
     """Where activation stores lie, as `s3://bucket/prefix` (see docs/storage.md); none: in the results folder."""
     dask: DaskConfig | None = None

@@ -89,7 +89,9 @@ def load_model(
         missing = info["missing_keys"]
     missing = sorted(key for key in missing if not key.startswith(BEHIND_THE_BLOCKS))
     if missing:
-        raise UserError(f"{name}: the checkpoint lacks {len(missing)} weights of {type(model).__name__}: {missing[:3]}")
+        raise UserError(
+            f"{name}: the checkpoint lacks {len(missing)} weights of {type(model).__name__}: {', '.join(missing[:3])}"
+        )
     return model if device_map else model.to(target)
 
 

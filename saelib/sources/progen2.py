@@ -101,7 +101,7 @@ def _converted(weights: dict[str, torch.Tensor], width: int) -> dict[str, torch.
             converted[name] = value
             continue
         if value.shape != (3 * width, width):
-            raise UserError(f"{NAME}: {key} has the shape {tuple(value.shape)}, not {(3 * width, width)}")
+            raise UserError(f"{NAME}: {key} has the shape {list(value.shape)}, not {[3 * width, width]}")
         # Each core's piece holds its heads' queries, then values, then keys.
         pieces = value.reshape(CORES, 3, width // CORES, width)
         for index, kind in enumerate("qvk"):

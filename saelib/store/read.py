@@ -136,8 +136,9 @@ def _open(place: Place, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: 
     array = zarr.open_array(place, mode="r")
     # Where chunks lie counts too: zarr takes those that it does not find for NaN.
     first = array.metadata.encode_chunk_key((0,) * len(shape))
-    found = (array.shape, array.chunks, str(array.dtype), first)
-    wanted = (shape, chunks, dtype, "c" + "/0" * len(shape))
+    found = (list(array.shape), list(array.chunks), str(array.dtype), first)
+    wanted = (list(shape), list(chunks), dtype, "c" + "/0" * len(shape))
     if found != wanted:
-        raise ValueError(f"{place}: {found}, the store's metadata say {wanted}")
+        differing = [f"{are}, not {should}" for are, should in zip(found, wanted, strict=True) if are != should]
+        raise ValueError(f"{place}: not what the store's metadata say: {'; '.join(differing)}")
     return array

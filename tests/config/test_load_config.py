@@ -81,6 +81,9 @@ def test_what_is_read_survives_being_written() -> None:
         ("models...", GOOD["models"]["m"], ["should match pattern"]),
         ("init_death.k", 5000, ["init_death: k = 5000 is larger than d_sae = 2048"]),
         ("init_death.d_sae", -4, ["init_death.d_sae: input should be greater than 0 (found -4)"]),
+        # As YAML has it, not as Python writes it.
+        ("init_death.d_sae", None, ["init_death.d_sae: input should be a valid integer (found null)"]),
+        ("train.log_to", True, ["train.log_to: true is not allowed"]),
         (
             "init_death.preprocessings",
             ["raw", "pcaa"],

@@ -93,6 +93,13 @@ def test_snakemakes_words_for_force_are_refused_with_the_way(finished: Tree, wor
     assert "Traceback" not in done.stderr
 
 
+def test_touching_is_refused_too(edited: Tree) -> None:
+    (edited.results / "report.json").unlink()
+    done = edited.snakemake("--touch")
+    assert done.returncode == 1
+    assert "error: --touch makes no result fresh" in done.stderr.splitlines()[-1]
+
+
 def planned(tree: Tree) -> dict[str, Any]:
     return json.loads(saelib(tree, "plan", "--json"))
 
@@ -162,6 +169,17 @@ def test_without_the_record_the_results_are_as_fresh_as_with_it(edited: Tree, lo
     assert reasons(edited) == {
         "report": ["made by another version of saelib, or elsewhere: what it was made from is not recorded"]
     }
+
+
+def test_another_suite_in_the_same_folder_leaves_the_record_of_this_one(edited: Tree) -> None:
+    whole = edited.config
+    other = edited.config
+    del other["models"]["severe"]
+    edited.config = other
+    edited.run()
+    whole["init_death"]["k"] = 9
+    edited.config = whole
+    assert reasons(edited)["init_death severe 1"] == ["init_death.k: 8 -> 9"]
 
 
 def test_a_run_says_why_each_job_runs_and_how_long_it_will_take(edited: Tree) -> None:
