@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from saelib.errors import UserError
 from saelib.files import published_folder, remove_drafts
 from saelib.store import remote
-from saelib.store.layout import StoreMetadata, chunk_names, metadata_of
+from saelib.store.layout import SPLITS, StoreMetadata, chunk_names, metadata_of
 
 if TYPE_CHECKING:  # its packages are an extra
     from saelib.store.s3 import S3Folder
@@ -99,14 +99,17 @@ def move(source: Place, target: Place) -> None:
 
 
 def remove_store(location: Path | str) -> None:
-    """Delete a store, so that it is extracted again. Raises `UserError` where there is none."""
+    """Delete a store, whole or damaged, so that it is extracted again. Raises `UserError` where there is none."""
     find(location)
     if remote.is_url(location):
         remote.remove(str(location))
-    else:
-        # What makes it a store goes first: killed in between, this leaves no store rather than one that lacks chunks.
-        (Path(location) / "zarr.json").unlink(missing_ok=True)
-        shutil.rmtree(location)
+        return
+    folder = Path(location)
+    if _local_key(folder) is None and not any((folder / split / "acts").is_dir() for split in SPLITS):
+        raise UserError(f"{location}: not a store, so it is left alone")
+    # What makes it a store goes first: killed in between, this leaves no store rather than one that lacks chunks.
+    (folder / "zarr.json").unlink(missing_ok=True)
+    shutil.rmtree(folder)
 
 
 def _attributes(place: Place) -> Any:

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from typer.testing import CliRunner
 
 from saelib.cli import watch
 from saelib.cli.main import app
+from saelib.config.load import check_config
 from saelib.errors import UserError
+from saelib.extract import extract
 from saelib.rows import ArrayRows
 
 VALUES = np.random.default_rng(0).standard_normal((3000, 16)).astype(np.float32) + 1
@@ -178,3 +181,33 @@ def test_help_shows_brackets() -> None:
     for name in ("stats", "evaluate"):
         for parameter in command.commands[name].params:  # pyright: ignore[reportAttributeAccessIssue]
             assert "[" not in (getattr(parameter, "help", None) or "")
+
+
+def test_only_stores_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photographs").mkdir()
+    (tmp_path / "photographs" / "one.jpg").write_text("precious")
+    zarr.create_group(tmp_path / "mine.zarr").create_array("acts", data=VALUES)
+    monkeypatch.chdir(tmp_path / "photographs")
+    for place in ("", ".", "..", tmp_path / "photographs", tmp_path / "mine.zarr"):
+        assert "not a store, so it is left alone" in refusal("store", "delete", place)
+    assert (tmp_path / "photographs" / "one.jpg").read_text() == "precious"
+    np.testing.assert_array_equal(zarr.open_group(tmp_path / "mine.zarr", mode="r")["acts"][:], VALUES)  # pyright: ignore
+
+
+@pytest.mark.parametrize("damage", ["none", "no metadata", "half of its metadata", "no chunks"])
+def test_damaged_stores_can_be_deleted(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "layer_1.zarr"
+    np.save(tmp_path / "a.npy", VALUES)
+    model = {"domain": "x", "source": {"family": "arrays", "files": {1: str(tmp_path / "a.npy")}}, "layers": 1}
+    config = check_config({"models": {"m": model}, "extraction": {"tokens": 2000, "heldout_tokens": 1000}}, "test")
+    extract("m", config, {1: "key"}, {1: path})
+    file = path / "zarr.json"
+    if damage == "no metadata":
+        file.unlink()
+    elif damage == "half of its metadata":
+        file.write_text(file.read_text()[:100])
+    elif damage == "no chunks":
+        for split in ("train", "heldout"):
+            shutil.rmtree(path / split)
+    assert "deleted" in saelib("store", "delete", path)
+    assert not path.exists()
