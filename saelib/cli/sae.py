@@ -106,6 +106,8 @@ def import_(
     sparsify             cfg.json, sae.safetensors
                          TopK
 
+    A setting or a tensor that changes what is computed, and is not understood, is refused by name.
+
     Example: saelib import downloads/layers.5 sae.safetensors
     """
     from saelib.interchange import check_output, import_sae

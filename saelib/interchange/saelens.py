@@ -32,20 +32,24 @@ SHAPES: Shapes = {
     "b_dec": ("d_in",),
 }
 
-EPSILON = (
-    "SAELens adds 1e-5 to a token's standard deviation s, LayerNorm to its variance: "
-    "outputs differ by 5e-6 / s^2 of themselves"
-)
+DIFFERENCES = {
+    "none": None,
+    "layernorm": "SAELens adds 1e-5 to a token's standard deviation s, LayerNorm to its variance: "
+    "outputs differ by 5e-6 / s^2 of themselves",
+    "sqrt_d": "SAELens makes NaN of a token of zeros, which has no norm; saelib leaves it as it is",
+}
+"""By token norm, where the two libraries do not compute the same."""
 
 log = logging.getLogger(__name__)
 
 
 def write(saved: SavedSAE, folder: Path) -> None:
     """Write both files into `folder`. A `batch_topk` SAE becomes a `jumprelu` with its one threshold."""
-    sae, token_norm = fold_preprocess(saved).sae, saved.preprocess.token_norm
-    if token_norm == "layernorm":
+    sae, norm = fold_preprocess(saved).sae, saved.preprocess.token_norm
+    if norm == "layernorm":
         sae = rescale_input(sae, _unbiased(sae.d_in))
-        log.warning(EPSILON)
+    if difference := DIFFERENCES[norm]:
+        log.warning(difference)
     config: dict[str, Any] = {
         "architecture": ARCHITECTURES[sae.architecture],
         "d_in": sae.d_in,
@@ -53,7 +57,7 @@ def write(saved: SavedSAE, folder: Path) -> None:
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": True,
-        "normalize_activations": NORMALIZATIONS[token_norm],
+        "normalize_activations": NORMALIZATIONS[norm],
         "reshape_activations": "none",
         "metadata": {**saved.about, "sae_lens_version": VERSION, "sae_lens_training_version": None},
     }
@@ -99,7 +103,8 @@ def _our_convention(sae: SAE, config: Config, norm: TokenNorm) -> SAE:
         sae = centre_input(sae)
     if norm == "layernorm":
         sae = rescale_input(sae, 1 / _unbiased(sae.d_in))
-        log.warning(EPSILON)
+    if difference := DIFFERENCES[norm]:
+        log.warning(difference)
     if config.choice("reshape_activations", {"none": False, "hook_z": True}, default="none"):
         log.warning(
             "%s: this SAE reads what all attention heads of a layer put out, side by side (hook_z): "

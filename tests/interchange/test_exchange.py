@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from saelib.config.training import Preprocessing
 from saelib.errors import UserError
-from saelib.interchange import FORMATS, export_sae, import_sae
+from saelib.interchange import FORMATS, check_output, export_sae, import_sae, load_own
+from saelib.sae.file import save_sae
 from saelib.sae.model import Architecture
 
 PREPROCESSINGS = [*get_args(Preprocessing), "partial_pca", "active_subspace"]
@@ -82,10 +83,21 @@ def test_sparsify_takes_topk_only(architecture: str, make: Any, tmp_path: Path) 
         export_sae(make(architecture, "raw"), "sparsify", tmp_path / "out")
 
 
-def test_layernorm_says_that_epsilon_differs(make: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        export_sae(make("topk", "layernorm"), "saelens", tmp_path / "out")
-    assert "5e-6 / s^2" in caplog.text
+@pytest.mark.parametrize(
+    ("preprocessing", "difference"),
+    [("layernorm", "5e-6 / s^2"), ("rescale", "NaN of a token of zeros"), ("pca", None)],
+)
+def test_where_saelens_computes_something_else_both_ways_say_so(
+    preprocessing: str, difference: str | None, make: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for step in (
+        lambda: export_sae(make("topk", preprocessing), "saelens", tmp_path / "out"),
+        lambda: import_sae(tmp_path / "out"),
+    ):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            step()
+        assert difference in caplog.text if difference else not caplog.text
 
 
 def test_export_replaces_an_export_and_nothing_else(make: Any, tmp_path: Path) -> None:
@@ -101,6 +113,8 @@ def test_export_replaces_an_export_and_nothing_else(make: Any, tmp_path: Path) -
     assert (out / "thesis.tex").read_text() == "years of work"
     with pytest.raises(UserError, match="is a file"):
         export_sae(make("topk", "raw"), "saelens", out / "thesis.tex")
+    with pytest.raises(UserError, match=r"thesis.tex: is a file"):
+        export_sae(make("topk", "raw"), "saelens", out / "thesis.tex" / "below")
 
 
 def test_a_folder_that_does_not_exist_yet(make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,5 +137,35 @@ def test_the_format_is_told_by_the_files(make: Any, tmp_path: Path) -> None:
         import_sae(tmp_path / "saelens", "sparsify")
     with pytest.raises(UserError, match="no such folder"):
         import_sae(tmp_path / "none")
+    with pytest.raises(UserError, match=r"cfg.json: is a file; name the folder it lies in"):
+        import_sae(tmp_path / "saelens" / "cfg.json")
     with pytest.raises(UserError, match="no format 'onnx'; allowed: saelens"):
         export_sae(make("topk", "raw"), "onnx", tmp_path / "out")
+
+
+def test_an_sae_of_another_library_is_not_one_of_ours_and_the_message_says_what_to_do(
+    make: Any, tmp_path: Path
+) -> None:
+    save_sae(make("topk", "raw"), tmp_path / "ours.safetensors")
+    assert load_own(tmp_path / "ours.safetensors").sae.k == 6
+    for library, form in FORMATS.items():
+        folder = tmp_path / library
+        export_sae(make("topk", "raw"), library, folder)
+        for path in (folder, *(folder / name for name in form.files)):
+            with pytest.raises(UserError, match=f"an SAE of {library}; first: saelib import {folder} sae.safetensors"):
+                load_own(path)
+
+
+def test_where_an_import_may_be_written(make: Any, tmp_path: Path) -> None:
+    for name in ("back.pt", "back", "back.npz"):
+        with pytest.raises(
+            UserError, match=r"what is written is a \.safetensors file; name it so, as in back\.safeten"
+        ):
+            check_output(tmp_path / name)
+    ours, theirs = tmp_path / "ours.safetensors", tmp_path / "out" / "sae_weights.safetensors"
+    check_output(ours)
+    save_sae(make("topk", "raw"), ours)
+    check_output(ours)
+    export_sae(make("topk", "raw"), "saelens", theirs.parent)
+    with pytest.raises(UserError, match=r"is there, and is no SAE of saelib that could be replaced; name another"):
+        check_output(theirs)

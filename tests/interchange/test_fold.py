@@ -9,7 +9,15 @@ import torch
 from numpy.typing import NDArray
 
 from saelib.config.training import Preprocessing
-from saelib.interchange.fold import centre_input, fold_preprocess, rescale_input, uncentre_input, unit_decoder
+from saelib.errors import UserError
+from saelib.interchange.fold import (
+    centre_input,
+    fold_preprocess,
+    rescale_input,
+    scale_decoder,
+    uncentre_input,
+    unit_decoder,
+)
 from saelib.sae.file import SavedSAE
 from saelib.sae.model import SAE
 
@@ -77,6 +85,24 @@ def test_rescaled_input(make: Any, rows: Any) -> None:
     scaled_pre, scaled_hat = in_float64(rescale_input(sae, 0.25), 0.25 * x)
     np.testing.assert_allclose(scaled_pre, hidden_pre, atol=1e-5)
     np.testing.assert_allclose(scaled_hat, 0.25 * x_hat, atol=1e-5)
+
+
+def test_scaled_decoder(make: Any, rows: Any) -> None:
+    sae, x = make("relu", "raw").sae, rows.astype(np.float64)
+    factor = torch.linspace(-0.5, 2, 64)
+    hidden_pre, _ = in_float64(sae, x)
+    scaled_pre, scaled_hat = in_float64(scale_decoder(sae, factor), x)
+    np.testing.assert_array_equal(scaled_pre, hidden_pre)
+    wanted = np.maximum(hidden_pre, 0) * wide(factor) @ wide(sae.W_dec) + wide(sae.b_dec)
+    np.testing.assert_allclose(scaled_hat, wanted, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("error")
+def test_weights_that_float32_cannot_hold_are_refused(make: Any) -> None:
+    """A file of infinities would load nowhere."""
+    sae = make("relu", "raw").sae
+    with pytest.raises(UserError, match=r"cannot be converted: W_enc would hold numbers too large for float32"):
+        rescale_input(sae, 1e-40)
 
 
 def test_input_that_is_not_centred(make: Any, rows: Any) -> None:

@@ -46,6 +46,7 @@ MADE = {
         "AutoEncoderNew",
         "AutoEncoderTopK",
         "BatchTopKSAE",
+        "BatchTopKSAE-unmeasured",
         "MatryoshkaBatchTopKSAE",
         "JumpReluAutoEncoder",
     ],

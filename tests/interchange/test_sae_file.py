@@ -108,10 +108,13 @@ def rewritten(path: Path, header: dict[str, Any], tensors: dict[str, torch.Tenso
 @pytest.mark.parametrize(
     ("header", "tensors", "message"),
     [
-        ({"architecture": "gated"}, {}, "not an SAE written by saelib"),
-        ({"token_norm": "batchnorm"}, {}, "not an SAE written by saelib"),
+        ({"architecture": "gated"}, {}, "architecture is 'gated', which this version does not know: topk, batch_topk"),
+        ({"token_norm": "batchnorm"}, {}, "token norm is 'batchnorm', which this version does not know: none, layern"),
+        ({"token_norm": ["none"]}, {}, r'token norm is \["none"\]'),
+        ({"about": 3}, {}, "what it says about the SAE is 3; should be an object of named values"),
         ({"k": 65}, {}, "k is 65; should be a whole number from 1 to the number of latents, 64"),
-        ({"k": None}, {}, "k is None"),
+        ({"k": None}, {}, "k is missing"),
+        ({"k": 6.0}, {}, r"k is 6\.0"),
         ({"architecture": "jumprelu"}, {}, "lacks threshold"),
         ({}, {"W_dec": torch.zeros(64, 5)}, r"W_dec is \[64, 5\]"),
         ({}, {"b_enc": torch.full((64,), torch.nan)}, "b_enc holds NaN"),
@@ -132,9 +135,18 @@ def test_other_files(tmp_path: Path) -> None:
         load_sae(tmp_path / "none.safetensors")
     (tmp_path / "text.safetensors").write_text("hello")
     save_file({"a": torch.zeros(2)}, tmp_path / "plain.safetensors")
-    for name in ("text", "plain"):
-        with pytest.raises(UserError, match=f"{name}.safetensors: damaged, or not an SAE written by saelib"):
+    save_file({"a": torch.zeros(2)}, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"text.safetensors: damaged, or not an SAE written by saelib"):
+        load_sae(tmp_path / "text.safetensors")
+    for name in ("plain", "theirs"):
+        with pytest.raises(UserError, match=f"{name}.safetensors: a safetensors file, but not an SAE written by"):
             load_sae(tmp_path / f"{name}.safetensors")
+    with pytest.raises(UserError, match=r"is a folder; should be the file of one SAE, such as weights\.safetensors"):
+        load_sae(tmp_path)
+    for text in ("[]", "null", "3", '"text"', "{}", "{", "[" * 100_000):
+        save_file({"a": torch.zeros(2)}, tmp_path / "plain.safetensors", metadata={"saelib": text})
+        with pytest.raises(UserError, match=r"damaged, its description lacks what an SAE written by saelib has"):
+            load_sae(tmp_path / "plain.safetensors")
 
 
 def test_a_new_sae_takes_the_place_of_the_old(make: Any, tmp_path: Path) -> None:

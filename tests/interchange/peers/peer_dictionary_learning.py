@@ -24,6 +24,7 @@ def make(folder: Path, x: torch.Tensor) -> dict[str, Outputs]:
         "AutoEncoderNew": AutoEncoderNew(d_in, d_sae),
         "AutoEncoderTopK": AutoEncoderTopK(d_in, d_sae, k),
         "BatchTopKSAE": BatchTopKSAE(d_in, d_sae, k),
+        "BatchTopKSAE-unmeasured": BatchTopKSAE(d_in, d_sae, k),
         "MatryoshkaBatchTopKSAE": MatryoshkaBatchTopKSAE(d_in, d_sae, k, [10, 30]),
         "JumpReluAutoEncoder": JumpReluAutoEncoder(d_in, d_sae),
         "GatedAutoEncoder": GatedAutoEncoder(d_in, d_sae),
@@ -35,7 +36,7 @@ def make(folder: Path, x: torch.Tensor) -> dict[str, Outputs]:
             dictionary.threshold.fill_(0.5)
         (folder / name).mkdir(parents=True)
         torch.save(dictionary.state_dict(), folder / name / "ae.pt")
-        trainer = {"dict_class": name, "activation_dim": d_in, "dict_size": d_sae, "k": k}
+        trainer = {"dict_class": type(dictionary).__name__, "activation_dim": d_in, "dict_size": d_sae, "k": k}
         (folder / name / "config.json").write_text(json.dumps({"trainer": trainer}))
         outputs[name] = (dictionary.encode(x), dictionary(x))
     return outputs
