@@ -1,7 +1,8 @@
 """How often 95 % intervals of Spearman's rho contain the true one: simulated, for few and many rows, ties, clusters.
 
-Rows are pairs of normal variables. Clustered, each value is a part that its model's rows share and a part of its own. Ties
-are made as death makes them: the lowest 60 or 80 % of y are the same value; or both sides are rounded to five values.
+Rows are pairs of normal variables. Clustered, each value is the sum of a part that its model's rows share and a part
+of its own. Ties are made as death makes them: the lowest 60 or 80 % of y are the same value; or both sides are rounded
+to five values.
 """
 
 import argparse
@@ -46,9 +47,11 @@ class Setting:
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
+        """The model of each row; none where rows are independent."""
         return None if len(self.sizes) == 1 else np.repeat(np.arange(len(self.sizes)), self.sizes)
 
     def draw(self, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """One sample of x and y, both [rows]."""
         x, y = _pairs(rng, sum(self.sizes), self.within)
         if self.labels is not None:
             shared = [side[self.labels] for side in _pairs(rng, len(self.sizes), self.between)]
@@ -56,7 +59,7 @@ class Setting:
         return _tied(x, y, self.ties)
 
     def truth(self) -> float:
-        """The rank correlation of very many rows of very many models."""
+        """Gives the rank correlation of very many rows of very many models."""
         return _truth(self.share * self.between + (1 - self.share) * self.within, self.ties)
 
 
@@ -145,7 +148,7 @@ def _held(ends: NDArray[np.float64], truth: float) -> float:
 @cache
 def _truth(rho: float, ties: str) -> float:
     x, y = _tied(*_pairs(np.random.default_rng(0), LARGE, rho), ties)
-    return float(stats.spearmanr(x, y)[0])
+    return float(stats.spearmanr(x, y).statistic)  # type: ignore[union-attr]
 
 
 def _pairs(rng: np.random.Generator, count: int, rho: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -122,7 +122,8 @@ def _measured(frame: "pl.DataFrame", x: str, y: str, clusters: str | None) -> di
 
 
 def _label(value: Any) -> str:
-    return EMPTY if value is None or value != value else str(value)
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    return EMPTY if missing else str(value)
 
 
 def _in_order(label: str) -> tuple[bool, float, str]:

@@ -72,11 +72,12 @@ def dead_relu(gamma: ArrayLike, tokens: int) -> NDArray[np.float64]:
 
 
 def dead_total(gamma: ArrayLike, d_sae: int, k: int, tokens: int) -> NDArray[np.float64]:
-    """Fraction of features that TopK never selects, ReLU-dead ones included: Phi(t_k sqrt(1 + 1 / gamma^2) - C / gamma).
+    """Fraction of features that TopK never selects, ReLU-dead ones included.
 
-    On one token the pre-activations spread over features by ||x||, not by ||mu|| alone, and the bar rises with them.
-    It agrees with simulated Gaussian activations within 4.5 points from gamma = 0.5 on, where `dead_total_paper` is up
-    to 21 points low at gamma 1. The limits are the same (at gamma = 0: as long as tokens > d_sae / k).
+    Phi(t_k sqrt(1 + 1 / gamma^2) - C / gamma): on one token the pre-activations spread over features by ||x||, not by
+    ||mu|| alone, and the bar rises with them. It agrees with simulated Gaussian activations within 4.5 points from
+    gamma = 0.5 on, where `dead_total_paper` is up to 21 points low at gamma 1. The limits are the same (at gamma = 0:
+    as long as tokens > d_sae / k).
     """
     inverse, bar, c = _inverse(gamma), _bar(d_sae, k), lethal_threshold(tokens)
     # bar * hypot(1, u) - c * u with the terms in u taken together: their difference stays defined at gamma = 0

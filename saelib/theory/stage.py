@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def run(config: Config, job: "Job") -> None:
-    """Predicts from each layer's `gamma_unit`, for the dictionary and the tokens that stage `init_death` measures with."""
+    """Predicts from each layer's `gamma_unit`, for the dictionary and tokens that stage `init_death` measures with."""
     write_predictions(config, job.targets[0].key)
 
 

@@ -12,6 +12,7 @@ from saelib.cli import main
 from saelib.preprocess import Preprocess
 from saelib.sae.file import SavedSAE, save_sae
 from saelib.sae.model import SAE
+from saelib.store import StoreMetadata, StoreWriter
 
 Saelib = Callable[..., str]
 
@@ -62,7 +63,51 @@ def test_evaluate_export_import_evaluate(folder: Path, saelib: Saelib) -> None:
     assert "topk, d_in 8, d_sae 32, k 4" in saelib("import", folder / "theirs", folder / "back.safetensors")
     after = json.loads(saelib("evaluate", folder / "back.safetensors", folder / "rows.npy", "--json"))
     for name, value in before.items():
-        assert after[name] == pytest.approx(value, rel=1e-4)
+        assert after[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-4))
+
+
+def store(path: Path) -> Path:
+    """A store whose held-out rows are twice as far from its mean as its training rows."""
+    path.mkdir()
+    acts = np.random.default_rng(1).standard_normal((500, 8)).astype(np.float32) + 30
+    parts = {"train": acts[:400], "heldout": (acts[400:] - 30) * 2 + 30}
+    tokens = {split: len(part) for split, part in parts.items()}
+    writer = StoreWriter(path, tokens=tokens, d_in=8, offset=acts.mean(0), chunk_rows=64, window_rows=128, seed=0)
+    for split, part in parts.items():
+        writer.append(split, part, np.arange(len(part), dtype=np.int32))
+    made = {"index_rows": writer.index_rows, "dtypes": writer.dtypes, "reasons": writer.reasons}
+    sizes = {"d_in": 8, "train_tokens": 400, "heldout_tokens": 100, "chunk_rows": 64, "examples": tokens}
+    writer.finish(StoreMetadata(key="k", model="m", layer=0, dataset="none", versions={}, **sizes, **made))
+    return path
+
+
+def test_a_store_is_measured_on_rows_that_no_training_has_seen(folder: Path, saelib: Saelib) -> None:
+    """An SAE looks better on the rows that it was trained on; which ones they are, the output says."""
+    path, sae = store(folder / "layer_0.zarr"), folder / "sae.safetensors"
+    by_default, heldout, train = (
+        json.loads(saelib("evaluate", sae, f"{path}{split}", "--json")) for split in ("", "::heldout", "::train")
+    )
+    assert by_default == heldout
+    assert (heldout["rows"], heldout["split"], heldout["tokens"]) == (f"{path}::heldout", "heldout", 100)
+    assert "an SAE that was trained on this store has not seen them" in heldout["note"]
+    assert (train["rows"], train["split"], train["tokens"]) == (f"{path}::train", "train", 400)
+    assert "does better on them than on others" in train["note"]
+    assert heldout["mse"] > 2 * train["mse"]
+    shown = saelib("evaluate", sae, path, "--tokens", 30)
+    assert f"{path}::heldout" in shown
+    assert "has not seen them" in shown
+    assert [line.split() for line in shown.splitlines() if line.startswith("tokens")] == [
+        ["tokens", "30"],
+        ["tokens_available", "100"],
+    ]
+
+
+def test_of_a_plain_file_it_is_said_that_nothing_is_known(folder: Path, saelib: Saelib) -> None:
+    rows = folder / "rows.npy"
+    found = json.loads(saelib("evaluate", folder / "sae.safetensors", rows, "--json"))
+    assert (found["rows"], found["split"]) == (str(rows), "all")
+    assert "whether the SAE was trained on them cannot be known" in found["note"]
+    assert "whether the SAE was trained on them cannot be known" in saelib("evaluate", folder / "sae.safetensors", rows)
 
 
 def test_mistakes_are_one_sentence_and_an_exit_code(folder: Path, saelib: Saelib) -> None:
@@ -75,6 +120,18 @@ def test_mistakes_are_one_sentence_and_an_exit_code(folder: Path, saelib: Saelib
     assert "in none of the known formats" in saelib("import", folder, folder / "out.safetensors", code=1)
     assert "no such folder" in saelib("import", folder / "none", folder / "out.safetensors", code=1)
     assert "Invalid value for '--to'" in saelib("export", sae, folder / "out", "--to", "onnx", code=2)
+    assert "should be the file of one SAE" in saelib("evaluate", folder, rows, code=1)
+    saelib("export", sae, folder / "theirs", "--to", "saelens")
+    for command in (
+        ("evaluate", folder / "theirs", rows),
+        ("export", folder / "theirs", folder / "out", "--to", "saelens"),
+    ):
+        assert f"an SAE of saelens; first: saelib import {folder / 'theirs'}" in saelib(*command, code=1)
+    assert "name the folder it lies in" in saelib(
+        "import", folder / "theirs" / "cfg.json", folder / "out.safetensors", code=1
+    )
+    assert "back.safetensors" in saelib("import", folder / "theirs", folder / "back.pt", code=1)
+    assert not (folder / "back.pt").exists()
     assert not (folder / "out.safetensors").exists()
 
 

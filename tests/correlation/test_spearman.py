@@ -31,11 +31,15 @@ def test_agrees_with_scipy_where_values_are_tied():
     assert spearman(x, y).rho == pytest.approx(stats.spearmanr(x, y)[0], abs=1e-12)
 
 
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
+    return float(stats.spearmanr(x, y).statistic)  # type: ignore[union-attr]
+
+
 def expected_interval(x: np.ndarray, y: np.ndarray, labels: np.ndarray, freedom: float) -> tuple[float, float]:
     """The jackknife by its definition, with scipy's correlation, on Fisher's scale."""
-    rho = stats.spearmanr(x, y)[0]
+    rho = rank_correlation(x, y)
     kept = [labels != label for label in np.unique(labels)]
-    squares = np.array([(stats.spearmanr(x[rows], y[rows])[0] - rho) ** 2 for rows in kept])
+    squares = np.array([(rank_correlation(x[rows], y[rows]) - rho) ** 2 for rows in kept])
     jackknife = np.sqrt((len(kept) - 1) / len(kept) * squares.sum()) / (1 - rho**2)
     bonett_wright = np.sqrt((1 + rho**2 / 2) / (len(x) - 3))
     reach = stats.t.ppf(0.975, freedom) * max(jackknife, bonett_wright)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from typing import Any
 
+import numpy as np
 import pytest
 
 from saelib import report
@@ -168,6 +169,45 @@ def test_the_headline_counts_the_recommendations(complete: Config):
     text = " ".join(Page((complete.results / "report.html").read_text()).text.split())
     assert f"Of 74 measured layers, {counts['raw']} can be used as they are" in text
     assert f"{counts['center_median']} should be centred first, and {counts['pca']} whitened" in text
+
+
+def test_one_theory_and_intervals_over_whole_models(complete: Config):
+    import polars as pl
+
+    html = (complete.results / "report.html").read_text()
+    text = " ".join(Page(html).text.split())
+    layers = pl.read_parquet(complete.results / "tables" / "layers.parquet")
+    measured = layers["dead_total"].to_numpy()
+    away = np.abs(measured - layers["predicted_dead_total"].to_numpy()).mean()
+    paper = np.abs(measured - layers["predicted_dead_total_paper"].to_numpy()).mean()
+    assert f"Theory (the solid lines) is {100 * away:.1f} percentage points away" in text
+    assert f"its form of its γ, is {100 * paper:.1f} away" in text
+    rows = pl.read_csv(complete.results / "tables" / "spearman.csv").filter(scope="overall", y="dead_total")
+    for gamma in ("gamma_unit", "gamma"):
+        (row,) = rows.filter(x=gamma).to_dicts()
+        assert (row["ci_over"], row["n_clusters"]) == ("model", 6)
+        assert f"is {row['rho']:.2f} (95% interval {row['ci_low']:.2f} to {row['ci_high']:.2f})" in text
+    curves = {point["curve"]: point for point in _curves(html)}
+    assert set(curves) == {"theory", "the paper's form"}
+    assert curves["theory"]["dead_total"] > curves["the paper's form"]["dead_total"]
+
+
+def _curves(html: str) -> list[dict[str, Any]]:
+    """The points of the lines in the chart of all dead features, the smallest gamma last."""
+    spec = json.loads(Page(html).scripts[0])["death-total"]["spec"]
+    (points,) = spec["datasets"].values()
+    return sorted(points, key=lambda point: -point["gamma_unit"])
+
+
+@pytest.mark.parametrize("missing", ["interval", "correlation"])
+def test_a_suite_with_too_few_models_says_so(suite: Config, render: Render, missing: str):
+    if missing == "correlation":
+        for path in suite.results.glob("init_death/*/*.json"):
+            if path.stem != "layer_1":
+                path.unlink()
+    text = " ".join(Page(render(suite)).text.split())
+    said = "2 values of model, fewer than 3)" if missing == "interval" else "cannot be computed (2 pairs: fewer than 3)"
+    assert said in text
 
 
 @pytest.mark.parametrize(
