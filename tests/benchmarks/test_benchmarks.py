@@ -9,9 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import streaming, training
+from benchmarks import seeds, streaming, training
 from benchmarks.contenders.worker import Setting
 from saelib.config.load import check_config
+from saelib.extract import extract
+from saelib.stats import compute_stats, save_stats
+from saelib.store import open_store
+from saelib.train import Subject
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,3 +72,25 @@ def test_streaming(tmp_path: Path) -> None:
     assert (whole["buffer_rows"], smallest["buffer_rows"]) == (4096, 64)
     assert abs(np.mean(whole["ratios"]) - 1) < 0.05
     assert len(streaming.cost_lines(setting, costs)) == 6
+
+
+def test_seeds(tmp_path: Path) -> None:
+    """On the results of a small suite: each seed gives another SAE, and nothing of the results changes."""
+    x = np.random.default_rng(0).standard_normal((1536, 16)).astype(np.float32) + 1
+    np.save(tmp_path / "1.npy", x)
+    model = {"domain": "none", "source": {"family": "arrays", "files": {1: str(tmp_path / "1.npy")}}, "layers": "1"}
+    raw = {
+        "results": str(tmp_path / "results"),
+        "models": {"m": model | {"representative_layer": 1}},
+        "extraction": {"tokens": 1024, "heldout_tokens": 512, "chunk_rows": 256},
+        "train": {"d_sae": 64, "k": 2, "batch_size": 128, "steps": 20, "variants": {"baseline": {}}},
+    }
+    config = check_config(raw, "benchmark")
+    extract("m", config, {1: "key"}, {1: config.store_path("m", 1)})
+    save_stats(compute_stats(open_store(config.store_path("m", 1)).train), config.stats_path("m", 1), "key")
+    found = seeds.train(config, Subject("m", 1, "baseline"), seeds=3)
+    assert set(found.figures) == set(seeds.FIGURES)
+    assert len(set(found.figures["variance_explained"])) == 3
+    assert not (tmp_path / "results" / "train").exists()
+    middle, low, high = (round(f(found.figures["token_fvu_median"]), 3) for f in (np.median, min, max))
+    assert f"{middle:.3f} ({low:.3f} to {high:.3f})" in seeds.line(found)

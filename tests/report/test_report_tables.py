@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from saelib import report
 from saelib.config import Config
 from saelib.files import read_json, read_sealed, write_json
 from saelib.init_death import load_result
@@ -203,6 +204,15 @@ def test_a_layer_without_any_result_has_no_row(suite: Config):
     results = read_results(suite)
     assert layers_table(suite, results).filter(model="minilm-l6")["layer"].to_list() == [1, 2, 3, 5, 6]
     assert [gap.stage for gap in results.gaps] == ["stats", "init_death"]
+
+
+def test_gaps_are_logged_as_people_name_them(suite: Config, caplog: pytest.LogCaptureFixture):
+    suite.init_death_path("minilm-l6", 4).unlink()
+    (suite.train_path("minilm-l6", 6, "auxk") / "sweep.json").unlink()
+    report.run(suite, "key")
+    assert "init_death: minilm-l6 layer 4: no result" in caplog.text
+    assert "train: minilm-l6 layer 6, auxk: no result" in caplog.text
+    assert "Place(" not in caplog.text + (suite.results / "report.html").read_text().split("<script")[0]
 
 
 def test_sweeps_that_diverged_are_gaps(suite: Config):
