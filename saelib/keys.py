@@ -11,6 +11,7 @@ from typing import Any
 PACKAGE = Path(__file__).parent
 # These decide no number: settings enter a key as values, downloads are pinned, the rest moves bytes or words about.
 NOT_IN_KEYS = (
+    "saelib.compiling",
     "saelib.config",
     "saelib.environments",
     "saelib.errors",
@@ -19,6 +20,7 @@ NOT_IN_KEYS = (
     "saelib.jobs",
     "saelib.progress",
     "saelib.reasons",
+    "saelib.shortage",
     "saelib.stats.cluster",
     "saelib.train.loggers",
 )

@@ -16,6 +16,7 @@ from saelib.config.datasets import PythonDocs
 from saelib.config.files import LocalFiles
 from saelib.config.sources import ArraysSource, ModuleSource, PluginSource
 from saelib.files import unseal
+from saelib.formats.shards import matches
 from saelib.keys import PACKAGE, code_hash, fingerprint, make_key, module_hashes
 from saelib.reasons import MadeFrom, named
 from saelib.sources.user_code import code_versions
@@ -130,11 +131,21 @@ def _extract_targets(config: Config) -> Iterator[Target]:
             own: dict[str, Any] = {"layer": layer}
             called = names
             if isinstance(model.source, ArraysSource):
-                file, _, member = str(model.source.files[layer]).partition("::")
-                own |= {"file": fingerprint(file), "member": member}
+                file, _, member = model.source.files[layer].partition("::")
+                fill = model.source.fill_missing_chunks
+                own |= {"file": _arrays_fingerprint(file), "member": member, "fill_missing_chunks": fill}
                 called = names | {"file": f"contents of {file}", "member": f"array of {file}"}
             path = config.store_path(name, layer)
             yield _make("extract", path, settings | own, modules, (), called, (name, layer, ""))
+
+
+def _arrays_fingerprint(location: str) -> str | list[str] | None:
+    """Of a file, a folder, all files that a pattern matches, or of a store at a URL."""
+    if is_url(location):
+        return read_keys([location])[location]
+    found = matches(location)
+    one = len(found) == 1 and str(found[0]) == str(Path(location).expanduser())
+    return fingerprint(location) if one or not found else [f"{file.name} {fingerprint(str(file))}" for file in found]
 
 
 def _extract_settings(config: Config, name: str, model: ModelConfig) -> tuple[dict[str, Any], dict[str, str]]:
@@ -230,9 +241,7 @@ def _report_target(config: Config, reads: Iterable[Target]) -> Target:
     described = {name: [model.domain, model.licence, model.notes] for name, model in config.models.items()}
     settings = {
         "models": described,
-        "seed": config.seed,
         "page": fingerprint(str(PACKAGE / "report" / "assets")),
-        **config.report.model_dump(mode="json"),
     }
     names = {"": "report", "models": "models", "seed": "seed", "page": "the page's template"}
     return _make("report", config.results / "report.json", settings, ["saelib.report.stage"], reads, names)

@@ -132,5 +132,4 @@ def _suite() -> dict[str, Any]:
             "checkpoint_every": 10,
             "variants": {"baseline": {}, "center_median": {"preprocessing": "auto", "revival": "auxk"}},
         },
-        "report": {"bootstrap": 50},
     }

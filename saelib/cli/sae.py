@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from saelib.cli.show import show_values
+from saelib.cli.show import FillMissingChunks, show_values
 
 
 class Library(StrEnum):
@@ -25,29 +25,41 @@ Tokens = Annotated[int | None, typer.Option(min=1, help="Measure on the first so
 @sae_app.command()
 def evaluate(
     sae: Ours,
-    rows: Annotated[str, typer.Argument(help="Activations of the layer it was trained on, tokens x d_in: .npy, .npz, "
-                                             ".safetensors, .zarr or a store. FILE::NAME where it holds several.")],
+    rows: Annotated[str, typer.Argument(help="Activations of the layer it was trained on: anything that 'saelib stats' "
+                                             "reads. FILE::NAME where it holds several arrays.")],
     tokens: Tokens = None,
+    fill_missing_chunks: FillMissingChunks = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:  # fmt: skip
     """Death by pathway, L0, error and variance explained of an SAE, whoever trained it, on rows you have.
 
+    Of a store the held-out rows are measured, which no SAE that was trained on the store has seen; STORE::train names
+    the others. Of any other file it cannot be known whether the SAE was trained on its rows: on those it was trained
+    on, it looks better than it is.
+
     dead_relu: latents never above 0 before the selection. dead_topk_only: above 0, and never selected (or never
     above their threshold). dead_total: both. Variance is explained about the mean of the rows: about 0, a large mean
-    would make any SAE look excellent. An SAE of another library: saelib import first.
+    would make any SAE look excellent. token_fvu: of each token's own squared error over its own squared distance to the
+    geometric median, what a few massive tokens cannot decide. An SAE of another library: saelib import first.
 
     Example: saelib evaluate sae.safetensors activations.npy --tokens 100000
     """
-    from saelib.arrays import open_rows
-    from saelib.interchange.measure import measure
-    from saelib.sae.file import load_sae
+    from saelib.cli.watch import log_to_stderr
+    from saelib.interchange import load_own
+    from saelib.interchange.measure import measure, open_measured
 
-    saved, measured_on = load_sae(sae), open_rows(rows)
-    found = measure(saved, measured_on, tokens)
-    names = ("l0", "mse", "variance_explained", "dead_relu", "dead_topk_only", "dead_total")
-    available, d_in = measured_on.shape
-    sizes = {"tokens": min(tokens or available, available), "d_in": d_in, "d_sae": saved.sae.d_sae}
-    show_values(sizes | {name: getattr(found, name) for name in names}, json)
+    log_to_stderr("saelib.arrays")
+    saved, measured = load_own(sae), open_measured(rows, fill_missing_chunks)
+    found = measure(saved, measured.rows, tokens)
+    available, d_in = measured.rows.shape
+    sizes = {"tokens": min(tokens or available, available), "tokens_available": available}
+    names = ("l0", "mse", "variance_explained", "token_fvu_median", "token_fvu_mean")
+    names += ("dead_relu", "dead_topk_only", "dead_total")
+    show_values(
+        {"rows": measured.name, "split": measured.split, "note": measured.note, **sizes, "d_in": d_in}
+        | {"d_sae": saved.sae.d_sae, **{name: getattr(found, name) for name in names}},
+        json,
+    )
 
 
 @sae_app.command()
@@ -70,10 +82,9 @@ def export(
 
     Example: saelib export sae.safetensors for_saelens --to saelens
     """
-    from saelib.interchange import export_sae
-    from saelib.sae.file import load_sae
+    from saelib.interchange import export_sae, load_own
 
-    export_sae(load_sae(sae), to.value, folder)
+    export_sae(load_own(sae), to.value, folder)
     typer.echo(f"{folder}: written for {to.value}")
 
 
@@ -97,9 +108,10 @@ def import_(
 
     Example: saelib import downloads/layers.5 sae.safetensors
     """
-    from saelib.interchange import import_sae
+    from saelib.interchange import check_output, import_sae
     from saelib.sae.file import save_sae
 
+    check_output(out)
     saved = import_sae(folder, from_.value if from_ else None)
     save_sae(saved, out)
     sae = saved.sae

@@ -34,7 +34,8 @@ def plan(
 ) -> None:
     """What a suite will need, model by model; what is missing; and every result that is stale, and why.
 
-    Nothing is downloaded and no model is loaded. Sizes come from `width` and `parameters` in the config.
+    Nothing is downloaded and no model is loaded. Sizes come from `width` and `parameters` in the config;
+    a width also from a model's config.json or GGUF file, where that is on this machine.
     `saelib fetch` downloads; `snakemake -n` lists the jobs. Example: saelib plan --configfile configs/paper.yaml
     """
     from dataclasses import asdict
@@ -72,7 +73,8 @@ def plan(
     )
     typer.echo(
         f"\n{len(needs)} models, {sum(one.layers for one in needs)} layers, {needs[0].tokens:,} tokens each. "
-        f"Stores: {_size(total)}, free in {config.results}: {_size(free)}. A forward pass is one batch, at full length."
+        f"Stores: {_size(total)} (twice that for layers whose rows float16 does not keep), free in {config.results}: "
+        f"{_size(free)}. A forward pass is one batch, at full length."
     )
     for title, attribute in (("Missing", "missing"), ("To know", "notes")):
         about: dict[str, list[str]] = {}
@@ -172,7 +174,7 @@ def _layers(text: str | None) -> tuple[int, ...]:
     from saelib.config.schema import parse_layers
 
     try:
-        return parse_layers(text.split(",")) if text is not None else ()
+        return parse_layers(text.split(","), lambda: None) if text is not None else ()
     except ValueError:
         raise UserError(f"--layers: '{text}' names no layers; write them as 3,5-7") from None
 

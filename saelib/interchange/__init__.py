@@ -1,5 +1,5 @@
 """SAEs in the files of other libraries, written and read."""
 
-from saelib.interchange.registry import FORMATS, export_sae, import_sae
+from saelib.interchange.registry import FORMATS, check_output, export_sae, import_sae, load_own
 
-__all__ = ["FORMATS", "export_sae", "import_sae"]
+__all__ = ["FORMATS", "check_output", "export_sae", "import_sae", "load_own"]

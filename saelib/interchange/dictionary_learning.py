@@ -1,5 +1,6 @@
 """The folder that dictionary_learning (`load_dictionary`) reads and its trainers write: config.json and ae.pt."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ from torch import Tensor
 
 from saelib.errors import UserError
 from saelib.files import write_json
+from saelib.interchange.fields import DICTIONARY_LEARNING
 from saelib.interchange.fold import centre_input, fold_preprocess, uncentre_input, unit_decoder
-from saelib.interchange.reading import read_config, read_torch
+from saelib.interchange.reading import Config, read_config, read_torch
 from saelib.interchange.refuse import refuse_token_norm
 from saelib.preprocess import Preprocess
 from saelib.sae.check import Shapes, check_k, check_tensors
-from saelib.sae.file import SavedSAE, latent_by_latent
+from saelib.sae.file import HEADER, SavedSAE, latent_by_latent
 from saelib.sae.model import SAE
 
 FILES = ("config.json", "ae.pt")
@@ -50,8 +52,16 @@ SHAPES: dict[str, Shapes] = {
 }
 UNUSED = {"AutoEncoderTopK": {"threshold"}, "MatryoshkaBatchTopKSAE": {"group_sizes"}}
 """Tensors that take no part in a reconstruction."""
+READ = {"dict_class", "activation_dim", "dict_size", "k"}
+"""The settings of `trainer` that are followed or refused here."""
+UNMEASURED = (
+    "%s: its threshold is %g: training stopped before it was measured (after threshold_start_step steps). It is used "
+    "as it is, as in their own encode: every latent above 0 fires, so that l0 is that of a ReLU, and not k"
+)
 UNCENTRED = {"AutoEncoderNew", "JumpReluAutoEncoder"}
 """Classes whose encoder reads x, and not x - b_dec."""
+
+log = logging.getLogger(__name__)
 
 
 def write(saved: SavedSAE, folder: Path) -> None:
@@ -71,7 +81,7 @@ def write(saved: SavedSAE, folder: Path) -> None:
         "layer": saved.about.get("layer"),
         "lm_name": saved.about.get("model"),
     }
-    write_json(folder / FILES[0], {"trainer": trainer, "saelib": saved.about})
+    write_json(folder / FILES[0], {"trainer": trainer, HEADER: saved.about})
     torch.save({name: value.contiguous() for name, value in _their_tensors(sae).items()}, folder / FILES[1])
 
 
@@ -79,9 +89,12 @@ def read(folder: Path) -> SavedSAE:
     """Read every class but `GatedAutoEncoder`, whose gate we do not have."""
     path = folder / FILES[1]
     config = read_config(folder / FILES[0])
+    config.refuse_others({"trainer", "buffer", HEADER})
     trainer = config.section("trainer")
     architecture = trainer.choice("dict_class", OURS)
     kind = trainer.values["dict_class"]
+    trainer.refuse_others(READ | DICTIONARY_LEARNING)
+    _refuse_transcoder(config)
     stored = read_torch(path)
     k_stored = stored.pop("k", None)
     for name in UNUSED.get(kind, ()):
@@ -94,10 +107,21 @@ def read(folder: Path) -> SavedSAE:
         sae.k = check_k(trainer.values.get("k"), sae.d_sae, trainer.path)
         if k_stored is not None and (k_stored.numel() != 1 or k_stored.item() != sae.k):
             raise UserError(f"{path}: its 'k' is not the {sae.k} that {FILES[0]} has")
+    if architecture == "batch_topk" and sae.threshold < 0:
+        log.warning(UNMEASURED, path, sae.threshold.item())
     if kind in UNCENTRED:
         sae = centre_input(sae)
     about = {"imported_from": "dictionary_learning", "config": config.values}
     return SavedSAE(sae, Preprocess(np.zeros(sae.d_in)), about)
+
+
+def _refuse_transcoder(config: Config) -> None:
+    """Activations of both ends of a module trained a dictionary that predicts one from the other."""
+    if config.values.get("buffer") and config.section("buffer").values.get("io") == "in_and_out":
+        raise UserError(
+            f"{config.path}: 'io' of 'buffer' is 'in_and_out': this is a transcoder, which predicts something other "
+            "than its input, which our SAEs do not"
+        )
 
 
 def _their_tensors(sae: SAE) -> dict[str, Tensor]:

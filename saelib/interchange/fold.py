@@ -8,7 +8,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from saelib.errors import UserError
 from saelib.preprocess import Preprocess
 from saelib.sae.file import SavedSAE, latent_by_latent
 from saelib.sae.model import SAE
@@ -43,6 +45,12 @@ def rescale_input(sae: SAE, factor: float) -> SAE:
     """The SAE that reads `factor * x`, and reconstructs that, where `sae` reads x."""
     W_enc, W_dec, _, b_dec = _weights(sae)
     return _with_weights(sae, W_enc=W_enc / factor, W_dec=W_dec * factor, b_dec=b_dec * factor)
+
+
+def scale_decoder(sae: SAE, factor: Tensor) -> SAE:
+    """The SAE whose codes are multiplied by `factor` [d_sae] before they are decoded; the codes stay what they are."""
+    _, W_dec, _, _ = _weights(sae)
+    return _with_weights(sae, W_dec=W_dec * factor.double().numpy()[:, None])
 
 
 def centre_input(sae: SAE) -> SAE:
@@ -86,7 +94,11 @@ def _weights(sae: SAE) -> tuple[Matrix, Matrix, Matrix, Matrix]:
 
 
 def _with_weights(sae: SAE, **weights: NDArray[np.floating]) -> SAE:
-    """`sae` with some weights replaced, in float32."""
+    """`sae` with some weights replaced, in float32. Raises `UserError` where they are too large for that."""
     tensors = {name: value.detach().cpu().float() for name, value in sae.state_dict().items()}
-    tensors |= {name: torch.from_numpy(value.astype(np.float32)) for name, value in weights.items()}
+    with np.errstate(over="ignore"):
+        tensors |= {name: torch.from_numpy(value.astype(np.float32)) for name, value in weights.items()}
+    for name, value in tensors.items():
+        if not value.isfinite().all():
+            raise UserError(f"this SAE cannot be converted: {name} would hold numbers too large for float32")
     return SAE(sae.architecture, latent_by_latent(tensors), sae.k)

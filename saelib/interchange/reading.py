@@ -2,7 +2,8 @@
 
 import json
 import pickle
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from saelib.errors import UserError
+from saelib.sae.check import in_words
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Config:
 
     def section(self, key: str) -> "Config":
         """The settings below `key`."""
-        return Config(self.path, _object(self.values.get(key), self.path, f"'{key}'"))
+        return Config(self.path, _object(self.values.get(key), self.path, key))
 
     def choice(self, key: str, allowed: Mapping[str, Any], default: str | None = None) -> Any:
         """What `allowed` holds for the value of `key`."""
@@ -32,55 +34,83 @@ class Config:
         value = default if value is None else value
         if not isinstance(value, str) or value not in allowed:
             names = ", ".join(f"'{name}'" for name in allowed)
-            raise UserError(f"{self.path}: '{key}' is {_short(value)}, which cannot be read; can be: {names}")
+            raise UserError(f"{self.path}: '{key}' is {in_words(value)}, which cannot be read; can be: {names}")
         return allowed[value]
 
     def flag(self, key: str, default: bool) -> bool:
-        """True or false."""
-        value = self.values.get(key, default)
+        """True or false; `default` where it is missing or null."""
+        value = default if self.values.get(key) is None else self.values[key]
         if not isinstance(value, bool):
-            raise UserError(f"{self.path}: '{key}' is {_short(value)}; should be true or false")
+            raise UserError(f"{self.path}: '{key}' is {in_words(value)}; should be true or false")
         return value
 
+    def refuse_others(self, known: Collection[str]) -> None:
+        """Refuse every setting but those that are read elsewhere, or are known to change nothing that is computed."""
+        others = [
+            f"'{key}' ({in_words(value, 'null')})" for key, value in sorted(self.values.items()) if key not in known
+        ]
+        if others:
+            raise UserError(
+                f"{self.path}: holds settings that are not known here, and may change what the SAE computes: "
+                f"{', '.join(others[:5])}; take out of the file those that change nothing"
+            )
+
+    def refuse_all_of(self, reasons: Mapping[str, str]) -> None:
+        """Refuse each setting of `reasons`, with its reason, unless it is null, false, 0 or empty."""
+        for key, reason in reasons.items():
+            if value := self.values.get(key):
+                raise UserError(f"{self.path}: '{key}' is {in_words(value)}: {reason}")
+
     def check_size(self, key: str, size: int) -> None:
-        """Refuse a `key` that is there and differs from the `size` that the weights have."""
-        if self.values.get(key, size) != size:
-            raise UserError(f"{self.path}: '{key}' is {_short(self.values[key])}; the weights have {size}")
+        """Refuse a `key` that is missing or differs from the `size` that the weights have."""
+        if (value := self.values.get(key)) != size:
+            raise UserError(f"{self.path}: '{key}' is {in_words(value)}; the weights have {size}")
 
 
 def read_config(path: Path) -> Config:
     """The settings in a JSON file."""
     try:
-        values = json.loads(path.read_text(), parse_constant=_refuse_constant)
+        values = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    # Deep nesting ends in a RecursionError.
-    except (ValueError, RecursionError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not valid JSON (it is no UTF-8 text)") from None
+    except RecursionError:
+        raise UserError(f"{path}: not valid JSON (it is nested too deep)") from None
+    except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
-    return Config(path, _object(values, path, "the file"))
+    return Config(path, _object(values, path))
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Every tensor of a safetensors file."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
     try:
         return load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: not a valid safetensors file ({error})") from None
 
 
 def read_torch(path: Path) -> dict[str, Tensor]:
     """Every tensor of a dictionary that `torch.save` wrote; torch refuses anything that could run code."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        with warnings.catch_warnings(action="ignore"):
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        # torch's own words advise to load the file as code.
+        raise UserError(f"{path}: not a file of plain tensors: it holds other objects, or is damaged") from None
+    except (RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError) as error:
+        reason = (str(error) or "damaged").splitlines()[0].split(". ")[0]
         raise UserError(f"{path}: not a file of plain tensors ({reason})") from None
-    if not isinstance(tensors, dict) or not all(_is_plain(value) for value in tensors.values()):
-        raise UserError(f"{path}: should be a dictionary of plain tensors, and nothing else")
+    others = [str(name) for name, value in tensors.items() if not _is_plain(value)] if isinstance(tensors, dict) else []
+    if others or not isinstance(tensors, dict):
+        which = f" ({', '.join(others[:5])} are something else)" if others else ""
+        raise UserError(f"{path}: should be a dictionary of plain tensors, and nothing else{which}")
     return tensors
 
 
@@ -94,15 +124,11 @@ def _is_plain(value: Any) -> bool:
     )
 
 
-def _object(values: Any, path: Path, what: str) -> dict[str, Any]:
+def _object(values: Any, path: Path, key: str | None = None) -> dict[str, Any]:
     if not isinstance(values, dict):
-        raise UserError(f"{path}: {what} is {_short(values)}; should be an object of named values")
+        found = f"'{key}' is {in_words(values)}" if key else f"holds {in_words(values, 'null')}"
+        raise UserError(f"{path}: {found}; should be an object of named values")
     return values
-
-
-def _short(value: Any) -> str:
-    text = "missing" if value is None else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _refuse_constant(name: str) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from saelib.errors import UserError
 from saelib.files import published_folder
 from saelib.interchange import dictionary_learning, saelens, sparsify
-from saelib.sae.file import SavedSAE
+from saelib.sae.file import SavedSAE, load_sae
 
 
 class Format(NamedTuple):
@@ -35,8 +35,9 @@ def export_sae(saved: SavedSAE, name: str, folder: Path) -> None:
     """
     form = _format(name)
     folder = folder.resolve()
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; an export is a folder")
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path}: is a file; an export is a folder")
     # Publishing replaces the whole folder: nothing of anyone else's may be in it.
     foreign = sorted({path.name for path in folder.glob("*")} - set(form.files))
     if foreign:
@@ -53,9 +54,39 @@ def import_sae(folder: Path, name: str | None = None) -> SavedSAE:
     Raises:
         UserError: where `folder` is not in the format, is damaged, or holds an SAE of a kind that we do not have.
     """
+    if folder.is_file():
+        raise UserError(f"{folder}: is a file; name the folder it lies in, which holds the settings too")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    return _format(name or _detect(folder)).read(folder)
+    form = _format(name or _detect(folder))
+    for file in form.files:
+        if not (folder / file).is_file():
+            raise UserError(f"{folder / file}: no such file")
+    return form.read(folder)
+
+
+def load_own(path: Path) -> SavedSAE:
+    """Read a file of ours (`load_sae`).
+
+    Raises:
+        UserError: where it is not one; for an SAE of another library it says how to read that.
+    """
+    folder = path if path.is_dir() else path.parent
+    for name, form in FORMATS.items():
+        if _holds(folder, form) and (folder == path or path.name in form.files):
+            raise UserError(f"{path}: an SAE of {name}; first: saelib import {folder} sae.safetensors")
+    return load_sae(path)
+
+
+def check_output(path: Path) -> None:
+    """Refuse to write an SAE of ours at `path` under a foreign suffix, or in the place of a file that is none."""
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path}: what is written is a .safetensors file; name it so, as in {path.stem}.safetensors")
+    if path.exists():
+        try:
+            load_sae(path)
+        except UserError:
+            raise UserError(f"{path}: is there, and is no SAE of saelib that could be replaced; name another") from None
 
 
 def _format(name: str) -> Format:

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 from safetensors.torch import save_file
+from torch import Tensor
 
 from saelib.errors import UserError
 from saelib.files import write_json
-from saelib.interchange.fold import centre_input, fold_preprocess, rescale_input, unit_decoder
-from saelib.interchange.reading import Config, read_config, read_safetensors
-from saelib.preprocess import Preprocess
+from saelib.interchange.fold import centre_input, fold_preprocess, rescale_input, scale_decoder, unit_decoder
+from saelib.interchange.reading import Config, read_safetensors
+from saelib.interchange.saelens_settings import FACTOR, NORMALIZATIONS, read_settings, refuse_unknown, token_norm
+from saelib.preprocess import Preprocess, TokenNorm
 from saelib.sae.check import Shapes, check_k, check_tensors
 from saelib.sae.file import SavedSAE, latent_by_latent
 from saelib.sae.model import SAE
@@ -23,14 +25,17 @@ VERSION = "6.54.0"
 
 ARCHITECTURES = {"topk": "topk", "batch_topk": "jumprelu", "relu": "standard", "jumprelu": "jumprelu"}
 OURS = {"topk": "topk", "standard": "relu", "jumprelu": "jumprelu"}
-NORMALIZATIONS = {"none": "none", "layernorm": "layer_norm", "sqrt_d": "constant_norm_rescale"}
-TOKEN_NORMS = {theirs: ours for ours, theirs in NORMALIZATIONS.items()}
 SHAPES: Shapes = {
     "W_enc": ("d_in", "d_sae"),
     "W_dec": ("d_sae", "d_in"),
     "b_enc": ("d_sae",),
     "b_dec": ("d_in",),
 }
+
+EPSILON = (
+    "SAELens adds 1e-5 to a token's standard deviation s, LayerNorm to its variance: "
+    "outputs differ by 5e-6 / s^2 of themselves"
+)
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +45,7 @@ def write(saved: SavedSAE, folder: Path) -> None:
     sae, token_norm = fold_preprocess(saved).sae, saved.preprocess.token_norm
     if token_norm == "layernorm":
         sae = rescale_input(sae, _unbiased(sae.d_in))
-        log.warning(
-            "SAELens adds 1e-5 to a token's standard deviation s, LayerNorm to its variance: "
-            "outputs differ by 5e-6 / s^2 of themselves"
-        )
+        log.warning(EPSILON)
     config: dict[str, Any] = {
         "architecture": ARCHITECTURES[sae.architecture],
         "d_in": sae.d_in,
@@ -67,26 +69,44 @@ def write(saved: SavedSAE, folder: Path) -> None:
 def read(folder: Path) -> SavedSAE:
     """Read `standard`, `topk` and `jumprelu` SAEs, also of SAELens before 6."""
     path = folder / FILES[1]
-    config = read_config(folder / FILES[0])
-    _modernize(config.values)
+    stored, config = read_settings(folder / FILES[0])
     architecture = config.choice("architecture", OURS)
-    token_norm = _token_norm(config)
+    refuse_unknown(config)
+    norm = token_norm(config)
+    tensors = read_safetensors(path)
     shapes = {**SHAPES, "threshold": ("d_sae",)} if architecture == "jumprelu" else SHAPES
-    tensors = check_tensors(read_safetensors(path), shapes, path)
+    if factor := _finetuning_factor(tensors, config, path):
+        shapes = {**shapes, factor: ("d_sae",)}
+    tensors = check_tensors(tensors, shapes, path)
     d_sae, d_in = tensors["W_dec"].shape
     config.check_size("d_in", d_in)
     config.check_size("d_sae", d_sae)
-    sae = SAE(architecture, latent_by_latent(tensors), None)
-    if architecture == "topk":
-        sae.k = check_k(config.values.get("k"), d_sae, config.path)
-        if config.flag("rescale_acts_by_decoder_norm", False):
-            sae = unit_decoder(sae)
+    k = check_k(config.values.get("k"), d_sae, config.path) if architecture == "topk" else None
+    sae = _our_convention(SAE(architecture, latent_by_latent(tensors), k), config, norm)
+    if factor:
+        sae = scale_decoder(sae, tensors[factor])
+    about = {"imported_from": "saelens", "config": stored.values}
+    return SavedSAE(sae, Preprocess(np.zeros(d_in), None, norm), about)
+
+
+def _our_convention(sae: SAE, config: Config, norm: TokenNorm) -> SAE:
+    """The SAE that computes by our rules what this one computes by those of `config`."""
+    if config.flag("rescale_acts_by_decoder_norm", False):
+        if sae.architecture != "topk":
+            raise UserError(f"{config.path}: 'rescale_acts_by_decoder_norm' is true, which only a 'topk' can follow")
+        sae = unit_decoder(sae)
     if not config.flag("apply_b_dec_to_input", True):
         sae = centre_input(sae)
-    if token_norm == "layernorm":
-        sae = rescale_input(sae, 1 / _unbiased(d_in))
-    about = {"imported_from": "saelens", "config": config.values}
-    return SavedSAE(sae, Preprocess(np.zeros(d_in), None, token_norm), about)
+    if norm == "layernorm":
+        sae = rescale_input(sae, 1 / _unbiased(sae.d_in))
+        log.warning(EPSILON)
+    if config.choice("reshape_activations", {"none": False, "hook_z": True}, default="none"):
+        log.warning(
+            "%s: this SAE reads what all attention heads of a layer put out, side by side (hook_z): "
+            "give it rows of heads x d_head numbers, from before the output projection",
+            config.path,
+        )
+    return sae
 
 
 def _unbiased(d_in: int) -> float:
@@ -98,20 +118,21 @@ def _unbiased(d_in: int) -> float:
     return math.sqrt((d_in - 1) / d_in)
 
 
-def _token_norm(config: Config) -> Any:
-    if config.values.get("normalize_activations") in ("expected_average_only_in", "covariance_whitening"):
+def _finetuning_factor(tensors: dict[str, Tensor], config: Config, path: Path) -> str | None:
+    """The name, in `tensors`, of what a finetuned SAE's codes are multiplied by on their way to the decoder.
+
+    Early releases gave every SAE a factor of ones, which changes nothing: it is taken out.
+    """
+    wanted = config.flag(FACTOR, False)
+    name = next((name for name in ("scaling_factor", FACTOR) if name in tensors), None)
+    if name is None and wanted:
+        raise UserError(f"{config.path}: '{FACTOR}' is true, and {path.name} holds no such factor; false means none")
+    if name and (tensors[name] == 1).all():
+        del tensors[name]
+        return None
+    if name and not wanted:
         raise UserError(
-            f"{config.path}: 'normalize_activations' is '{config.values['normalize_activations']}', whose scale lies "
-            "outside this folder; fold it into the weights with SAELens first, then the value is 'none'"
+            f"{path}: {name} is not 1 everywhere, and '{FACTOR}' in {config.path.name} is not true; set it to true to "
+            "multiply the codes by it before they are decoded, as the SAE was finetuned, or take the tensor out"
         )
-    return config.choice("normalize_activations", TOKEN_NORMS, default="none")
-
-
-def _modernize(values: dict[str, Any]) -> None:
-    """Give the settings of a release before 6 the form they have now, by SAELens's own defaults."""
-    values.setdefault("architecture", "standard")
-    if isinstance(averaged := values.get("normalize_activations"), bool):
-        values["normalize_activations"] = "expected_average_only_in" if averaged else "none"
-    kind = values.get("activation_fn_str", values.get("activation_fn", "relu"))
-    if kind == "topk" and isinstance(options := values.get("activation_fn_kwargs"), dict):
-        values |= {"architecture": "topk", "k": options.get("k")}
+    return name

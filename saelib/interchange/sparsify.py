@@ -1,5 +1,6 @@
 """The folder that sparsify (`SparseCoder.load_from_disk`) reads and writes: cfg.json and sae.safetensors."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ from safetensors.torch import save_file
 
 from saelib.errors import UserError
 from saelib.files import write_json
+from saelib.interchange.fields import SPARSIFY
 from saelib.interchange.fold import fold_preprocess
-from saelib.interchange.reading import read_config, read_safetensors
+from saelib.interchange.reading import Config, read_config, read_safetensors
 from saelib.interchange.refuse import refuse_token_norm
 from saelib.preprocess import Preprocess
 from saelib.sae.check import Shapes, check_k, check_tensors
-from saelib.sae.file import SavedSAE, latent_by_latent
+from saelib.sae.file import HEADER, SavedSAE, latent_by_latent
 from saelib.sae.model import SAE
 
 FILES = ("cfg.json", "sae.safetensors")
@@ -24,6 +26,11 @@ SHAPES: Shapes = {
     "encoder.bias": ("num_latents",),
     "b_dec": ("d_in",),
 }
+READ = {
+    *("activation", "k", "d_in", "num_latents", "expansion_factor"),
+    *("skip_connection", "transcode", "signed", HEADER),
+}
+"""The settings that are followed or refused here, and what our own export adds."""
 NOT_OURS = {
     "skip_connection": "adds a linear map of its input",
     "transcode": "predicts something other than its input",
@@ -49,7 +56,7 @@ def write(saved: SavedSAE, folder: Path) -> None:
         "skip_connection": False,
         "transcode": False,
         "d_in": sae.d_in,
-        "saelib": saved.about,
+        HEADER: saved.about,
     }
     write_json(folder / FILES[0], config)
     tensors = {"encoder.weight": sae.W_enc.T, "encoder.bias": sae.b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
@@ -60,15 +67,19 @@ def read(folder: Path) -> SavedSAE:
     """Read a TopK SAE; transcoders, skip connections and `groupmax` are refused."""
     path = folder / FILES[1]
     config = read_config(folder / FILES[0])
+    config.refuse_others(READ | SPARSIFY)
     architecture = config.choice("activation", {"topk": "topk"}, default="topk")
     for key, what in NOT_OURS.items():
         if config.flag(key, False):
             raise UserError(f"{config.path}: '{key}' is true: it {what}, which our SAEs do not")
+    _refuse_early_transcoder(config)
     tensors = check_tensors(read_safetensors(path), SHAPES, path)
     d_sae, d_in = tensors["W_dec"].shape
     config.check_size("d_in", d_in)
     if config.values.get("num_latents"):
         config.check_size("num_latents", d_sae)
+    elif config.values.get("expansion_factor"):
+        config.check_size("expansion_factor", d_sae // d_in)
     ours = {
         "W_enc": tensors["encoder.weight"].T,
         "W_dec": tensors["W_dec"],
@@ -78,3 +89,13 @@ def read(folder: Path) -> SavedSAE:
     sae = SAE(architecture, latent_by_latent(ours), check_k(config.values.get("k"), d_sae, config.path))
     about = {"imported_from": "sparsify", "config": config.values}
     return SavedSAE(sae, Preprocess(np.zeros(d_in)), about)
+
+
+def _refuse_early_transcoder(config: Config) -> None:
+    """Before February 2025 only the run's own settings, one folder up, told a transcoder from an SAE."""
+    run = config.path.resolve().parent.parent / "config.json"
+    if "transcode" not in config.values and run.is_file():
+        with suppress(UserError):  # it may be anyone's
+            config = read_config(run)
+        if config.values.get("transcode") is True:
+            raise UserError(f"{run}: 'transcode' is true: what lies below it {NOT_OURS['transcode']}")

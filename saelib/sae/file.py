@@ -15,7 +15,7 @@ from torch import Tensor
 from saelib.errors import UserError
 from saelib.files import published_file
 from saelib.preprocess import Preprocess, TokenNorm
-from saelib.sae.check import check_k, check_tensors
+from saelib.sae.check import check_k, check_tensors, in_words
 from saelib.sae.model import SAE, Architecture
 
 HEADER = "saelib"
@@ -54,30 +54,53 @@ def save_sae(saved: SavedSAE, path: Path) -> None:
 
 def load_sae(path: Path) -> SavedSAE:
     """Read what `save_sae` wrote. Raises `UserError` where the file is missing, damaged or of another kind."""
+    text, tensors = _contents(path)
+    described, mark, end = text.rpartition(CHECKSUM)
+    # A file of an earlier version has no checksum.
+    if mark and end != f'{_checksum(described, tensors)}"}}':
+        raise UserError(f"{path}: damaged, its checksum is wrong")
     try:
-        with safe_open(path, framework="pt") as file:
-            text = file.metadata()[HEADER]
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        described, mark, end = text.rpartition(CHECKSUM)
-        # A file of an earlier version has no checksum.
-        if mark and end != f'{_checksum(described, tensors)}"}}':
-            raise ValueError("its checksum is wrong")
         # A figure that could not be measured (NaN) comes back as none.
         header = json.loads(text, parse_constant=lambda _: None)
         architecture, k, token_norm, about = (header[key] for key in ("architecture", "k", "token_norm", "about"))
-        if architecture not in get_args(Architecture) or token_norm not in get_args(TokenNorm):
-            raise ValueError(f"architecture {architecture!r}, token norm {token_norm!r}")
         center, scale = tensors.pop(CENTER), tensors.pop(SCALE, None)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: damaged, or not an SAE written by saelib ({error})") from None
+    except (LookupError, TypeError, ValueError, RecursionError):
+        raise UserError(f"{path}: damaged, its description lacks what an SAE written by saelib has") from None
+    for name, value, known in (
+        ("architecture", architecture, get_args(Architecture)),
+        ("token norm", token_norm, get_args(TokenNorm)),
+    ):
+        if value not in known:
+            raise UserError(
+                f"{path}: {name} is {in_words(value)}, which this version does not know: {', '.join(known)}"
+            )
+    if not isinstance(about, dict):
+        raise UserError(f"{path}: what it says about the SAE is {in_words(about)}; should be an object of named values")
     threshold = {"threshold": THRESHOLDS[architecture]} if architecture in THRESHOLDS else {}
     weights = check_tensors(tensors, {**SHAPES, **threshold}, path)
-    if architecture in ("topk", "batch_topk"):
-        check_k(k, len(weights["W_dec"]), path)
+    k = check_k(k, len(weights["W_dec"]), path) if architecture in ("topk", "batch_topk") else None
     sae = SAE(architecture, latent_by_latent(weights), k)
     return SavedSAE(sae, _preprocess(center, scale, token_norm, sae.d_in, path), about)
+
+
+def _contents(path: Path) -> tuple[str, dict[str, Tensor]]:
+    """Our description in the file, and its tensors."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; should be the file of one SAE, such as weights.safetensors of a variant")
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(HEADER)
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if text else {}  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: damaged, or not an SAE written by saelib ({error})") from None
+    if not text:
+        raise UserError(
+            f"{path}: a safetensors file, but not an SAE written by saelib; those of other libraries are read with "
+            "saelib import"
+        )
+    return text, tensors
 
 
 def _checksum(described: str, tensors: Mapping[str, Tensor]) -> str:

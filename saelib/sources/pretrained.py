@@ -140,7 +140,7 @@ def find_blocks(model: Any, name: str) -> list[torch.nn.Module]:
             return list(blocks)
     raise UserError(
         f"{name}: {type(model).__name__} keeps its blocks in none of the known places ({', '.join(BLOCKS)}); "
-        "use family: module, whose `hooks` says where they are"
+        "use family: module, whose `hooks` says where they are (or plugin, where layers share blocks, as ALBERT's do)"
     )
 
 

@@ -70,8 +70,11 @@ def open_source(config: Progen2Source, device: str, dtype: str) -> TokenSource:
 
 
 def tokenize(sequence: str, vocabulary: dict[str, int], reverse: bool = False) -> Tokens:
-    """'1', one token a residue (X for letters that the vocabulary lacks), '2'; or '2', the residues backwards, '1'."""
-    residues = [vocabulary.get(letter, vocabulary["X"]) for letter in sequence.upper()]
+    """'1', one token a residue (X for what is none), '2'; or '2', the residues backwards, '1'.
+
+    A text's own '1' and '2' are none: there they would be the special tokens.
+    """
+    residues = [vocabulary.get(letter if letter.isalpha() else "X", vocabulary["X"]) for letter in sequence.upper()]
     start, end = [vocabulary["1"]], [vocabulary["2"]]
     return Tokens(end, residues[::-1], start) if reverse else Tokens(start, residues, end)
 

@@ -29,7 +29,7 @@ class StoreRows:
         self.name = f"{store.metadata.model} layer {store.metadata.layer} ({split})"
         self.shape = (store.metadata.tokens(split), store.metadata.d_in)
         self.block_rows = store.metadata.chunk_rows
-        self.offset: NDArray[np.float32] | None = store.offset
+        self.offset: NDArray[np.float32] | None = store.offset if store.metadata.dtypes[split] == "float16" else None
         self._array = store.arrays[split]["acts"]
         self._store = store
         self._split: Split = split
@@ -43,6 +43,15 @@ class StoreRows:
             raise UserError(
                 f"{self._store.location}/{self._split}/acts: corrupt chunk among {first} to {last} ({error}); "
                 f"'saelib store verify' names it, deleting the store extracts it again"
+            ) from None
+
+    def examples(self) -> NDArray[np.int32]:
+        """Reads the number of the example that each row came from: [tokens]. Raises `UserError` on a bad chunk."""
+        try:
+            return np.asarray(self._store.arrays[self._split]["example"][:])
+        except CORRUPT as error:
+            raise UserError(
+                f"{self._store.location}/{self._split}/example: corrupt ({error}); deleting the store extracts it again"
             ) from None
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -51,7 +51,8 @@ def folder(tmp_path: Path) -> Path:
 def test_evaluate_export_import_evaluate(folder: Path, saelib: Saelib) -> None:
     before = json.loads(saelib("evaluate", folder / "sae.safetensors", folder / "rows.npy", "--json"))
     assert set(before) == {
-        "tokens", "d_in", "d_sae", "l0", "mse", "variance_explained", "dead_relu", "dead_topk_only", "dead_total",
+        "rows", "split", "note", "tokens", "tokens_available", "d_in", "d_sae", "l0", "mse", "variance_explained",
+        "token_fvu_median", "token_fvu_mean", "dead_relu", "dead_topk_only", "dead_total",
     }  # fmt: skip
     assert before["tokens"] == 500
     assert "dead_topk_only" in saelib("evaluate", folder / "sae.safetensors", folder / "rows.npy", "--tokens", 100)

@@ -107,7 +107,6 @@ def set_value(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (set_value("train.variants.baseline", {"revival": "auxk"}), {"train/severe/layer_2/baseline"} | ALWAYS),
         (set_value("init_death.k", 9), DEATH | THEORY | ALWAYS),
         (set_value("init_death.layers_per_job", 1), set()),
-        (set_value("report.bootstrap", 51), ALWAYS),
         (set_value("models.calm.notes", "other words"), ALWAYS),
         (
             set_value("models.calm.layers", "1-3"),
