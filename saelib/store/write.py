@@ -10,6 +10,9 @@ from saelib.store.layout import Split, StoreMetadata
 from saelib.store.places import Place, move
 from saelib.store.rounding import Dimensions, lengths, round_rows, why_not
 
+CACHED_VALUES = 2**17
+"""Rounded and checked at a time: all that is made of them stays in cache."""
+
 
 class StoreWriter:
     """Writes one layer's store into `folder`, which its caller publishes (`saelib.store.published_stores`).
@@ -95,6 +98,11 @@ class _SplitWriter:
         self._new_window()
 
     def append(self, acts: NDArray[np.float32], example: NDArray[np.int32]) -> None:
+        step = max(1, CACHED_VALUES // self.d_in)
+        for start in range(0, len(acts), step):
+            self._append(acts[start : start + step], example[start : start + step])
+
+    def _append(self, acts: NDArray[np.float32], example: NDArray[np.int32]) -> None:
         norm, values = lengths(acts), self._stored(acts)
         while len(values):
             room = min(len(values), len(self.places) - self.used)
