@@ -109,10 +109,15 @@ def errors(whole: Found, parts: Sequence[Found]) -> dict[str, float]:
     def rms(values: Sequence[float]) -> float:
         return math.sqrt(statistics.fmean(value**2 for value in values))
 
-    ranks = [part.stats.effective_rank / whole.stats.effective_rank - 1 for part in parts]
+    def relative(value: float | None, reference: float | None) -> float:
+        assert value is not None, "no layer of the default suite has one dimension"
+        assert reference is not None
+        return value / reference - 1
+
+    ranks = [relative(part.stats.effective_rank, whole.stats.effective_rank) for part in parts]
     medians = [part.stats.arrays["center_median"] - whole.stats.arrays["center_median"] for part in parts]
     return {
-        "gamma": rms([part.stats.gamma / whole.stats.gamma - 1 for part in parts]),
+        "gamma": rms([relative(part.stats.gamma, whole.stats.gamma) for part in parts]),
         "rank": rms(ranks),
         "rank bias": statistics.fmean(ranks),
         "median": rms([float(np.linalg.norm(median)) / sigma for median in medians]),

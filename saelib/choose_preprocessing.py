@@ -37,8 +37,8 @@ def choose_preprocessing(stats: "LayerStats", d_sae: int, k: int, tokens: int) -
         k: Latents selected for a token.
         tokens: That death is counted over, at least 2.
     """
-    if stats.gamma is None or stats.effective_rank is None or stats.effective_rank_fraction is None:
-        return Choice(PlainPreprocessing(kind="raw"), "Gamma is not defined for this layer, so nothing predicts death.")
+    if stats.gamma_unit is None or stats.effective_rank is None or stats.effective_rank_fraction is None:
+        return Choice(PlainPreprocessing(kind="raw"), "gamma_unit is not defined for this layer, so nothing predicts death.")
     from saelib import theory  # which needs scipy: only where it is used
 
     rank = f"effective rank {stats.effective_rank:.1f} of {stats.d_in} ({percent(stats.effective_rank_fraction)})"
