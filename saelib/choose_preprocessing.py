@@ -38,7 +38,8 @@ def choose_preprocessing(stats: "LayerStats", d_sae: int, k: int, tokens: int) -
         tokens: That death is counted over, at least 2.
     """
     if stats.gamma_unit is None or stats.effective_rank is None or stats.effective_rank_fraction is None:
-        return Choice(PlainPreprocessing(kind="raw"), "gamma_unit is not defined for this layer, so nothing predicts death.")
+        reason = "gamma_unit is not defined for this layer, so nothing predicts death."
+        return Choice(PlainPreprocessing(kind="raw"), reason)
     from saelib import theory  # which needs scipy: only where it is used
 
     rank = f"effective rank {stats.effective_rank:.1f} of {stats.d_in} ({percent(stats.effective_rank_fraction)})"
