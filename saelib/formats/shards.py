@@ -34,17 +34,17 @@ def find_files(location: str) -> tuple[list[Path], list[str]]:
     if len(found) == 1 and not folder:
         return found, []
     inside = [path for path in (found[0].iterdir() if folder else found) if not path.name.startswith(".")]
-    readable = sorted((path for path in inside if path.suffix.lower() in SUFFIXES), key=_natural)
+    readable = sorted(filter(_format, inside), key=_natural)
     if not readable:
         raise UserError(f"{location}: holds none of the files that can be read ({', '.join(SUFFIXES)})")
-    kinds = Counter(path.suffix.lower() for path in readable)
+    kinds = Counter(map(_format, readable))
     if len(kinds) > 1:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
-        one = f"*{kinds.most_common(1)[0][0]}"
-        wanted = f"{location.rstrip('/')}/{one}" if folder else one
-        raise UserError(f"{location}: files of several formats ({counts}); name those of one, as in '{wanted}'")
+        suffix = next(path.suffix for path in readable if _format(path) == kinds.most_common(1)[0][0])
+        pattern = (f"{location.rstrip('/')}/" if folder else "") + f"*{suffix}"
+        raise UserError(f"{location}: files of several formats ({counts}); name those of one, as in '{pattern}'")
     notes = [_count(len(readable), "file") + f", {readable[0].name} to {readable[-1].name}, one after another"]
-    others = [path for path in inside if path not in set(readable)]
+    others = [path for path in inside if not _format(path)]
     if others:
         notes.append(_count(len(others), "other") + f" passed over ({_suffixes(others)})")
     return readable, notes
@@ -52,6 +52,13 @@ def find_files(location: str) -> tuple[list[Path], list[str]]:
 
 def _is_plain_folder(path: Path) -> bool:
     return path.is_dir() and path.suffix.lower() != ".zarr" and not is_zarr(path) and not is_data_set(path)
+
+
+def _format(path: Path) -> str:
+    """The suffix that stands for a file's format; empty where it is not read."""
+    if path.is_dir() and (is_zarr(path) or is_data_set(path)):
+        return ".zarr" if is_zarr(path) else "data set"
+    return path.suffix.lower() if path.suffix.lower() in SUFFIXES else ""
 
 
 def _natural(path: Path) -> list[tuple[bool, int, str]]:

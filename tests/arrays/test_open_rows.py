@@ -195,6 +195,17 @@ def test_folders_and_patterns_are_read_in_natural_order(tmp_path: Path, name: st
     assert open_rows(tmp_path).notes[1] == "2 others passed over (1 .json, 1 .txt)"  # pyright: ignore
 
 
+def test_folders_of_zarr_arrays_and_of_data_sets(tmp_path: Path) -> None:
+    """SAELens leaves a data set for each buffer where it is stopped before it has put them together."""
+    for index in range(3):
+        values = VALUES[index * 100 : (index + 1) * 100].reshape(20, 5, 6)
+        save_data_set(values, tmp_path / "sets" / f"shard_0000{index}")
+        (tmp_path / "arrays").mkdir(exist_ok=True)
+        save_zarr(values, tmp_path / "arrays" / f"{index}")
+    for location in ("sets", "arrays", "sets/shard_*", "arrays/[0-9]"):
+        np.testing.assert_array_equal(read(open_rows(tmp_path / location)), VALUES[:300])
+
+
 def test_shards_of_arrays_with_names(tmp_path: Path) -> None:
     for index in range(2):
         save_file({"a": VALUES[index::2].copy(), "b": VALUES[:3]}, tmp_path / f"{index}.safetensors")
