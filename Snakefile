@@ -11,6 +11,7 @@ try:
         workflow.config_settings.config,
         default="workflow_config.yaml",
         controls=workflow.is_main_process,
+        home=workflow.basedir,
     )
 except UserError as mistake:
     raise WorkflowError(str(mistake))
@@ -25,7 +26,7 @@ wildcard_constraints:
 
 
 onstart:
-    SUITE.start()
+    SUITE.start(workflow)
 
 
 onerror:
@@ -40,7 +41,7 @@ localrules:
 rule all:
     default_target: True
     input:
-        SUITE.markers() if workflow.is_main_process else [],
+        SUITE.everything(workflow),
 
 
 include: "rules/extract.smk"

@@ -9,7 +9,7 @@ import platform
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from threadpoolctl import threadpool_info
@@ -81,7 +81,7 @@ def environment_line(*packages: str) -> str:
     return ", ".join(f"{name} {value}" for name, value in environment(*packages).items())
 
 
-def show(report: dict[str, object], lines: list[str], as_json: bool) -> None:
+def show(report: Mapping[str, object], lines: list[str], as_json: bool) -> None:
     """Print a benchmark's figures: as JSON for programs, or as the lines made for people."""
     print(json.dumps(report, indent=1) if as_json else "\n".join(lines))
 

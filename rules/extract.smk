@@ -17,9 +17,11 @@ rule extract:
         runtime=SUITE.resource("extract", "runtime"),
         gpu=SUITE.resource("extract", "gpu"),
     params:
+        script=SUITE.script("extract"),
         plan=f"{RUN}/plan.json",
+        why=SUITE.why("extract"),
         python=SUITE.python("extract"),
     message:
-        "extract activations: {wildcards.job}"
+        "extract activations: {wildcards.job} ({params.why})"
     shell:
-        "{params.python:q} scripts/extract.py --plan {params.plan:q} --job {wildcards.job} --log {log:q}"
+        "{params.python:q} {params.script:q} --plan {params.plan:q} --job {wildcards.job} --log {log:q}"

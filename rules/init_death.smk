@@ -14,8 +14,10 @@ rule init_death:
         mem_mb=SUITE.resource("init_death", "mem_mb"),
         runtime=SUITE.resource("init_death", "runtime"),
     params:
+        script=SUITE.script("init_death"),
         plan=f"{RUN}/plan.json",
+        why=SUITE.why("init_death"),
     message:
-        "count features born dead: {wildcards.job}"
+        "count features born dead: {wildcards.job} ({params.why})"
     shell:
-        "python scripts/init_death.py --plan {params.plan:q} --job {wildcards.job} --log {log:q}"
+        "python {params.script:q} --plan {params.plan:q} --job {wildcards.job} --log {log:q}"

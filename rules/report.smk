@@ -14,8 +14,10 @@ rule report:
         mem_mb=SUITE.resource("report", "mem_mb"),
         runtime=SUITE.resource("report", "runtime"),
     params:
+        script=SUITE.script("report"),
         plan=f"{RUN}/plan.json",
+        why=SUITE.why("report"),
     message:
-        "tables, figures and page: {wildcards.job}"
+        "tables, figures and page: {wildcards.job} ({params.why})"
     shell:
-        "python scripts/report.py --plan {params.plan:q} --job {wildcards.job} --log {log:q}"
+        "python {params.script:q} --plan {params.plan:q} --job {wildcards.job} --log {log:q}"

@@ -14,8 +14,10 @@ rule stats:
         mem_mb=SUITE.resource("stats", "mem_mb"),
         runtime=SUITE.resource("stats", "runtime"),
     params:
+        script=SUITE.script("stats"),
         plan=f"{RUN}/plan.json",
+        why=SUITE.why("stats"),
     message:
-        "measure gamma and rank: {wildcards.job}"
+        "measure gamma and rank: {wildcards.job} ({params.why})"
     shell:
-        "python scripts/stats.py --plan {params.plan:q} --job {wildcards.job} --log {log:q}"
+        "python {params.script:q} --plan {params.plan:q} --job {wildcards.job} --log {log:q}"

@@ -14,8 +14,10 @@ rule theory:
         mem_mb=SUITE.resource("theory", "mem_mb"),
         runtime=SUITE.resource("theory", "runtime"),
     params:
+        script=SUITE.script("theory"),
         plan=f"{RUN}/plan.json",
+        why=SUITE.why("theory"),
     message:
-        "predict death: {wildcards.job}"
+        "predict death: {wildcards.job} ({params.why})"
     shell:
-        "python scripts/theory.py --plan {params.plan:q} --job {wildcards.job} --log {log:q}"
+        "python {params.script:q} --plan {params.plan:q} --job {wildcards.job} --log {log:q}"

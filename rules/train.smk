@@ -15,9 +15,11 @@ rule train:
         runtime=SUITE.resource("train", "runtime"),
         gpu=SUITE.resource("train", "gpu"),
     params:
+        script=SUITE.script("train"),
         plan=f"{RUN}/plan.json",
+        why=SUITE.why("train"),
         python=SUITE.python("train"),
     message:
-        "train: {wildcards.job}"
+        "train: {wildcards.job} ({params.why})"
     shell:
-        "{params.python:q} scripts/train.py --plan {params.plan:q} --job {wildcards.job} --log {log:q}"
+        "{params.python:q} {params.script:q} --plan {params.plan:q} --job {wildcards.job} --log {log:q}"

@@ -1,6 +1,6 @@
 """A model's activations as they come: batch after batch of a split, several layers from one forward pass."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -8,12 +8,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from saelib.arrays import open_rows
+from saelib.arrays import FileRows, open_rows
 from saelib.config import Config, ModelConfig
 from saelib.config.sources import ArraysSource
 from saelib.datasets import open_dataset
 from saelib.errors import UserError
-from saelib.rows import read_float32
+from saelib.precision import exact_float32
+from saelib.rows import Rows, read_float32
 from saelib.sources import open_source
 from saelib.store import Split
 
@@ -55,32 +56,42 @@ def open_batches(name: str, config: Config, layers: Sequence[int]) -> OpenBatche
     model = config.models[name]
     if isinstance(model.source, ArraysSource):
         found = _of_files(model.source, config, layers)
+        advice = "; leave them out of the files (beyond 3e38 a value is infinite in float32)"
     else:
-        found = _of_model(model, config, layers)
+        found = _of_model(name, model, config, layers)
+        narrow = (model.source.dtype or config.extraction.dtype) != "float32"
+        advice = "; a wider extraction.dtype may help" if narrow else ""
 
     def checked(split: Split, start: int = 0) -> Iterator[Batch]:
         for batch in found(split, start):
             _check_width(name, batch, model.width)
-            _check_finite(name, batch)
+            _check_finite(name, batch, advice)
             yield batch
 
     return checked
 
 
-def _of_model(model: ModelConfig, config: Config, layers: Sequence[int]) -> OpenBatches:
+def _of_model(name: str, model: ModelConfig, config: Config, layers: Sequence[int]) -> OpenBatches:
     import torch
 
     assert not isinstance(model.source, ArraysSource)
     torch.set_num_threads(config.extraction.threads)
     size = model.source.batch_size
-    source = open_source(model.source, pick_device(), model.source.dtype or config.extraction.dtype)
+    with exact_float32():  # and what the model's own code does to torch's switches is undone
+        source = open_source(model.source, pick_device(), model.source.dtype or config.extraction.dtype)
+    if model.blocks is not None and source.n_layers != model.blocks:
+        raise UserError(
+            f"{name}: its last layer is {source.n_layers}, but models.{name}.blocks is {model.blocks}; another model "
+            "than the config means, or a wrong number"
+        )
     dataset = open_dataset(config.datasets[model.dataset or ""])
 
     def batches(split: Split, start: int = 0) -> Iterator[Batch]:
         first = start * size
         examples = islice(dataset.examples(split, config.seed, config.heldout_fraction), first, None)
         while chunk := list(islice(examples, size)):
-            acts = source.forward(chunk, layers)
+            with exact_float32():
+                acts = source.forward(chunk, layers)
             example = np.repeat(np.arange(first, first + len(chunk), dtype=np.int32), acts.tokens_per_example)
             if len(example):  # examples may give no token: too long, and `long: skip`
                 yield Batch(first // size, acts.layers, example, [one.id for one in chunk], first)
@@ -90,25 +101,47 @@ def _of_model(model: ModelConfig, config: Config, layers: Sequence[int]) -> Open
 
 
 def _of_files(source: ArraysSource, config: Config, layers: Sequence[int]) -> OpenBatches:
-    """Rows of files: the last ones are held out, because neighbours often come from one document."""
-    rows = {layer: open_rows(source.files[layer]) for layer in layers}
-    counts = {opened.shape[0] for opened in rows.values()}
-    if len(counts) > 1:
-        raise UserError(f"the layers' files have different numbers of rows: {', '.join(map(str, sorted(counts)))}")
-    heldout_start = counts.pop() - config.extraction.heldout_tokens
+    """Rows of files: the last ones are held out, because neighbors often come from one document.
+
+    Rows of one example of [examples, context, d_in] stay in one split.
+    """
+    rows = {layer: open_rows(source.files[layer], source.fill_missing_chunks) for layer in layers}
+    total, context = _same_rows(source, rows), _same_context(rows)
+    settings = config.extraction
+    heldout_start = (total - settings.heldout_tokens) // context * context
+    if heldout_start < settings.tokens:
+        apart = f" ({context} rows of one example stay in one split)" if context > 1 else ""
+        raise UserError(
+            f"{source.files[layers[0]]}: has {total:,} rows; extraction.tokens {settings.tokens:,} and "
+            f"extraction.heldout_tokens {settings.heldout_tokens:,} need {settings.tokens + settings.heldout_tokens:,}"
+            f"{apart}; lower them, or give longer files"
+        )
 
     def batches(split: Split, start: int = 0) -> Iterator[Batch]:
-        begin, end = (0, heldout_start) if split == "train" else (heldout_start, None)
-        end = end if end is not None else heldout_start + config.extraction.heldout_tokens
-        begin = max(0, begin)
+        begin, end = (0, heldout_start) if split == "train" else (heldout_start, total)
         for number, at in enumerate(range(begin + start * ARRAY_ROWS, end, ARRAY_ROWS), start):
             stop = min(at + ARRAY_ROWS, end)
-            example = np.arange(at - begin, stop - begin, dtype=np.int32)
-            ids = [f"row {row}" for row in range(at, stop)]
+            example = (np.arange(at, stop) // context - begin // context).astype(np.int32)
+            # What messages call an example: its first row here.
+            ids = [f"row {max(at, row)}" for row in range(at // context * context, stop, context)]
             acts = {layer: read_float32(rows[layer], at, stop) for layer in layers}
-            yield Batch(number, acts, example, ids, at - begin)
+            yield Batch(number, acts, example, ids, int(example[0]))
 
     return batches
+
+
+def _same_rows(source: ArraysSource, rows: Mapping[int, Rows]) -> int:
+    counts = {opened.shape[0]: layer for layer, opened in rows.items()}
+    if len(counts) > 1:
+        shown = ", ".join(f"{source.files[layer]} {count:,}" for count, layer in counts.items())
+        raise UserError(f"the layers' files have different numbers of rows ({shown}); row i is one token in all")
+    return next(iter(counts))
+
+
+def _same_context(rows: Mapping[int, Rows]) -> int:
+    """Rows of one example; 1 where the files do not say, or not the same."""
+    contexts = {opened.context if isinstance(opened, FileRows) else 1 for opened in rows.values()}
+    return contexts.pop() if len(contexts) == 1 else 1
 
 
 def pick_device() -> str:
@@ -129,11 +162,13 @@ def _check_width(name: str, batch: Batch, width: int | None) -> None:
             )
 
 
-def _check_finite(name: str, batch: Batch) -> None:
-    """Which layer, which examples, how many values."""
+def _check_finite(name: str, batch: Batch, advice: str) -> None:
+    """Which layer, which examples, how many values; `advice` ends the message."""
     for layer, acts in batch.layers.items():
         # One sum over the batch tells: NaN and infinity survive addition. Only then look where.
-        if np.isfinite(np.sum(acts)):
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = np.sum(acts)
+        if np.isfinite(total):
             continue
         bad = ~np.isfinite(acts)
         numbers = np.unique(batch.example[bad.any(axis=1)]) - batch.first
@@ -143,5 +178,5 @@ def _check_finite(name: str, batch: Batch) -> None:
         more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
         raise UserError(
             f"{name} layer {layer}: {int(bad.sum())} of {acts.size} activations in this batch are not finite "
-            f"({int(np.isnan(acts).sum())} NaN), in the examples {shown}{more}; a wider extraction.dtype may help"
+            f"({int(np.isnan(acts).sum())} NaN), in the examples {shown}{more}{advice}"
         )

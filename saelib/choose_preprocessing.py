@@ -15,7 +15,7 @@ ACCEPTED = 0.01
 """Total death that is not worth a preprocessing: 1 % of the features."""
 
 LOW_RANK = 0.02
-"""Effective rank, as a share of d_in, below which centring leaves features dead (paper, appendix E and table S8)."""
+"""Effective rank, as a share of d_in, below which centering leaves features dead (paper, appendix E and table S8)."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,9 @@ class Choice:
 
 
 def choose_preprocessing(stats: "LayerStats", d_sae: int, k: int, tokens: int) -> Choice:
-    """`pca` for a low effective rank, else `center_median` where gamma predicts death, else `raw` (paper, appendix E).
+    """`pca` for a low effective rank, else `center_median` where death is predicted, else `raw` (paper, appendix E).
+
+    Death is predicted from `gamma_unit` by `theory.dead_total`, as in the tables.
 
     Args:
         stats: Of the layer.
@@ -35,14 +37,16 @@ def choose_preprocessing(stats: "LayerStats", d_sae: int, k: int, tokens: int) -
         k: Latents selected for a token.
         tokens: That death is counted over, at least 2.
     """
+    if stats.gamma is None or stats.effective_rank is None or stats.effective_rank_fraction is None:
+        return Choice(PlainPreprocessing(kind="raw"), "Gamma is not defined for this layer, so nothing predicts death.")
     from saelib import theory  # which needs scipy: only where it is used
 
     rank = f"effective rank {stats.effective_rank:.1f} of {stats.d_in} ({percent(stats.effective_rank_fraction)})"
     if stats.effective_rank_fraction < LOW_RANK:
-        reason = f"The {rank} is below {LOW_RANK:.0%}, where centring leaves features dead."
+        reason = f"The {rank} is below {LOW_RANK:.0%}, where centering leaves features dead."
         return Choice(PlainPreprocessing(kind="pca"), reason)
-    dead = float(theory.dead_total(stats.gamma, d_sae, k, tokens))
-    predicted = f"gamma = {stats.gamma:.3g} predicts {percent(dead)} dead at initialisation"
+    dead = float(theory.dead_total(stats.gamma_unit, d_sae, k, tokens))
+    predicted = f"gamma_unit = {stats.gamma_unit:.3g} predicts {percent(dead)} dead at initialization"
     if dead > ACCEPTED:
         reason = f"{predicted}, more than {ACCEPTED:.0%}, and the {rank} asks for no whitening."
         return Choice(PlainPreprocessing(kind="center_median"), reason)

@@ -1,5 +1,7 @@
-"""Spearman's rank correlation with bootstrap intervals, ties and missing values included."""
+"""Spearman's rank correlation with intervals that hold for ties, few rows and rows that come in clusters."""
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,119 +12,184 @@ if TYPE_CHECKING:
     import polars as pl
 
 LEVEL = 0.95
+FEWEST_PAIRS = 5
+FEWEST_CLUSTERS = 3
+"""With two clusters every interval is [-1, 1]; `python -m benchmarks coverage` simulates from three on."""
+MOST_CLUSTERS = 1_000
+"""Each cluster costs a pass over the pairs; more of them are merged at random, which changes the variance little."""
+EMPTY = "(empty)"
+"""The name of rows that have no label."""
 
 
 @dataclass(frozen=True)
 class Spearman:
-    """A rank correlation and its 95 % percentile interval; `None` where `reason` says it cannot be had."""
+    """A rank correlation and its 95 % interval; `None` where `reason` says why it cannot be had."""
 
     rho: float | None
     n: int
     """Pairs behind it."""
     n_left_out: int
     """Pairs with a missing value."""
+    n_clusters: int | None = None
+    """Clusters that these pairs are in; `None` where the pairs count as independent."""
     ci_low: float | None = None
     ci_high: float | None = None
     reason: str = ""
 
 
-def spearman(x: ArrayLike, y: ArrayLike, bootstrap: int, seed: int, clusters: ArrayLike | None = None) -> Spearman:
-    """Correlate the ranks of `x` and `y` (ties share their mean rank).
+def spearman(x: ArrayLike, y: ArrayLike, clusters: ArrayLike | None = None, unit: str = "cluster") -> Spearman:
+    """Correlates the ranks of `x` and `y` (ties share their mean rank).
+
+    The interval is symmetric on Fisher's z scale, so it always contains rho. Its standard error comes from leaving
+    out one cluster after another (the jackknife), and is never less than Bonett and Wright's (2000) for independent
+    pairs, which catches the small samples whose jackknife happens to see no scatter. Its quantile is Student's t,
+    with n - 1 degrees of freedom for single pairs. For clusters it has half as many as there are clusters,
+    counting unequal ones for less: with more, simulated intervals were too narrow
+    (`python -m benchmarks coverage`, docs/benchmarks.md).
 
     Args:
-        x: numbers [pairs]; NaN marks a missing value, and a pair with one is left out and counted.
-        y: numbers [pairs].
-        bootstrap: resamples behind the interval.
-        seed: of the resampling.
-        clusters: labels [pairs]. With them whole clusters are drawn instead of pairs: layers of one model
-            resemble one another, so drawing single layers makes an interval too narrow for a new model.
+        x: Numbers [pairs]; NaN marks a missing value, and a pair with one is left out and counted. Infinite values
+            have ranks like all others.
+        y: Numbers [pairs].
+        clusters: Labels [pairs] that can be sorted. Layers of one model resemble one another, so an interval that
+            takes them for independent is far too narrow for a new model.
+        unit: What `reason` calls one cluster.
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     present = ~(np.isnan(x) | np.isnan(y))
     x, y = x[present], y[present]
     n, n_left_out = len(x), int((~present).sum())
+    cluster = np.arange(n) if clusters is None else np.unique(np.asarray(clusters)[present], return_inverse=True)[1]
+    n_clusters = None if clusters is None else len(np.unique(cluster))
     if n < 3:
-        return Spearman(None, n, n_left_out, reason=f"{n} pairs: fewer than 3")
-    if x.min() == x.max() or y.min() == y.max():
-        return Spearman(None, n, n_left_out, reason="one side is the same value everywhere")
-    rho = float(_weighted_spearman(x, y, np.ones((1, n)))[0])
-    names, of_pair = np.unique(np.arange(n) if clusters is None else np.asarray(clusters)[present], return_inverse=True)
-    if len(names) < 3:
-        return Spearman(rho, n, n_left_out, reason=f"no interval: {len(names)} clusters, fewer than 3")
-    share = np.full(len(names), 1 / len(names))
-    counts = np.random.default_rng(seed).multinomial(len(names), share, size=bootstrap)
-    drawn = _weighted_spearman(x, y, counts[:, of_pair].astype(np.float64))
-    drawn = drawn[~np.isnan(drawn)]
-    if len(drawn) == 0:
-        return Spearman(rho, n, n_left_out, reason="no interval: one side is constant in every resample")
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Spearman(rho, n, n_left_out, float(low), float(high))
+        return Spearman(None, n, n_left_out, n_clusters, reason=f"{_number(n, 'pair')}: fewer than 3")
+    correlate = _correlator(x, y)
+    rho = correlate(np.ones(n, dtype=bool))
+    if math.isnan(rho):
+        return Spearman(None, n, n_left_out, n_clusters, reason="one side is the same value everywhere")
+    interval = _interval(rho, correlate, _merged(cluster), None if clusters is None else unit)
+    if isinstance(interval, str):
+        return Spearman(rho, n, n_left_out, n_clusters, reason=f"no interval: {interval}")
+    return Spearman(rho, n, n_left_out, n_clusters, *interval)
 
 
 def spearman_table(
-    frame: "pl.DataFrame", x: str, y: str, by: list[str], bootstrap: int, seed: int, clusters: str = "model"
+    frame: "pl.DataFrame", x: str, y: str, by: Sequence[str], clusters: str | None = "model"
 ) -> list[dict[str, Any]]:
-    """Correlate two columns over all rows (scope 'overall'), then within each group (scope: the group's name).
+    """Correlates two columns over all rows (scope 'overall'), then within each group (scope: the group's name).
 
     Args:
-        frame: a table with the columns `x`, `y` and those of `by`.
-        x: a column.
-        y: a column.
-        by: columns that make groups, one after another (not crossed); `by` of a row says which made it.
-        bootstrap: resamples behind each interval.
-        seed: of the resampling.
-        clusters: the column whose values are drawn whole for `ci_low_models` and `ci_high_models`, which
-            only the overall row has, and only where the table has that column.
+        frame: A table with the columns `x`, `y` and those of `by`.
+        x: A column of numbers.
+        y: A column of numbers.
+        by: Columns that make groups, one after another (not crossed); `by` of a row says which made it. Rows
+            without a label make a group of their own, `(empty)`.
+        clusters: The column whose values are left out whole for `ci_low` and `ci_high`. Where the table has no such
+            column, these take the rows for independent, as `ci_low_rows` and `ci_high_rows` always do; `ci_over`
+            says which.
     """
-    of_models = spearman(frame[x], frame[y], bootstrap, seed, frame[clusters]) if clusters in frame.columns else None
-    drawn_whole = {
-        "ci_low_models": of_models.ci_low if of_models else None,
-        "ci_high_models": of_models.ci_high if of_models else None,
-    }
-    rows = [{"scope": "overall", "by": "", **_measured(frame, x, y, bootstrap, seed), **drawn_whole}]
+    if clusters is not None and clusters not in frame.columns:
+        clusters = None
+    rows = [{"scope": "overall", "by": "", **_measured(frame, x, y, clusters)}]
     for column in by:
-        for value in frame[column].unique().sort():
-            group = _measured(frame.filter(frame[column] == value), x, y, bootstrap, seed)
-            rows.append({"scope": str(value), "by": column, **group} | dict.fromkeys(drawn_whole))
+        labels = np.array([_label(value) for value in frame[column]])
+        for label in sorted(set(labels.tolist()), key=_in_order):
+            group = frame[np.flatnonzero(labels == label)]
+            rows.append({"scope": label, "by": column, **_measured(group, x, y, clusters)})
     return rows
 
 
-def _measured(frame: "pl.DataFrame", x: str, y: str, bootstrap: int, seed: int) -> dict[str, Any]:
-    result = spearman(frame[x], frame[y], bootstrap, seed)
+def _measured(frame: "pl.DataFrame", x: str, y: str, clusters: str | None) -> dict[str, Any]:
+    of_rows = spearman(frame[x], frame[y])
+    if clusters is None:
+        found = of_rows
+    else:
+        found = spearman(frame[x], frame[y], [_label(value) for value in frame[clusters]], unit=clusters)
     return {
         "x": x,
         "y": y,
-        "n": result.n,
-        "n_left_out": result.n_left_out,
-        "rho": result.rho,
-        "ci_low": result.ci_low,
-        "ci_high": result.ci_high,
-        "reason": result.reason,
+        "n": found.n,
+        "n_left_out": found.n_left_out,
+        "rho": found.rho,
+        "ci_low": found.ci_low,
+        "ci_high": found.ci_high,
+        "ci_over": clusters or "rows",
+        "n_clusters": found.n_clusters,
+        "ci_low_rows": of_rows.ci_low,
+        "ci_high_rows": of_rows.ci_high,
+        "reason": found.reason,
     }
 
 
-def _weighted_spearman(
-    x: NDArray[np.float64], y: NDArray[np.float64], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Spearman's rho when pair i occurs `weights[b, i]` times: [resamples]. NaN where a side is constant.
-
-    Counting repeats in place of drawing rows needs one sort for all resamples together.
-    """
-    total = weights.sum(axis=1)
-    a, b = _weighted_ranks(x, weights), _weighted_ranks(y, weights)
-    a -= (np.einsum("bi,bi->b", weights, a) / total)[:, None]
-    b -= (np.einsum("bi,bi->b", weights, b) / total)[:, None]
-    covariance = np.einsum("bi,bi,bi->b", weights, a, b)
-    scale = np.sqrt(np.einsum("bi,bi,bi->b", weights, a, a) * np.einsum("bi,bi,bi->b", weights, b, b))
-    # Ranks are halves of integers, so a constant side has a scale of exactly zero.
-    return np.divide(covariance, scale, out=np.full_like(scale, np.nan), where=scale > 0)
+def _label(value: Any) -> str:
+    return EMPTY if value is None or value != value else str(value)  # noqa: PLR0124 (NaN alone differs from itself)
 
 
-def _weighted_ranks(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean rank of each value where value i occurs `weights[b, i]` times: [resamples, pairs]."""
-    _, group = np.unique(values, return_inverse=True)
-    order = np.argsort(group, kind="stable")
-    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
-    sizes = np.add.reduceat(weights[:, order], starts, axis=1)
-    ranks = np.cumsum(sizes, axis=1) - sizes / 2 + 0.5
-    return ranks[:, group]
+def _in_order(label: str) -> tuple[bool, float, str]:
+    """Numbers by size, then words by the alphabet, then rows without a label."""
+    try:
+        return False, float(label), label
+    except ValueError:
+        return True, math.inf if label == EMPTY else 0.0, label
+
+
+Correlate = Callable[[NDArray[np.bool_]], float]
+"""From which pairs are kept to their rank correlation; NaN where a side is constant."""
+
+
+def _correlator(x: NDArray[np.float64], y: NDArray[np.float64]) -> Correlate:
+    levels = [np.unique(side, return_inverse=True)[1] for side in (x, y)]
+
+    def correlate(kept: NDArray[np.bool_]) -> float:
+        a, b = (_centered_ranks(side[kept]) for side in levels)
+        # Twice a rank is an integer, so the scale of a constant side is exactly zero.
+        scale = math.sqrt(float(a @ a) * float(b @ b))
+        return float(a @ b) / scale if scale > 0 else math.nan
+
+    return correlate
+
+
+def _centered_ranks(levels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Mean ranks minus their mean, from the number of each pair's value in sorted order."""
+    counts = np.bincount(levels)
+    return (np.cumsum(counts) - counts / 2)[levels] - len(levels) / 2
+
+
+def _merged(cluster: NDArray[np.integer]) -> NDArray[np.integer]:
+    count = int(cluster.max()) + 1
+    if count <= MOST_CLUSTERS:
+        return cluster
+    return np.random.default_rng(0).permutation(count)[cluster] % MOST_CLUSTERS
+
+
+def _interval(
+    rho: float, correlate: Correlate, cluster: NDArray[np.integer], unit: str | None
+) -> tuple[float, float] | str:
+    """The interval, or the reason why there is none. `unit`: what one cluster is; none where each is a single pair."""
+    from scipy.stats import t
+
+    n, count = len(cluster), int(cluster.max()) + 1
+    if n < FEWEST_PAIRS:
+        return f"{_number(n, 'pair')}, fewer than {FEWEST_PAIRS}"
+    if count < FEWEST_CLUSTERS:
+        return f"{_number(count, 'value')} of {unit}, fewer than {FEWEST_CLUSTERS}"
+    if 1 - abs(rho) < 1e-12:
+        return "the order is perfect, which leaves no scatter to judge by"
+    left_out = np.array([correlate(cluster != one) for one in range(count)])
+    if np.isnan(left_out).any():
+        return f"without one {unit or 'pair'}, one side is the same value everywhere"
+    jackknife = math.sqrt((count - 1) / count * ((left_out - rho) ** 2).sum()) / (1 - rho**2)
+    error = max(jackknife, math.sqrt((1 + rho**2 / 2) / (n - 3)))
+    freedom = max(_effective(cluster) / 2, 1) if unit else n - 1
+    reach = float(t.ppf((1 + LEVEL) / 2, freedom)) * error
+    return math.tanh(math.atanh(rho) - reach), math.tanh(math.atanh(rho) + reach)
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _effective(cluster: NDArray[np.integer]) -> float:
+    """How many clusters of one size would be worth as much as these (Kish): all of them only where sizes agree."""
+    sizes = np.bincount(cluster)
+    return float(sizes.sum()) ** 2 / float((sizes**2).sum())

@@ -12,8 +12,10 @@ from saelib.activations import open_batches
 from saelib.config import Config, ExtractionConfig
 from saelib.errors import UserError
 from saelib.progress import progress
+from saelib.shortage import too_few_tokens
 from saelib.store import SPLITS, Split, StoreMetadata, StoreWriter, published_stores
 from saelib.store.places import Place
+from saelib.store.rounding import choose_offset
 
 if TYPE_CHECKING:
     from saelib.plan import Job
@@ -63,13 +65,19 @@ def extract(name: str, config: Config, keys: dict[int, str], stores: Mapping[int
                     if not left:
                         break
                 if left:
-                    got = tokens[split] - left
-                    raise UserError(
-                        f"{name}: its data give {got} {split} tokens, {tokens[split]} are asked for; lower "
-                        f"extraction.{'tokens' if split == 'train' else 'heldout_tokens'} or give more data"
-                    )
+                    raise UserError(too_few_tokens(config, name, split, tokens[split] - left, examples[split]))
+        _log_precision(name, writers)
         for layer, writer in writers.items():
             writer.finish(_metadata(name, layer, config, writer, keys[layer], examples))
+
+
+def _log_precision(name: str, writers: Mapping[int, StoreWriter]) -> None:
+    wide = {layer: writer.reasons for layer, writer in writers.items() if writer.reasons}
+    for layer, reasons in wide.items():
+        for split, reason in reasons.items():
+            log.info("%s layer %d: the %s rows are stored in float32: %s", name, layer, split, reason)
+    if len(wide) < len(writers):
+        log.info("%s: float16 keeps every row of %d layers", name, len(writers) - len(wide))
 
 
 def _writer(
@@ -79,7 +87,7 @@ def _writer(
         draft,
         tokens=tokens,
         d_in=acts.shape[1],
-        offset=acts.mean(axis=0, dtype=np.float64),
+        offset=choose_offset(acts),
         chunk_rows=settings.chunk_rows,
         window_rows=settings.window_rows,
         seed=seed,
@@ -100,6 +108,7 @@ def _metadata(
         chunk_rows=config.extraction.chunk_rows,
         index_rows=writer.index_rows,
         dtypes=writer.dtypes,
+        reasons=writer.reasons,
         examples=examples,
         dataset=model.dataset or "arrays",
         versions=_versions(),

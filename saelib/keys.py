@@ -11,6 +11,7 @@ from typing import Any
 PACKAGE = Path(__file__).parent
 # These decide no number: settings enter a key as values, downloads are pinned, the rest moves bytes or words about.
 NOT_IN_KEYS = (
+    "saelib.compiling",
     "saelib.config",
     "saelib.environments",
     "saelib.errors",
@@ -18,6 +19,8 @@ NOT_IN_KEYS = (
     "saelib.files",
     "saelib.jobs",
     "saelib.progress",
+    "saelib.reasons",
+    "saelib.shortage",
     "saelib.stats.cluster",
     "saelib.train.loggers",
 )
@@ -41,6 +44,11 @@ def code_hash(*modules: str) -> str:
     for module in sorted(import_closure(*modules)):
         digest.update(f"{module}\n{_source(module)[0]}\n".encode())
     return digest.hexdigest()
+
+
+def module_hashes(*modules: str) -> dict[str, str]:
+    """What `code_hash` is made of: each module, and a short hash of it."""
+    return {module: _module_hash(module) for module in sorted(import_closure(*modules))}
 
 
 def import_closure(*modules: str) -> set[str]:
@@ -88,6 +96,11 @@ def _files_below(folder: Path) -> Iterable[Path]:
 
 def _counts(module: str) -> bool:
     return module != "saelib" and not any(module == name or module.startswith(f"{name}.") for name in NOT_IN_KEYS)
+
+
+@cache
+def _module_hash(module: str) -> str:
+    return hashlib.sha256(_source(module)[0].encode()).hexdigest()[:12]
 
 
 @cache

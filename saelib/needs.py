@@ -12,13 +12,16 @@ from saelib.config.files import HubFiles, LocalFiles, WebFiles
 from saelib.config.sources import AlphaFold3Source, ArraysSource, SourceConfig
 from saelib.environments import PACKAGES, missing_packages
 from saelib.fetch import describe, is_cached, named_files
-from saelib.resources import batch_tokens, model_bytes, sweeps_of_a_job
+from saelib.formats.shards import matches
+from saelib.resources import batch_tokens, model_bytes, sweeps_of_a_job, with_known_width
+from saelib.store.remote import is_url
+from saelib.survey import data_mistakes
 from saelib.targets import stale, wanted_targets
 
 
 @dataclass(frozen=True)
 class ModelNeeds:
-    """What one model of a suite needs. Sizes are None where the config states no `width` or no `parameters`."""
+    """What one model of a suite needs. Sizes are None where no `width` is known, or no `parameters` stated."""
 
     name: str
     domain: str
@@ -42,9 +45,9 @@ class ModelNeeds:
     gpu_bytes: int | None
     """Weights, the recorded layers of one batch, and the working memory of a block; an estimate."""
     missing: list[str]
-    """What keeps it from running here: packages, files, licences. One line each."""
+    """What keeps it from running here: packages, files, licences, data that cannot do. One line each."""
     notes: list[str]
-    """What will be downloaded, and what is not pinned."""
+    """What will be downloaded, what is not pinned, and which files of its data are left out."""
 
 
 def suite_needs(config: Config) -> list[ModelNeeds]:
@@ -60,9 +63,14 @@ def free_bytes(folder: Path) -> int:
 
 
 def _needs(config: Config, name: str, model: ModelConfig, stale_layers: int) -> ModelNeeds:
+    model = with_known_width(model)
     tokens = config.extraction.tokens + config.extraction.heldout_tokens
     batch = None if isinstance(model.source, ArraysSource) else batch_tokens(config, model)
     streamed = config.train.steps * config.train.batch_size if model.stream else 0
+    missing = list(_missing(config, model))
+    mistakes, left_out = data_mistakes(config, name)
+    if isinstance(model.source, ArraysSource) and missing:
+        mistakes = []  # of the same files
     return ModelNeeds(
         name=name,
         domain=model.domain,
@@ -77,8 +85,8 @@ def _needs(config: Config, name: str, model: ModelConfig, stale_layers: int) -> 
         streamed_tokens=streamed,
         training_passes=training_jobs(config, model) * math.ceil(streamed / batch) if batch else None,
         gpu_bytes=model_bytes(config, model, batch) if batch else None,
-        missing=list(_missing(config, model)),
-        notes=list(_notes(config, model)),
+        missing=missing + mistakes,
+        notes=[*_notes(config, model), *left_out],
     )
 
 
@@ -88,7 +96,7 @@ def training_jobs(config: Config, model: ModelConfig) -> int:
 
 
 def _store_bytes(settings: ExtractionConfig, width: int) -> int:
-    """Of one layer, as `saelib.store` writes it where float16 holds every value; the last chunk is whole too."""
+    """Of one layer, as `saelib.store` writes it where float16 keeps every row; the last chunk is whole too."""
     index_rows = max(1, settings.window_rows // settings.chunk_rows) * settings.chunk_rows
     total = 0
     for tokens in (settings.tokens, settings.heldout_tokens):
@@ -115,9 +123,9 @@ def _missing_outputs(source: SourceConfig) -> Iterator[str]:
         yield f"AlphaFold 3's outputs in {source.outputs}: set `command`, or see `saelib alphafold3-inputs --help`"
     if isinstance(source, ArraysSource):
         for file in source.files.values():
-            path = Path(str(file).partition("::")[0])
-            if not path.exists():
-                yield f"no file or folder {path}"
+            location = file.partition("::")[0]
+            if not is_url(location) and not matches(location):
+                yield f"no file or folder {location}"
 
 
 def _notes(config: Config, model: ModelConfig) -> Iterator[str]:

@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from saelib.config import Config
 from saelib.errors import UserError
 from saelib.files import published_file, read_sealed, seal
-from saelib.targets import Target, stale, wanted_targets
+from saelib.reasons import Records, in_short, read_records, reasons, write_records
+from saelib.targets import Target, present_keys, wanted_targets
 
 # Each stage and the stages whose results it reads, in the order they run.
 READS = {
@@ -20,6 +22,8 @@ READS = {
     "report": ("stats", "init_death", "theory", "train"),
 }
 WHOLE_SUITE = ("theory", "report")
+SAVED = ("stage", "path", "key", "model", "layer", "variant")
+"""Of a target, what a job has to know."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Job:
     name: str
     targets: tuple[Target, ...]
     after: tuple[str, ...]
+    why: str = ""
+    """Why it runs, on one line."""
 
     @property
     def id(self) -> str:
@@ -45,13 +51,19 @@ class Plan:
     jobs: dict[str, Job]
     fresh: int
     """Results that are up to date already."""
+    stale: list[tuple[Target, list[str]]] = field(default_factory=list)
+    """The others, and why, in the order of their dependencies."""
+    records: Records = field(default_factory=dict)
+    """What the keys were made from that the suite wants, and those that its results carry; and whatever is known of
+    other suites' results in the same folder."""
 
     def save(self, path: Path) -> None:
-        """Write the plan for the processes that will run its jobs."""
-        jobs = {name: asdict(job) for name, job in self.jobs.items()}
+        """Write the plan for the processes that will run its jobs, and what its keys are made from."""
+        jobs = {name: _as_json(job) for name, job in self.jobs.items()}
         document = {"config": self.config.model_dump(mode="json"), "jobs": jobs}
         with published_file(path) as draft:
             draft.write_text(seal(json.dumps(document, separators=(",", ":"))))
+        write_records(self.config.keys_path(), self.records)
 
 
 def load_job(path: Path, job_id: str) -> tuple[Config, Job]:
@@ -68,7 +80,14 @@ def load_job(path: Path, job_id: str) -> tuple[Config, Job]:
 def make_plan(config: Config) -> Plan:
     """Compare what the suite wants with what lies in its results folder."""
     wanted = list(wanted_targets(config))
-    old = stale(wanted)
+    keys = present_keys(wanted)
+    known = read_records(config.keys_path())
+    why = {
+        target: reasons(key, target.exists(), target.made_from, known.get(str(target), {}))
+        for target, key in zip(wanted, keys, strict=True)
+        if key != target.key
+    }
+    old = list(why)
     jobs: dict[str, Job] = {}
     makers: dict[tuple[str, str, int], str] = {}
     for stage, reads in READS.items():
@@ -78,10 +97,20 @@ def make_plan(config: Config) -> Plan:
             else:
                 read = [(before, target.model, target.layer) for before in reads for target in targets]
                 after = [makers[result] for result in read if result in makers]
-            job = Job(stage, name, tuple(targets), tuple(dict.fromkeys(after)))
+            in_words = in_short(reason for target in targets for reason in why[target])
+            job = Job(stage, name, tuple(targets), tuple(dict.fromkeys(after)), in_words)
             jobs[job.id] = job
             makers |= {(stage, target.model, target.layer): job.id for target in targets}
-    return Plan(config, jobs, fresh=len(wanted) - len(old))
+    records = dict(known)
+    for target, key in zip(wanted, keys, strict=True):
+        carried = {name: made for name, made in known.get(str(target), {}).items() if name == key}
+        records[str(target)] = carried | {target.key: target.made_from}
+    return Plan(config, jobs, len(wanted) - len(old), list(why.items()), records)
+
+
+def _as_json(job: Job) -> dict[str, Any]:
+    targets = [{name: getattr(target, name) for name in SAVED} for target in job.targets]
+    return asdict(replace(job, targets=())) | {"targets": targets}
 
 
 def _grouped(config: Config, stage: str, stale: list[Target]) -> Iterator[tuple[str, list[Target]]]:

@@ -23,6 +23,10 @@ LN_EPS = 1e-5
 MIN_VARIANCE = 1e-10
 """Dimensions with less than this share of the largest variance are noise of rounding; they are not blown up to 1."""
 
+AT_CENTER = 2.0**-22
+"""A token this close to a center, as a share of the two lengths that were subtracted, lies on it: float32 rounds an
+activation by up to a quarter of that share, and the direction of what is left is rounding alone."""
+
 TokenNorm = Literal["none", "layernorm", "sqrt_d"]
 """What is done to each token first: nothing; `layer_norm`; or x * sqrt(d_in) / ||x||, tokens of zeros left alone."""
 
@@ -67,16 +71,23 @@ class Preprocess:
         """Preprocess activations `x + offset`: [tokens, d_in] -> a fresh float32 array [tokens, d_out].
 
         `offset` [d_in] (zero where None) is kept apart as in `saelib.rows.Rows`: what it has in common with the
-        centre cancels before anything is rounded to float32, so that a large mean costs no precision.
+        center cancels before anything is rounded to float32, so that a large mean costs no precision. A token at the
+        center gives exact zeros and no rounding errors, which would be a direction drawn at random.
         """
+        lengths = _lengths(x)
         if self.token_norm == "none":
-            centred = x - (self.center if offset is None else self.center - offset)
+            center = self.center if offset is None else self.center - offset
+            centered = x - center
         else:
+            center = self.center
             whole = x.astype(np.float64) if offset is None else x + offset.astype(np.float64)
             shift, size = token_shift_and_size(whole, self.token_norm)
             whole -= shift
-            centred = np.divide(whole, size, out=whole, where=size > 0) - self.center
-        values = centred.astype(np.float32)
+            _settle(whole, lengths)
+            centered = np.divide(whole, size, out=whole, where=size > 0) - center
+            lengths = np.divide(lengths, size[:, 0], out=lengths, where=size[:, 0] > 0)
+        _settle(centered, lengths + float(np.linalg.norm(center)))
+        values = centered.astype(np.float32)
         if self.scale is None:
             return values
         return values * self.scale if self.scale.ndim == 1 else values @ self.scale
@@ -105,6 +116,18 @@ class Preprocess:
         if self.scale is None:
             return replace(self, center=np.zeros(self.d_in)), self.center
         return self, np.zeros(self.d_out)
+
+
+def _settle(difference: NDArray[np.float64], subtracted: NDArray[np.float64]) -> None:
+    """Sets rows to zero that are nothing but rounding: tiny against the lengths [tokens] that were subtracted."""
+    left = _lengths(difference)
+    difference[(left <= AT_CENTER * subtracted) & np.isfinite(left)] = 0
+
+
+def _lengths(x: NDArray[np.floating]) -> NDArray[np.float64]:
+    """[tokens, d] -> [tokens]; infinite where the square overflows."""
+    with np.errstate(over="ignore"):
+        return np.sqrt(np.einsum("td,td->t", x, x, dtype=np.float64))
 
 
 def token_shift_and_size(

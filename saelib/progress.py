@@ -8,6 +8,23 @@ from contextlib import contextmanager
 from typing import Protocol
 
 LINE_EVERY_SECONDS = 10.0
+_left_out = 0.0
+
+
+def leave_out(seconds: float) -> None:
+    """Takes seconds that were just spent, such as those of compiling, out of the rates of all that is in progress."""
+    global _left_out
+    _left_out += seconds
+
+
+class _Clock:
+    """Seconds since it was made, without those that were left out."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic() - _left_out
+
+    def seconds(self) -> float:
+        return max(time.monotonic() - _left_out - self._started, 1e-9)
 
 
 class Advance(Protocol):
@@ -31,24 +48,22 @@ def progress(title: str, total: int, unit: str, log: logging.Logger) -> Iterator
 @contextmanager
 def _bar(title: str, total: int, unit: str) -> Iterator[Advance]:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn(f"{{task.completed:,.0f}}/{{task.total:,.0f}} {unit}"),
-        TextColumn(f"{{task.fields[rate]}} {unit}/s"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[rate]}"),
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, rate="-", note="")
-        started = time.monotonic()
+        task = bar.add_task(title, total=total, rate="", note="")
+        clock = _Clock()
 
         def advance(amount: int, note: str = "") -> None:
             bar.advance(task, amount)
-            done = bar.tasks[0].completed
-            bar.update(task, rate=f"{done / max(time.monotonic() - started, 1e-9):,.0f}", note=note)
+            bar.update(task, rate=_rate(bar.tasks[0].completed, total, unit, clock), note=note)
 
         yield advance
 
@@ -57,15 +72,18 @@ class _Lines:
     def __init__(self, title: str, total: int, unit: str, log: logging.Logger) -> None:
         self.title, self.total, self.unit, self.log = title, total, unit, log
         self.done = 0
-        self.started = self.last = time.monotonic()
+        self.clock, self.last = _Clock(), time.monotonic()
 
     def __call__(self, amount: int, note: str = "") -> None:
         self.done += amount
         now = time.monotonic()
         if now - self.last >= LINE_EVERY_SECONDS or self.done >= self.total:
             self.last = now
-            rate = self.done / max(now - self.started, 1e-9)
-            left = max(0, self.total - self.done) / max(rate, 1e-9)
-            message = "%s: %d of %d %s, %.0f %s/s, %.0f s left%s"
             shown = f", {note}" if note else ""
-            self.log.info(message, self.title, self.done, self.total, self.unit, rate, self.unit, left, shown)
+            rate = _rate(self.done, self.total, self.unit, self.clock)
+            self.log.info("%s: %d of %d %s, %s%s", self.title, self.done, self.total, self.unit, rate, shown)
+
+
+def _rate(done: float, total: float, unit: str, clock: _Clock) -> str:
+    rate = done / clock.seconds()
+    return f"{rate:,.{0 if rate >= 1 else 2}f} {unit}/s, {max(0, total - done) / max(rate, 1e-9):.0f} s left"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from saelib.config import Config, ModelConfig
 from saelib.config.schema import StageResources
+from saelib.config.sizes import known_size
 from saelib.config.sources import AlphaFold3Source, ArraysSource, TokenModelSource
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -57,11 +58,35 @@ def job_resources(config: Config, stage: str, name: str, attempt: int = 1) -> Re
     model = config.models.get(name.partition("/")[0])
     if model is None:  # a job over all models
         return Resources(BASE_MB[stage] * attempt, START_MINUTES * attempt, 0)
+    model = with_known_width(model)
     given: StageResources = getattr(model.resources, stage)
     gpu = _gpus(config, stage, model)
     mem_mb = given.mem_mb or BASE_MB[stage] + math.ceil(_bytes(config, stage, model) / 2**20)
     minutes = START_MINUTES + math.ceil(_seconds(config, stage, model, gpu) / 60)
     return Resources(mem_mb * attempt, given.runtime or min(minutes * attempt, LONGEST_MINUTES), gpu)
+
+
+def with_known_width(model: ModelConfig) -> ModelConfig:
+    """The same model; where its config states no width, with that of its files on this machine, where they tell."""
+    return model if model.width else model.model_copy(update={"width": known_size(model.source).width})
+
+
+def job_seconds(config: Config, stage: str, name: str) -> float:
+    """Work of a job on a slow machine without its start, from the sizes in the config; 0 where they say nothing."""
+    model = config.models.get(name.partition("/")[0])
+    return 0.0 if model is None else _seconds(config, stage, model, _gpus(config, stage, model))
+
+
+def job_threads(config: Config, stage: str, name: str) -> int:
+    """Processors of a job: of the model's forward pass, of training, or the larger of both."""
+    forward = config.extraction.threads if runs_model(config, stage, name) else 1
+    return max(forward, config.train.threads if stage == "train" else 1)
+
+
+def runs_model(config: Config, stage: str, name: str) -> bool:
+    """Whether a job runs a model: an extraction, or a training straight from it."""
+    model = config.models.get(name.partition("/")[0])
+    return model is not None and (stage == "extract" or (stage == "train" and model.stream is not None))
 
 
 def batch_tokens(config: Config, model: ModelConfig) -> int | None:

@@ -24,10 +24,14 @@ class Rows(Protocol):
 
 
 def read_float32(rows: Rows, start: int, stop: int) -> NDArray[np.float32]:
-    """Rows with the offset added, as float32 [stop - start, d_in]; always a fresh array."""
-    values = rows.block(start, stop).astype(np.float32)
-    if rows.offset is not None:
-        values += rows.offset
+    """Rows with the offset added, as float32 [stop - start, d_in]; always a fresh array.
+
+    Values beyond float32 become infinite. What was zero when a store was written is exactly zero.
+    """
+    with np.errstate(over="ignore"):
+        values = rows.block(start, stop).astype(np.float32)
+        if rows.offset is not None:
+            values += rows.offset
     return values
 
 

@@ -14,9 +14,9 @@ import yaml
 
 PROJECT = Path(__file__).parents[1]
 PARTS = ("Snakefile", "rules", "scripts", "saelib", "envs")
-OF_A_RUN = ("runs", "dask", "figures", "report.html", ".lock")
+OF_A_RUN = ("runs", "dask", "figures", "report.html", "keys.json", ".lock")
 """Below `results/`, what differs from run to run: figures and the page carry the time they were made; the tables hold
-every number."""
+every number; `keys.json` also tells of what a run replaced."""
 
 
 @dataclass
@@ -132,5 +132,4 @@ def _suite() -> dict[str, Any]:
             "checkpoint_every": 10,
             "variants": {"baseline": {}, "center_median": {"preprocessing": "auto", "revival": "auxk"}},
         },
-        "report": {"bootstrap": 50},
     }

@@ -1,12 +1,13 @@
 """Commands that people call directly. The pipeline itself is run by `snakemake`."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from saelib.cli.sae import sae_app
-from saelib.cli.show import show_rows, show_values
+from saelib.cli.show import FillMissingChunks, show_rows, show_values
 from saelib.cli.suite import suite_app
 from saelib.errors import UserError, exit_on_user_error
 
@@ -21,6 +22,10 @@ app.add_typer(store_app, name="store")
 app.add_typer(sae_app)
 app.add_typer(suite_app)
 
+MANY = 10**15
+"""More of anything than the closed forms are good for; beyond, they would leave the range of float64."""
+PASSES = 20
+"""Over the rows, about, of `saelib stats`: most are steps of the two geometric medians."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -31,13 +36,18 @@ def main() -> None:
 
 @app.command()
 def theory(
-    gamma: Annotated[float, typer.Option(min=0, help="Outlier severity ||mean|| / ||std||.")],
-    d_sae: Annotated[int, typer.Option(min=1, help="Features of the SAE.")] = 8192,
-    k: Annotated[int, typer.Option(min=1, help="Features that stay active for a token.")] = 64,
-    tokens: Annotated[int, typer.Option(min=2, help="Tokens a feature gets to prove itself alive.")] = 100_000,
+    gamma: Annotated[float, typer.Option(min=0, help="Severity ||mean|| / ||std||: gamma_unit of saelib stats.")],
+    d_sae: Annotated[int, typer.Option(min=1, max=MANY, help="Features of the SAE.")] = 8192,
+    k: Annotated[int, typer.Option(min=1, max=MANY, help="Features that stay active for a token.")] = 64,
+    tokens: Annotated[
+        int, typer.Option(min=2, max=MANY, help="Tokens a feature gets to prove itself alive.")
+    ] = 100_000,
     json: Json = False,
 ) -> None:
-    """What the closed forms predict: the fraction of features dead at initialisation.
+    """What the closed forms predict: the fraction of features dead at initialization.
+
+    dead_relu: never above 0 before the selection. dead_total: never selected, dead_relu included.
+    dead_total_paper: the same by the paper's form, which is too low below gamma 2 or so.
 
     Example: saelib theory --gamma 5 --d-sae 8192 --k 64 --tokens 100000
     """
@@ -45,29 +55,39 @@ def theory(
 
     from saelib.theory import predict
 
+    if not math.isfinite(gamma):
+        raise UserError(f"--gamma {gamma}: should be a finite number, 0 or more, as 'saelib stats' measures it")
     show_values(asdict(predict(gamma, d_sae, k, tokens)), json)
 
 
 @app.command()
 def stats(
-    file: Annotated[str, typer.Argument(help="Activations, tokens x d_in: .npy, .npz, .safetensors, .zarr or a store. "
+    file: Annotated[str, typer.Argument(help="Activations, tokens x d_in or examples x context x d_in: a file (.npy, "
+                                             ".npz, .safetensors, .pt, .zarr, .h5, .parquet, .arrow), a folder of them "
+                                             "or a pattern ('acts/*.npy'), a data set saved by datasets, or a store. "
                                              "FILE::NAME where it holds several arrays.")],
     workers: Annotated[int, typer.Option(min=1, help="Processor cores to use.")] = 1,
+    fill_missing_chunks: FillMissingChunks = False,
     json: Json = False,
 ) -> None:  # fmt: skip
     """Gamma, effective rank and what else decides death, of activations you already have.
 
     The file is read block by block, so its size does not matter. Example: saelib stats activations.npy
     """
-    from saelib.arrays import open_rows
+    from saelib.arrays import FileRows, open_rows
+    from saelib.cli.watch import log_to_stderr, watched
     from saelib.stats import compute_stats
 
-    measured = compute_stats(open_rows(file), workers=workers, whitening=False)
+    log_to_stderr()
+    rows = open_rows(file, fill_missing_chunks)
+    with watched(f"stats {file}", rows, PASSES) as seen:
+        measured = compute_stats(seen, workers=workers, whitening=False)
+    source = [file, *(rows.notes if isinstance(rows, FileRows) else [rows.name])]
     names = (
         "tokens", "d_in", "gamma", "gamma_raw", "gamma_unit", "effective_rank", "effective_rank_fraction",
         "excess_kurtosis", "norm_ratio", "warnings",
     )  # fmt: skip
-    show_values({name: getattr(measured, name) for name in names}, json)
+    show_values({"source": source} | {name: getattr(measured, name) for name in names}, json)
 
 
 @app.command()
@@ -76,22 +96,29 @@ def spearman(
     x: Annotated[str, typer.Option(help="Column.")],
     y: Annotated[str, typer.Option(help="Column.")],
     by: Annotated[list[str] | None, typer.Option(help="Also within each value of this column.")] = None,
-    bootstrap: Annotated[int, typer.Option(min=1, help="Resamples behind the 95 % intervals.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the resampling.")] = 0,
+    cluster: Annotated[
+        str | None, typer.Option(help="Column whose rows are not independent; 'model' where the table has one.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Rank correlation of two columns, over all rows and by group, with bootstrap intervals.
+    """Rank correlation of two columns, over all rows and by group, with 95 % intervals.
 
-    Example: saelib spearman results/tables/layers.csv --x gamma --y dead_total --by domain
+    ci_low, ci_high: the interval for rows of a new model, from leaving out whole models (`--cluster`: whatever else
+    makes rows resemble one another). ci_low_rows, ci_high_rows take all rows for independent. Where there is no
+    interval, `reason` says why. Cells that are empty, NA or NaN are left out and counted.
+
+    Example: saelib spearman results/tables/layers.csv --x gamma_unit --y dead_total --by domain
     """
     from saelib.correlation import spearman_table
     from saelib.tables import read_table
 
-    frame = read_table(table, [x, y, *(by or [])], numbers=[x, y])
-    rows = spearman_table(frame, x, y, by or [], bootstrap, seed)
+    frame = read_table(table, [x, y, *(by or []), *([cluster] if cluster else [])], numbers=[x, y])
+    rows = spearman_table(frame, x, y, by or [], cluster or "model")
     if not json:
-        typer.echo(f"Spearman's rho of {x} and {y}")
-        rows = [{name: value for name, value in row.items() if name not in ("x", "y")} for row in rows]
+        over = rows[0]["ci_over"]
+        typer.echo(f"Spearman's rho of {x} and {y}; ci_low to ci_high: 95 % interval over {over}")
+        hidden = {"x", "y", "ci_over"} | ({"ci_low_rows", "ci_high_rows"} if over == "rows" else set())
+        rows = [{name: value for name, value in row.items() if name not in hidden} for row in rows]
     show_rows(rows, json)
 
 
@@ -101,13 +128,16 @@ def store_verify(
     json: Json = False,
 ) -> None:
     """Read every chunk of a store and compare it with its checksum. Exit code 1 where one is missing or corrupt."""
-    from saelib.store import verify_store
+    from saelib.store import open_store, verify_store
 
     problems = verify_store(store)
     if json:
         show_values({"store": store, "ok": not problems, "problems": problems}, json)
     elif not problems:
         typer.echo(f"{store}: complete, every checksum right")
+        metadata = open_store(store).metadata
+        for split, dtype in metadata.dtypes.items():
+            typer.echo(f"  {split}: {dtype}{f': {metadata.reasons[split]}' if split in metadata.reasons else ''}")
     if problems:
         raise UserError(f"{store}: {len(problems)} problem(s)\n  " + "\n  ".join(problems))
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from saelib.cli.show import show_values
+from saelib.cli.show import FillMissingChunks, show_values
 
 
 class Library(StrEnum):
@@ -25,9 +25,10 @@ Tokens = Annotated[int | None, typer.Option(min=1, help="Measure on the first so
 @sae_app.command()
 def evaluate(
     sae: Ours,
-    rows: Annotated[str, typer.Argument(help="Activations of the layer it was trained on, tokens x d_in: .npy, .npz, "
-                                             ".safetensors, .zarr or a store. FILE::NAME where it holds several.")],
+    rows: Annotated[str, typer.Argument(help="Activations of the layer it was trained on: anything that 'saelib stats' "
+                                             "reads. FILE::NAME where it holds several arrays.")],
     tokens: Tokens = None,
+    fill_missing_chunks: FillMissingChunks = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:  # fmt: skip
     """Death by pathway, L0, error and variance explained of an SAE, whoever trained it, on rows you have.
@@ -38,18 +39,22 @@ def evaluate(
 
     dead_relu: latents never above 0 before the selection. dead_topk_only: above 0, and never selected (or never
     above their threshold). dead_total: both. Variance is explained about the mean of the rows: about 0, a large mean
-    would make any SAE look excellent. An SAE of another library: saelib import first.
+    would make any SAE look excellent. token_fvu: of each token's own squared error over its own squared distance to the
+    geometric median, what a few massive tokens cannot decide. An SAE of another library: saelib import first.
 
     Example: saelib evaluate sae.safetensors activations.npy --tokens 100000
     """
+    from saelib.cli.watch import log_to_stderr
     from saelib.interchange import load_own
     from saelib.interchange.measure import measure, open_measured
 
-    saved, measured = load_own(sae), open_measured(rows)
+    log_to_stderr("saelib.arrays")
+    saved, measured = load_own(sae), open_measured(rows, fill_missing_chunks)
     found = measure(saved, measured.rows, tokens)
     available, d_in = measured.rows.shape
     sizes = {"tokens": min(tokens or available, available), "tokens_available": available}
-    names = ("l0", "mse", "variance_explained", "dead_relu", "dead_topk_only", "dead_total")
+    names = ("l0", "mse", "variance_explained", "token_fvu_median", "token_fvu_mean")
+    names += ("dead_relu", "dead_topk_only", "dead_total")
     show_values(
         {"rows": measured.name, "split": measured.split, "note": measured.note, **sizes, "d_in": d_in}
         | {"d_sae": saved.sae.d_sae, **{name: getattr(found, name) for name in names}},

@@ -1,14 +1,22 @@
 """Print results: a table for people, JSON for programs."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+
+FillMissingChunks = Annotated[
+    bool,
+    typer.Option("--fill-missing-chunks", help="Take chunks that a .zarr or .h5 file lacks for its fill value."),
+]
 
 
 def show_values(values: Mapping[str, Any], as_json: bool) -> None:
     """One value a line; lists one item a line."""
     if as_json:
-        print(json.dumps(values, allow_nan=False, indent=1))
+        print(json.dumps(_finite(dict(values)), allow_nan=False, indent=1))
         return
     width = max(map(len, values))
     for name, value in values.items():
@@ -34,5 +42,16 @@ def show_rows(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         print("  ".join(aligned).rstrip())
 
 
+def _finite(value: Any) -> Any:
+    """JSON has no infinity and no NaN: null."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _text(value: Any) -> str:
+    if value is None:
+        return "not defined"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -8,7 +8,6 @@ from saelib.config.schema import (
     ExtractionConfig,
     InitDeathConfig,
     ModelConfig,
-    ReportConfig,
     StatsConfig,
 )
 from saelib.config.sources import SourceConfig
@@ -21,7 +20,6 @@ __all__ = [
     "FilesConfig",
     "InitDeathConfig",
     "ModelConfig",
-    "ReportConfig",
     "SourceConfig",
     "StatsConfig",
     "TrainConfig",

@@ -32,10 +32,11 @@ class Text(Section):
     kind: Literal["text"]
     hub: HubText | None = None
     files: tuple[FilesConfig, ...] = ()
-    """`.parquet`, `.arrow`, `.jsonl`, `.json` (or these as `.gz`), or `.txt` (a document a file)."""
+    """`.txt` (a document a file), `.jsonl`, `.json`, these also compressed; `.parquet`, `.arrow`."""
     column: str = "text"
     characters: Count | None = None
-    """Cut documents into passages of about this length, at line ends; none: a document is one example."""
+    """Cut documents into passages of about this length, at line ends; none: a document is one example.
+    A document that is the only one is always cut, into passages of 1000 characters where this is not set."""
     buffer: Count = 10_000
     """Examples held in memory to shuffle what streams by."""
 
@@ -68,7 +69,7 @@ class Cifar10(Section):
 
 
 class Sequences(Section):
-    """Protein or nucleotide sequences: FASTA, or flat files of Swiss-Prot or EMBL; plain or .gz."""
+    """Protein or nucleotide sequences: FASTA, or flat files of Swiss-Prot or EMBL; plain or compressed."""
 
     kind: Literal["sequences"]
     files: tuple[FilesConfig, ...]

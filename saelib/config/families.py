@@ -1,9 +1,9 @@
 """Options that all sources of activations share, and those of the families that know one kind of model each."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from saelib.config.base import Count, Section
 from saelib.config.files import FilesConfig
@@ -82,6 +82,12 @@ class EvoSource(TokenModelSource):
     max_length: Count = 8192
     batch_size: Count = 1
 
+    @model_validator(mode="after")
+    def _no_special_tokens(self) -> Self:
+        if self.keep_special_tokens:
+            raise ValueError("keep_special_tokens: Evo reads bytes and has no special tokens; remove it")
+        return self
+
 
 class StableDiffusion3Source(ModelSource):
     """The transformer of Stable Diffusion 3 and 3.5 (diffusers): image tokens at one noise level."""
@@ -111,6 +117,12 @@ class AlphaFold3Source(ModelSource):
     max_length: Count = 1024
     """Longer proteins are left out: cutting a fold changes it."""
     batch_size: Count = 16
+
+    @model_validator(mode="after")
+    def _precision_is_the_programs(self) -> Self:
+        if self.dtype is not None:
+            raise ValueError("dtype: AlphaFold 3's program has a precision of its own; remove it")
+        return self
 
 
 class AntibertySource(TokenModelSource):

@@ -1,8 +1,10 @@
 """Read a configuration file and report every mistake in it at once."""
 
 import difflib
+import json
 import re
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
@@ -10,7 +12,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from saelib.config.schema import Config
+from saelib.config.architectures import family_of, is_architecture
+from saelib.config.schema import Config, ModelConfig, compact
+from saelib.config.sizes import stated_size
 from saelib.errors import UserError
 
 
@@ -88,6 +92,10 @@ def _broken_references(config: Config) -> list[str]:
         if model.source.family == "arrays":
             if model.dataset is not None:
                 mistakes.append(f"{where}: the family 'arrays' brings its own activations; remove this key")
+            if model.blocks is not None:
+                mistakes.append(
+                    f"models.{name}.blocks: the family 'arrays' has the layers of its files; remove this key"
+                )
             missing = sorted(set(model.layers) - set(model.source.files))
             if missing:
                 mistakes.append(f"models.{name}.source.files: no file for layer {', '.join(map(str, missing))}")
@@ -95,12 +103,25 @@ def _broken_references(config: Config) -> list[str]:
             mistakes.append(f"{where}: missing; one of: {', '.join(config.datasets) or '(none is defined)'}")
         elif model.dataset not in config.datasets:
             mistakes.append(f"{where}: no data set '{model.dataset}'{_hint(model.dataset, list(config.datasets))}")
+        mistakes += [f"models.{name}.{mistake}" for mistake in _other_sizes(model)]
         code = getattr(model.source, "import_from", None)
         if code is not None and config.results.resolve().is_relative_to(code.path.expanduser().resolve()):
             # Each run would write into the folder whose files decide what is stale.
             where = f"models.{name}.source.import_from"
             mistakes.append(f"{where}: {code.path} holds the results too; give your code a folder of its own")
     return mistakes
+
+
+def _other_sizes(model: ModelConfig) -> Iterator[str]:
+    """What a model's config says against what its files on this machine say, or itself."""
+    size = stated_size(model.source)
+    for key, number, found in (("blocks", model.blocks, size.blocks), ("width", model.width, size.width)):
+        if number is not None and found is not None and number != found:
+            yield f"{key}: {number}, but {size.where} says {found}: another model than is meant, or a wrong number"
+    last, where = (model.blocks, "blocks") if model.blocks is not None else (size.blocks, size.where)
+    beyond = tuple(layer for layer in model.layers if last is not None and layer > last)
+    if beyond:
+        yield f"layers: there is no layer {compact(beyond)}: {where} says that the last is {last}"
 
 
 def _explain(error: ErrorDetails) -> str:
@@ -117,23 +138,39 @@ def _explain(error: ErrorDetails) -> str:
     if kind == "union_tag_invalid":
         allowed, tag = _words(context["expected_tags"]), str(context["tag"])
         discriminator = str(context["discriminator"]).strip("'")
-        return f"{key}.{discriminator}: no such value '{tag}'{_hint(tag, allowed)}"
+        hint = _hint_of_a_family(tag, allowed) if discriminator == "family" else _hint(tag, allowed)
+        return f"{key}.{discriminator}: no such value '{tag}'{hint}"
     if kind == "union_tag_not_found":
         return f"{key}: the key {context['discriminator']} is missing"
     if kind == "literal_error":
         allowed = _words(str(context["expected"]).replace(" or ", ", "))
-        return f"{key}: {error['input']!r} is not allowed{_hint(str(error['input']), allowed)}"
+        return f"{key}: {_as_written(error['input'])} is not allowed{_hint(str(error['input']), allowed)}"
     message = error["msg"].removeprefix("Value error, ")
-    shown = repr(error["input"])
+    shown = _as_written(error["input"])
     # An address with a user in it may hold a password: messages go to logs.
     private = "://" in shown and "@" in shown
     value = f" (found {shown})" if len(shown) < 80 and not private and not isinstance(error["input"], dict) else ""
     return f"{key or 'the suite'}: {message[0].lower()}{message[1:]}{value}"
 
 
+def _as_written(value: Any) -> str:
+    """A value as it may stand in the file, not as Python would write it: `null`, `true`, `[1, 2]`."""
+    return f"'{value}'" if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
 def _words(listed: object) -> list[str]:
     """Pydantic's "'a', 'b'" -> ['a', 'b']."""
     return [word.strip(" '") for word in str(listed).split(",")]
+
+
+def _hint_of_a_family(word: str, allowed: list[str]) -> str:
+    """People write an architecture where the family is wanted that loads it, and mistype families."""
+    typo = sorted(difflib.get_close_matches(word, allowed, cutoff=0.8))
+    family = None if typo and not is_architecture(word) else family_of(word)
+    if family is None:
+        return _hint(word, allowed)
+    also = f" (or is {' or '.join(map(repr, typo))} meant?)" if typo else ""
+    return f", which is an architecture: write 'family: {family}', which loads it{also}. Allowed: {', '.join(allowed)}"
 
 
 def _hint(word: str, allowed: list[str]) -> str:

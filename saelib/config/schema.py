@@ -1,41 +1,78 @@
 """The configuration as types. Every field's docstring is its documentation."""
 
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationInfo, model_validator
 
 from saelib.config.base import Count, Fraction, Name, Section
 from saelib.config.cluster import DaskConfig
 from saelib.config.datasets import DatasetConfig
 from saelib.config.families import Dtype
-from saelib.config.sources import SourceConfig
+from saelib.config.sizes import every_layer
+from saelib.config.sources import ArraysSource, SourceConfig
 from saelib.config.training import NEED_EIGENVECTORS, Preprocessing, StreamConfig, TrainConfig
 
+UNKNOWN_BLOCKS = (
+    "how many blocks the model has is not known before its files are on this machine; add `blocks: 12` (their number) "
+    "beside `layers`, or write the range out, such as 1-12"
+)
 
-def parse_layers(value: Any) -> Any:
-    """`3`, `"1-12"` or a list of such -> sorted tuple of layer numbers."""
+
+def parse_layers(value: Any, every: Callable[[], Sequence[int] | None]) -> Any:
+    """`3`, `"1-12"`, `"5-"`, `"all"` or a list of such -> sorted tuple of layer numbers.
+
+    Args:
+        value: What stands in the file.
+        every: Gives all layers that there are, from 0; called for `all`, which leaves 0 out where there are others, and
+            for ranges without an end. None: not known.
+
+    Raises:
+        ValueError: For anything else, and where all layers would have to be known.
+    """
     items = value if isinstance(value, list | tuple) else [value]
     layers: set[int] = set()
     for item in items:
-        span = re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", str(item))
-        if span and int(span[1]) <= int(span[2]):
+        span = re.fullmatch(r"\s*(\d+)\s*-\s*(\d*)\s*", str(item))
+        if item == "all" or (span and not span[2]):
+            layers.update(_open_range(1 if item == "all" else int(span[1]) if span else 0, item, every()))
+        elif span and int(span[1]) <= int(span[2]):
             layers.update(range(int(span[1]), int(span[2]) + 1))
         elif isinstance(item, int) and not isinstance(item, bool) and item >= 0:
             layers.add(item)
         elif isinstance(item, str) and item.isdigit():
             layers.add(int(item))
         else:
-            raise ValueError(f"{item!r} is not a layer number or a range such as '1-12'")
+            raise ValueError(f"{item!r} is not a layer number, a range such as '1-12' or '5-', or 'all'")
     if not layers:
         raise ValueError("names no layer")
     return tuple(sorted(layers))
 
 
-def parse_optional_layers(value: Any) -> Any:
-    """As `parse_layers`; none is none."""
-    return None if value is None else parse_layers(value)
+def _open_range(first: int, item: str, every: Sequence[int] | None) -> Sequence[int]:
+    if every is None:
+        raise ValueError(UNKNOWN_BLOCKS)
+    found = [layer for layer in every if layer >= first] or [layer for layer in every if item == "all"]
+    if not found:
+        raise ValueError(f"{item!r} begins behind the last layer, {max(every)}")
+    return found
+
+
+def _model_layers(value: Any, info: ValidationInfo) -> Any:
+    source = info.data.get("source")
+    if source is None:  # which is a mistake of its own
+        return parse_layers(value, lambda: (0,))
+    if isinstance(source, ArraysSource) and value == "all":
+        return tuple(sorted(source.files))
+    return parse_layers(value, lambda: every_layer(source, info.data.get("blocks")))
+
+
+def _some_of_the_layers(value: Any, info: ValidationInfo) -> Any:
+    """As for `layers`, of which `all` then means all; none is none."""
+    layers = info.data.get("layers", (0,))
+    return None if value is None else layers if value == "all" else parse_layers(value, lambda: layers)
 
 
 def _switch(value: Any) -> Any:
@@ -71,11 +108,14 @@ class ModelConfig(Section):
     source: SourceConfig
     dataset: Name | None = None
     """A name under `datasets`; not needed where the source brings its own activations."""
-    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(parse_layers)]
-    """Layer i is the residual stream after block i: `5`, `1-12`, or a list of these."""
+    blocks: Annotated[int, Field(ge=0)] | None = None
+    """How many blocks the model has, where the files that say so are not here yet; another number is an error."""
+    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_model_layers)]
+    """Layer i is the residual stream after block i: `5`, `1-12`, `1-` (to the last), `all`, or a list of these. `all`
+    is every block's; of files, every one that is listed."""
     representative_layer: int | None = None
     """The layer that stands for the model in figures, and that SAEs are trained on."""
-    train_layers: Annotated[tuple[int, ...] | None, BeforeValidator(parse_optional_layers)] = None
+    train_layers: Annotated[tuple[int, ...] | None, BeforeValidator(_some_of_the_layers)] = None
     """Layers that SAEs are trained on, written as `layers`; none: the representative one, where there is one."""
     stream: Annotated[StreamConfig | None, BeforeValidator(_switch)] = None
     """Train on activations straight from the model's forward pass, which are stored nowhere; `true` for the defaults.
@@ -158,13 +198,6 @@ class InitDeathConfig(Section):
         return self
 
 
-class ReportConfig(Section):
-    """Stage `report`."""
-
-    bootstrap: Count = 2_000
-    """Resamples behind each interval."""
-
-
 # No user, query or fragment: credentials have no place in a configuration.
 BucketUrl = Annotated[str, StringConstraints(pattern=r"^s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9._+-]+)*$")]
 
@@ -172,7 +205,8 @@ BucketUrl = Annotated[str, StringConstraints(pattern=r"^s3://[a-z0-9][a-z0-9.-]+
 class Config(Section):
     """A suite: what to run, on which models, into which folder."""
 
-    results: Path = Path("results")
+    results: Annotated[Path, AfterValidator(Path.expanduser)] = Path("results")
+    """From the working folder, as every path here."""
     stores: BucketUrl | None = None
     """Where activation stores lie, as `s3://bucket/prefix` (see docs/storage.md); none: in the results folder."""
     dask: DaskConfig | None = None
@@ -188,7 +222,6 @@ class Config(Section):
     stats: StatsConfig = StatsConfig()
     init_death: InitDeathConfig = InitDeathConfig()
     train: TrainConfig = TrainConfig()
-    report: ReportConfig = ReportConfig()
 
     def needs_whitening(self) -> bool:
         """Whether any stage asks for the eigenvectors of the covariance, which cost a second Gram matrix."""
@@ -216,6 +249,10 @@ class Config(Section):
     def theory_path(self) -> Path:
         """Where stage `theory` puts its predictions."""
         return self.results / "theory" / "predictions.json"
+
+    def keys_path(self) -> Path:
+        """Where a run writes what each result's key was made from (`saelib.reasons`)."""
+        return self.results / "keys.json"
 
 
 def compact(layers: tuple[int, ...]) -> str:

@@ -1,7 +1,6 @@
 """What models are and how each family of them is loaded. `docs/models.md` says more about every family."""
 
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -34,6 +33,9 @@ class TransformersSource(TokenModelSource):
     weights: FilesConfig
     gguf_file: str | None = None
     """File name of a GGUF checkpoint in the weights folder."""
+    special_tokens_in_text: Literal["as_text", "leave_out", "keep"] = "as_text"
+    """Special tokens that a text spells itself, such as `<|endoftext|>`: read letter by letter like other text; or read
+    as special tokens, whose activations are left out, or kept. What the tokenizer cannot read as text is left out."""
     device_map: Literal["auto", "balanced", "sequential"] | None = None
     """Spread the blocks over several GPUs, as accelerate does; none: the whole model on one device."""
     trust_remote_code: bool = False
@@ -92,6 +94,10 @@ class ModuleSource(ModelSource):
     def _hooks_name_blocks(self) -> Self:
         if not self.hooks or (isinstance(self.hooks, str) and "{layer}" not in self.hooks):
             raise ValueError("hooks needs '{layer}' where a block's number goes, or is the list of all blocks' paths")
+        if not isinstance(self.hooks, str) and self.first:
+            raise ValueError(
+                "first is the number of the first block in a pattern of hooks, but hooks is a list; remove it"
+            )
         return self
 
 
@@ -118,11 +124,13 @@ class PluginSource(ModelSource):
 
 
 class ArraysSource(Section):
-    """Activations made elsewhere: one array `[tokens, d_in]` a layer (.npy, .npz, .zarr, .safetensors)."""
+    """Activations made elsewhere: one array `[tokens, d_in]` or `[examples, context, d_in]` a layer."""
 
     family: Literal["arrays"]
-    files: dict[int, Path]
-    """Layer number -> file."""
+    files: dict[int, str]
+    """Layer number -> a file, `FILE::NAME`, a folder of files, a pattern such as `acts/*.npy`, or a store."""
+    fill_missing_chunks: bool = False
+    """Take chunks that a .zarr or .h5 file does not hold for its fill value."""
 
 
 SourceConfig = Annotated[

@@ -4,6 +4,7 @@ from importlib import import_module
 
 from saelib.config import DatasetConfig
 from saelib.datasets.base import Dataset, Example, Split
+from saelib.datasets.listing import Listing
 
 KINDS = {
     "python_docs": "saelib.datasets.python_docs",
@@ -12,7 +13,7 @@ KINDS = {
     "cifar10": "saelib.datasets.cifar10",
     "sequences": "saelib.datasets.sequences",
 }
-"""Kind in the config -> module with an `open_dataset(config)`."""
+"""Kind in the config -> module with an `open_dataset(config)`, and a `listing(config)` where it reads files."""
 
 
 def open_dataset(config: DatasetConfig) -> Dataset:
@@ -20,4 +21,13 @@ def open_dataset(config: DatasetConfig) -> Dataset:
     return import_module(KINDS[config.kind]).open_dataset(config)
 
 
-__all__ = ["KINDS", "Dataset", "Example", "Split", "open_dataset"]
+def listing_of(config: DatasetConfig) -> Listing | None:
+    """The files that a config entry names and those that it leaves out, fetched if need be; None where it names none.
+
+    Raises:
+        UserError: where no file can be read.
+    """
+    return import_module(KINDS[config.kind]).listing(config) if getattr(config, "files", None) else None
+
+
+__all__ = ["KINDS", "Dataset", "Example", "Listing", "Split", "listing_of", "open_dataset"]

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from saelib.config.datasets import Cifar10
 from saelib.datasets.base import Example, Split, split_by_group
 from saelib.datasets.images import SUFFIXES, opened_image, scaled_up
+from saelib.datasets.listing import Listing, list_files
 from saelib.errors import UserError
-from saelib.fetch import describe, fetch_paths
 
 log = logging.getLogger(__name__)
 
@@ -42,21 +42,19 @@ class Stored:
         return hashlib.blake2b(bytes(content), digest_size=16).hexdigest()
 
 
+def listing(config: Cifar10) -> Listing:
+    """Lists the files, those in folders inside too.
+
+    Raises:
+        UserError: where there are none, or one holds pickled Python objects.
+    """
+    allowed = (".bin", ".parquet", *SUFFIXES)
+    return list_files("cifar10", config.files, _is_read, ", ".join(allowed), deep=True)
+
+
 def open_dataset(config: Cifar10) -> "SmallImages":
-    """Fetch and list the images. Raises `UserError` where there are none, or a file is not what it should be."""
-    images: list[Stored] = []
-    for files in config.files:
-        for path in fetch_paths(files):
-            inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-            for file in inside:
-                if file.is_file() and not file.name.startswith("."):
-                    images += list_images(file)
-    if not images:
-        places = "; ".join(describe(files) for files in config.files)
-        raise UserError(
-            f"cifar10: no .bin, .parquet, {', '.join(SUFFIXES)} files in {places or 'an empty list of files'}"
-        )
-    return SmallImages(images, config.size)
+    """Fetches and lists the images. Raises `UserError` where there are none, or a file is not what it should be."""
+    return SmallImages([image for file in listing(config).files for image in list_images(file)], config.size)
 
 
 class SmallImages:
@@ -71,10 +69,14 @@ class SmallImages:
 
     def examples(self, split: Split, seed: int, heldout_fraction: float) -> Iterator[Example]:
         """See `saelib.datasets.Dataset`. Images are decoded one at a time."""
-        groups = list(self._images)
-        for group in split_by_group(groups, groups, split, seed, heldout_fraction, "cifar10"):
+        for group in self.places(split, seed, heldout_fraction):
             image = self._images[group]
             yield Example(image.name, group, whole_image(image, self.size))
+
+    def places(self, split: Split, seed: int, heldout_fraction: float) -> list[str]:
+        """The group of each image of a split, in their order. Nothing is decoded."""
+        groups = list(self._images)
+        return split_by_group(groups, groups, split, seed, heldout_fraction, "cifar10")
 
 
 def whole_image(image: Stored, size: int) -> NDArray[np.uint8]:
@@ -101,11 +103,7 @@ def whole_image(image: Stored, size: int) -> NDArray[np.uint8]:
 
 
 def list_images(file: Path) -> Iterator[Stored]:
-    """The images of one file, by its name; none for any other file, such as `batches.meta.txt`.
-
-    Raises:
-        UserError: for a damaged file, and for the version of CIFAR that holds pickled Python objects.
-    """
+    """The images of one file, by its name. Raises `UserError` for a damaged file."""
     name, suffix = f"{file.parent.name}/{file.name}", file.suffix.lower()
     if suffix == ".bin":
         for row, pixels in enumerate(_binary(file)):
@@ -113,13 +111,19 @@ def list_images(file: Path) -> Iterator[Stored]:
     elif suffix == ".parquet":
         for row, encoded in enumerate(_parquet(file)):
             yield Stored(f"{name}#{row}", encoded)
-    elif suffix in SUFFIXES:
+    else:
         yield Stored(name, file)
-    elif suffix in (".pkl", ".pickle") or (not suffix and _is_pickle(file)):
+
+
+def _is_read(file: Path) -> bool:
+    """Whether a file holds images, by its name. Raises `UserError` for pickled Python objects."""
+    suffix = file.suffix.lower()
+    if suffix in (".pkl", ".pickle") or (not suffix and _is_pickle(file)):
         raise UserError(
             f"{file}: holds pickled Python objects, which may run code when they are read; "
             "take CIFAR's binary version (cifar-10-binary.tar.gz)"
         )
+    return suffix in (".bin", ".parquet", *SUFFIXES)
 
 
 def _binary(file: Path) -> NDArray[np.uint8]:

@@ -1,6 +1,11 @@
 """Square crops from image files, decoded with Pillow (which comes with matplotlib)."""
 
+import hashlib
+import logging
+import struct
+import warnings
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,24 +16,59 @@ from numpy.typing import NDArray
 
 from saelib.config.datasets import Images
 from saelib.datasets.base import Example, Split, split_by_group
+from saelib.datasets.listing import Listing, list_files
 from saelib.errors import UserError
-from saelib.fetch import describe, fetch_files
 
 if TYPE_CHECKING:
     from PIL import Image
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif")
-FORMATS = ("PNG", "JPEG", "TIFF", "GIF")
-"""Pillow's decoders for these suffixes; it has dozens more, for formats that nobody keeps photographs in."""
+log = logging.getLogger(__name__)
+
+FORMATS = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": (".jp2", ".j2k"),
+    "AVIF": (".avif",),
+}
+"""Pillow's decoders -> suffixes; it has dozens more, for formats that nobody keeps photographs in."""
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+
+
+def listing(config: Images) -> Listing:
+    """Lists the image files. Raises `UserError` where there are none."""
+    return list_files("images", config.files, lambda file: file.suffix.lower() in SUFFIXES, ", ".join(SUFFIXES))
 
 
 def open_dataset(config: Images) -> "ImageCrops":
-    """Fetch the image files. Raises `UserError` where there are none."""
-    found = [file for files in config.files for file in fetch_files(files) if file.suffix.lower() in SUFFIXES]
-    if not found:
-        places = "; ".join(describe(files) for files in config.files)
-        raise UserError(f"images: no {', '.join(SUFFIXES)} files in {places or 'an empty list of files'}")
-    return ImageCrops(found, config.size, config.crops)
+    """Fetches and lists the image files. Raises `UserError` where there are none."""
+    files = listing(config).files
+    kept = without_copies(files)
+    log.info("images: %d files, %d of them copies of others, left out", len(files), len(files) - len(kept))
+    return ImageCrops(kept, config.size, config.crops)
+
+
+def without_copies(files: list[Path]) -> list[Path]:
+    """Leaves out files whose bytes are those of an earlier one: a photograph would stand in both splits.
+
+    Only files of one length are read.
+    """
+    sizes = Counter(file.stat().st_size for file in files)
+    seen: set[bytes] = set()
+    kept: list[Path] = []
+    for file in files:
+        if sizes[file.stat().st_size] > 1:
+            with file.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "blake2b").digest()
+            if digest in seen:
+                continue
+            seen.add(digest)
+        kept.append(file)
+    return kept
 
 
 class ImageCrops:
@@ -53,17 +93,21 @@ class ImageCrops:
 
         An image is decoded anew for each crop, so that memory does not grow with the number of images.
         """
-        crops = [(group, number) for group in sorted(self.files) for number in range(self.crops)]
-        groups = [group for group, _ in crops]
-        for group, number in split_by_group(crops, groups, split, seed, heldout_fraction, "images"):
+        for group, number in self.places(split, seed, heldout_fraction):
             rng = np.random.default_rng([seed, zlib.crc32(group.encode()), number])
             yield Example(f"{group}#{number}", group, random_crop(self.files[group], self.size, rng))
+
+    def places(self, split: Split, seed: int, heldout_fraction: float) -> list[tuple[str, int]]:
+        """The image and the number of each crop of a split, in their order. Nothing is decoded."""
+        crops = [(group, number) for group in sorted(self.files) for number in range(self.crops)]
+        return split_by_group(crops, [group for group, _ in crops], split, seed, heldout_fraction, "images")
 
 
 def random_crop(file: Path, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     """A square of an image, RGB [size, size, 3].
 
-    Grey is repeated in the three channels, transparency dropped, and of several frames or pages the first is taken.
+    Gray is repeated in the three channels, CMYK and palettes become RGB, transparency is dropped, so that the colors
+    that a file has under it show, and of several frames or pages the first is taken.
     From an image with a side shorter than `size`, the square is as large as that side and scaled up (bicubic).
 
     Raises:
@@ -78,20 +122,25 @@ def random_crop(file: Path, size: int, rng: np.random.Generator) -> NDArray[np.u
 
 @contextmanager
 def opened_image(source: Path | BinaryIO, name: str) -> Iterator["Image.Image"]:
-    """Open an image, which messages call `name`; the first of several frames or pages.
+    """Opens an image, which messages call `name`, turned upright as EXIF says; the first of several frames or pages.
 
     Raises:
-        UserError: where it is corrupt, has more than 8 bits a channel, or is so large when unpacked that Pillow takes
-            it for an attack (`PIL.Image.MAX_IMAGE_PIXELS`).
+        UserError: where it is corrupt, is gray with more than 8 bits (of which nobody knows the range; Pillow takes the
+            upper 8 of 16 bits of colors), or is so large when unpacked that Pillow takes it for an attack
+            (`PIL.Image.MAX_IMAGE_PIXELS`).
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
+    Image.init()
+    known = [form for form in FORMATS if form in Image.OPEN]
     try:
-        with Image.open(source, formats=FORMATS) as image:
+        # Pillow warns of what does not touch the pixels, such as a damaged EXIF entry.
+        with warnings.catch_warnings(action="ignore"), Image.open(source, formats=known) as image:
             if image.mode.startswith(("I", "F")):
                 raise UserError(f"{name}: its values have more than 8 bits (Pillow mode '{image.mode}'); convert it")
+            ImageOps.exif_transpose(image, in_place=True)
             yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         raise UserError(f"{name}: not a readable image ({error})") from None
 
 

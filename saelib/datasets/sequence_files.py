@@ -1,15 +1,13 @@
-"""Records of sequence files: FASTA, and the flat files of Swiss-Prot and EMBL, plain or gzipped."""
+"""Records of sequence files: FASTA, and the flat files of Swiss-Prot and EMBL, plain or compressed."""
 
-import gzip
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from saelib.datasets.decoding import DAMAGE, byte_lines, unpacked
 from saelib.errors import UserError
 
-GZIP_MAGIC = b"\x1f\x8b"
 NOT_LETTERS = b" \t\r\n\v\f0123456789"
 """What stands between the letters of a flat file."""
 REPORT_EVERY = 10_000
@@ -25,10 +23,14 @@ class Record:
     accession: str
     """What forms and versions of one entry share: `P12345` of `sp|P12345-2|NAME`; else the id."""
     letters: bytes
+    features: int = 0
+    """Entries of its feature table (FT lines of flat files), which nothing uses yet."""
 
 
 def read_records(path: Path, advance: Callable[[int], object] = lambda size: None) -> Iterator[Record]:
-    """The records of a file, one at a time; its content tells which format it has, and whether it is gzipped.
+    """The records of a file, one at a time; its content tells which format it has, and whether it is compressed.
+
+    Headers may hold any bytes. A file of no bytes has no records.
 
     `advance` is told now and then how many more bytes of the file have been read.
 
@@ -37,17 +39,15 @@ def read_records(path: Path, advance: Callable[[int], object] = lambda size: Non
     """
     done = 0
     with path.open("rb") as raw:
-        zipped = raw.peek(2)[:2] == GZIP_MAGIC  # pyright: ignore[reportAttributeAccessIssue]
-        lines = gzip.GzipFile(fileobj=raw) if zipped else raw
         try:
-            for number, record in enumerate(_records(lines, path)):
+            for number, record in enumerate(_records(byte_lines(unpacked(raw), str(path)), path)):
                 if number % REPORT_EVERY == 0:
                     advance(raw.tell() - done)
                     done = raw.tell()
                 yield record
-        except (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        except DAMAGE as error:
             raise UserError(f"{path}: not a readable FASTA or flat file, or cut short ({error})") from None
-        advance(raw.tell() - done)
+        advance(path.stat().st_size - done)
 
 
 def _records(lines: Iterable[bytes], path: Path) -> Iterator[Record]:
@@ -61,7 +61,7 @@ def _records(lines: Iterable[bytes], path: Path) -> Iterator[Record]:
         elif line.strip():
             raise UserError(
                 f"{path}: line {number}: FASTA starts with a header '>name', a flat file of Swiss-Prot or EMBL with "
-                f"'ID', found {line.decode().strip()[:30]!r}"
+                f"'ID', found '{line.strip()[:30].decode(errors='backslashreplace')}'"
             )
 
 
@@ -79,6 +79,7 @@ def _fasta(number: int, header: bytes, lines: Iterable[tuple[int, bytes]]) -> It
 def _flat(number: int, first: bytes, lines: Iterable[tuple[int, bytes]], path: Path) -> Iterator[Record]:
     """Lines start with a two-letter code: ID and AC name the record, SQ opens the sequence and // ends it."""
     name, accession, wanted, letters = _first_word(first[2:], number), "", None, bytearray()
+    features = 0
     for number, line in lines:
         code = line[:2]
         if code == b"  ":
@@ -86,14 +87,16 @@ def _flat(number: int, first: bytes, lines: Iterable[tuple[int, bytes]], path: P
                 letters += line.translate(None, NOT_LETTERS)
         elif code == b"AC" and not accession:
             accession = _first_word(line[2:], number).strip(".")  # '.' where there is none
+        elif code == b"FT":
+            features += line[5:6] not in (b"", b" ")  # an entry's further lines begin with blanks
         elif code == b"SQ":
             length = re.search(rb"(\d+) (AA|BP);", line)
             wanted = int(length[1]) if length else -1
         elif code == b"//":
             if wanted is not None and wanted not in (-1, len(letters)):
                 raise UserError(f"{path}: line {number}: {name} has {len(letters)} letters, its SQ line says {wanted}")
-            yield Record(accession or name, accession or name, bytes(letters).upper())
-            name, accession, wanted, letters = "", "", None, bytearray()
+            yield Record(accession or name, accession or name, bytes(letters).upper(), features)
+            name, accession, wanted, letters, features = "", "", None, bytearray(), 0
         elif code == b"ID":
             if name:
                 raise UserError(f"{path}: line {number}: a new record starts, but {name} has not ended with '//'")
@@ -103,8 +106,13 @@ def _flat(number: int, first: bytes, lines: Iterable[tuple[int, bytes]], path: P
 
 
 def _first_word(line: bytes, number: int) -> str:
-    words = line.decode().split(maxsplit=1)
-    return words[0].rstrip(";") if words else f"line-{number}"
+    words = line.split(maxsplit=1)
+    if not words:
+        return f"line-{number}"
+    try:
+        return words[0].decode().rstrip(";")
+    except UnicodeDecodeError:  # Latin-1 gives every byte a letter
+        return words[0].decode("latin-1").rstrip(";")
 
 
 def _accession(name: str) -> str:

@@ -11,9 +11,9 @@ from string import ascii_uppercase
 
 from saelib.config.datasets import Sequences as SequencesConfig
 from saelib.datasets.base import Example, Split, keyed_hash, split_by_group
+from saelib.datasets.listing import Listing, list_files
 from saelib.datasets.sequence_files import Record, read_records
 from saelib.errors import UserError
-from saelib.fetch import fetch_files
 from saelib.progress import progress
 
 log = logging.getLogger(__name__)
@@ -24,6 +24,7 @@ LETTERS = f"{ascii_uppercase}*".encode()
 SEGMENT = 50_000
 """Letters of a chromosome that are one group: held-out windows then come from other parts of it."""
 COUNTS = {
+    "files": "files without a record",
     "records": "records read",
     "empty": "empty",
     "same id": "under an id that an earlier one has",
@@ -33,10 +34,17 @@ COUNTS = {
     "partly unknown": "examples among them with some letters outside the alphabet",
     "unknown": "left out for letters outside the alphabet",
     "repeated": "left out because an earlier one has the same letters",
+    "annotated": "with a feature table, which nothing uses yet",
+    "features": "entries in these tables",
     "rests": "ends of records left out, shorter than half a window",
     "not drawn": "not drawn",
 }
 """What is counted, and what the log says of it."""
+
+
+def listing(config: SequencesConfig) -> Listing:
+    """Lists the files: all of them, whatever their names. Raises `UserError` where there are none."""
+    return list_files("sequences", config.files, lambda file: True, "sequence")
 
 
 def open_dataset(config: SequencesConfig) -> "Sequences":
@@ -45,7 +53,7 @@ def open_dataset(config: SequencesConfig) -> "Sequences":
     Raises:
         UserError: for files that cannot be had or are no sequence files, or where no example is left.
     """
-    return Sequences([path for files in config.files for path in fetch_files(files)], config)
+    return Sequences(listing(config).files, config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +118,8 @@ class Sequences:
         log.info(
             "%s: %s", self._name, ", ".join(f"{self.counts[key]} {COUNTS[key]}" for key in COUNTS if self.counts[key])
         )
+        if not self.counts["records"]:
+            raise UserError(f"{self._name}: is empty: no record in its {self.counts['files']} file(s)")
         if not pieces:
             raise UserError(
                 f"{self._name}: no example is left of {self.counts['records']} records ({self.counts['empty']} empty, "
@@ -123,13 +133,17 @@ class Sequences:
         size = sum(path.stat().st_size for path in self._paths)
         with progress("read sequences", size, "bytes", log) as advance:
             for path in self._paths:
+                before = self.counts["records"]
                 for record in read_records(path, advance):
                     self.counts["records"] += 1
+                    self.counts["annotated"] += record.features > 0
+                    self.counts["features"] += record.features
                     letters = self._plain_letters(record, path)
                     if not letters:
                         self.counts["empty"] += 1
                     elif self._config.window or self._is_known(letters):
                         yield replace(record, letters=letters)
+                self.counts["files"] += self.counts["records"] == before
 
     def _plain_letters(self, record: Record, path: Path) -> bytes:
         letters = record.letters
@@ -140,7 +154,7 @@ class Sequences:
             letters = letters.translate(None, b"-.")
             self.counts["gaps"] += 1
         if strange := letters.translate(None, LETTERS):
-            raise UserError(f"{path}: record '{record.id}': {chr(strange[0])!r} is no letter of a sequence")
+            raise UserError(f"{path}: record '{record.id}': {_shown(strange)} is no letter of a sequence")
         return letters.removesuffix(b"*")
 
     def _distinct(self, records: Iterator[Record] | list[Record]) -> Iterator[Piece]:
@@ -179,6 +193,11 @@ class Sequences:
             return False
         self.counts["partly unknown"] += unknown > 0
         return True
+
+
+def _shown(letters: bytes) -> str:
+    """The first of these, as messages show it."""
+    return f"'{letters[:1].decode()}'" if letters[:1].isascii() else f"the byte 0x{letters[:1].hex()}"
 
 
 def _rank(seed: int, record: Record) -> tuple[int, bytes]:

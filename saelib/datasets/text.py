@@ -1,39 +1,48 @@
 """Documents that stream by: from the Hugging Face hub, or from local files of any size."""
 
-import glob
 import hashlib
 import logging
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from saelib.config.datasets import HubText, Text
 from saelib.config.files import HubFiles
-from saelib.datasets.base import Example, Split, keyed_hash
+from saelib.datasets.base import Example, Split, keyed_hash, split_by_group
+from saelib.datasets.decoding import unified
+from saelib.datasets.listing import Listing, list_files
 from saelib.datasets.passages import passages
+from saelib.datasets.text_files import ALLOWED, Documents, file_documents, first_line, format_of, row_documents
 from saelib.errors import UserError
-from saelib.fetch import describe, fetch_files
 from saelib.fetch.hub import commit, hub_errors
 
 log = logging.getLogger(__name__)
 
-BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".jsonl": "json", ".json": "json"}
-"""Suffix, before a `.gz` -> how the library `datasets` calls the format."""
-NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
-"""What `datasets` writes beside its data."""
 ELSEWHERE = "download its Parquet files elsewhere and name them: files: [{path: /the/folder}]"
+BLOCKS, BLOCK_CHARACTERS = 20, 200
+"""A lone document is cut into so many blocks; into fewer where a block would have fewer characters than this."""
+LONE_PASSAGE = 1000
+"""Characters of a lone document's passages where `characters` is not set."""
+COUNTS = {
+    "documents": "documents read",
+    "empty": "empty",
+    "repeated": "left out because an earlier one has the same text",
+    "blocks": "blocks, into which the only document was cut",
+    "passages": "passages left out because an earlier block has the same",
+    "examples": "examples of this split",
+}
+"""What is counted, and what the log says of it."""
 
-Documents = Iterable[tuple[str, str]]
-"""(name for messages, text)"""
-Rows = Iterable[dict[str, Any]]
-"""column -> value"""
+
+def listing(config: Text) -> Listing:
+    """Lists the local files. Raises `UserError` where there are none."""
+    return list_files("text", config.files, lambda file: bool(format_of(file)), ALLOWED)
 
 
 def open_dataset(config: Text) -> "StreamedText":
-    """Find the documents; nothing is read yet.
+    """Finds the documents; nothing is read yet.
 
     Raises:
         UserError: where the hub cannot be asked, or no file can be had.
@@ -41,57 +50,91 @@ def open_dataset(config: Text) -> "StreamedText":
     if config.hub:
         pinned = config.hub.model_copy(update={"revision": _pinned(config.hub)})
         return StreamedText(lambda: hub_documents(pinned, config.column), f"text (hf {config.hub.hf})", config)
-    found = [file for files in config.files for file in fetch_files(files)]
-    wanted = [file for file in found if _format(file) and file.name not in NOT_DATA]
-    if not wanted:
-        places = "; ".join(describe(files) for files in config.files)
-        raise UserError(f"text: no {', '.join((*BUILDERS, '.txt'))} files in {places}")
-    shown = ", ".join(file.name for file in wanted[:3]) + (", ..." if len(wanted) > 3 else "")
-    return StreamedText(lambda: file_documents(wanted, config.column), f"text ({shown})", config)
+    files = listing(config).files
+    shown = ", ".join(file.name for file in files[:3]) + (", ..." if len(files) > 3 else "")
+    return StreamedText(lambda: file_documents(files, config.column), f"text ({shown})", config)
 
 
 class StreamedText:
-    """Documents or passages of them. A document's content decides its group, and with the seed its split."""
+    """Documents or passages of them. A document's content decides its group, and with the seed its split.
+
+    A document that is the only one is cut into blocks, which are then the groups.
+    """
 
     def __init__(self, documents: Callable[[], Documents], name: str, config: Text) -> None:
         """`documents` starts reading from the beginning each time it is called."""
         self._documents, self._name, self._config = documents, name, config
         self.counts: Counter[str] = Counter()
-        """Of the last reading: 'documents' read, 'empty' and 'repeated' ones left out, 'examples' of this split."""
+        """Of the last reading; the keys are those of `COUNTS`."""
+        self._bounds: dict[int, tuple[int, int]] = {}
+        """Seed -> what `_look` found."""
 
     def examples(self, split: Split, seed: int, heldout_fraction: float) -> Iterator[Example]:
         """See `Dataset.examples`. Each document is held out with a chance of `heldout_fraction`, whatever the others.
 
+        Where chance leaves a split without any, it gets the document that came nearest. Of a lone document, blocks with
+        that share of its passages are held out, at least one.
+
         Order: as they come, mixed by a buffer of `config.buffer` examples, from which the next is drawn.
         """
+        limit = int(heldout_fraction * 2**64)
+        low, high = self._look(seed, limit)
         self.counts = Counter()
         try:
-            found = self._split(split, seed, heldout_fraction)
-            yield from shuffled(found, self._config.buffer, np.random.default_rng(seed))
+            if low == high:
+                yield from self._of_lone(split, seed, heldout_fraction)
+            else:
+                # Held out is what lies below the limit: at least the lowest, and never the highest.
+                found = self._of_many(split, seed, min(max(limit, low + 1), high))
+                yield from shuffled(found, self._config.buffer, np.random.default_rng(seed))
         finally:  # where the reader has enough, too
-            log.info("%s, %s: %s", self._name, split, ", ".join(f"{n} {what}" for what, n in self.counts.items()))
-        if not self.counts["examples"]:
-            raise UserError(
-                f"{self._name}: none of its {self.counts['documents']} documents ({self.counts['empty']} empty, "
-                f"{self.counts['repeated']} repeated) is in the {split} split; give more documents"
-            )
+            told = ", ".join(f"{self.counts[key]:,} {COUNTS[key]}" for key in COUNTS if self.counts[key])
+            log.info("%s, %s: %s", self._name, split, told)
 
-    def _split(self, split: Split, seed: int, heldout_fraction: float) -> Iterator[Example]:
+    def _look(self, seed: int, limit: int) -> tuple[int, int]:
+        """The lowest and the highest hash of documents, as far as must be read to see that both splits have some.
+
+        Raises:
+            UserError: where there is no document.
+        """
+        low, high = self._bounds.get(seed, (2**64, -1))
+        if low < limit <= high:
+            return low, high
+        self.counts = Counter()
+        for _, group, _ in self._distinct():
+            rank = keyed_hash(seed, group)
+            low, high = min(low, rank), max(high, rank)
+            if low < limit <= high:
+                break
+        if high < 0:
+            count = self.counts["documents"]
+            raise UserError(f"{self._name}: is empty: of its {count} document{'s' * (count != 1)}, none holds any text")
+        self._bounds[seed] = low, high
+        return low, high
+
+    def _distinct(self) -> Iterator[tuple[str, str, str]]:
+        """(name, group, text) of each document that holds something, once; counts all of them."""
         seen: set[bytes] = set()
-        for name, text in self._documents():
+        for name, raw in self._documents():
             self.counts["documents"] += 1
-            digest = hashlib.blake2b(text.strip().encode(errors="surrogatepass"), digest_size=8).digest()
-            if not text.strip():
+            text = unified(raw)
+            # The same text in another normal form of Unicode is the same document.
+            same = unicodedata.normalize("NFC", text.strip())
+            digest = hashlib.blake2b(same.encode(), digest_size=8).digest()
+            if not same:
                 self.counts["empty"] += 1
             elif digest in seen:
                 self.counts["repeated"] += 1
             else:
                 seen.add(digest)
-                group = digest.hex()
-                if (keyed_hash(seed, group) < heldout_fraction * 2**64) == (split == "heldout"):
-                    for example in self._examples(name, group, text):
-                        self.counts["examples"] += 1
-                        yield example
+                yield name, digest.hex(), text
+
+    def _of_many(self, split: Split, seed: int, limit: int) -> Iterator[Example]:
+        for name, group, text in self._distinct():
+            if (keyed_hash(seed, group) < limit) == (split == "heldout"):
+                for example in self._examples(name, group, text):
+                    self.counts["examples"] += 1
+                    yield example
 
     def _examples(self, name: str, group: str, text: str) -> Iterator[Example]:
         if self._config.characters is None:
@@ -99,6 +142,34 @@ class StreamedText:
             return
         for start, stop in passages(text, self._config.characters):
             yield Example(f"{name}:{start}-{stop}", group, text[start:stop].strip())
+
+    def _of_lone(self, split: Split, seed: int, heldout_fraction: float) -> Iterator[Example]:
+        """The passages of the only document, in blocks of neighboring ones."""
+        ((name, _, text),) = self._distinct()
+        count = min(BLOCKS, len(text) // BLOCK_CHARACTERS)
+        blocks = list(passages(text, len(text) // count)) if count > 1 else []
+        self.counts["blocks"] = len(blocks)
+        found: list[Example] = []
+        seen: set[str] = set()
+        for number, (begin, end) in enumerate(blocks):
+            own: set[str] = set()
+            for start, stop in passages(text[begin:end], self._config.characters or LONE_PASSAGE):
+                content = text[begin + start : begin + stop].strip()
+                if content in seen:
+                    self.counts["passages"] += 1
+                    continue
+                own.add(content)
+                found.append(Example(f"{name}:{begin + start}-{begin + stop}", f"block {number}", content))
+            seen |= own
+        groups = [example.group for example in found]
+        if len(set(groups)) < 2:
+            raise UserError(
+                f"{self._name}: has one document only, of {len(text):,} characters, too few to be cut into blocks "
+                f"of which some are held out (each of {BLOCK_CHARACTERS} at least, not all alike); give more documents"
+            )
+        chosen = split_by_group(found, groups, split, seed, heldout_fraction, self._name)
+        self.counts["examples"] = len(chosen)
+        yield from chosen
 
 
 def shuffled(examples: Iterable[Example], size: int, rng: np.random.Generator) -> Iterator[Example]:
@@ -115,46 +186,6 @@ def shuffled(examples: Iterable[Example], size: int, rng: np.random.Generator) -
         yield buffer[place]
 
 
-def file_documents(files: list[Path], column: str) -> Documents:
-    """Documents of local files, one file after another, a few rows at a time.
-
-    Raises:
-        UserError: for a file that is damaged or has no such column.
-    """
-    for file in files:
-        name, kind = f"{file.parent.name}/{file.name}", _format(file)
-        if not file.stat().st_size:
-            raise UserError(f"{file}: is empty")
-        try:
-            if kind == "text":
-                yield name, file.read_text(encoding="utf-8")
-            elif kind == "parquet":
-                yield from _documents(_parquet_rows(file, column), column, name, str(file))
-            else:
-                yield from _documents(_streamed_rows(file, kind), column, name, str(file))
-        # What the formats' readers raise; pyarrow's and the codecs' errors are ValueErrors.
-        except (ValueError, EOFError, OSError, RuntimeError) as error:
-            raise UserError(f"{file}: not readable as {kind} ({_first_line(error)})") from None
-
-
-def _parquet_rows(file: Path, column: str) -> Rows:
-    # Not by the library `datasets`: of a local file, it holds all that it has passed.
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(file, memory_map=True) as table:
-        names = table.schema_arrow.names
-        columns = [column] if column in names else names
-        for batch in table.iter_batches(batch_size=1000, columns=columns):
-            yield from batch.to_pylist()
-
-
-def _streamed_rows(file: Path, kind: str) -> Rows:
-    from datasets import load_dataset
-
-    # The library takes names for patterns.
-    return load_dataset(kind, data_files=glob.escape(str(file)), split="train", streaming=True)
-
-
 def hub_documents(hub: HubText, column: str) -> Documents:
     """Documents of a data set of the hub, fetched as they are read. Code that comes with a data set is not run.
 
@@ -168,20 +199,10 @@ def hub_documents(hub: HubText, column: str) -> Documents:
         try:
             rows = load_dataset(hub.hf, hub.configuration, split=hub.split, revision=hub.revision, streaming=True)
         except (ValueError, RuntimeError) as error:  # an unknown configuration or split, a data set made by a script
-            raise UserError(f"{name}: {_first_line(error)}") from None
+            raise UserError(f"{name}: {first_line(error)}") from None
         if rows.column_names and column in rows.column_names:
             rows = rows.select_columns([column])
-        yield from _documents(rows, column, hub.hf, name)
-
-
-def _documents(rows: Rows, column: str, name: str, place: str) -> Documents:
-    """The text of each row. `place`: what messages about the whole call it."""
-    for number, row in enumerate(rows):
-        if column not in row:
-            raise UserError(f"{place}: has no column '{column}'; its columns are {', '.join(row)}")
-        if not isinstance(row[column], str | None):
-            raise UserError(f"{place}: column '{column}' holds no text, but {type(row[column]).__name__}")
-        yield f"{name}#{number}", row[column] or ""
+        yield from row_documents(rows, column, hub.hf, name)
 
 
 def _pinned(hub: HubText) -> str:
@@ -193,15 +214,3 @@ def _pinned(hub: HubText) -> str:
 
 def _as_files(hub: HubText) -> HubFiles:
     return HubFiles(hf=hub.hf, revision=hub.revision, repo_type="dataset")
-
-
-def _format(file: Path) -> str:
-    """What a file holds, by its name; '' where it is none of ours."""
-    plain = file.name.lower().removesuffix(".gz")
-    if plain.endswith(".txt"):
-        return "text" if plain == file.name.lower() else ""
-    return next((kind for suffix, kind in BUILDERS.items() if plain.endswith(suffix)), "")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

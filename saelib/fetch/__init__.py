@@ -27,21 +27,6 @@ def fetch(files: FilesConfig) -> Path:
     return found[0]
 
 
-def fetch_files(files: FilesConfig) -> list[Path]:
-    """Every local file that `files` names, sorted; a folder stands for the visible files directly in it.
-
-    Raises:
-        UserError: where they cannot be had, there are none, or they are not what their checksum says.
-    """
-    found: list[Path] = []
-    for path in fetch_paths(files):
-        inside = sorted(path.iterdir()) if path.is_dir() else [path]
-        found += [file for file in inside if file.is_file() and not file.name.startswith(".")]
-    if not found:
-        raise UserError(f"{describe(files)}: holds no files")
-    return found
-
-
 def fetch_paths(files: FilesConfig) -> list[Path]:
     """Every local file or folder that `files` names, sorted; not what lies in a folder.
 
@@ -53,13 +38,13 @@ def fetch_paths(files: FilesConfig) -> list[Path]:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder")
         return [path]
-    if ".." in PurePosixPath(files.inside).parts or files.inside.startswith("/"):
+    if _leaves(files.inside):
         raise UserError(f"{describe(files)}: has to lie within what is fetched")
     if isinstance(files, Wheel):
         root = wheel.unpacked(files)
     else:
         root = hub.snapshot(files) if isinstance(files, HubFiles) else web.downloaded(files)
-    found = [root] if files.inside == "." else sorted(root.glob(files.inside))
+    found = _inside(root, files.inside)
     if not found:
         top = ", ".join(sorted(path.name for path in root.iterdir()))
         raise UserError(f"{describe(files)}: nothing is there; at the top lie: {top}")
@@ -90,6 +75,29 @@ def is_cached(files: FilesConfig) -> bool:
     return hub.is_cached(files) if isinstance(files, HubFiles) else web.cached(files) is not None
 
 
+def local(files: FilesConfig) -> Path | None:
+    """What `fetch` would give, where it is on this machine; None where not. No network is used, nothing is verified."""
+    if isinstance(files, LocalFiles):
+        path = files.path.expanduser()
+        return path if path.exists() else None
+    if isinstance(files, Wheel):
+        root: Path | None = wheel.contents_folder(files)
+    else:
+        root = hub.cached(files) if isinstance(files, HubFiles) else web.cached(files)
+    if root is None or not root.is_dir() or _leaves(files.inside):
+        return None
+    found = _inside(root, files.inside)
+    return found[0] if len(found) == 1 else None
+
+
+def _leaves(inside: str) -> bool:
+    return ".." in PurePosixPath(inside).parts or inside.startswith("/")
+
+
+def _inside(root: Path, pattern: str) -> list[Path]:
+    return [root] if pattern == "." else sorted(root.glob(pattern))
+
+
 def named_files(part: Section) -> Iterator[FilesConfig]:
     """What a model's source or a data set names under any of its keys."""
     for field in type(part).model_fields:
@@ -110,4 +118,4 @@ def describe(files: FilesConfig) -> str:
     return name + inside
 
 
-__all__ = ["cache_folder", "describe", "fetch", "fetch_files", "fetch_paths", "fetch_suite", "is_cached", "named_files"]
+__all__ = ["cache_folder", "describe", "fetch", "fetch_paths", "fetch_suite", "is_cached", "local", "named_files"]

@@ -82,15 +82,20 @@ def hub_errors(files: HubFiles, without_network: str) -> Iterator[None]:
         ) from None
 
 
-def is_cached(files: HubFiles) -> bool:
-    """Whether the files are in the hub's cache. Does not use the network."""
+def cached(files: HubFiles) -> Path | None:
+    """The repository's folder in the hub's cache, where it is there. Does not use the network."""
     from huggingface_hub.errors import HFValidationError
 
     try:
-        folder = _download(files, local_files_only=True)
+        return _download(files, local_files_only=True)
     except (OSError, HFValidationError):
-        return False
-    return files.inside == "." or any(folder.glob(files.inside))
+        return None
+
+
+def is_cached(files: HubFiles) -> bool:
+    """Whether the files are in the hub's cache. Does not use the network."""
+    folder = cached(files)
+    return folder is not None and (files.inside == "." or any(folder.glob(files.inside)))
 
 
 def _download(files: HubFiles, local_files_only: bool = False) -> Path:

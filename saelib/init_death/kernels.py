@@ -8,19 +8,36 @@ Pre-activations are compared as integers that have the same bits: floats > 0 are
 others give 0 or less, and the compiler turns maxima and counts of integers into vector instructions.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from saelib.compiling import announce_compiling
+
+announce_compiling()
 NEVER = np.int32(2**31 - 1)
+SHARED, AT_CENTER = -1, -2
+"""What `Own.row` holds for a token without pre-activations of its own, and for one whose are all zero."""
 
 _compiled = njit(cache=True, nogil=True)
+
+
+class Own(NamedTuple):
+    """Pre-activations of single tokens under single variants, which replace those that all variants share."""
+
+    hidden: NDArray[np.float32]
+    """[any, d_sae]; the variant's shift included."""
+    row: NDArray[np.int32]
+    """[variants, tokens]; a row of `hidden`, `SHARED` or `AT_CENTER`."""
 
 
 @_compiled
 def record_firsts(
     hidden: NDArray[np.float32],
     shifts: NDArray[np.float32],
+    own: Own,
     k: int,
     first_token: int,
     first_positive: NDArray[np.int32],
@@ -32,7 +49,8 @@ def record_firsts(
 
     Args:
         hidden: [tokens, d_sae], without NaN; pre-activations but for a shift of each feature.
-        shifts: [variants, d_sae]; variant v has the pre-activations `hidden + shifts[v]`.
+        shifts: [variants, d_sae]; variant v has the pre-activations `hidden + shifts[v]`, except for tokens with `own`.
+        own: pre-activations of the tokens that would be noise otherwise (`saelib.init_death.near`).
         k: 1 to d_sae.
         first_token: number of the first token in `hidden`; calls come in order of tokens.
         first_positive: [variants, d_sae], updated in place; `NEVER` where it has not happened yet.
@@ -49,7 +67,13 @@ def record_firsts(
     for row in range(hidden.shape[0]):
         token = np.int32(first_token + row)
         for v in range(variants):
-            _add(hidden[row], shifts[v], values)
+            place = own.row[v, row]
+            if place == AT_CENTER:
+                continue
+            if place == SHARED:
+                _add(hidden[row], shifts[v], values)
+            else:
+                values[:] = own.hidden[place]
             _note_positive(bits, token, first_positive[v])
             highest = _largest_pending(bits, pending[v])
             if highest > 0 and _count_above(bits, highest) < k:

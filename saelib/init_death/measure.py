@@ -16,6 +16,7 @@ from saelib.preprocess import Preprocess
 from saelib.rows import Rows
 
 if TYPE_CHECKING:
+    from saelib.init_death.near import Near
     from saelib.init_death.trial import Trial
 
 
@@ -51,7 +52,8 @@ def measure(
             work = []
             for group, of_group in zip(groups, trials, strict=True):
                 x = group.base.apply(block, rows.offset)
-                work += [pool.submit(trial.add, x, start) for trial in of_group]
+                near = group.near(x, block, rows.offset)
+                work += [pool.submit(trial.add, x, near, start) for trial in of_group]
             for future in work:
                 future.result()
     curve_tokens = (*(2**i for i in range(tokens.bit_length()) if 2**i < tokens), tokens)
@@ -70,20 +72,31 @@ class _Group:
     base: Preprocess
     deltas: NDArray[np.float64]
     """[len(names), d_out]; the values of names[v] are those of `base` plus deltas[v]."""
+    preprocesses: tuple[Preprocess, ...]
+    """One for each name."""
+
+    def near(self, x: NDArray[np.float32], block: NDArray[np.floating], offset: NDArray[np.float32] | None) -> "Near":
+        """The tokens of a block that `x` plus a delta would not give precisely."""
+        from saelib.init_death.near import find_near, nothing_near
+
+        if not self.deltas.any():
+            return nothing_near(len(self.names), x)
+        return find_near(x, self.deltas, self.preprocesses, block, offset)
 
 
 def _group(rows: Rows, preprocesses: Mapping[str, Preprocess]) -> list[_Group]:
     """Those that only subtract a centre share a base close to the data's own mean; the others stand alone."""
     shifted = [name for name, p in preprocesses.items() if p.scale is None and p.token_norm == "none"]
     groups = [
-        _Group((name,), preprocess, np.zeros((1, preprocess.d_out)))
+        _Group((name,), preprocess, np.zeros((1, preprocess.d_out)), (preprocess,))
         for name, preprocess in preprocesses.items()
         if name not in shifted
     ]
     if shifted:
         center = _block(rows, 0).mean(axis=0, dtype=np.float64) + (0 if rows.offset is None else rows.offset)
         deltas = np.stack([center - preprocesses[name].center for name in shifted])
-        groups.insert(0, _Group(tuple(shifted), Preprocess(center), deltas))
+        of_shifted = tuple(preprocesses[name] for name in shifted)
+        groups.insert(0, _Group(tuple(shifted), Preprocess(center), deltas, of_shifted))
     return groups
 
 

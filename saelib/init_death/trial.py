@@ -3,12 +3,13 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from saelib.init_death.kernels import NEVER, record_firsts
+from saelib.init_death.kernels import NEVER, Own, record_firsts
+from saelib.init_death.near import Near
 from saelib.init_death.product import make_product
 
 
 class Trial:
-    """The first token at which each feature of a dictionary was positive, and at which it was selected."""
+    """The first token at which each latent of a dictionary was positive, and at which it was selected."""
 
     def __init__(self, w_enc: NDArray[np.float32], deltas: NDArray[np.float64], k: int) -> None:
         """`w_enc` [d_in, d_sae]; variant v sees the tokens plus deltas[v] [d_in]."""
@@ -20,7 +21,19 @@ class Trial:
         self.first_selected = self.first_positive.copy()
         """The same."""
 
-    def add(self, x: NDArray[np.float32], first_token: int) -> None:
-        """Tokens `first_token` and following, preprocessed but for the deltas: [tokens, d_in]. In order of tokens."""
+    def add(self, x: NDArray[np.float32], near: Near, first_token: int) -> None:
+        """Takes in tokens `first_token` and following, which come in order.
+
+        Args:
+            x: [tokens, d_in]; preprocessed but for the deltas.
+            near: The tokens that `x` plus a delta would not give precisely.
+            first_token: Number of the first of them.
+        """
         for start, hidden in self._product.blocks(x):
-            record_firsts(hidden, self._shifts, self._k, first_token + start, self.first_positive, self.first_selected)
+            values, row = near.part(start, start + len(hidden))
+            own, number = Own(self._pre_activations(values), row), first_token + start
+            record_firsts(hidden, self._shifts, own, self._k, number, self.first_positive, self.first_selected)
+
+    def _pre_activations(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        parts = [hidden.copy() for _, hidden in self._product.blocks(values)]
+        return np.concatenate(parts) if parts else np.empty((0, self._shifts.shape[1]), np.float32)

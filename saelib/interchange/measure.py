@@ -1,8 +1,10 @@
 """Measure an SAE, whoever trained it, on any rows of its model's activations."""
 
+import logging
 from typing import NamedTuple
 
 from saelib.arrays import open_rows
+from saelib.caveats import few_tokens_decide
 from saelib.errors import UserError
 from saelib.interchange.fold import fold_preprocess
 from saelib.rows import Rows
@@ -10,6 +12,8 @@ from saelib.sae.file import SavedSAE
 from saelib.store.read import StoreRows
 from saelib.train.evaluate import Evaluation, evaluate, rows_at_a_time
 from saelib.train.space import Space
+
+log = logging.getLogger(__name__)
 
 NOTES = {
     "heldout": "held out: an SAE that was trained on this store has not seen them",
@@ -30,9 +34,9 @@ class MeasuredRows(NamedTuple):
     """What is known of their part in training: a sentence."""
 
 
-def open_measured(file: str) -> MeasuredRows:
+def open_measured(file: str, fill_missing_chunks: bool = False) -> MeasuredRows:
     """Open `file` as `open_rows` does, but a store without a split at its held-out rows, not at its training rows."""
-    rows, member = open_rows(file), file.partition("::")[2]
+    rows, member = open_rows(file, fill_missing_chunks), file.partition("::")[2]
     if not isinstance(rows, StoreRows):
         return MeasuredRows(rows, file, "all", NOTES["all"])
     name = file if member else f"{file}::heldout"
@@ -43,7 +47,8 @@ def open_measured(file: str) -> MeasuredRows:
 def measure(saved: SavedSAE, rows: Rows, tokens: int | None = None) -> Evaluation:
     """Measure an SAE on the first `tokens` rows (None: on all), read block by block, as a training is at its end.
 
-    Errors are those in the model's own activations, normalized by the variance of the first rows.
+    Errors are those in the model's own activations, normalized by the variance of the first rows; each token's own FVU
+    is about their geometric median. A warning says where a few massive tokens decide the variance explained.
 
     Raises:
         UserError: where the rows have another width than the SAE, are constant, or hold NaN or infinity.
@@ -59,4 +64,6 @@ def measure(saved: SavedSAE, rows: Rows, tokens: int | None = None) -> Evaluatio
     (found,) = evaluate([saved.sae], samples, space)
     if not found.finite:
         raise UserError(f"{rows.name}: the rows hold NaN or infinity")
+    if text := few_tokens_decide(found.variance_explained, found.token_fvu_median):
+        log.warning("%s: %s", rows.name, text)
     return found

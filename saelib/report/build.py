@@ -30,7 +30,7 @@ def run(config: Config, key: str, failures: Failures = NO_FAILURES) -> None:
     for gap in results.gaps:
         log.warning("%s: %s: %s", gap.stage, gap.place or "every layer", gap.reason)
     layers, saes = layers_table(config, results), saes_table(config, results)
-    spearman = spearman_rows(config, layers)
+    spearman = spearman_rows(layers)
     tables = {"layers": layers, "saes": saes, "spearman": spearman}
     for folder in ("tables", "figures"):
         remove_drafts(config.results / folder)

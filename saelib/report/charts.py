@@ -28,7 +28,7 @@ class Chart:
 def make_charts(config: Config, layers: pl.DataFrame, saes: pl.DataFrame) -> dict[str, Chart]:
     """The charts that have something to show, by the id of their place in the page."""
     charts: dict[str, Chart] = {}
-    gammas = layers.drop_nulls(["gamma", "dead_total"]).filter(pl.col("gamma") > 0)["gamma"]
+    gammas = layers.drop_nulls(["gamma_unit", "dead_total"]).filter(pl.col("gamma_unit") > 0)["gamma_unit"]
     if len(gammas):
         grid = np.geomspace(gammas.min() / 1.2, gammas.max() * 1.2, 200)  # type: ignore[operator]
         charts["death-relu"] = _gamma_chart(config, "dead_relu", grid)
@@ -42,7 +42,8 @@ def make_charts(config: Config, layers: pl.DataFrame, saes: pl.DataFrame) -> dic
 def _gamma_chart(config: Config, column: str, grid: np.ndarray) -> Chart:
     colours = domain_colours(config)
     rate = alt.Y(f"{column}:Q", title="dead at initialisation", scale=alt.Scale(domain=[0, 1]), axis=_percent_axis())
-    gamma = alt.X("gamma:Q", title="outlier severity γ", scale=alt.Scale(type="log", domain=[grid[0], grid[-1]]))
+    scale = alt.Scale(type="log", domain=[grid[0], grid[-1]])
+    gamma = alt.X("gamma_unit:Q", title="outlier severity γ, of tokens of length 1", scale=scale)
     # The two panels share their keys: domains above the first, lines above the second.
     first = column == "dead_relu"
     domains = alt.Legend(columns=6) if first else None
@@ -50,7 +51,7 @@ def _gamma_chart(config: Config, column: str, grid: np.ndarray) -> Chart:
     shape_scale = alt.Scale(domain=list(colours), range=[SHAPES[i % len(SHAPES)] for i in range(len(colours))])
     points = (
         alt.Chart(alt.NamedData("layers"))
-        .transform_filter("datum.gamma > 0")
+        .transform_filter("datum.gamma_unit > 0")
         .transform_calculate(advice=_lookup("recommendation", ADVICE))
         .mark_point(filled=True, size=45, opacity=0.75)
         .encode(
@@ -64,7 +65,7 @@ def _gamma_chart(config: Config, column: str, grid: np.ndarray) -> Chart:
     curve = (
         alt.Chart(alt.InlineData(_curve(config, column, grid)))
         .mark_line(color=INK, strokeWidth=1.5, clip=True)
-        .encode(gamma, rate, alt.StrokeDash("curve:N", title=None, legend=None if first else alt.Legend()))
+        .encode(gamma, rate, alt.StrokeDash("curve:N", title=None, sort=None, legend=None if first else alt.Legend()))
     )
     return Chart("layers", alt.layer(points, curve).properties(width="container", height=260).to_dict())
 
@@ -76,11 +77,11 @@ def _curve(config: Config, column: str, grid: np.ndarray) -> list[dict[str, Any]
         if column == "dead_relu"
         else {
             "theory": theory.dead_total(grid, d_sae, k, tokens),
-            "theory, extended": theory.dead_total_extended(grid, d_sae, k, tokens),
+            "the paper's form": theory.dead_total_paper(grid, d_sae, k, tokens),
         }
     )
     return [
-        {"curve": name, "gamma": float(gamma), column: float(rate)}
+        {"curve": name, "gamma_unit": float(gamma), column: float(rate)}
         for name, rates in curves.items()
         for gamma, rate in zip(grid, rates, strict=True)
     ]
@@ -129,6 +130,7 @@ def _trained_chart(models: list[str], variants: list[str]) -> Chart:
                 "kind:N",
                 alt.Tooltip("dead:Q", format=".2%"),
                 alt.Tooltip("dead_total:Q", title="all dead", format=".2%"),
+                alt.Tooltip("token_fvu_median:Q", title="typical FVU", format=".3f"),
                 alt.Tooltip("variance_explained:Q", title="variance explained", format=".3f"),
             ],
         )
@@ -141,7 +143,8 @@ def _layer_tooltip() -> list[alt.Tooltip]:
     return [
         alt.Tooltip("model:N"),
         alt.Tooltip("layer:Q"),
-        alt.Tooltip("gamma:Q", title="γ", format=".2f"),
+        alt.Tooltip("gamma_unit:Q", title="γ", format=".2f"),
+        alt.Tooltip("gamma:Q", title="γ after LayerNorm", format=".2f"),
         alt.Tooltip("dead_relu:Q", title="ReLU-dead", format=".2%"),
         alt.Tooltip("dead_total:Q", title="all dead", format=".2%"),
         alt.Tooltip("predicted_dead_relu:Q", title="theory: ReLU-dead", format=".2%"),

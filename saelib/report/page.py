@@ -22,11 +22,11 @@ import vl_convert
 import saelib
 from saelib import theory
 from saelib.config import Config
-from saelib.config.schema import compact
-from saelib.recommend import ACCEPTED
+from saelib.recommend import ACCEPTED, ORDER, TOLERATED
 from saelib.report.charts import make_charts
-from saelib.report.palette import ADVICE
-from saelib.report.results import Place, Results, wanted_layers, wanted_saes
+from saelib.report.palette import ADVICE, PREPROCESSINGS
+from saelib.report.results import Place, Results, wanted_layers, wanted_saes, where
+from saelib.report.tables import trained_saes
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -59,12 +59,12 @@ LAYER_COLUMNS = (
     Column("layer", "layer", show=str),
     Column("domain", "domain"),
     Column("recommendation", "recommendation"),
-    Column("gamma", "γ", "outlier severity, after LayerNorm of each token", _decimals(2)),
+    Column("gamma_unit", "γ", "outlier severity, of the tokens scaled to length 1: it predicts death", _decimals(2)),
+    Column("gamma", "γ LN", "the same after LayerNorm of each token, as in the paper", _decimals(2)),
     Column("gamma_raw", "γ raw", "the same on the tokens as they are", _decimals(2)),
-    Column("gamma_unit", "γ unit", "the same on tokens scaled to length 1", _decimals(2)),
     Column("effective_rank", "eff. rank", "directions in which the activations vary", _decimals(0)),
     Column("d_in", "of", "dimensions of the activations", str),
-    Column("predicted_dead_total", "theory", "all dead, as the closed form predicts from γ", _rate),
+    Column("predicted_dead_total", "theory", "all dead, as the closed form predicts from γ (the solid line)", _rate),
     Column("dead_relu", "ReLU-dead", "never positive; raw activations", _rate),
     Column("dead_total", "all dead", "never selected; raw activations", _rate),
     Column("dead_total_center_median", "centred", "all dead after centring on the geometric median", _rate),
@@ -79,13 +79,36 @@ SAE_COLUMNS = (
     Column("architecture", "architecture"),
     Column("revival", "revival", "of dead features, during training"),
     Column("learning_rate", "learning rate", "the best of the sweep", lambda value: f"{value:g}"),
-    Column("variance_explained", "variance explained", "1 is perfect", _decimals(3)),
-    Column("normalized_mse", "normalised MSE", "mean squared error over the variance", _decimals(3)),
+    Column("learning_rate_at_end", "at an end?", "whether the best rate is the lowest or the highest of those tried"),
+    Column(
+        "token_fvu_median", "typical FVU", "median of each token's own unexplained fraction; 0 is perfect", _decimals(3)
+    ),
+    Column("token_fvu_mean", "mean token FVU", "the mean of the same", _decimals(3)),
+    Column("variance_explained", "variance explained", "over all tokens together; 1 is perfect", _decimals(3)),
+    Column(
+        "few_tokens_decide",
+        "few tokens decide?",
+        "whether the two disagree (docs/training.md): go by the typical FVU then",
+    ),
+    Column("normalized_mse", "normalized MSE", "mean squared error over the training rows' variance", _decimals(3)),
     Column("l0", "L0", "features active for a token, on average", _decimals(1)),
     Column("dead_relu", "ReLU-dead", "never positive", _rate),
     Column("dead_topk_only", "TopK-dead", "positive somewhere, never selected", _rate),
     Column("dead_total", "all dead", "never selected", _rate),
 )
+
+
+def _cost_columns() -> tuple[Column, ...]:
+    """For each preprocessing that a recommendation chooses from: what it leaves dead, and what its SAE explains."""
+    columns = [Column("model", "model"), Column("layer", "layer", show=str), Column("recommendation", "recommendation")]
+    for name in ORDER:
+        label = PREPROCESSINGS[name][0]
+        columns += [
+            Column(f"born_dead_{name}", f"{label}: born dead", "all dead at initialization", _rate),
+            Column(f"dead_{name}", "dead, trained", f"{label}: all dead after training", _rate),
+            Column(f"explained_{name}", "explained", f"{label}: 1 - typical FVU of the trained SAE", _decimals(3)),
+        ]
+    return tuple(columns)
 
 
 def render_page(
@@ -111,7 +134,10 @@ def render_page(
         rows={"layers": layers.drop("key").to_dicts(), "saes": saes.drop("key").to_dicts()},
         layer_columns=LAYER_COLUMNS,
         sae_columns=SAE_COLUMNS,
+        cost_columns=_cost_columns(),
+        costs=_costs(results, layers),
         advice=ADVICE,
+        tolerated=TOLERATED,
         domains=layers["domain"].unique(maintain_order=True).to_list(),
         wanted={"layers": len(wanted_layers(config)), "saes": len(wanted_saes(config))},
         counts=_counts(layers),
@@ -147,34 +173,56 @@ def _counts(layers: pl.DataFrame) -> dict[str, int]:
     return counts | {"measured": sum(counts.values()), "still_dead": sum(left)}
 
 
+def _costs(results: Results, layers: pl.DataFrame) -> list[dict[str, Any]]:
+    """For each layer that SAEs were trained on, what each choice of preprocessing costs."""
+    rows = []
+    for layer in layers.to_dicts():
+        trained = trained_saes(results, Place(layer["model"], layer["layer"]))
+        if not trained:
+            continue
+        for name in ORDER:
+            sae = trained.get(name)
+            layer |= {
+                f"born_dead_{name}": layer["dead_total" if name == "raw" else f"dead_total_{name}"],
+                f"dead_{name}": sae and sae.dead,
+                f"explained_{name}": sae and sae.explained,
+            }
+        rows.append(layer)
+    return rows
+
+
 def _gamma_at(config: Config, rates: tuple[float, ...]) -> list[tuple[float, float]]:
     """The severity at which theory expects each rate of all dead features, for the suite's settings."""
     gamma = np.geomspace(0.01, 1000, 5000)
     options = config.init_death
-    dead = theory.dead_total_extended(gamma, options.d_sae, options.k, config.extraction.heldout_tokens)
+    dead = theory.dead_total(gamma, options.d_sae, options.k, config.extraction.heldout_tokens)
     return [(rate, float(np.interp(rate, dead, gamma))) for rate in rates if dead[0] < rate < dead[-1]]
 
 
-def _overall(spearman: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    """Correlation of gamma with each kind of death over all layers."""
-    rows = spearman.filter((pl.col("scope") == "overall") & (pl.col("x") == "gamma")).to_dicts()
-    return {row["y"]: row for row in rows}
+def _overall(spearman: pl.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
+    """Correlation of each gamma with each kind of death over all layers."""
+    found: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    for row in spearman.filter(by="").to_dicts():
+        found[row["x"]][row["y"]] = row
+    return found
 
 
 def _distance_to_theory(layers: pl.DataFrame) -> dict[str, float | None]:
-    """Mean absolute difference between measured and predicted rates."""
+    """Mean absolute difference between measured and predicted rates, by the name of the prediction."""
+    measured = {"dead_relu": "dead_relu", "dead_total": "dead_total", "dead_total_paper": "dead_total"}
     return {
-        column: layers.select((pl.col(column) - pl.col(f"predicted_{column}")).abs().mean()).item()
-        for column in ("dead_relu", "dead_total")
+        prediction: layers.select((pl.col(column) - pl.col(f"predicted_{prediction}")).abs().mean()).item()
+        for prediction, column in measured.items()
     }
 
 
 def _remarks(results: Results) -> list[tuple[str, Place | None]]:
-    """What a reader of the numbers should mind: the statistics' warnings, and what was chosen for `auto`, and why."""
+    """What a reader of the numbers should mind: warnings of the statistics and of training, and what `auto` became."""
     remarks: list[tuple[str, Place | None]] = []
     for place, stats in results.stats.items():
         remarks += [(text, place) for text in stats.warnings]
     for place, sweep in results.sweeps.items():
+        remarks += [(text, place) for text in sweep.caveats]
         if sweep.preprocessing_reason:
             text = f"preprocessing chosen from the statistics: {sweep.options.preprocessing.kind}. "
             remarks.append((text + sweep.preprocessing_reason, place))
@@ -189,9 +237,4 @@ def _grouped(remarks: list[tuple[str, Place | None]]) -> list[tuple[str, list[st
             layers[text]["every layer", ""] = []
         else:
             layers[text][place.model, place.variant].append(place.layer)
-    return [(text, [_where(*names, found) for names, found in places.items()]) for text, places in layers.items()]
-
-
-def _where(model: str, variant: str, layers: list[int]) -> str:
-    place = f"{model} layer {compact(tuple(sorted(layers)))}" if layers else model
-    return f"{place}, {variant}" if variant else place
+    return [(text, [where(*names, found) for names, found in places.items()]) for text, places in layers.items()]

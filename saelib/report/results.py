@@ -1,6 +1,7 @@
 """What the earlier stages left: read and checked, with every missing or unusable result stated as a gap."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from saelib.config import Config
+from saelib.config.schema import compact
 from saelib.errors import UserError
 from saelib.failures import Failures
 from saelib.files import read_json
@@ -27,6 +29,16 @@ class Place(NamedTuple):
     layer: int
     variant: str = ""
     """Of training; empty for the stages that have none."""
+
+    def __str__(self) -> str:
+        """As messages call it: 'gpt2 layer 3, auxk'."""
+        return where(self.model, self.variant, [self.layer])
+
+
+def where(model: str, variant: str, layers: Sequence[int]) -> str:
+    """Layers of a model, of one variant where it is not empty: 'gpt2 layer 1-3, auxk'."""
+    place = f"{model} layer {compact(tuple(sorted(layers)))}" if layers else model
+    return f"{place}, {variant}" if variant else place
 
 
 @dataclass(frozen=True)

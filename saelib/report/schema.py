@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from saelib.caveats import AtEnd, about_rate, few_tokens_decide, rate_at_end
+
 
 class Part(BaseModel):
     """The fields that the report reads; others may stand beside them."""
@@ -54,12 +56,13 @@ class InitDeath(Result):
 
 
 class Prediction(Part):
-    """A row of `theory/predictions.json`."""
+    """A row of `theory/predictions.json`: of `gamma_unit`, but for `dead_total_paper`, which is of `gamma`."""
 
     model: str
     layer: int
     dead_relu: float
     dead_total: float
+    dead_total_paper: float
 
 
 class Predictions(Result):
@@ -76,10 +79,19 @@ class Run(Part):
     mse: float | None = None
     normalized_mse: float | None = None
     variance_explained: float | None = None
+    token_fvu_median: float | None = None
+    token_fvu_mean: float | None = None
     l0: float | None = None
     dead_relu: float | None = None
     dead_topk_only: float | None = None
     dead_total: float | None = None
+
+    @property
+    def few_tokens(self) -> str | None:
+        """A sentence where a few tokens decide the variance explained."""
+        if self.variance_explained is None or self.token_fvu_median is None:
+            return None
+        return few_tokens_decide(self.variance_explained, self.token_fvu_median)
 
 
 class Option(Part):
@@ -116,3 +128,17 @@ class Sweep(Result):
         """The run at the best learning rate; None where every run diverged."""
         finished = [run for run in self.runs if run.status == "ok" and run.learning_rate == self.best_learning_rate]
         return finished[0] if finished else None
+
+    @property
+    def learning_rate_at_end(self) -> AtEnd | None:
+        """Where the best learning rate lies among those tried; None where every run diverged."""
+        if self.best_learning_rate is None:
+            return None
+        return rate_at_end(self.best_learning_rate, [run.learning_rate for run in self.runs])
+
+    @property
+    def caveats(self) -> list[str]:
+        """Sentences on what to mind about the best run."""
+        best = self.best
+        found = (best.few_tokens, about_rate(best.learning_rate, self.learning_rate_at_end)) if best else ()
+        return [sentence for sentence in found if sentence]

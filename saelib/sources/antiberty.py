@@ -59,7 +59,9 @@ def _load(checkpoint: Path) -> BertModel:
     except (OSError, ValueError, RuntimeError, UnpicklingError) as error:
         raise UserError(f"{checkpoint}: not an AntiBERTy checkpoint: {str(error).strip().splitlines()[0]}") from None
     if missing:
-        raise UserError(f"{checkpoint}: not an AntiBERTy checkpoint: lacks {len(missing)} weights: {missing[:3]}")
+        raise UserError(
+            f"{checkpoint}: not an AntiBERTy checkpoint: lacks {len(missing)} weights: {', '.join(missing[:3])}"
+        )
     return model
 
 

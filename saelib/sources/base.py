@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -13,6 +14,10 @@ from saelib.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+
+RUN_BY_RUN = "write a plug-in (family: plugin, docs/plugins.md) that gives each run as a layer of its own"
+"""What to do about blocks that run more than once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,32 +90,86 @@ def first_of(value: Any) -> "torch.Tensor":
 def recorded(
     blocks: Sequence["torch.nn.Module"],
     layers: Sequence[int],
-    stream_of: Callable[[Any], "torch.Tensor"] = first_of,
-) -> Iterator[dict[int, "torch.Tensor"]]:
-    """Fill the dict it gives with the residual stream of each layer while a forward pass runs inside.
+    name: str | Callable[[int], str],
+    stream_of: Callable[[Any], Any] = first_of,
+) -> Iterator[dict[int, Any]]:
+    """Fills the dict it gives with the residual stream of each layer while one forward pass runs inside.
 
-    Layer 0 is what enters the first block, layer i what leaves block i. Layers must exist: see `check_layers`.
-    `stream_of` finds the stream in what a block returns, or in its first input.
+    Layer 0 is what enters the first block, layer i what leaves block i. Layers must exist: see `check_layers`. Tensors
+    are copies: a later block may work in place on what it is given.
+
+    Args:
+        blocks: All residual blocks of the model, in order.
+        layers: Which to record.
+        name: What messages call the model, or a function that gives what they call one of its layers.
+        stream_of: Finds the stream in what a block returns, or in its first input.
+
+    Raises:
+        UserError: Where a block runs more than once in the pass, before an earlier one, stands at two places of
+            `blocks`, or is wanted and does not run: its number then names no one residual stream.
     """
-    stream: dict[int, torch.Tensor] = {}
+    name_of = name if callable(name) else lambda layer: f"{name}: layer {layer}"
+    check_distinct(blocks, name_of)
+    stream: dict[int, Any] = {}
+    runs: list[int] = []
 
-    def keep(layer: int) -> Any:
-        def hook(module: Any, args: Any, output: Any) -> None:
-            stream[layer] = stream_of(output)
+    def keep(layer: int, value: Any) -> None:
+        found = stream_of(value)
+        stream[layer] = found.clone() if hasattr(found, "clone") else found
 
-        return hook
+    def before(layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        runs.append(layer)
+        if layer == 1 and 0 in layers:
+            if not args and "hidden_states" not in kwargs:
+                raise UserError(
+                    f"{name_of(0)}: the first block is called with {', '.join(kwargs) or 'nothing'} by keyword, which "
+                    "does not say what is the residual stream; call it with the stream first, or leave layer 0 out"
+                )
+            keep(0, args[0] if args else kwargs["hidden_states"])
 
-    def keep_input(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        stream[0] = stream_of(args[0] if args else kwargs["hidden_states"])
-
-    handles = [blocks[layer - 1].register_forward_hook(keep(layer)) for layer in layers if layer > 0]
-    if 0 in layers:
-        handles.append(blocks[0].register_forward_pre_hook(keep_input, with_kwargs=True))
+    handles = []
+    for layer, block in enumerate(blocks, 1):
+        handles.append(
+            block.register_forward_pre_hook(lambda _, args, kwargs, i=layer: before(i, args, kwargs), with_kwargs=True)
+        )
+        if layer in layers:
+            handles.append(block.register_forward_hook(lambda _, args, output, i=layer: keep(i, output)))
     try:
         yield stream
     finally:
         for handle in handles:
             handle.remove()
+    _check_runs(runs, layers, name_of)
+
+
+def check_distinct(blocks: Sequence["torch.nn.Module"], name_of: Callable[[int], str]) -> None:
+    """Raises `UserError` where one module stands for two layers, as in ALBERT, whose layers share their weights."""
+    first: dict[int, int] = {}
+    for layer, block in enumerate(blocks, 1):
+        if id(block) in first:
+            raise UserError(
+                f"{name_of(layer)} has the same module as layer {first[id(block)]}, so that a hook cannot tell them "
+                f"apart; {RUN_BY_RUN}"
+            )
+        first[id(block)] = layer
+
+
+def _check_runs(runs: Sequence[int], layers: Sequence[int], name_of: Callable[[int], str]) -> None:
+    for layer in sorted(set(runs)):
+        if runs.count(layer) > 1:
+            raise UserError(
+                f"{name_of(layer)}: its block runs more than once in a pass ({runs.count(layer)} times), so its number "
+                f"does not name one layer; {RUN_BY_RUN}"
+            )
+    for before, after in pairwise(runs):
+        if before > after:
+            raise UserError(f"{name_of(before)} runs before layer {after}; name the blocks in the order they run in")
+    for layer in sorted(layers):
+        if max(layer, 1) not in runs:
+            raise UserError(
+                f"{name_of(layer)} did not run in the forward pass (a list of blocks does not run, and neither does a "
+                "block whose `forward` is called by hand; name a block that the model calls)"
+            )
 
 
 def input_device(model: "torch.nn.Module") -> "torch.device":

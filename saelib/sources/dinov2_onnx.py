@@ -63,7 +63,7 @@ class Dinov2Onnx:
                 f"{NAME}: images of {width} x {height} pixels are not whole patches; choose a multiple of {patch}"
             )
         batch = torch.from_numpy(normalise(pixels)).to(self.device, self.dtype)
-        with torch.inference_mode(), recorded(self.model.encoder.layer, layers) as stream:
+        with torch.inference_mode(), recorded(self.model.encoder.layer, layers, NAME) as stream:
             self.model(batch)
         keep = torch.ones(len(pixels), 1 + height // patch * (width // patch), dtype=torch.bool, device=self.device)
         keep[:, 0] = self.keep_cls

@@ -19,6 +19,8 @@ from saelib.sources.checkpoint import load_weights, read_tensors
 from saelib.sources.tokens import Tokens, TokenSource
 
 NAME = "ESM3"
+CHAIN_BREAK = "|"
+"""A special token that sequences spell: it ends a chain, and stands for no residue."""
 WEIGHTS = "esm3_sm_open_v1.pth"
 HEAD_WIDTH = 64
 """Of every model of the package; the weights do not tell it."""
@@ -59,9 +61,10 @@ def open_source(config: Esm3Source, device: str, dtype: str) -> TokenSource:
 
 
 def tokenize(sequence: str, vocabulary: dict[str, int]) -> Tokens:
-    """<cls>, one token a residue (X for letters that the vocabulary lacks), <eos>."""
+    """<cls>, one token a residue (X for letters that the vocabulary lacks), <eos>; between chains '|', left out."""
     residues = [vocabulary.get(letter, vocabulary["X"]) for letter in sequence.upper()]
-    return Tokens([vocabulary["<cls>"]], residues, [vocabulary["<eos>"]])
+    breaks = frozenset(place for place, letter in enumerate(sequence.upper()) if letter == CHAIN_BREAK)
+    return Tokens([vocabulary["<cls>"]], residues, [vocabulary["<eos>"]], breaks)
 
 
 def sizes(weights: dict[str, torch.Tensor]) -> dict[str, int]:

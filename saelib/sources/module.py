@@ -18,7 +18,6 @@ from saelib.fetch import fetch
 from saelib.sources.base import (
     Activations,
     check_layers,
-    first_of,
     images,
     kept_rows,
     recorded,
@@ -93,24 +92,13 @@ class UserModule:
         """See `Source.forward`."""
         check_layers(layers, self.n_layers, self.name)
         inputs, keep = self._prepared(examples)
-        calls = 0
-
-        def copied(output: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            values = first_of(output)
-            # The next block may work in place on it.
-            return values.clone() if isinstance(values, torch.Tensor) else values
-
         with (
             user_code(f"{self.name}: the forward pass failed"),
             torch.inference_mode(),
-            recorded(self._blocks, layers, copied) as found,
+            recorded(self._blocks, layers, self._where) as found,
         ):
             self._module(**inputs)
-        if calls > len(found):
-            raise UserError(f"{self.name}: a block runs more than once in a pass, so its path does not name one layer")
-        stream = {layer: self._in_order(layer, found.get(layer), len(examples)) for layer in layers}
+        stream = {layer: self._in_order(layer, found[layer], len(examples)) for layer in layers}
         kept = self._kept(stream, keep)
         self._widths |= {layer: values.shape[2] for layer, values in stream.items()}
         return kept_rows(stream, kept)
@@ -138,8 +126,6 @@ class UserModule:
     def _in_order(self, layer: int, values: Any, n_examples: int) -> torch.Tensor:
         """A block's output as [examples, tokens, d_in]."""
         path = self._where(layer)
-        if values is None:
-            raise UserError(f"{path} did not run in the forward pass (a list of blocks does not run; name a block)")
         layout = self._config.layout
         axes = (2, 3, 4, 5) if layout == "example channel position" else (3,)
         if not isinstance(values, torch.Tensor) or values.ndim not in axes:

@@ -94,6 +94,7 @@ class CheckedSource:
         shape = (tokens, self.d_in(layer))
         if values.shape != shape:
             raise UserError(
-                f"{where}: has shape {values.shape}, but the sum of tokens_per_example and d_in({layer}) say {shape}"
+                f"{where}: has shape {list(values.shape)}, but the sum of tokens_per_example and d_in({layer}) say "
+                f"{list(shape)}"
             )
         return values.astype(np.float32, copy=False)

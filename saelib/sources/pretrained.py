@@ -89,7 +89,9 @@ def load_model(
         missing = info["missing_keys"]
     missing = sorted(key for key in missing if not key.startswith(BEHIND_THE_BLOCKS))
     if missing:
-        raise UserError(f"{name}: the checkpoint lacks {len(missing)} weights of {type(model).__name__}: {missing[:3]}")
+        raise UserError(
+            f"{name}: the checkpoint lacks {len(missing)} weights of {type(model).__name__}: {', '.join(missing[:3])}"
+        )
     return model if device_map else model.to(target)
 
 
@@ -138,7 +140,7 @@ def find_blocks(model: Any, name: str) -> list[torch.nn.Module]:
             return list(blocks)
     raise UserError(
         f"{name}: {type(model).__name__} keeps its blocks in none of the known places ({', '.join(BLOCKS)}); "
-        "use family: module, whose `hooks` says where they are"
+        "use family: module, whose `hooks` says where they are (or plugin, where layers share blocks, as ALBERT's do)"
     )
 
 

@@ -70,8 +70,11 @@ def open_source(config: Progen2Source, device: str, dtype: str) -> TokenSource:
 
 
 def tokenize(sequence: str, vocabulary: dict[str, int], reverse: bool = False) -> Tokens:
-    """'1', one token a residue (X for letters that the vocabulary lacks), '2'; or '2', the residues backwards, '1'."""
-    residues = [vocabulary.get(letter, vocabulary["X"]) for letter in sequence.upper()]
+    """'1', one token a residue (X for what is none), '2'; or '2', the residues backwards, '1'.
+
+    A text's own '1' and '2' are none: there they would be the special tokens.
+    """
+    residues = [vocabulary.get(letter if letter.isalpha() else "X", vocabulary["X"]) for letter in sequence.upper()]
     start, end = [vocabulary["1"]], [vocabulary["2"]]
     return Tokens(end, residues[::-1], start) if reverse else Tokens(start, residues, end)
 
@@ -98,7 +101,7 @@ def _converted(weights: dict[str, torch.Tensor], width: int) -> dict[str, torch.
             converted[name] = value
             continue
         if value.shape != (3 * width, width):
-            raise UserError(f"{NAME}: {key} has the shape {tuple(value.shape)}, not {(3 * width, width)}")
+            raise UserError(f"{NAME}: {key} has the shape {list(value.shape)}, not {[3 * width, width]}")
         # Each core's piece holds its heads' queries, then values, then keys.
         pieces = value.reshape(CORES, 3, width // CORES, width)
         for index, kind in enumerate("qvk"):

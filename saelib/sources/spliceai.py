@@ -163,6 +163,10 @@ class Network:
         self.steps: list[Step] = []
         for layer in layers[1:]:
             name, kind = layer["name"], layer["class_name"]
+            if len(layer["inbound_nodes"]) != 1:
+                raise UserError(
+                    f"{path}: layer '{name}' runs {len(layer['inbound_nodes'])} times in a pass; expected once"
+                )
             tensors = {key: torch.tensor(array).to(device, dtype) for key, array in weights[name].items()}
             try:
                 run = MAKERS[kind](layer["config"], tensors)
@@ -192,8 +196,10 @@ def _inputs(layer: dict[str, Any]) -> tuple[str, ...]:
 def _convolution(config: dict[str, Any], tensors: dict[str, "torch.Tensor"]) -> Callable[..., "torch.Tensor"]:
     from torch.nn.functional import conv1d
 
-    if config["strides"] != [1]:
-        raise ValueError(f"strides {config['strides']}")
+    plain = {"strides": [1], "groups": 1, "data_format": "channels_last", "padding": config["padding"]}
+    other = [f"{key} {config[key]}" for key, value in plain.items() if config.get(key, value) != value]
+    if other or config["padding"] not in ("same", "valid"):
+        raise ValueError(", ".join(other) or f"padding {config['padding']}")
     # Keras keeps [width, inputs, outputs], torch [outputs, inputs, width].
     kernel, bias = tensors["kernel"].permute(2, 1, 0).contiguous(), tensors["bias"]
     padding, dilation, activate = config["padding"], config["dilation_rate"][0], _activation(config, tensors)

@@ -101,7 +101,7 @@ class StableDiffusion3:
             latents = self._noised(self._latents(pixels), [example.id for example in examples])
             embeddings, pooled = (part.to(latents).expand(len(latents), *part.shape) for part in self._prompt)
             time = torch.full((len(latents),), TIME_SCALE * self._config.timestep, device=latents.device)
-            with recorded(self._transformer.transformer_blocks, layers, _image_stream) as stream:
+            with recorded(self._transformer.transformer_blocks, layers, self._name, _image_stream) as stream:
                 self._transformer(latents, embeddings, pooled, time, return_dict=False)
         return kept_rows(stream, torch.ones(len(pixels), tokens, dtype=torch.bool))
 

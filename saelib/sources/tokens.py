@@ -20,6 +20,8 @@ class Tokens(NamedTuple):
     own: list[int]
     after: list[int]
     """Special tokens behind."""
+    left_out: frozenset[int] = frozenset()
+    """Places in `own` whose tokens the model reads, and whose activations are not returned."""
 
 
 class Row(NamedTuple):
@@ -107,7 +109,7 @@ class TokenSource:
         special = self._config.keep_special_tokens
         for start in range(0, max(stop, 1), room):
             own = tokens.own[start : min(start + room, stop)]
-            keep = [True] * len(own)
+            keep = [start + place not in tokens.left_out for place in range(len(own))]
             if own and start == 0 and self._config.drop_first_token:
                 keep[0] = False
             ids = [*tokens.before, *own, *tokens.after]
@@ -133,7 +135,7 @@ class TokenSource:
 
     def _pass(self, rows: Sequence[Row], layers: Sequence[int]) -> Activations:
         ids, mask, keep = self._pad(rows)
-        with torch.inference_mode(), recorded(self._blocks, layers, self._stream) as stream:
+        with torch.inference_mode(), recorded(self._blocks, layers, self.name, self._stream) as stream:
             self._call(ids, mask)
         return kept_rows(stream, keep)
 

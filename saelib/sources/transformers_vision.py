@@ -47,7 +47,11 @@ class Normalisation:
             settings = read_json(file)
         else:
             log.warning("%s: no preprocessor_config.json; images are normalised by ImageNet's mean and deviation", name)
-        self.scale = np.float32(settings.get("rescale_factor", 1 / 255))
+        for key in ("rescale_offset", "offset"):
+            if settings.get(key):
+                raise UserError(f"{file}: {key} is not understood: pixels would be shifted; use family: module")
+        self.scale = np.float32(settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1)
+        self.channels = slice(None, None, -1 if settings.get("do_flip_channel_order") else 1)
         mean, std = settings.get("image_mean", IMAGENET[0]), settings.get("image_std", IMAGENET[1])
         if not settings.get("do_normalize", True):
             mean, std = (0, 0, 0), (1, 1, 1)
@@ -58,7 +62,7 @@ class Normalisation:
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """RGB bytes [images, height, width, 3] -> [images, 3, height, width]."""
-        scaled = (pixels * self.scale - self.mean) / self.std
+        scaled = (pixels[..., self.channels] * self.scale - self.mean) / self.std
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
@@ -98,7 +102,7 @@ class VisionTransformer:
         pixels = images(examples, self.name)
         patches = self._patches(*pixels.shape[1:3])
         batch = torch.from_numpy(self._normalise(pixels)).to(input_device(self._model), self._dtype)
-        with torch.inference_mode(), recorded(self._blocks, layers) as stream:
+        with torch.inference_mode(), recorded(self._blocks, layers, self.name) as stream:
             try:
                 self._model(pixel_values=batch, **self._options)
             except (TypeError, ValueError) as error:

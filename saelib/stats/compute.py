@@ -13,16 +13,22 @@ from saelib.rows import Rows
 from saelib.stats.layer_stats import LayerStats
 
 if TYPE_CHECKING:
-    from saelib.stats.moments import Moments
-    from saelib.stats.slabs import Workers
+    from saelib.stats.moments import Kind, Moments
+    from saelib.stats.slabs import Slabs, Workers
 
 LEADING_EIGENVALUES = 64
 TOKENS_PER_DIMENSION = 5
 """With fewer, the effective rank reads low: 0.96 of its value at 4 d_in, 0.73 at 0.4 d_in."""
 MASSIVE_NORM_RATIO = 20
 UNRESOLVED_GAMMA = 1e5
+HARMLESS_GAMMA = 0.3
+"""Up to which the closed forms predict no dead features, for any usual size of an SAE."""
+DISAGREEMENT = 1.25
+"""Ratio of gamma and gamma_unit; 0.997 to 1.2 in the default suite."""
 NEARLY_CONSTANT = 1e-6
 """Standard deviation, in units of the median one."""
+RESOLVED = 4
+"""Times the largest variance that rounding can have: a direction with less is empty."""
 QUANTILES = {"p01": 0.01, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p99": 0.99}
 CENTERS = ("mean", "center_median", "center_coordinate_median", "center_trimmed_mean")
 
@@ -42,8 +48,9 @@ def compute_stats(rows: Rows, *, workers: "Workers" = 1, whitening: bool = True)
         whitening: also eigenvalues and eigenvectors of the raw covariance, which the preprocessing `pca` needs.
 
     Raises:
-        UserError: where there are no tokens, a value is NaN or infinite, or all tokens are the same, which leaves
-            gamma undefined. The message names `rows.name`.
+        UserError: where there are no tokens, a value is NaN or infinite, or all tokens are the same. The message
+            names `rows.name`. Where they are the same after LayerNorm alone (as in one dimension), or but for their
+            length, what that leaves undefined is None, with a warning.
     """
     # Only who computes waits for numba; only one BLAS thread gives the same bits on any machine.
     from threadpoolctl import threadpool_limits
@@ -61,10 +68,11 @@ def compute_stats(rows: Rows, *, workers: "Workers" = 1, whitening: bool = True)
         centers, unsettled = robust_centers(slabs, workers)
         arrays = _moment_arrays(moments, slabs.scale) | centers
         if whitening:
-            arrays |= _raw_spectrum(moments, slabs.scale)
+            arrays |= _raw_spectrum(moments, slabs)
         eigenvalues = np.linalg.eigvalsh(moments.covariance(1))[::-1]
     norms = _norm_quantiles(moments, slabs.scale)
-    rank = effective_rank(eigenvalues)
+    rank = effective_rank(eigenvalues) if gammas["gamma"] is not None else None
+    kurtosis = arrays["excess_kurtosis"][np.isfinite(arrays["excess_kurtosis"])]
     stats = LayerStats(
         tokens=rows.shape[0],
         d_in=rows.shape[1],
@@ -73,9 +81,9 @@ def compute_stats(rows: Rows, *, workers: "Workers" = 1, whitening: bool = True)
         norm_ratio=norms["max"] / norms["p50"],
         norm_quantiles=norms,
         effective_rank=rank,
-        effective_rank_fraction=rank / rows.shape[1],
+        effective_rank_fraction=rank and rank / rows.shape[1],
         leading_eigenvalues=eigenvalues[:LEADING_EIGENVALUES].tolist(),
-        excess_kurtosis=float(np.nanmean(arrays["excess_kurtosis"])),
+        excess_kurtosis=float(kurtosis.mean()) if len(kurtosis) else None,
         center_distances=_center_distances(arrays),
         warnings=unsettled,
         arrays=arrays,
@@ -91,16 +99,16 @@ def effective_rank(eigenvalues: NDArray[np.floating]) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def _gammas(moments: "Moments", name: str) -> dict[str, float]:
-    gammas = {"gamma_raw": moments.gamma(0), "gamma": moments.gamma(1), "gamma_unit": moments.gamma(2)}
-    same = {"gamma_raw": "", "gamma": " after LayerNorm", "gamma_unit": " but for their length"}
-    for kind, gamma in gammas.items():
-        if math.isinf(gamma):
-            raise UserError(
-                f"{name}: all {moments.tokens} tokens are the same{same[kind]}, so {kind} = ||mu|| / ||sigma|| "
-                f"is not defined; it needs tokens that differ"
-            )
-    return gammas
+def _gammas(moments: "Moments", name: str) -> dict[str, float | None]:
+    """None for a kind that the tokens do not define."""
+    kinds: dict[str, Kind] = {"gamma_raw": 0, "gamma": 1, "gamma_unit": 2}
+    gammas = {kind: moments.gamma(of) for kind, of in kinds.items()}
+    if math.isinf(gammas["gamma_raw"]):
+        raise UserError(
+            f"{name}: all {moments.tokens} tokens are the same, so gamma_raw = ||mu|| / ||sigma|| is not defined; it "
+            f"needs tokens that differ"
+        )
+    return {kind: None if math.isinf(gamma) else gamma for kind, gamma in gammas.items()}
 
 
 def _norm_quantiles(moments: "Moments", scale: float) -> dict[str, float]:
@@ -123,12 +131,20 @@ def _center_distances(arrays: dict[str, NDArray[np.floating]]) -> dict[str, floa
     return {f"{a} to {b}": float(np.linalg.norm(arrays[a] - arrays[b]) / sigma) for a, b in combinations(CENTERS, 2)}
 
 
-def _raw_spectrum(moments: "Moments", scale: float) -> dict[str, NDArray[np.floating]]:
-    """Eigenvalues and eigenvectors (columns) of the raw covariance, largest first."""
+def _raw_spectrum(moments: "Moments", slabs: "Slabs") -> dict[str, NDArray[np.floating]]:
+    """Eigenvalues and eigenvectors (columns) of the raw covariance, largest first.
+
+    Directions in which there is nothing but float16's rounding have eigenvalue 0: whitening would make it as large as
+    all else. Activations that have just been LayerNormed leave one direction empty.
+    """
     eigenvalues, eigenvectors = np.linalg.eigh(moments.covariance(0))
+    if slabs.halves:
+        noise = moments.rounding() @ np.square(eigenvectors)
+        eigenvalues[eigenvalues < RESOLVED * noise] = 0
+    order = np.argsort(-eigenvalues, kind="stable")
     return {
-        "eigenvalues": np.maximum(eigenvalues[::-1], 0) / scale**2,
-        "eigenvectors": eigenvectors[:, ::-1].astype(np.float32),
+        "eigenvalues": np.maximum(eigenvalues[order], 0) / slabs.scale**2,
+        "eigenvectors": eigenvectors[:, order].astype(np.float32),
     }
 
 
@@ -157,6 +173,19 @@ def _warnings(stats: LayerStats, zero_tokens: int) -> list[str]:
             f"{nearly} of {stats.d_in} dimensions vary less than a millionth as much as the median one; z-scoring "
             f"would blow up rounding errors there"
         )
-    if max(stats.gamma, stats.gamma_unit) > UNRESOLVED_GAMMA:
-        found.append(f"gamma = {stats.gamma:.2g} is near the limit of float32 and holds to few digits")
+    for kind, gamma, same in (
+        ("gamma", stats.gamma, "after LayerNorm"),
+        ("gamma_unit", stats.gamma_unit, "but for length"),
+    ):
+        if gamma is None:
+            found.append(f"all {stats.tokens} tokens are the same {same}, so {kind} is not defined")
+    low, high = sorted((stats.gamma or 0, stats.gamma_unit or 0))
+    if None not in (stats.gamma, stats.gamma_unit) and high > HARMLESS_GAMMA and high > DISAGREEMENT * low:
+        found.append(
+            f"gamma = {stats.gamma:.2g} and gamma_unit = {stats.gamma_unit:.2g} disagree: latents see the tokens "
+            f"without LayerNorm, which removes a mean along (1, ..., 1), so gamma_unit predicts their death"
+        )
+    largest = max(stats.gamma or 0, stats.gamma_unit or 0)
+    if largest > UNRESOLVED_GAMMA:
+        found.append(f"gamma = {largest:.2g} is near the limit of float32 and holds to few digits")
     return found

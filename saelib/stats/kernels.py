@@ -6,6 +6,9 @@
 import numba
 import numpy as np
 
+from saelib.compiling import announce_compiling
+
+announce_compiling()
 # Sums may be reordered, but NaN and infinity keep their meaning: they are how a bad token is found. Divisions stay what
 # they are: the means of all tokens times 1 / d, rounded, would be off the same way, and `ln_mean` with them.
 _REORDERED = {"reassoc", "contract", "nsz"}
@@ -17,6 +20,8 @@ _inner = numba.njit(nogil=True, forceinline=True, fastmath=_REORDERED)
 RAW, NORMALISED, UNIT = 0, 1, 2
 # float32 sums of this many rows are added to the float64 totals, which would be slow to touch for every row.
 _ROWS_IN_FLOAT32 = 64
+# Squares that add up to less have lost digits, and a norm below the second has no inverse in float32.
+_LEAST_SQUARE, _LEAST_NORM = np.float32(1e-30), np.float32(1e-37)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -52,7 +57,7 @@ def add_moments(values, origin, pilots, epsilon, sums, squares, norms):
     for i in range(n):
         mean, inverse_std, norm = _measure(values[i], origin, epsilon, token)
         norms[i] = norm
-        inverse_norm = np.float32(1) / norm if norm > 0 else np.float32(0)
+        inverse_norm = np.float32(1) / norm if norm > _LEAST_NORM else np.float32(0)
         _add_powers(values[i], pilots[RAW], recent[RAW], recent[3], recent[4], recent[5])
         squares[1] += _add_unit(token, inverse_norm, pilots[UNIT], recent[UNIT])
         squares[0] += _add_normalised(token, mean, inverse_std, pilots[NORMALISED], values[i], recent[NORMALISED])
@@ -81,7 +86,23 @@ def _measure(row, origin, epsilon, token):
     spread = np.float32(0)
     for j in range(d):
         spread += (token[j] - mean) ** 2
-    return mean, np.float32(1) / np.sqrt(spread / np.float32(d) + epsilon), np.sqrt(square)
+    variance = spread / np.float32(d) + epsilon
+    inverse_std = np.float32(1) / np.sqrt(variance) if variance > 0 else variance
+    return mean, inverse_std, _small_norm(token) if square < _LEAST_SQUARE else np.sqrt(square)
+
+
+@_inner
+def _small_norm(token):
+    """The norm of a token whose squares are too small for float32."""
+    largest = np.float32(0)
+    for j in range(token.shape[0]):
+        largest = max(largest, np.float32(abs(token[j])))
+    if largest == 0:
+        return largest
+    square = np.float32(0)
+    for j in range(token.shape[0]):
+        square += (np.float32(token[j]) / largest) ** 2
+    return largest * np.sqrt(square)
 
 
 @_inner

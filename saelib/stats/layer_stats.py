@@ -14,15 +14,18 @@ from saelib.files import published_file, read_json, write_result
 
 @dataclass(frozen=True)
 class LayerStats:
-    """Of all tokens of one activation array; mu is their mean, sigma their standard deviation per dimension."""
+    """Of all tokens of one activation array; mu is their mean, sigma their standard deviation per dimension.
+
+    What the tokens do not define (they are all the same after LayerNorm, say) is None.
+    """
 
     tokens: int
     d_in: int
-    gamma: float
+    gamma: float | None
     """||mu|| / ||sigma|| of the tokens after per-token LayerNorm (no affine, eps 1e-5): what the paper calls gamma."""
-    gamma_raw: float
+    gamma_raw: float | None
     """||mu|| / ||sigma|| of the tokens as they are."""
-    gamma_unit: float
+    gamma_unit: float | None
     """||mu|| / ||sigma|| of the tokens x / ||x||. What death at initialisation sees: it sees an offset along
     (1, ..., 1), which LayerNorm removes, and not the length of a token. Tokens of zeros stay zeros."""
     sigma: float
@@ -31,13 +34,13 @@ class LayerStats:
     """Largest token norm over the median token norm (tokens of zeros left out). Attention sinks: 100 and more."""
     norm_quantiles: dict[str, float]
     """Of the token norms, to 0.1 %: 'p01', 'p25', 'p50', 'p75', 'p99'; 'max' (exact). Tokens of zeros left out."""
-    effective_rank: float
+    effective_rank: float | None
     """exp of the entropy of the normalised covariance spectrum, after LayerNorm, about the mean (Roy and Vetterli)."""
-    effective_rank_fraction: float
+    effective_rank_fraction: float | None
     """effective_rank / d_in"""
     leading_eigenvalues: list[float]
     """Up to 64, largest first, of that same covariance. All of them add up to ||sigma||^2 after LayerNorm."""
-    excess_kurtosis: float
+    excess_kurtosis: float | None
     """Mean over dimensions of the excess kurtosis (0 for a Gaussian); constant dimensions left out."""
     center_distances: dict[str, float]
     """'mean to center_median' and so on for each pair of centres: their distance over ||sigma||."""

@@ -24,6 +24,10 @@ _DROPPED_BITS = 14
 _NORM_BINS = 2 ** (31 - _DROPPED_BITS)
 # Beyond it the LayerNormed or unit-norm tokens differ by no more than the rounding of float32.
 _MAX_GAMMA = 1e7
+# In scaled units, where the usual value is about 1 and float32 reaches from 1e-38 to 1e38.
+_SMALLEST_EPSILON, _LARGEST_EPSILON = 1e-37, 1e30
+_SHORTEST = 1e-18
+"""Of the longest token: the square of its length is still a number in float32."""
 
 Kind = Literal[0, 1, 2]
 """Which tokens: `kernels.RAW`, `NORMALISED` or `UNIT`."""
@@ -46,7 +50,9 @@ def plan_pass(slabs: Slabs, whitening: bool) -> Plan:
     """Pilots from the sample of `slabs`."""
     tokens, d_in = slabs.rows.shape
     values = slabs.sample.astype(np.float64)
-    epsilon = EPSILON * slabs.scale**2
+    # Of values beyond 1e20 it would be 0 in float32, and a token of zeros divided by 0.
+    epsilon = max(EPSILON * slabs.scale**2, _SMALLEST_EPSILON)
+    _check_range(slabs, epsilon)
     x = values + slabs.origin
     norms = np.linalg.norm(x, axis=1, keepdims=True)
     unit = x / np.where(norms > 0, norms, 1)
@@ -55,6 +61,22 @@ def plan_pass(slabs: Slabs, whitening: bool) -> Plan:
     # tokens than dimensions. There the float64 product costs less than the eigenvalues do.
     gram_type = np.float64 if tokens <= 4 * d_in else np.float32
     return Plan(slabs.origin, pilots, epsilon, gram_type, whitening)
+
+
+def _check_range(slabs: Slabs, epsilon: float) -> None:
+    """Raises `UserError` for values that float32 would take for zeros."""
+    if epsilon > _LARGEST_EPSILON:
+        raise UserError(
+            f"{slabs.rows.name}: the tokens differ by less than 1e-17, too little for float32; "
+            f"multiply all activations by one number"
+        )
+    lengths = np.linalg.norm(slabs.sample.astype(np.float64) + slabs.origin, axis=1)
+    lengths = lengths[lengths > 0]
+    if len(lengths) and np.median(lengths) < _SHORTEST * lengths.max():
+        raise UserError(
+            f"{slabs.rows.name}: some tokens are more than {1 / _SHORTEST:.0e} times as long as most, too much for "
+            f"float32; leave them out"
+        )
 
 
 def layer_norm(x: NDArray[np.float64], epsilon: float) -> NDArray[np.float64]:
@@ -125,6 +147,11 @@ class Moments:
         shift = self.sums[RAW] / self.tokens
         return np.maximum(self.sums[3] / self.tokens - shift**2, 0)
 
+    def rounding(self) -> NDArray[np.float64]:
+        """[d_in]: at most this variance has the error of values that were rounded to float16, scaled or not."""
+        values = self.plan.pilots[RAW].astype(np.float64) + self.sums[RAW] / self.tokens
+        return (self.variance() + values**2) * 2.0**-20 / 12
+
     def gamma(self, of: Kind) -> float:
         """||mu|| / ||sigma||; infinite where the tokens are the same (after the map, as far as float32 can tell)."""
         length = float(np.linalg.norm(self.mean(of)))
@@ -139,10 +166,12 @@ class Moments:
     def excess_kurtosis(self) -> NDArray[np.float64]:
         """[d_in] fourth central moment over squared variance, less 3; NaN where the values are constant."""
         shift, second, third, fourth = self.sums[[RAW, 3, 4, 5]] / self.tokens
-        central = fourth - 4 * shift * third + 6 * shift**2 * second - 3 * shift**4
         variance = self.variance()
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(variance > 0, central / variance**2 - 3, np.nan)
+        # By Jensen's inequality it is no less than -2; less is what float32 lost of fourth powers.
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            central = fourth - 4 * shift * third + 6 * shift**2 * second - 3 * shift**4
+            kurtosis = central / variance**2 - 3
+        return np.where((variance > 0) & (kurtosis > -2.01) & np.isfinite(kurtosis), kurtosis, np.nan)
 
     def covariance(self, of: Kind) -> NDArray[np.float64]:
         """[d_in, d_in] about the mean, of the raw (needs `whitening`) or the LayerNormed tokens."""
@@ -172,11 +201,24 @@ def collect_moments(slabs: Slabs, workers: Workers, whitening: bool) -> Moments:
     plan = plan_pass(slabs, whitening)
     moments = slabs.fold(partial(Moments, plan), workers)
     if moments.bad_tokens:
+        what, advice = _what_is_bad(slabs, moments.first_bad)
         raise UserError(
-            f"{slabs.rows.name}: NaN or infinite values in {moments.bad_tokens} of {moments.tokens} tokens, the first "
-            f"in row {moments.first_bad} (counted from 0); activations must be finite"
+            f"{slabs.rows.name}: {what} in {moments.bad_tokens} of {moments.tokens} tokens, the first in row "
+            f"{moments.first_bad} (counted from 0); {advice}"
         )
     return moments
+
+
+def _what_is_bad(slabs: Slabs, row: int) -> tuple[str, str]:
+    """What is wrong with a token, and what to do about it."""
+    values = slabs.rows.block(row, row + 1)
+    if not np.isfinite(values).all():
+        return "NaN or infinite values", "find what made them, or leave such tokens out: activations must be finite"
+    largest = float(np.abs(values).max())
+    return (
+        f"values as large as {largest:.2g}, whose squares float32 cannot hold,",
+        "leave such tokens out, or divide all activations by one number if all are as large",
+    )
 
 
 def _gram(values: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -17,6 +17,11 @@ _SLAB_VALUES = 2**23
 # A state is as large as its Gram matrices: few of them, and no more of them for a longer array.
 _GROUP_SLABS = 4
 _MAX_GROUPS = 32
+# A mean this many deviations from zero is subtracted from float64 before it is rounded to float32; a smaller one costs
+# less than subtracting it costs rows that are small.
+_FAR = 64
+# Powers of two: of the largest value after scaling, and of a scale beside which LayerNorm's epsilon is still finite.
+_LARGEST, _MAX_SCALE = 28, 70
 _SAMPLE_ROWS = 512
 _SAMPLE_BLOCKS = 8
 
@@ -52,11 +57,14 @@ class Slabs:
 
     rows: Rows
     base: NDArray[np.float32]
-    """[d_in]: the rows' offset; for float64 without one, about their mean, for float32 cannot hold both."""
+    """[d_in]: the rows' offset; for float64 without one, their median where it is so far from zero that float32 cannot
+    hold both it and what the rows vary by."""
     scale: float
     """A power of two that makes the usual value about 1: fourth powers then fit float32 whatever the unit."""
     subtract: bool
     """Whether `base` is still to be subtracted from what the rows give."""
+    halves: bool
+    """Whether the rows are float16, whose rounding then is in them."""
     sample: NDArray[np.float32]
     """[about 512, d_in]: values from up to eight places; finite tokens only."""
 
@@ -149,16 +157,27 @@ def open_slabs(rows: Rows) -> Slabs:
     """Choose base and scale from a sample of the rows."""
     sample = _sample(rows)
     subtract = rows.offset is None and sample.dtype == np.float64
+    values = sample.astype(np.float64)
+    # Medians: one massive token would make the others small beside both, and what is small is lost.
+    center = np.median(values, axis=0)
+    distances = np.abs(values - center)
     if rows.offset is not None:
         base = rows.offset
     elif subtract:
-        base = sample.mean(0).astype(np.float32)
+        base = np.where(np.abs(center) > _FAR * np.median(distances, axis=0), center, 0).astype(np.float32)
+        values -= base
     else:
         base = np.zeros(rows.shape[1], np.float32)
-    values = sample.astype(np.float64) - (base if subtract else 0)
-    spread = float(np.abs(values - values.mean(0)).mean())
-    scale = 2.0 ** -min(max(round(math.log2(spread)), -100), 100) if spread > 0 else 1.0
-    return Slabs(rows, base, scale, subtract, (values * scale).astype(np.float32))
+    scale = _scale(distances)
+    return Slabs(rows, base, scale, subtract, sample.dtype == np.float16, (values * scale).astype(np.float32))
+
+
+def _scale(distances: NDArray[np.float64]) -> float:
+    """A power of two that makes the usual distance about 1, but the largest small enough for its fourth power."""
+    if not distances.any():
+        return 1.0
+    exponent = -round(math.log2(np.median(distances[distances > 0])))
+    return 2.0 ** max(min(exponent, _LARGEST - math.ceil(math.log2(distances.max())), _MAX_SCALE), -100)
 
 
 def _sample(rows: Rows) -> NDArray[np.floating]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from saelib.errors import UserError
 
 FORMAT = "saelib activation store"
-VERSION = 1
+VERSION = 2
 
 Split = Literal["train", "heldout"]
 SPLITS: tuple[Split, ...] = ("train", "heldout")
@@ -32,7 +32,9 @@ class StoreMetadata:
     index_rows: int
     """Rows of a chunk of `norm` and `example`."""
     dtypes: dict[str, str]
-    """Split -> 'float16' or 'float32'."""
+    """Split -> 'float16', of activations less the offset, or 'float32', of the activations themselves."""
+    reasons: dict[str, str]
+    """Split -> why it is float32, in a sentence; nothing for those in float16."""
     examples: dict[str, int]
     """Split -> number of examples the tokens came from."""
     dataset: str
@@ -56,7 +58,9 @@ def metadata_of(attributes: dict[str, Any], path: Path | str) -> StoreMetadata:
     if attributes.get("format") != FORMAT:
         raise UserError(f"{path}: incomplete or not a saelib store (no finished metadata); extract it again")
     if attributes.get("version") != VERSION:
-        raise UserError(f"{path}: store version {attributes.get('version')}; this saelib reads version {VERSION}")
+        raise UserError(
+            f"{path}: store version {attributes.get('version')}; this saelib reads version {VERSION}; extract it again"
+        )
     checksum = attributes.pop("checksum", None)
     if checksum != _checksum(attributes) or set(attributes) != {field.name for field in fields(StoreMetadata)}:
         raise UserError(f"{path}: corrupt metadata (its checksum does not match); extract it again")

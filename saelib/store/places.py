@@ -104,6 +104,8 @@ def remove_store(location: Path | str) -> None:
     if remote.is_url(location):
         remote.remove(str(location))
     else:
+        # What makes it a store goes first: killed in between, this leaves no store rather than one that lacks chunks.
+        (Path(location) / "zarr.json").unlink(missing_ok=True)
         shutil.rmtree(location)
 
 

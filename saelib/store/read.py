@@ -29,7 +29,7 @@ class StoreRows:
         self.name = f"{store.metadata.model} layer {store.metadata.layer} ({split})"
         self.shape = (store.metadata.tokens(split), store.metadata.d_in)
         self.block_rows = store.metadata.chunk_rows
-        self.offset: NDArray[np.float32] | None = store.offset
+        self.offset: NDArray[np.float32] | None = store.offset if store.metadata.dtypes[split] == "float16" else None
         self._array = store.arrays[split]["acts"]
         self._store = store
         self._split: Split = split
@@ -43,6 +43,15 @@ class StoreRows:
             raise UserError(
                 f"{self._store.location}/{self._split}/acts: corrupt chunk among {first} to {last} ({error}); "
                 f"'saelib store verify' names it, deleting the store extracts it again"
+            ) from None
+
+    def examples(self) -> NDArray[np.int32]:
+        """Reads the number of the example that each row came from: [tokens]. Raises `UserError` on a bad chunk."""
+        try:
+            return np.asarray(self._store.arrays[self._split]["example"][:])
+        except CORRUPT as error:
+            raise UserError(
+                f"{self._store.location}/{self._split}/example: corrupt ({error}); deleting the store extracts it again"
             ) from None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -127,8 +136,9 @@ def _open(place: Place, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: 
     array = zarr.open_array(place, mode="r")
     # Where chunks lie counts too: zarr takes those that it does not find for NaN.
     first = array.metadata.encode_chunk_key((0,) * len(shape))
-    found = (array.shape, array.chunks, str(array.dtype), first)
-    wanted = (shape, chunks, dtype, "c" + "/0" * len(shape))
+    found = (list(array.shape), list(array.chunks), str(array.dtype), first)
+    wanted = (list(shape), list(chunks), dtype, "c" + "/0" * len(shape))
     if found != wanted:
-        raise ValueError(f"{place}: {found}, the store's metadata say {wanted}")
+        differing = [f"{are}, not {should}" for are, should in zip(found, wanted, strict=True) if are != should]
+        raise ValueError(f"{place}: not what the store's metadata say: {'; '.join(differing)}")
     return array

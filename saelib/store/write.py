@@ -8,8 +8,7 @@ from zarr.codecs import Crc32cCodec
 from saelib.errors import UserError
 from saelib.store.layout import Split, StoreMetadata
 from saelib.store.places import Place, move
-
-FLOAT16_LIMIT = float(np.finfo(np.float16).max)
+from saelib.store.rounding import Dimensions, lengths, round_rows, why_not
 
 
 class StoreWriter:
@@ -18,6 +17,10 @@ class StoreWriter:
     Rows are shuffled inside windows of `window_rows`, so that neighbours in the store are not neighbours in a
     document. Every layer of a model gets the same order. Without it, a chunk of one document each leaves
     batch means tens of standard errors off.
+
+    A split is float16 about the offset while that keeps every row (`saelib.store.rounding`). From the first rows that
+    it does not keep, the split is float32 without an offset, and holds what it is given; earlier rows stay as they
+    were rounded.
     """
 
     def __init__(
@@ -35,14 +38,14 @@ class StoreWriter:
         self.folder = folder
         self.offset = offset.astype(np.float32)
         self.splits: dict[Split, _SplitWriter] = {
-            split: _SplitWriter(folder / split, count, d_in, chunk_rows, window_rows, (seed, index))
+            split: _SplitWriter(folder / split, count, self.offset, chunk_rows, window_rows, (seed, index))
             for index, (split, count) in enumerate(tokens.items())
         }
         _create(folder / "offset", (d_in,), (d_in,), "float32")[:] = self.offset
 
     def append(self, split: Split, acts: NDArray[np.float32], example: NDArray[np.int32]) -> None:
         """Add rows [tokens, d_in]; `example` [tokens] numbers the examples they came from. All values are finite."""
-        self.splits[split].append(acts, self.offset, example)
+        self.splits[split].append(acts, example)
 
     def finish(self, metadata: StoreMetadata) -> None:
         """Write the attributes, last of all. Raises `UserError` when rows are missing."""
@@ -61,12 +64,26 @@ class StoreWriter:
         """Split -> dtype its activations were stored in."""
         return {split: str(writer.acts.dtype) for split, writer in self.splits.items()}
 
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Split -> why it is float32, in a sentence; nothing for those in float16."""
+        return {split: writer.reason for split, writer in self.splits.items() if writer.reason is not None}
+
 
 class _SplitWriter:
     def __init__(
-        self, folder: Place, tokens: int, d_in: int, chunk_rows: int, window_rows: int, seed: tuple[int, int]
+        self,
+        folder: Place,
+        tokens: int,
+        offset: NDArray[np.float32],
+        chunk_rows: int,
+        window_rows: int,
+        seed: tuple[int, int],
     ) -> None:
-        self.folder, self.tokens, self.d_in, self.chunk_rows = folder, tokens, d_in, chunk_rows
+        self.folder, self.tokens, self.offset, self.chunk_rows = folder, tokens, offset, chunk_rows
+        self.d_in = len(offset)
+        self.dimensions = Dimensions(self.d_in)
+        self.reason: str | None = None
         # Whole chunks, so that windows and chunks end together.
         self.window_rows = max(1, window_rows // chunk_rows) * chunk_rows
         self.order = np.random.default_rng(seed)
@@ -77,23 +94,30 @@ class _SplitWriter:
         self.example = _create(folder / "example", (tokens,), (self.window_rows,), "int32")
         self._new_window()
 
-    def append(self, acts: NDArray[np.float32], offset: NDArray[np.float32], example: NDArray[np.int32]) -> None:
-        norm = np.sqrt(np.einsum("ij,ij->i", acts, acts))
-        centred = acts - offset
-        if self.acts.dtype == np.float16 and np.abs(centred).max(initial=0) > FLOAT16_LIMIT:
-            self._widen()
-        while len(centred):
-            room = min(len(centred), len(self.places) - self.used)
+    def append(self, acts: NDArray[np.float32], example: NDArray[np.int32]) -> None:
+        norm, values = lengths(acts), self._stored(acts)
+        while len(values):
+            room = min(len(values), len(self.places) - self.used)
             places = self.places[self.used : self.used + room]
-            self.window[places] = centred[:room]
+            self.window[places] = values[:room]
             self.window_norm[places] = norm[:room]
             self.window_example[places] = example[:room]
             self.used += room
             if self.used == len(self.places):
                 self._write_window()
-            centred, norm, example = centred[room:], norm[room:], example[room:]
-            if self.filled == self.tokens and len(centred):
+            values, norm, example = values[room:], norm[room:], example[room:]
+            if self.filled == self.tokens and len(values):
                 raise ValueError(f"more rows than the {self.tokens} announced")
+
+    def _stored(self, acts: NDArray[np.float32]) -> NDArray[np.floating]:
+        """Rows as the split holds them, which becomes float32 where they need it."""
+        if self.reason is None:
+            rounded = round_rows(acts, self.offset)
+            self.reason = why_not(rounded, self.dimensions, acts)
+            if self.reason is None:
+                return rounded.halves
+            self._widen()
+        return acts
 
     def _new_window(self) -> None:
         rows = min(self.window_rows, self.tokens - self.filled)
@@ -114,14 +138,16 @@ class _SplitWriter:
         self._new_window()
 
     def _widen(self) -> None:
-        """Go on in float32: a value has come that float16 cannot hold."""
+        """Go on in float32, with the offset added to all rows so far."""
         wide = self._create_acts("acts.wide", "float32")
         for start in range(0, self.filled, self.chunk_rows):
             span = slice(start, start + self.chunk_rows)
-            wide[span] = np.asarray(self.acts[span]).astype(np.float32)
+            wide[span] = np.asarray(self.acts[span]) + self.offset
         move(self.folder / "acts.wide", self.folder / "acts")
         self.acts = zarr.open_array(self.folder / "acts", mode="r+", config={"write_empty_chunks": True})
-        self.window = self.window.astype(np.float32)
+        halves, used = self.window, self.places[: self.used]
+        self.window = np.empty(halves.shape, np.float32)
+        self.window[used] = halves[used] + self.offset
 
     def _create_acts(self, name: str, dtype: str) -> zarr.Array:
         return _create(self.folder / name, (self.tokens, self.d_in), (self.chunk_rows, self.d_in), dtype)

@@ -16,12 +16,15 @@ log = logging.getLogger(__name__)
 
 
 def run(config: Config, job: "Job") -> None:
-    """Predict from each layer's gamma, for the dictionary and the tokens that stage `init_death` measures with."""
+    """Predicts from each layer's `gamma_unit`, for the dictionary and the tokens that stage `init_death` measures with."""
     write_predictions(config, job.targets[0].key)
 
 
 def write_predictions(config: Config, key: str, partly: bool = False) -> None:
-    """Predict for every layer of the suite, or (`partly`) for those that have statistics."""
+    """Predicts for every layer of the suite, or (`partly`) for those that have statistics.
+
+    `dead_total_paper` is what the paper would predict: its form, of its gamma, which is the one after LayerNorm.
+    """
     d_sae, k, tokens = config.init_death.d_sae, config.init_death.k, config.extraction.heldout_tokens
     rows = []
     for model, options in config.models.items():
@@ -29,9 +32,14 @@ def write_predictions(config: Config, key: str, partly: bool = False) -> None:
             path = config.stats_path(model, layer)
             if partly and not path.exists():
                 continue
-            gamma = load_stats(path).gamma
-            prediction = asdict(predict(gamma, d_sae, k, tokens))
-            rows.append({"model": model, "layer": layer, "gamma": gamma, "d_sae": d_sae, "k": k, "tokens": tokens})
-            rows[-1] |= prediction
+            stats = load_stats(path)
+            if stats.gamma_unit is None:
+                log.warning("%s layer %d: gamma_unit is not defined, so nothing is predicted", model, layer)
+                continue
+            row = {"model": model, "layer": layer, "gamma_unit": stats.gamma_unit, "gamma": stats.gamma}
+            row |= {"d_sae": d_sae, "k": k, "tokens": tokens} | asdict(predict(stats.gamma_unit, d_sae, k, tokens))
+            if stats.gamma is not None:
+                row["dead_total_paper"] = predict(stats.gamma, d_sae, k, tokens).dead_total_paper
+            rows.append(row)
     write_result(config.theory_path(), key, {"rows": rows})
     log.info("%d layers", len(rows))

@@ -28,6 +28,11 @@ class Evaluation:
     """`mse` over the total variance of the training rows."""
     variance_explained: float
     """1 - sum ||x - x_hat||^2 / sum ||x - mean||^2, about the mean of the rows that are measured."""
+    token_fvu_median: float
+    """Of each token's own ||x - x_hat||^2 / ||x - c||^2, with c the geometric median of the training rows
+    (`Space.center`): what is unexplained of a typical token, however much of all variance a few massive ones hold."""
+    token_fvu_mean: float
+    """Tokens at c itself are left out of both; without any other, 0."""
     mse_trained: float
     """`mse` of what the SAE reads, preprocessed; so for the next two."""
     normalized_mse_trained: float
@@ -82,16 +87,18 @@ class _Meter:
         self.threshold = torch.zeros_like(self.active)
         self.trained = _Error(space.trained)
         self.judged = self.trained if space.same else _Error(space.judged)
+        self.tokens = _TokenErrors(space.center)
 
     def add(self, sample: Sample) -> None:
         hidden_pre = self.sae.hidden_pre(sample.x)
         self.positive |= hidden_pre.amax(0) > 0
         x_hat = self._topk(hidden_pre) if self.sae.architecture == "topk" else self._dense(hidden_pre)
-        reconstruction = x_hat.cpu().numpy()
-        self.trained.add(sample.x.cpu().numpy(), reconstruction)
+        x, reconstruction = sample.x.cpu().numpy(), x_hat.cpu().numpy()
+        errors = self.trained.add(x, reconstruction)
         if sample.activations is not None:
-            restored = self.space.preprocess.restore(reconstruction, sample.activations)
-            self.judged.add(sample.activations, restored)
+            x = sample.activations
+            errors = self.judged.add(x, self.space.preprocess.restore(reconstruction, x))
+        self.tokens.add(x, errors)
 
     def _topk(self, hidden_pre: Tensor) -> Tensor:
         """Without a dense code, which would cost as much as the encoder."""
@@ -115,6 +122,7 @@ class _Meter:
     def evaluation(self) -> Evaluation:
         return Evaluation(
             *self.judged.figures(),
+            *self.tokens.figures(),
             *self.trained.figures(),
             l0=self.active.item() / self.trained.tokens,
             threshold=self.threshold.item() / self.trained.tokens,
@@ -148,15 +156,16 @@ class _Error:
         self._drift = np.zeros_like(scale.mean)
         self._reconstructed = np.zeros_like(scale.mean)
 
-    def add(self, x: NDArray[np.floating], x_hat: NDArray[np.floating]) -> None:
-        """`x`, `x_hat`: [tokens, d]."""
-        difference = np.subtract(x, x_hat, dtype=np.float64)
-        self._error += float(np.vdot(difference, difference))
+    def add(self, x: NDArray[np.floating], x_hat: NDArray[np.floating]) -> NDArray[np.float64]:
+        """`x`, `x_hat`: [tokens, d]. Returns each token's squared error, [tokens]."""
+        errors = _squared_lengths(np.subtract(x, x_hat, dtype=np.float64))
+        self._error += float(errors.sum())
         centred = x - self._scale.mean
         self._squares += float(np.vdot(centred, centred))
         self._drift += centred.sum(0)
         self._reconstructed += x_hat.sum(0, dtype=np.float64)
         self.tokens += len(x)
+        return errors
 
     @property
     def mean_reconstruction(self) -> NDArray[np.float64]:
@@ -168,6 +177,31 @@ class _Error:
         drift = self._drift / self.tokens
         variance = self._squares / self.tokens - float(drift @ drift)
         return mse, mse / self._scale.variance, 1 - mse / variance if variance > 0 else math.nan
+
+
+class _TokenErrors:
+    """Each token's squared error over its own squared distance to the center."""
+
+    def __init__(self, center: NDArray[np.float64]) -> None:
+        self._center = center
+        self._fractions: list[NDArray[np.float32]] = []
+
+    def add(self, x: NDArray[np.floating], errors: NDArray[np.float64]) -> None:
+        """`x`: [tokens, d]; `errors`: [tokens]."""
+        distances = _squared_lengths(x - self._center)
+        away = ~(distances == 0)  # a distance that is not a number stays, to be seen
+        self._fractions.append((errors[away] / distances[away]).astype(np.float32))
+
+    def figures(self) -> tuple[float, float]:
+        """Median and mean."""
+        fractions = np.concatenate(self._fractions)
+        if len(fractions) == 0:
+            return 0.0, 0.0
+        return float(np.median(fractions)), float(fractions.mean(dtype=np.float64))
+
+
+def _squared_lengths(rows: NDArray[np.floating]) -> NDArray[np.float64]:
+    return np.einsum("td,td->t", rows, rows, dtype=np.float64)
 
 
 def _fraction(marked: Tensor) -> float:

@@ -1,11 +1,13 @@
 """The results of a sweep, put in place."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from saelib.caveats import AtEnd, about_rate, few_tokens_decide, rate_at_end
 from saelib.files import remove_drafts, write_result
 from saelib.preprocess import Preprocess
 from saelib.sae.file import SavedSAE, save_sae
@@ -13,12 +15,15 @@ from saelib.tables import write_table
 from saelib.train.evaluate import Evaluation
 from saelib.train.record import HISTORY, Run
 
+log = logging.getLogger(__name__)
+
 
 def publish(
     output: Path,
     described: Mapping[str, Any],
     runs: Sequence[Run],
-    measured: Mapping[float, Evaluation],
+    choosing: Mapping[float, Evaluation],
+    reported: Mapping[float, Evaluation],
     preprocess: Preprocess,
 ) -> None:
     """Write `history.parquet`, `weights.safetensors` of the best run and, last, `sweep.json`.
@@ -27,25 +32,42 @@ def publish(
         output: The folder.
         described: What was trained, and how. JSON.
         runs: All of the sweep.
-        measured: By learning rate; those that are missing diverged. The least normalized mse is the best.
+        choosing: By learning rate, on the held-out rows that rates are chosen on; those that are missing diverged.
+            The least median of the tokens' own FVU is the best: a few massive tokens have no say in it.
+        reported: The same on the other held-out rows.
         preprocess: What the SAE's rows went through.
     """
     remove_drafts(output)
     # An earlier sweep.json must not vouch for the files that are about to be replaced.
     (output / "sweep.json").unlink(missing_ok=True)
-    best = min(measured, key=lambda rate: measured[rate].normalized_mse)
+    best = min(choosing, key=lambda rate: choosing[rate].token_fvu_median)
     history = pl.DataFrame([row for run in runs for row in run.history], schema=HISTORY)
     write_table(history, output / "history.parquet")
     trainer = next(run.trainer for run in runs if run.learning_rate == best)
-    figures = {rate: vars(found) for rate, found in measured.items()}
+    figures = {
+        rate: {**vars(found), "choosing_token_fvu_median": choosing[rate].token_fvu_median}
+        for rate, found in reported.items()
+    }
     about = {**described, "learning_rate": best, **figures[best]}
     save_sae(SavedSAE(trainer.sae, preprocess, about), output / "weights.safetensors")
+    at_end = rate_at_end(best, [run.learning_rate for run in runs])
+    _warn(described, reported[best], best, at_end)
     sweep = {
         **described,
         "best_learning_rate": best,
+        "learning_rate_at_end": at_end,
         "runs": [
             {"learning_rate": run.learning_rate, "status": run.status, **figures.get(run.learning_rate, {})}
             for run in runs
         ],
     }
     write_result(output / "sweep.json", described["key"], sweep)
+
+
+def _warn(described: Mapping[str, Any], measured: Evaluation, best: float, at_end: AtEnd) -> None:
+    """Log what to mind about the best run."""
+    name = f"{described['model']} layer {described['layer']}, variant {described['variant']}"
+    if text := few_tokens_decide(measured.variance_explained, measured.token_fvu_median):
+        log.warning("%s: %s", name, text)
+    if text := about_rate(best, at_end):
+        log.warning("%s: %s", name, text)

@@ -27,6 +27,8 @@ HISTORY = {
     "mse": pl.Float64,
     "normalized_mse": pl.Float64,
     "variance_explained": pl.Float64,
+    "token_fvu_median": pl.Float64,
+    "token_fvu_mean": pl.Float64,
     "mse_trained": pl.Float64,
     "normalized_mse_trained": pl.Float64,
     "variance_explained_trained": pl.Float64,

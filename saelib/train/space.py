@@ -10,10 +10,14 @@ from torch import Tensor
 
 from saelib.errors import UserError
 from saelib.preprocess import Preprocess
-from saelib.rows import Rows, read_float32
+from saelib.rows import ArrayRows, Rows, read_float32
+from saelib.stats.medians import geometric_median
+from saelib.stats.slabs import open_slabs
 
 SCALE_ROWS = 65_536
 """Training rows that a mean and a variance are taken over: the first ones, as rows are shuffled when stored."""
+CENTER_ROWS = 4_096
+"""Training rows, the first ones, whose geometric median is the center that a token's own error is measured against."""
 CONSTANT = 1e-13
 """Rows whose variance is a smaller share of their mean square hold nothing but rounding."""
 
@@ -57,8 +61,17 @@ def measure_scale(rows: Rows) -> Scale:
     drift = total / tokens
     mean, variance = pilot + drift, squares / tokens - float(drift @ drift)
     if not CONSTANT * float(mean @ mean) < variance < np.inf:
-        raise UserError(f"{rows.name}: the training activations are constant or not finite; nothing can be learnt")
+        raise UserError(
+            f"{rows.name}: the activations are constant or not finite: there is no variance to measure errors by"
+        )
     return Scale(mean, variance)
+
+
+def typical_center(rows: Rows) -> NDArray[np.float64]:
+    """Where typical tokens lie, [d]: the geometric median of the first rows, which massive tokens cannot drag away."""
+    slabs = open_slabs(ArrayRows(_exact(rows, 0, min(rows.shape[0], CENTER_ROWS)), rows.name))
+    median, _ = geometric_median(slabs, np.median(slabs.sample, axis=0), None, workers=1)
+    return slabs.base.astype(np.float64) + median / slabs.scale
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,11 @@ class Sample:
     """What the SAE reads: float32 [tokens, d_out], on the device."""
     activations: NDArray[np.float64] | None
     """[tokens, d_in], as the model has them; None where `x` is the same."""
+
+    def where(self, marked: NDArray[np.bool_]) -> "Sample":
+        """Some of the tokens; `marked` is [tokens]."""
+        activations = None if self.activations is None else self.activations[marked]
+        return Sample(self.x[torch.from_numpy(marked).to(self.x.device)], activations)
 
 
 class Space:
@@ -85,6 +103,8 @@ class Space:
         self.initial_bias = torch.from_numpy(bias.astype(np.float32))
         """[d_out]: where b_dec starts."""
         self.judged = measure_scale(train)
+        self.center = typical_center(train)
+        """[d_in]: what each token's own error is measured against."""
         self.same = self.preprocess.scale is None and self.preprocess.token_norm == "none"
         """Whether the two spaces are one."""
         self.trained = self.judged if self.same else measure_scale(self.prepare(train))

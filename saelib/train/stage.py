@@ -7,6 +7,7 @@ import torch
 
 from saelib.choose_preprocessing import choose_preprocessing
 from saelib.config import Config, VariantConfig
+from saelib.precision import exact_float32
 from saelib.stats import load_arrays, load_stats
 from saelib.store import Store, open_store
 from saelib.train.feed import train_from_store, train_from_stream
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+@exact_float32()
 def run(config: Config, job: "Job") -> None:
     """Train each target's variant at every learning rate of the config; all targets are of one model."""
     # Bits depend on the number of threads, which must therefore not be the machine's affair.
@@ -44,7 +46,7 @@ def _stream(config: Config, job: "Job") -> None:
     sweeps = [_sweep(config, target, stores[target.layer]) for target in job.targets]
     batches = StreamedBatches(
         open_batches(name, config, layers),
-        {layer: store.offset for layer, store in stores.items()},
+        {layer: store.train.offset for layer, store in stores.items()},
         name=name,
         batch_size=config.train.batch_size,
         buffer_rows=stream.buffer_rows,
@@ -70,6 +72,7 @@ def _sweep(config: Config, target: "Target", store: Store) -> Sweep:
         subject=Subject(target.model, target.layer, target.variant),
         reason=reason,
         stream=config.models[target.model].stream,
+        heldout_examples=store.heldout.examples(),
     )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from saelib.errors import UserError
 from saelib.rows import ArrayRows
-from saelib.store.write import FLOAT16_LIMIT
+from saelib.store.rounding import round_rows
 
 if TYPE_CHECKING:
     from saelib.activations import OpenBatches
@@ -61,14 +61,15 @@ class StreamedBatches:
     Then it is filled again. The order depends on the seed and the sizes alone. What a buffer holds depends on where it
     began, and on nothing before: training that was killed goes on by running the model from there.
 
-    Rows are rounded as a store rounds them, about the store's own offset: the same activations, the same bits. (Where
-    a value is too large for float16, the whole buffer is float32 here, and the whole split there.)
+    Rows are rounded as a store rounds them, about the store's own offset: the same activations, the same bits. Rows
+    that float16 does not keep stay what they are, and their buffer is float32. Where the store is float32 no row is
+    rounded here, while the store has rounded those that came before the first that float16 did not keep.
     """
 
     def __init__(
         self,
         batches: "OpenBatches",
-        offsets: Mapping[int, NDArray[np.float32]],
+        offsets: Mapping[int, NDArray[np.float32] | None],
         *,
         name: str,
         batch_size: int,
@@ -80,7 +81,7 @@ class StreamedBatches:
 
         Args:
             batches: The model.
-            offsets: Layer -> [d_in], subtracted before rounding.
+            offsets: Layer -> [d_in], subtracted before rounding; None: rows are not rounded.
             name: What messages call the model.
             batch_size: Rows of a batch.
             buffer_rows: Rows of a buffer, rounded down to whole batches; at least one batch.
@@ -115,32 +116,52 @@ class StreamedBatches:
                     self.position = pieces.position
                 chosen = order[end - self._batch_size : end]
                 yield {
-                    layer: ArrayRows(values[chosen], f"{self._name} layer {layer}", offset=self._offsets[layer])
-                    for layer, values in buffer.items()
+                    layer: ArrayRows(rows.values[chosen], f"{self._name} layer {layer}", offset=rows.offset)
+                    for layer, rows in buffer.items()
                 }
             del buffer  # before the next one is made
             first = 0
 
-    def _fill(self, pieces: "_Pieces", rows: int) -> dict[int, NDArray[np.floating]]:
-        """The next rows of every layer, about their offsets."""
+    def _fill(self, pieces: "_Pieces", rows: int) -> dict[int, "_Buffer"]:
+        """The next rows of every layer."""
         before = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:
-            buffer: dict[int, NDArray[np.floating]] = {
-                layer: np.empty((rows, len(offset)), np.float16) for layer, offset in self._offsets.items()
-            }
+            buffer: dict[int, _Buffer] = {}
             filled = 0
             while filled < rows:
                 piece = pieces.next(rows - filled)
                 for layer, offset in self._offsets.items():
-                    centred = piece.layers[layer] - offset
-                    if buffer[layer].dtype == np.float16 and np.abs(centred).max() > FLOAT16_LIMIT:
-                        buffer[layer] = buffer[layer].astype(np.float32)
-                    buffer[layer][filled : filled + piece.rows] = centred
+                    acts = piece.layers[layer]
+                    if layer not in buffer:
+                        buffer[layer] = _Buffer(rows, acts.shape[1], offset)
+                    buffer[layer].put(filled, acts)
                 filled += piece.rows
             return buffer
         finally:
             torch.set_num_threads(before)
+
+
+class _Buffer:
+    """Rows of one layer: float16 about an offset as long as that keeps every row, then float32 without one."""
+
+    def __init__(self, rows: int, d_in: int, offset: NDArray[np.float32] | None) -> None:
+        self.values: NDArray[np.floating] = np.zeros((rows, d_in), np.float32 if offset is None else np.float16)
+        self.offset = offset
+        self._rounds_about = offset
+
+    def put(self, start: int, acts: NDArray[np.float32]) -> None:
+        """Write rows at `start`. What a row becomes depends on this row alone."""
+        stored: NDArray[np.floating] = acts
+        if self._rounds_about is not None:
+            rounded = round_rows(acts, self._rounds_about)
+            if self.offset is not None and not rounded.kept.all():
+                self.values = self.values + self.offset
+                self.offset = None
+            stored = rounded.halves
+            if self.offset is None:
+                stored = np.where(rounded.kept[:, None], rounded.halves + self._rounds_about, acts)
+        self.values[start : start + len(acts)] = stored
 
 
 class _Pieces:

@@ -26,6 +26,7 @@ from saelib.sae.torch_trainer import TorchTrainer
 from saelib.sae.trainer import Trainer
 from saelib.train.checkpoint import Checkpoints, Identity, Reached
 from saelib.train.evaluate import Evaluation, evaluate, rows_at_a_time
+from saelib.train.halves import choosing_half, only
 from saelib.train.loggers import open_log
 from saelib.train.publish import publish
 from saelib.train.record import Recorder, Run
@@ -74,6 +75,7 @@ class Sweep:
         device: str = "auto",
         reason: str | None = None,
         stream: StreamConfig | None = None,
+        heldout_examples: NDArray[np.integer] | None = None,
     ) -> None:
         """Fit the preprocessing and draw the weights.
 
@@ -90,19 +92,25 @@ class Sweep:
             device: A name that torch knows, or `auto`: CUDA where there is one, otherwise the CPU.
             reason: Why this preprocessing was chosen, where it was.
             stream: How the batches come, where they do not come from `train`.
+            heldout_examples: [tokens], the example that each held-out row came from, so that none is in both halves
+                (`saelib.train.halves`). None: neighbors are taken to belong together.
 
         Raises:
             UserError: where the rows are constant or not finite, none are held out, or the preprocessing cannot be
                 fitted.
         """
-        if heldout.shape[0] == 0:
-            raise UserError(f"{heldout.name}: no held-out tokens to measure on (extraction.heldout_tokens)")
+        if heldout.shape[0] < 2:
+            raise UserError(
+                f"{heldout.name}: {heldout.shape[0]} held-out tokens; at least 2 are needed, to choose a learning rate "
+                "on one half and to measure on the other (extraction.heldout_tokens)"
+            )
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         preprocess = make_preprocess(variant.preprocessing, arrays, tokens=train.shape[0], name=str(subject))
         self.config, self.variant, self.seed, self.subject = config, variant, seed, subject
         self.space = Space(preprocess, train, device)
         self._heldout, self._output, self._key, self._reason = heldout, output, key, reason
+        self._choosing = choosing_half(heldout.shape[0], heldout_examples, heldout.name)
         self._runs = self._initial_runs(train, preprocess.subspace)
         self._alive, self._steps_done = list(self._runs), 0
         how = {"seed": seed, "train_tokens": train.shape[0], "stream": stream and stream.deciding()}
@@ -162,14 +170,14 @@ class Sweep:
         rows = [run.history[-1] for run in self._alive]
         if not rows:
             return "all learning rates diverged"
-        best = min(rows, key=lambda row: row["normalized_mse"])
+        best = min(rows, key=lambda row: row["token_fvu_median"])
         return (
-            f"rate {best['learning_rate']:g}: normalized mse {best['normalized_mse']:.4g}, "
+            f"rate {best['learning_rate']:g}: {100 * best['token_fvu_median']:.3g} % of a typical token unexplained, "
             f"{100 * best['probe_dead_total']:.1f} % dead"
         )
 
     def publish(self) -> None:
-        """Measure every run on all held-out rows and write the results, `sweep.json` last; remove the checkpoints.
+        """Measure every run on the held-out rows and write the results, `sweep.json` last; remove the checkpoints.
 
         Raises:
             UserError: where every learning rate diverged.
@@ -180,12 +188,16 @@ class Sweep:
                 f"{self.subject}: training diverged at every learning rate ({rates}); add a smaller one to "
                 "learning_rates"
             )
-        saes = [run.trainer.sae for run in self._alive]
-        found = evaluate(saes, self._samples(self._heldout.shape[0]), self.space)
-        self._check_finite(found)
-        measured = {run.learning_rate: one for run, one in zip(self._alive, found, strict=True)}
-        publish(self._output, self._description(), self._runs, measured, self.space.preprocess)
+        choosing, reported = self._measured(self._choosing), self._measured(~self._choosing)
+        publish(self._output, self._description(), self._runs, choosing, reported, self.space.preprocess)
         self._checkpoints.remove()
+
+    def _measured(self, marked: NDArray[np.bool_]) -> dict[float, Evaluation]:
+        """By learning rate, on some of the held-out rows."""
+        saes = [run.trainer.sae for run in self._alive]
+        found = evaluate(saes, only(self._samples(self._heldout.shape[0]), marked), self.space)
+        self._check_finite(found)
+        return {run.learning_rate: one for run, one in zip(self._alive, found, strict=True)}
 
     def _description(self) -> dict[str, Any]:
         """What was trained, and how. JSON."""
@@ -194,6 +206,8 @@ class Sweep:
             **asdict(self.subject),
             **self._settings,
             "heldout_tokens": self._heldout.shape[0],
+            "choosing_tokens": int(self._choosing.sum()),
+            "reported_tokens": int((~self._choosing).sum()),
             "d_in": self.space.preprocess.d_in,
             "preprocessing_reason": self._reason,
             "path": _path(self._runs[0].trainer),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "init_stats.csv"
+RELEASED = Path(__file__).parents[1] / "data" / "released_layers.csv"
 
 
 def saelib(*arguments: object, code: int = 0) -> str:
@@ -34,8 +34,11 @@ def test_theory_gives_the_published_numbers() -> None:
     assert values["c"] == pytest.approx(4.26489, abs=1e-4)
     assert values["t_k"] == pytest.approx(2.41756, abs=1e-4)
     assert values["dead_relu"] == pytest.approx(0.197, abs=1e-3)
-    assert set(values) == {"c", "t_k", "dead_relu", "dead_total", "dead_total_extended"}
+    assert set(values) == {"c", "t_k", "dead_relu", "dead_total", "dead_total_paper"}
+    assert values["dead_total_paper"] == pytest.approx(0.941, abs=1e-3)
+    assert values["dead_total"] == pytest.approx(0.947, abs=1e-3)
     assert "dead_total" in saelib("theory", "--gamma", 5)
+    assert "must be a finite number" in saelib("theory", "--gamma", "inf", code=1)
 
 
 def test_stats_of_a_file(tmp_path: Path) -> None:
@@ -49,7 +52,7 @@ def test_stats_of_a_file(tmp_path: Path) -> None:
     assert values["d_in"] == 16
     assert values["gamma_raw"] == pytest.approx(np.linalg.norm(wide.mean(0)) / np.linalg.norm(wide.std(0)), rel=1e-6)
     assert set(values) == {
-        "tokens", "d_in", "gamma", "gamma_raw", "gamma_unit", "effective_rank", "effective_rank_fraction",
+        "source", "tokens", "d_in", "gamma", "gamma_raw", "gamma_unit", "effective_rank", "effective_rank_fraction",
         "excess_kurtosis", "norm_ratio", "warnings",
     }  # fmt: skip
     assert "gamma_unit" in saelib("stats", tmp_path / "a.npy")
@@ -72,10 +75,21 @@ def test_spearman_of_any_table(tmp_path: Path) -> None:
     rows = as_json("spearman", tmp_path / "t.csv", "--x", "a", "--y", "b", "--by", "g")
     assert [row["n"] for row in rows] == [5, 2, 3]
     assert rows[0]["rho"] == pytest.approx(0.9)
+    assert rows[0]["ci_over"] == "rows"
     assert rows[0]["ci_low"] <= rows[0]["rho"] <= rows[0]["ci_high"]
+    (row,) = as_json("spearman", tmp_path / "t.csv", "--x", "a", "--y", "b", "--cluster", "g")
+    assert (row["ci_over"], row["n_clusters"], row["ci_low"]) == ("g", 2, None)
+    assert "2 values of g, fewer than 3" in saelib(
+        "spearman", tmp_path / "t.csv", "--x", "a", "--y", "b", "--cluster", "g"
+    )
 
 
-@pytest.mark.skipif(not REFERENCE.exists(), reason="the paper's released table is not here")
+def test_spearman_within_groups_of_which_some_rows_have_none(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b,g\n1,2,u\n2,1,\n3,3,u\n4,5,\n5,6,\n")
+    rows = as_json("spearman", tmp_path / "t.csv", "--x", "a", "--y", "b", "--by", "g")
+    assert [(row["scope"], row["n"]) for row in rows] == [("overall", 5), ("u", 2), ("(empty)", 3)]
+
+
 @pytest.mark.parametrize(
     ("x", "y", "expected"),
     [
@@ -86,8 +100,10 @@ def test_spearman_of_any_table(tmp_path: Path) -> None:
     ],
 )
 def test_spearman_of_the_released_table(x: str, y: str, expected: dict[str, float]) -> None:
-    rows = as_json("spearman", REFERENCE, "--x", x, "--y", f"dead_pct_init_{y}", "--by", "domain")
+    rows = as_json("spearman", RELEASED, "--x", x, "--y", f"dead_pct_init_{y}", "--by", "domain")
     assert rows[0]["scope"] == "overall"
     found = {row["scope"]: row["rho"] for row in rows}
     for scope, rho in expected.items():
         assert found[scope] == pytest.approx(rho, abs=6e-4)
+    assert all(row["ci_over"] == "model" for row in rows)
+    assert all(row["ci_low"] < row["ci_low_rows"] < row["rho"] < row["ci_high_rows"] < row["ci_high"] for row in rows)

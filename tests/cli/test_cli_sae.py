@@ -53,7 +53,7 @@ def test_evaluate_export_import_evaluate(folder: Path, saelib: Saelib) -> None:
     before = json.loads(saelib("evaluate", folder / "sae.safetensors", folder / "rows.npy", "--json"))
     assert set(before) == {
         "rows", "split", "note", "tokens", "tokens_available", "d_in", "d_sae", "l0", "mse", "variance_explained",
-        "dead_relu", "dead_topk_only", "dead_total",
+        "token_fvu_median", "token_fvu_mean", "dead_relu", "dead_topk_only", "dead_total",
     }  # fmt: skip
     assert (before["tokens"], before["tokens_available"]) == (500, 500)
     assert "dead_topk_only" in saelib("evaluate", folder / "sae.safetensors", folder / "rows.npy", "--tokens", 100)
@@ -75,8 +75,8 @@ def store(path: Path) -> Path:
     writer = StoreWriter(path, tokens=tokens, d_in=8, offset=acts.mean(0), chunk_rows=64, window_rows=128, seed=0)
     for split, part in parts.items():
         writer.append(split, part, np.arange(len(part), dtype=np.int32))
-    made = {"index_rows": writer.index_rows, "dtypes": writer.dtypes, "examples": {"train": 1, "heldout": 1}}
-    sizes = {"d_in": 8, "train_tokens": 400, "heldout_tokens": 100, "chunk_rows": 64}
+    made = {"index_rows": writer.index_rows, "dtypes": writer.dtypes, "reasons": writer.reasons}
+    sizes = {"d_in": 8, "train_tokens": 400, "heldout_tokens": 100, "chunk_rows": 64, "examples": tokens}
     writer.finish(StoreMetadata(key="k", model="m", layer=0, dataset="none", versions={}, **sizes, **made))
     return path
 

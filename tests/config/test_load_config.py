@@ -66,7 +66,7 @@ def test_what_is_read_survives_being_written() -> None:
         ),
         ("models.m.source.weights", {"pth": "/x"}, ["models.m.source.weights: needs one of the keys"]),
         ("models.m.dataset", "doc", ["models.m.dataset: no data set 'doc'", "did you mean 'docs'?"]),
-        ("models.m.layers", "5-2", ["models.m.layers: '5-2' is not a layer number or a range"]),
+        ("models.m.layers", "5-2", ["models.m.layers: '5-2' is not a layer number, a range"]),
         ("models.m.layers", [], ["models.m.layers: names no layer"]),
         ("models.m.representative_layer", 9, ["models.m: representative_layer 9 is not among layers 1-3"]),
         ("models.m.train_layers", "3-4", ["models.m: train_layers 4 is not among layers 1-3"]),
@@ -81,6 +81,9 @@ def test_what_is_read_survives_being_written() -> None:
         ("models...", GOOD["models"]["m"], ["should match pattern"]),
         ("init_death.k", 5000, ["init_death: k = 5000 is larger than d_sae = 2048"]),
         ("init_death.d_sae", -4, ["init_death.d_sae: input should be greater than 0 (found -4)"]),
+        # As YAML has it, not as Python writes it.
+        ("init_death.d_sae", None, ["init_death.d_sae: input should be a valid integer (found null)"]),
+        ("train.log_to", True, ["train.log_to: true is not allowed"]),
         (
             "init_death.preprocessings",
             ["raw", "pcaa"],
@@ -144,6 +147,61 @@ def test_a_mistake_is_named_with_its_key_and_what_is_allowed(path: str, value: A
     assert "suite.yaml: 1 mistake\n" in text
     for part in expected:
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        *((name, "transformers") for name in ("gpt2", "bert", "llama", "pythia", "gemma", "gemma3", "opt", "t5")),
+        *((name, "transformers") for name in ("llama3", "Llama-2-7b", "gpt-j", "phi-2", "smollm2", "modernbert")),
+        *((name, "transformers_vision") for name in ("vit", "clip", "dinov2", "dinov3", "deit", "siglip")),
+    ],
+)
+def test_an_architecture_in_place_of_a_family_is_told_which_family_loads_it(name: str, family: str) -> None:
+    text = message(changed("models.m.source.family", name))
+    assert f"no such value '{name}', which is an architecture: write 'family: {family}', which loads it" in text
+    assert "did you mean" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("transformer", "transformers"),
+        ("evo2", "evo"),
+        ("esm-2", "esm2"),
+        ("spliceAI", "spliceai"),
+        ("array", "arrays"),
+    ],
+)
+def test_a_mistyped_family_is_told_which_is_meant(name: str, meant: str) -> None:
+    text = message(changed("models.m.source.family", name))
+    assert f"no such value '{name}'; did you mean '{meant}'?" in text
+
+
+def test_a_name_that_is_both_near_a_family_and_an_architecture_is_told_both() -> None:
+    text = message(changed("models.m.source.family", "esm"))
+    assert "write 'family: transformers', which loads it (or is 'esm2' or 'esm3' meant?)" in text
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (
+            {"family": "alphafold3", "inputs": "i", "outputs": "o", "dtype": "bfloat16"},
+            "dtype: AlphaFold 3's program has",
+        ),
+        (
+            {"family": "evo", "weights": {"path": "x"}, "keep_special_tokens": True},
+            "keep_special_tokens: Evo reads bytes",
+        ),
+        (
+            {"family": "module", "factory": "a:b", "prepare": "a:c", "hooks": ["x", "y", "z"], "first": 1},
+            "first is the number of the first block in a pattern of hooks, but hooks is a list",
+        ),
+    ],
+)
+def test_options_that_a_family_would_not_use_are_refused(source: dict[str, Any], expected: str) -> None:
+    assert f"models.m.source: {expected}" in message(changed("models.m.source", source))
 
 
 def test_all_mistakes_are_reported_at_once() -> None:

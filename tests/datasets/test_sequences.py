@@ -82,7 +82,7 @@ def test_the_order_is_the_seeds(tmp_path):
     ("content", "message"),
     [
         (b"MKV\n", r"line 1.*header"),
-        (b"\x89PNG\xff\xfe", "not a readable FASTA"),
+        (b"\x89PNG\xff\xfe", r"line 1: FASTA starts with a header.*found '\\x89PNG\\xff\\xfe'"),
         (ZIPPED[:-20], "not a readable FASTA"),
         (ZIPPED[:20] + b"garbage" + ZIPPED[27:], "not a readable FASTA"),
     ],
@@ -280,3 +280,28 @@ def test_windows_do_not_copy_a_chromosome(tmp_path):
     for example in data.examples("heldout", 0, 0.1):
         start, stop = map(int, example.id.split(":")[1].split("-"))
         assert example.content.encode() == letters[start:stop]
+
+
+def test_feature_tables_that_nothing_uses_are_counted_and_said(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        data = dataset(tmp_path, SWISS_PROT.replace("SQ   SEQ", "FT   DOMAIN          3..5\nSQ   SEQ", 1), "a.dat")
+    assert (data.counts["annotated"], data.counts["features"]) == (1, 2)
+    assert "1 with a feature table, which nothing uses yet, 2 entries in these tables" in caplog.text
+    assert "annotated" not in dataset(tmp_path, EMBL, alphabet="dna").counts
+
+
+def test_files_without_a_record_are_counted_and_none_at_all_is_said(tmp_path):
+    (tmp_path / "a.fa").write_text(">a\nMKV\n>b\nMKL\n")
+    (tmp_path / "b.fa").write_bytes(b"")
+    (tmp_path / "c.fa").write_bytes(b"\xef\xbb\xbf\r\n")
+    config = SequencesConfig(kind="sequences", files=(LocalFiles(path=tmp_path),), alphabet="protein")
+    assert open_dataset(config).counts["files"] == 2
+    (tmp_path / "a.fa").write_bytes(b"")
+    with pytest.raises(UserError, match=r"sequences \(a\.fa, b\.fa, c\.fa\): is empty: no record in its 3 file"):
+        open_dataset(config)
+
+
+def test_the_same_letters_in_another_spelling_are_one_example(tmp_path):
+    data = dataset(tmp_path, ">a\nMKV\n>b\nmkv\n>c\nM-K.V*\n>d\nMKW\n")
+    assert contents(data) == {"a": "MKV", "d": "MKW"}
+    assert data.counts["repeated"] == 2

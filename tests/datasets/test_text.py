@@ -166,7 +166,7 @@ def test_a_damaged_file_is_one_clear_line(tmp_path, name, damage):
     WRITERS[name](path, DOCUMENTS)
     content = path.read_bytes()
     path.write_bytes({"cut": content[: len(content) // 2], "junk": b"\x00\xffjunk" * 50, "empty": b""}[damage])
-    with pytest.raises(UserError, match=rf"{name}: (not readable as|is empty)") as caught:
+    with pytest.raises(UserError, match=rf"{name}(: not readable as|\)?: is empty)") as caught:
         both(dataset(tmp_path))
     assert "\n" not in str(caught.value)
 
@@ -189,13 +189,41 @@ def test_missing_text_is_empty(tmp_path):
 
 
 def test_too_few_documents_and_no_files_are_errors(tmp_path):
-    with pytest.raises(
-        UserError, match=r"list: none of its 1 documents \(0 empty, 0 repeated\) is in the (train|heldout)"
-    ):
+    with pytest.raises(UserError, match=r"list: has one document only, of 8 characters.*give more documents"):
         both(streamed(["only one"]))
+    with pytest.raises(UserError, match=r"list: is empty: of its 2 documents, none holds any text"):
+        both(streamed(["", "\ufeff \r\n"]))
     (tmp_path / "README.md").write_text("about")
-    with pytest.raises(UserError, match=rf"no \.parquet, .*\.txt files in {tmp_path}"):
+    with pytest.raises(UserError, match=rf"no \.txt, .*\.zst\) files in {tmp_path}; found: \.md \(1\)"):
         dataset(tmp_path)
     (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
-    with pytest.raises(UserError, match=r"latin\.txt: not readable as text"):
+    with pytest.raises(UserError, match=r"latin\.txt: not readable as text: byte 0 \(0xe9\) is not UTF-8"):
         both(dataset(tmp_path))
+
+
+def test_json_that_is_neither_lines_nor_a_list_says_what_is_wanted(tmp_path):
+    (tmp_path / "a.json").write_text('{\n "text": "pretty"\n}\n')
+    with pytest.raises(UserError, match=r"a\.json: not readable as json \(line 1, .*an object a line, or a list"):
+        both(dataset(tmp_path))
+    (tmp_path / "a.json").write_text('{"text": "x"}\n"y"\n')
+    with pytest.raises(UserError, match=r"a\.json: not readable as json \(line 2 holds str where an object is wanted"):
+        both(dataset(tmp_path))
+
+
+def test_a_row_of_json_may_leave_its_text_out(tmp_path):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": one}) + "\n" for one in DOCUMENTS) + '{"n": 1}\n')
+    data = dataset(tmp_path)
+    assert sorted(example.content for example in both(data)) == sorted(DOCUMENTS)
+    assert data.counts["empty"] == 1
+
+
+def test_empty_files_among_others_are_counted_and_arrows_file_format_is_read(tmp_path):
+    for name in ("a.txt", "b.jsonl"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "c.txt").write_bytes(b"\xef\xbb\xbf\r\n")
+    table = pa.table({"text": DOCUMENTS})
+    with pa.OSFile(str(tmp_path / "d.arrow"), "wb") as stream, pa.ipc.new_file(stream, table.schema) as writer:
+        writer.write_table(table, max_chunksize=9)
+    data = dataset(tmp_path)
+    assert sorted(example.content for example in both(data)) == sorted(DOCUMENTS)
+    assert (data.counts["documents"], data.counts["empty"]) == (63, 3)

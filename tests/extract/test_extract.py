@@ -68,6 +68,13 @@ def test_stores_hold_what_the_model_says(tiny_gpt2: Path, tmp_path: Path) -> Non
             assert open_store(path).metadata.key == f"key {layer}"
 
 
+def test_another_number_of_blocks_than_stated_is_refused(tiny_gpt2: Path, tmp_path: Path) -> None:
+    config = suite(tiny_gpt2, tmp_path)
+    config = config.model_copy(update={"models": {"tiny": config.models["tiny"].model_copy(update={"blocks": 4})}})
+    with pytest.raises(UserError, match=r"tiny: its last layer is 3, but models\.tiny\.blocks is 4"):
+        run(config, [1])
+
+
 def test_batch_size_changes_nothing(tiny_gpt2: Path, tmp_path: Path) -> None:
     one = run(suite(tiny_gpt2, tmp_path / "one", batch_size=1), [2])
     many = run(suite(tiny_gpt2, tmp_path / "many", batch_size=16), [2])
@@ -105,7 +112,8 @@ def test_an_unknown_layer_publishes_nothing(tiny_gpt2: Path, tmp_path: Path) -> 
     assert not list(tmp_path.rglob(".*"))
 
 
-def test_an_activation_that_is_not_finite_is_named(tiny_gpt2: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_activation_that_is_not_finite_is_named(tiny_gpt2: Path, tmp_path: Path, dtype: str) -> None:
     broken = tmp_path / "broken"
     model = GPT2Model.from_pretrained(tiny_gpt2)
     with torch.no_grad():
@@ -113,6 +121,44 @@ def test_an_activation_that_is_not_finite_is_named(tiny_gpt2: Path, tmp_path: Pa
     model.save_pretrained(broken)
     PreTrainedTokenizerFast.from_pretrained(tiny_gpt2).save_pretrained(broken)
     with pytest.raises(UserError, match=r"tiny layer 2: \d+ of \d+ activations .* not finite .*examples") as caught:
-        run(suite(broken, tmp_path / "results"), [1, 2])
+        run(suite(broken, tmp_path / "results", dtype=dtype), [1, 2])
     assert "NaN" in str(caught.value)
+    assert ("a wider extraction.dtype may help" in str(caught.value)) == (dtype != "float32")
     assert not list(tmp_path.rglob("*.zarr"))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 1e300])
+def test_a_file_that_is_not_finite_is_not_advised_a_wider_dtype(tmp_path: Path, value: float) -> None:
+    x = np.random.default_rng(0).standard_normal((400, 8))
+    x[17, 3] = value
+    np.save(tmp_path / "x.npy", x)
+    source = {"family": "arrays", "files": {1: str(tmp_path / "x.npy")}}
+    raw = {
+        "results": str(tmp_path / "results"),
+        "models": {"tiny": {"domain": "made up", "source": source, "layers": "1"}},
+        "extraction": {"tokens": 300, "heldout_tokens": 100},
+    }
+    with pytest.raises(UserError, match=r"tiny layer 1: 1 of .* in the examples row 17; its file holds NaN") as caught:
+        run(check_config(raw, "test"), [1])
+    assert "dtype" not in str(caught.value)
+
+
+def test_the_log_says_which_rows_are_float32_and_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    x = np.random.default_rng(0).standard_normal((800, 8)) + 50
+    np.save(tmp_path / "1.npy", x)
+    x[17] *= 1e-4
+    np.save(tmp_path / "2.npy", x)
+    source = {"family": "arrays", "files": {layer: str(tmp_path / f"{layer}.npy") for layer in (1, 2)}}
+    raw = {
+        "results": str(tmp_path / "results"),
+        "models": {"tiny": {"domain": "made up", "source": source, "layers": "1-2"}},
+        "extraction": {"tokens": 600, "heldout_tokens": 200},
+    }
+    with caplog.at_level("INFO"):
+        folders = run(check_config(raw, "test"), [1, 2])
+    reasons = open_store(folders[2]).metadata.reasons
+    assert set(reasons) == {"train"}
+    assert f"tiny layer 2: the train rows are stored in float32: {reasons['train']}" in caplog.messages
+    assert "tiny: float16 keeps every row of 1 layers" in caplog.messages
+    assert open_store(folders[1]).metadata.reasons == {}

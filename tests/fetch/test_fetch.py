@@ -14,14 +14,20 @@ import pytest
 from saelib import fetch as fetching
 from saelib.config import Config
 from saelib.config.files import HubFiles, LocalFiles, Wheel
+from saelib.datasets.listing import list_files
 from saelib.errors import UserError
-from saelib.fetch import fetch, fetch_files, fetch_suite, is_cached
+from saelib.fetch import fetch, fetch_suite, is_cached
 
 FILES = {
     "toyweights/data/a.faa": b">a\nMKV\n",
     "toyweights/data/b.faa": b">b\nMKL\n",
     "toyweights/model.bin": b"\x00\x01",
 }
+
+
+def files_of(files):
+    """What a data set that reads everything reads."""
+    return list_files("toy", [files], lambda file: True, "toy").files
 
 
 def build_wheel(folder: Path, members: dict[str, bytes] = FILES, tag: str = "py3-none-any", link: str = "") -> Wheel:
@@ -93,7 +99,7 @@ def test_inside_takes_a_folder_a_file_or_a_pattern(shelf):
         "toyweights/data/*.faa": ["a.faa", "b.faa"],
         "toyweights/data/b.faa": ["b.faa"],
     }.items():
-        assert [path.name for path in fetch_files(with_inside(wheel, inside))] == names
+        assert [path.name for path in files_of(with_inside(wheel, inside))] == names
     with pytest.raises(UserError, match="2 match"):
         fetch(with_inside(wheel, "toyweights/data/*.faa"))
     with pytest.raises(UserError, match=r"nothing is there; at the top lie: toyweights"):
@@ -197,13 +203,13 @@ def test_local_paths(tmp_path):
     (tmp_path / "a.fa").write_text(">a\nA\n")
     (tmp_path / ".hidden").write_text("")
     assert fetch(LocalFiles(path=tmp_path)) == tmp_path
-    assert fetch_files(LocalFiles(path=tmp_path)) == [tmp_path / "a.fa"]
-    assert fetch_files(LocalFiles(path=tmp_path / "a.fa")) == [tmp_path / "a.fa"]
+    assert files_of(LocalFiles(path=tmp_path)) == [tmp_path / "a.fa"]
+    assert files_of(LocalFiles(path=tmp_path / "a.fa")) == [tmp_path / "a.fa"]
     with pytest.raises(UserError, match="no such file"):
         fetch(LocalFiles(path=tmp_path / "missing"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no files"):
-        fetch_files(LocalFiles(path=tmp_path / "empty"))
+    with pytest.raises(UserError, match="no toy files in"):
+        files_of(LocalFiles(path=tmp_path / "empty"))
 
 
 def test_without_a_network_the_hub_is_one_clear_line(monkeypatch, tmp_path):
@@ -223,7 +229,7 @@ def test_a_snapshot_of_the_hub_that_is_in_its_cache_is_used(monkeypatch, tmp_pat
     (folder / "refs" / "v1").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert fetch_files(HubFiles(hf="org/model", revision="v1"))[0].name == "config.json"
+    assert files_of(HubFiles(hf="org/model", revision="v1"))[0].name == "config.json"
 
 
 def test_importing_fetch_is_light():

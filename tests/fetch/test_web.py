@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from saelib.config.files import WebFiles
+from saelib.datasets.listing import list_files
 from saelib.errors import UserError
-from saelib.fetch import cache_folder, download, fetch, fetch_files, is_cached
+from saelib.fetch import cache_folder, download, fetch, is_cached
 
 DATA = np.random.default_rng(0).bytes(300_000)
 SUM = hashlib.sha256(DATA).hexdigest()
@@ -84,6 +85,11 @@ def server(tmp_path, monkeypatch):
     toy.http.server_close()
 
 
+def files_of(files):
+    """What a data set that reads everything reads."""
+    return list_files("toy", [files], lambda file: True, "toy").files
+
+
 def leftovers():
     """Everything in the cache that is neither a lock nor a finished download."""
     whole = [path for path in (cache_folder() / "web").glob("*/*") if len(path.name) == 64]
@@ -115,11 +121,11 @@ def zip_of(members, method=zipfile.ZIP_STORED) -> bytes:
 def test_a_file_is_downloaded_once_and_keeps_its_name(server):
     files = WebFiles(url=server.url("weights.pt?download=1"), sha256=SUM)
     assert not is_cached(files)
-    (path,) = fetch_files(files)
+    (path,) = files_of(files)
     assert path.name == "weights.pt"
     assert path.read_bytes() == DATA
     assert is_cached(files)
-    assert fetch_files(files) == [path]
+    assert files_of(files) == [path]
     assert len(server.asked) == 1
     assert not leftovers()
 
@@ -146,7 +152,7 @@ def test_a_wrong_sum_names_both_and_leaves_nothing(server):
 
 def test_a_broken_download_goes_on_where_it_broke(server):
     server.break_after = [100_000, 50_000]
-    (path,) = fetch_files(WebFiles(url=server.url(), sha256=SUM))
+    (path,) = files_of(WebFiles(url=server.url(), sha256=SUM))
     assert path.read_bytes() == DATA
     assert server.asked == [None, "bytes=100000-", "bytes=150000-"]
 
@@ -157,7 +163,7 @@ def test_it_goes_on_in_the_next_process_too(server):
     with pytest.raises(UserError, match=r"100000 of 300000 bytes.*kept for the next attempt"):
         fetch(files)
     assert not is_cached(files)
-    (path,) = fetch_files(files)
+    (path,) = files_of(files)
     assert path.read_bytes() == DATA
     assert server.asked[-1] == "bytes=100000-"
     assert not leftovers()
@@ -168,25 +174,25 @@ def test_a_file_that_changed_in_between_is_not_joined_to_the_old_part(server):
     with pytest.raises(UserError):
         fetch(WebFiles(url=server.url()))
     server.content, server.etag = DATA[::-1], '"v2"'
-    (path,) = fetch_files(WebFiles(url=server.url()))
+    (path,) = files_of(WebFiles(url=server.url()))
     assert path.read_bytes() == DATA[::-1]
 
 
 @pytest.mark.parametrize("etag", ["", 'W/"weak"'])
 def test_a_part_of_an_unknown_version_is_not_continued_unless_a_sum_will_tell(server, etag):
     server.etag, server.break_after = etag, [100_000]
-    (path,) = fetch_files(WebFiles(url=server.url()))
+    (path,) = files_of(WebFiles(url=server.url()))
     assert path.read_bytes() == DATA
     assert server.asked == [None, None]
     server.break_after = [100_000]
-    (path,) = fetch_files(WebFiles(url=server.url("other"), sha256=SUM))
+    (path,) = files_of(WebFiles(url=server.url("other"), sha256=SUM))
     assert path.read_bytes() == DATA
     assert server.asked[2:] == [None, "bytes=100000-"]
 
 
 def test_a_server_without_ranges_sends_everything_again(server):
     server.ranges, server.break_after = False, [100_000]
-    (path,) = fetch_files(WebFiles(url=server.url(), sha256=SUM))
+    (path,) = files_of(WebFiles(url=server.url(), sha256=SUM))
     assert path.read_bytes() == DATA
 
 
@@ -198,7 +204,7 @@ def test_a_part_that_is_already_whole_is_taken(server):
     (part,) = cache_folder().rglob("partial/file.bin")
     part.write_bytes(DATA)  # as after a kill between the last byte and the check
     server.asked.clear()
-    (path,) = fetch_files(files)
+    (path,) = files_of(files)
     assert path.read_bytes() == DATA
     assert server.asked == ["bytes=300000-"]
 
@@ -208,7 +214,7 @@ def test_a_file_that_became_shorter_is_fetched_anew(server):
     with pytest.raises(UserError):
         fetch(WebFiles(url=server.url()))
     server.content = DATA[:1000]
-    (path,) = fetch_files(WebFiles(url=server.url()))
+    (path,) = files_of(WebFiles(url=server.url()))
     assert path.read_bytes() == DATA[:1000]
 
 
@@ -231,7 +237,7 @@ def test_nobody_there_is_one_clear_line(server):
 
 def test_an_answer_of_unknown_length_is_taken(server):
     server.length = False
-    (path,) = fetch_files(WebFiles(url=server.url()))
+    (path,) = files_of(WebFiles(url=server.url()))
     assert path.read_bytes() == DATA
 
 
@@ -247,7 +253,7 @@ def test_an_answer_of_unknown_length_is_taken(server):
 def test_archives_are_unpacked(server, name, pack):
     server.content = pack([("set/a.bin", b"a"), ("set/b.bin", b"b"), ("notes", b"x")])
     files = WebFiles(url=server.url(name), inside="set/*.bin")
-    assert [path.read_bytes() for path in fetch_files(files)] == [b"a", b"b"]
+    assert [path.read_bytes() for path in files_of(files)] == [b"a", b"b"]
     assert not leftovers()
     with pytest.raises(UserError, match=r"inside 'nowhere': nothing is there; at the top lie: notes, set"):
         fetch(WebFiles(url=server.url(name), inside="nowhere"))
@@ -260,7 +266,7 @@ def test_what_only_looks_like_an_archive_stays_as_it_is(server):
     # A checkpoint written by torch is a zip file, and a gzipped FASTA file is no tar.
     for name, content in {"model.pt": zip_of([("a", b"a")]), "seqs.fa.gz": gzip.compress(b">a\nMKV\n")}.items():
         server.content = content
-        (path,) = fetch_files(WebFiles(url=server.url(name)))
+        (path,) = files_of(WebFiles(url=server.url(name)))
         assert (path.name, path.read_bytes()) == (name, content)
 
 
@@ -396,7 +402,7 @@ def test_ftp_begins_anew_after_a_break(server):
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), FtpSession) as ftp:
         ftp.daemon_threads = True
         threading.Thread(target=ftp.serve_forever, args=(0.02,), daemon=True).start()
-        (path,) = fetch_files(WebFiles(url=f"ftp://127.0.0.1:{ftp.server_address[1]}/folder/file.gz", sha256=SUM))
+        (path,) = files_of(WebFiles(url=f"ftp://127.0.0.1:{ftp.server_address[1]}/folder/file.gz", sha256=SUM))
         ftp.shutdown()
     assert path.read_bytes() == DATA
     assert FtpSession.transfers == 2

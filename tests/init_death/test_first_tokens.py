@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from saelib.init_death.kernels import NEVER, record_firsts
+from saelib.init_death.kernels import AT_CENTER, NEVER, SHARED, Own, record_firsts
 
 
 def firsts_by_sorting(hidden: NDArray[np.floating], k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -15,10 +15,17 @@ def firsts_by_sorting(hidden: NDArray[np.floating], k: int) -> tuple[NDArray[np.
     return tuple(np.where(m.any(0), m.argmax(0), NEVER) for m in (hidden > 0, selected & (hidden > 0)))
 
 
-def record(hidden: NDArray[np.float32], shifts: NDArray[np.float32], k: int, cuts: tuple[int, ...] = ()) -> list:
+def record(
+    hidden: NDArray[np.float32],
+    shifts: NDArray[np.float32],
+    k: int,
+    cuts: tuple[int, ...] = (),
+    own: Own | None = None,
+) -> list:
     positive, selected = np.full(shifts.shape, NEVER), np.full(shifts.shape, NEVER)
+    own = own or Own(hidden[:0], np.full((len(shifts), len(hidden)), SHARED, np.int32))
     for start, stop in zip((0, *cuts), (*cuts, len(hidden)), strict=True):
-        record_firsts(hidden[start:stop], shifts, k, start, positive, selected)
+        record_firsts(hidden[start:stop], shifts, Own(own.hidden, own.row[:, start:stop]), k, start, positive, selected)
     return [positive, selected]
 
 
@@ -62,3 +69,21 @@ def test_blocks_of_tokens_can_be_cut_anywhere() -> None:
     whole = record(hidden, shifts, 6)
     for cuts in ((1,), (30, 31), tuple(range(5, 60, 5))):
         np.testing.assert_array_equal(record(hidden, shifts, 6, cuts), whole)
+
+
+def test_tokens_with_pre_activations_of_their_own() -> None:
+    """They replace the shared ones for one variant alone; at the center nothing is positive."""
+    rng = np.random.default_rng(3)
+    hidden = rng.integers(-4, 4, (30, 41)).astype(np.float32)
+    shifts = rng.integers(-1, 2, (2, 41)).astype(np.float32)
+    own_hidden = rng.integers(-4, 9, (3, 41)).astype(np.float32)
+    row = np.full((2, 30), SHARED, np.int32)
+    row[0, [4, 7]], row[1, [7, 20]] = [0, 2], [1, AT_CENTER]
+    by_variant = [hidden + shift for shift in shifts]
+    by_variant[0][[4, 7]] = own_hidden[[0, 2]]
+    by_variant[1][[7, 20]] = [own_hidden[1], np.zeros(41)]
+    found = record(hidden, shifts, 3, cuts=(6, 21), own=Own(own_hidden, row))
+    for v, expected in enumerate(by_variant):
+        positive, selected = firsts_by_sorting(expected, 3)
+        np.testing.assert_array_equal(found[0][v], positive)
+        np.testing.assert_array_equal(found[1][v], selected)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from saelib.errors import UserError
 from saelib.init_death import InitDeath, measure, product, random_encoder, trial
 from saelib.init_death.kernels import NEVER
+from saelib.init_death.near import nothing_near
 from saelib.preprocess import Preprocess
 from saelib.rows import ArrayRows
 
@@ -147,7 +148,8 @@ def test_shifts_are_exact() -> None:
     def first_positive(delta: list[float], tokens: list[list[float]]) -> int:
         ones = np.ones((len(delta), 1), np.float32)
         one = trial.Trial(ones, np.array([delta], dtype=np.float64), k=1)
-        one.add(np.array(tokens, np.float32), first_token=0)
+        x = np.array(tokens, np.float32)
+        one.add(x, nothing_near(1, x), first_token=0)
         return one.first_positive[0, 0]
 
     assert first_positive([1000.0], [[-1000.1], [-999.9]]) == 1

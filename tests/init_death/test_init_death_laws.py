@@ -8,7 +8,7 @@ from saelib.init_death import Death, measure
 from saelib.preprocess import Preprocess
 from saelib.rows import ArrayRows
 from saelib.synthetic import sparse_features
-from saelib.theory import dead_relu, dead_total, dead_total_extended
+from saelib.theory import dead_relu, dead_total, dead_total_paper
 
 POINT = 0.01
 
@@ -37,10 +37,10 @@ def test_gaussian_activations_follow_the_closed_forms() -> None:
     relu, total = rates(found.preprocessings)
     assert np.abs(relu - dead_relu(gammas, tokens)).max() < 1.5 * POINT
     high, low = gammas >= 5, gammas <= 3
-    assert np.abs(total - dead_total(gammas, d_sae, k, tokens))[high].max() < 1 * POINT
-    assert np.abs(total - dead_total_extended(gammas, d_sae, k, tokens))[low].max() < 4.5 * POINT
+    assert np.abs(total - dead_total_paper(gammas, d_sae, k, tokens))[high].max() < 1 * POINT
+    assert np.abs(total - dead_total(gammas, d_sae, k, tokens))[low].max() < 4.5 * POINT
     # and the extension is needed there
-    assert (total - dead_total(gammas, d_sae, k, tokens))[gammas == 1] > 15 * POINT
+    assert (total - dead_total_paper(gammas, d_sae, k, tokens))[gammas == 1] > 15 * POINT
 
 
 def test_the_curve_follows_the_closed_forms_in_tokens() -> None:
@@ -51,7 +51,7 @@ def test_the_curve_follows_the_closed_forms_in_tokens() -> None:
     for tokens, relu, total in zip(found.curve_tokens, death.curve_relu, death.curve_total, strict=True):
         if tokens >= 1024:
             assert abs(relu - dead_relu(5.0, tokens)) < 2 * POINT
-            assert abs(total - dead_total_extended(5.0, d_sae, k, tokens)) < 2 * POINT
+            assert abs(total - dead_total(5.0, d_sae, k, tokens)) < 2 * POINT
 
 
 def test_the_papers_synthetic_data_follow_the_closed_forms() -> None:
@@ -66,7 +66,7 @@ def test_the_papers_synthetic_data_follow_the_closed_forms() -> None:
     excess = relu - dead_relu(gammas, tokens)
     assert excess.max() < 1.5 * POINT
     assert excess.min() > -5 * POINT
-    assert np.abs(total - dead_total(gammas, 100, 5, tokens))[gammas >= 15].max() < 3 * POINT
+    assert np.abs(total - dead_total_paper(gammas, 100, 5, tokens))[gammas >= 15].max() < 3 * POINT
     assert (np.diff(total) > 0).all()
     assert (np.diff(relu) >= 0).all()
 

@@ -33,12 +33,44 @@ def test_against_the_definitions(architecture: str, preprocessing: str, make: An
     assert found.variance_explained == pytest.approx(
         1 - np.square(x - x_hat).sum() / np.square(x - x.mean(0)).sum(), rel=1e-6
     )
+    distances = np.square(x - geometric_median(x)).sum(1)
+    fractions = np.square(x - x_hat).sum(1) / distances
+    assert found.token_fvu_median == pytest.approx(np.median(fractions), rel=1e-5)
+    assert found.token_fvu_mean == pytest.approx(fractions.mean(), rel=1e-5)
     positive, fired = (hidden_pre > 0).any(0), (codes > 0).any(0)
     assert found.dead_relu == np.mean(~positive) >= 5 / 64
     assert found.dead_total == np.mean(~fired)
     assert found.dead_topk_only == np.mean(positive & ~fired)
     assert (found.dead_topk_only > 0) == (architecture != "relu")
     assert found.dead_relu + found.dead_topk_only == pytest.approx(found.dead_total)
+
+
+def geometric_median(x: np.ndarray) -> np.ndarray:
+    """By plain Weiszfeld steps."""
+    center = x.mean(0)
+    for _ in range(1000):
+        weights = 1 / np.linalg.norm(x - center, axis=1)
+        center = weights @ x / weights.sum()
+    return center
+
+
+def test_few_massive_tokens_are_warned_of(make: Any, rows: Any, caplog: pytest.LogCaptureFixture) -> None:
+    saved = make("topk", "raw")
+    with torch.no_grad():  # it predicts the center, and sees nothing but the massive tokens' dimension
+        for weights in (saved.sae.W_enc, saved.sae.W_dec, saved.sae.b_enc):
+            weights.zero_()
+        saved.sae.W_enc[0, 0] = saved.sae.W_dec[0, 0] = 1
+        saved.sae.b_enc.fill_(-1e3)
+        saved.sae.b_dec.copy_(torch.from_numpy(geometric_median(rows.astype(np.float64))))
+    found = measure(saved, ArrayRows(rows))
+    assert (found.token_fvu_median, found.token_fvu_mean) == pytest.approx((1, 1), rel=1e-3)
+    assert "few tokens" not in caplog.text
+    massive = rows.copy()
+    massive[:2, 0] += 1e6
+    found = measure(saved, ArrayRows(massive))
+    assert found.variance_explained > 0.99
+    assert found.token_fvu_median == pytest.approx(1, rel=0.01)
+    assert "array: variance explained is 1.000 over all tokens together and" in caplog.text
 
 
 @pytest.mark.parametrize("size", [1.0, 1e4])

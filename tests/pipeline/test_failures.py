@@ -1,7 +1,9 @@
 """Killed, starved or fed nonsense, a run ends in the undisturbed results or in one clear sentence."""
 
+import html
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +25,20 @@ def results(tree: Any) -> dict[str, str]:
 
 def words(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout + done.stderr
+
+
+PYTHONS_OWN = re.compile(r"\b\w+\(\w+=|\b(?:Posix)?Path\(|<\w+(?:\.\w+)+ |\bnp\.\w+\(|\bdtype\(")
+"""What Python writes for an object that nobody gave words to: `Place(model=...)`, `PosixPath('...')`."""
+
+
+def own_words(done: subprocess.CompletedProcess[str]) -> str:
+    """What a run said, without Snakemake's heading, where it lists its settings."""
+    return words(done).replace("Config file(s): [PosixPath(", "")
+
+
+def visible_text(page: Path) -> str:
+    text = re.sub(r"<(script|style)\b.*?</\1>", "", page.read_text(), flags=re.DOTALL)
+    return html.unescape(re.sub(r"<[^>]*>", " ", text))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -108,7 +124,12 @@ def test_what_failed_is_missing_from_the_report_with_its_reason_and_the_rest_is_
     config = edited.config
     config["init_death"]["seeds"] = 3  # every layer's init death is out of date
     edited.config = config
-    assert edited.snakemake("--keep-going").returncode == 1
+    done = edited.snakemake("--keep-going")
+    assert done.returncode == 1
+    assert "extract: calm layer 2: the job" not in words(done)  # it left its reason
+    assert "extract: calm layer 2: " in words(done)
+    for text in (own_words(done), visible_text(edited.results / "report.html")):
+        assert not PYTHONS_OWN.findall(text)
     report = json.loads((edited.root / "results/report.json").read_text())
     reasons = {(gap["stage"], gap["place"]["model"], gap["place"]["layer"]): gap["reason"] for gap in report["gaps"]}
     # Layer 1 shares the job that counts born dead features with layer 2.

@@ -48,32 +48,33 @@ def test_a_result_with_a_changed_digit_is_made_again(edited: Any, name: str, job
     assert edited.stale() == {job}
 
 
-def replace(old: str, new: str) -> Callable[[str], str]:
-    def change(text: str) -> str:
-        assert old in text
-        return text.replace(old, new, 1)
+def add_a_line(text: str) -> str:
+    return text + "\nEXTRA = 1\n"
 
-    return change
+
+def add_a_comment_and_blank_lines(text: str) -> str:
+    assert "\n\n\n" in text
+    return "# why\n" + text.replace("\n\n\n", "\n\n\n\n")
 
 
 @pytest.mark.parametrize(
     ("file", "change", "expected"),
     [
-        ("saelib/sae/losses.py", lambda text: text + "\nEXTRA = 1\n", TRAIN | ALWAYS),
-        ("saelib/sae/losses.py", lambda text: "# why\n" + text.replace("\n\n\n", "\n\n\n\n"), set()),
-        ("saelib/sae/kernels/trainer.py", lambda text: text + "\nEXTRA = 1\n", TRAIN | ALWAYS),
-        ("saelib/train/loggers.py", lambda text: text + "\nEXTRA = 1\n", set()),
-        ("saelib/init_death/kernels.py", lambda text: text + "\nEXTRA = 1\n", DEATH | ALWAYS),
-        ("saelib/theory/closed_forms.py", lambda text: text + "\nEXTRA = 1\n", THEORY | TRAIN | ALWAYS),
-        ("saelib/stats/moments.py", lambda text: text + "\nEXTRA = 1\n", STATS | DEATH | THEORY | TRAIN | ALWAYS),
-        ("saelib/report/page.py", lambda text: text + "\nEXTRA = 1\n", ALWAYS),
+        ("saelib/sae/losses.py", add_a_line, TRAIN | ALWAYS),
+        ("saelib/sae/losses.py", add_a_comment_and_blank_lines, set()),
+        ("saelib/sae/kernels/trainer.py", add_a_line, TRAIN | ALWAYS),
+        ("saelib/train/loggers.py", add_a_line, set()),
+        ("saelib/init_death/kernels.py", add_a_line, DEATH | ALWAYS),
+        ("saelib/theory/closed_forms.py", add_a_line, THEORY | TRAIN | ALWAYS),
+        ("saelib/stats/moments.py", add_a_line, STATS | DEATH | THEORY | TRAIN | ALWAYS),
+        ("saelib/report/page.py", add_a_line, ALWAYS),
         (
             "saelib/store/write.py",
-            lambda text: text + "\nEXTRA = 1\n",
+            add_a_line,
             EXTRACT | STATS | DEATH | THEORY | TRAIN | ALWAYS,
         ),
-        ("saelib/sources/spliceai.py", lambda text: text + "\nEXTRA = 1\n", set()),
-        ("saelib/cli/main.py", lambda text: text + "\nEXTRA = 1\n", set()),
+        ("saelib/sources/spliceai.py", add_a_line, set()),
+        ("saelib/cli/main.py", add_a_line, set()),
     ],
 )
 def test_code(edited: Any, file: str, change: Callable[[str], str], expected: set[str]) -> None:
@@ -89,6 +90,7 @@ def set_value(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
             config = config[part]
         config[last] = value
 
+    change.__name__ = path  # what pytest calls the case
     return change
 
 
@@ -105,7 +107,6 @@ def set_value(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (set_value("train.variants.baseline", {"revival": "auxk"}), {"train/severe/layer_2/baseline"} | ALWAYS),
         (set_value("init_death.k", 9), DEATH | THEORY | ALWAYS),
         (set_value("init_death.layers_per_job", 1), set()),
-        (set_value("report.bootstrap", 51), ALWAYS),
         (set_value("models.calm.notes", "other words"), ALWAYS),
         (
             set_value("models.calm.layers", "1-3"),
@@ -163,10 +164,12 @@ def test_the_dry_run_of_snakemake_lists_the_same_jobs(edited: Any) -> None:
     config = edited.config
     config["train"]["steps"] = 31
     edited.config = config
+    before = sorted(edited.results.rglob("*"))
     done = edited.snakemake("-n")
     text = done.stdout + done.stderr
     assert "train: severe/layer_2/baseline" in text
     assert "train: severe/layer_2/center_median" in text
     assert "tables, figures and page" in text
     assert "extract activations" not in text
-    assert not (edited.root / "results" / ".plan" / "new").exists()
+    # And it leaves no trace: no run's folder, no record of keys that nothing has yet.
+    assert sorted(edited.results.rglob("*")) == before

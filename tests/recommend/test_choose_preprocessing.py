@@ -26,7 +26,7 @@ LOW_RANK = np.r_[10.0, np.full(99, 1e-3)]
 @pytest.mark.parametrize(
     ("scale", "offset", "kind", "said"),
     [
-        (FLAT, 0.0, "raw", "predicts none dead at initialisation, no more than 1%"),
+        (FLAT, 0.0, "raw", "predicts none dead at initialization, no more than 1%"),
         (FLAT, 30.0, "center_median", "more than 1%"),
         (LOW_RANK, 0.0, "pca", "of 100 (1.0"),
         (LOW_RANK, 2.0, "pca", "is below 2%"),
@@ -41,10 +41,19 @@ def test_each_case_has_its_preprocessing_and_a_sentence(scale: np.ndarray, offse
 
 
 def test_the_border_is_where_the_closed_form_predicts_one_percent() -> None:
-    gammas = np.linspace(0.5, 1.2, 141)
+    gammas = np.linspace(0.3, 1.2, 181)
     border = gammas[np.argmax(theory.dead_total(gammas, 8192, 64, 100_000) > 0.01)]
     kinds = [choice(FLAT, 10 * gamma).preprocessing.kind for gamma in (0.95 * border, 1.05 * border)]
     assert kinds == ["raw", "center_median"]
+
+
+def test_a_mean_along_the_ones_which_layernorm_removes_asks_for_centering() -> None:
+    x = np.random.default_rng(0).standard_normal((2_000, 64)) + 1.0
+    stats = compute_stats(ArrayRows(x.astype(np.float32)))
+    assert stats.gamma < 0.1
+    found = choose_preprocessing(stats, 2048, 64, 8192)
+    assert found.preprocessing.kind == "center_median"
+    assert "gamma_unit = 1" in found.reason
 
 
 def test_more_latents_to_a_selection_ask_for_centring_sooner() -> None:

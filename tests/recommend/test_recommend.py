@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saelib.recommend import ACCEPTED, ORDER, MeasuredDeath, Recommendation, recommend
+from saelib.recommend import ACCEPTED, ORDER, TOLERATED, MeasuredDeath, Recommendation, TrainedSAE, recommend
 
 deaths = st.fixed_dictionaries(
     {name: st.builds(MeasuredDeath, st.floats(0, 1), st.floats(0, 0.2), st.integers(1, 10)) for name in ORDER}
@@ -88,12 +88,49 @@ def test_the_reason_is_one_sentence_with_the_numbers(measured: dict[str, Measure
 
 def test_reasons_in_full():
     assert chosen(exact(0.94, 0.0101, 0)).reason == (
-        "With PCA whitening, none of the features are dead at initialisation, against 94.0% with raw "
-        "activations and 1.01% with centring on the geometric median."
+        "With PCA whitening, none of the features are dead at initialization, against 94.0% with raw "
+        "activations and 1.01% with centering on the geometric median."
     )
     assert chosen(exact(0.94, 0.5, 0.2)).reason == (
-        "Nothing measured reaches 1%. Least with PCA whitening: 20.0% dead."
+        "Nothing measured reaches 1%. Least with PCA whitening: 20.0% dead at initialization."
     )
+    dinov2 = recommend(exact(0.509, 0.085, 0.005), trained(0.82, 0.83, -0.4))
+    assert dinov2 == Recommendation(
+        "center_median",
+        "Nothing that reconstructs about as well as the best reaches 1%. Least with centering on the geometric median: "
+        "8.50% dead at initialization. Its trained SAE explains 83.0% of the typical token's variance, 6.00% dead. "
+        "Not PCA whitening (0.50% dead at initialization): its trained SAE explains -40.0%, 6.00% dead.",
+    )
+
+
+def trained(*explained: float) -> dict[str, TrainedSAE]:
+    return {name: TrainedSAE(value, 0.06) for name, value in zip(ORDER, explained, strict=False)}
+
+
+@pytest.mark.parametrize(
+    ("measured", "explained", "preprocessing"),
+    [
+        (exact(0.5, 0.085, 0), (0.82, 0.83, 0.79), "pca"),  # within 5 points of the best
+        (exact(0.5, 0.085, 0), (0.82, 0.83, 0.77), "center_median"),
+        (exact(0.5, 0, 0), (0.90, 0.70, 0.70), "raw"),  # alone in reconstructing well: its death is the trade
+        (exact(0.5, 0, 0), (0.40, 0.80, 0.90), "pca"),
+        (exact(0, 0, 0), (0.40, 0.80, 0.80), "center_median"),
+        (exact(0.5, 0.2, 0), (0.80, 0.90), "pca"),  # nothing was trained under it: death decides
+    ],
+)
+def test_reconstruction_has_a_say(measured: dict[str, MeasuredDeath], explained: tuple[float, ...], preprocessing: str):
+    found = recommend(measured, trained(*explained))
+    assert found is not None
+    assert found.preprocessing == preprocessing
+
+
+@given(deaths, st.lists(st.floats(-2, 1), min_size=3, max_size=3))
+def test_the_chosen_explains_about_as_much_as_any(measured: dict[str, MeasuredDeath], explained: list[float]):
+    found = recommend(measured, trained(*explained))
+    assert found is not None
+    assert explained[ORDER.index(found.preprocessing)] >= max(explained) - TOLERATED
+    if max(explained) - min(explained) <= TOLERATED:
+        assert found.preprocessing == chosen(measured).preprocessing
 
 
 def test_what_was_not_measured_is_not_recommended():

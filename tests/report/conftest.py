@@ -42,7 +42,7 @@ def make_config(results: Path, only: tuple[str, ...] = tuple(MODELS), **changes:
         for name, (domain, layers, *_) in MODELS.items()
         if name in only
     }
-    raw = {"results": str(results), "models": models, "report": {"bootstrap": 200}} | changes
+    raw = {"results": str(results), "models": models} | changes
     return check_config(raw, "test suite")
 
 
@@ -58,7 +58,7 @@ def write_results(config: Config) -> None:
             save_stats(stats(rng, gamma, d_in, rank, layer), config.stats_path(name, layer), f"stats-{name}-{layer}")
             found = init_death(rng, gamma, after_centring * at)
             save_result(found, config.init_death_path(name, layer), f"death-{name}-{layer}")
-            predictions.append(prediction(config, name, layer, gamma))
+            predictions.append(prediction(config, name, layer, gamma * 1.02))
         for variant in config.train.variants:
             write_json(config.train_path(name, layers, variant) / "sweep.json", sweep(rng, d_in, last, variant))
     write_json(config.theory_path(), {"key": "theory-key", "rows": predictions})
@@ -93,7 +93,7 @@ def landscape(rng: np.random.Generator, gamma: float, d_in: int) -> dict[str, np
 
 
 def init_death(rng: np.random.Generator, gamma: float, after_centring: float) -> InitDeath:
-    total = float(theory.dead_total_extended(gamma, 2048, 64, 8192)) * rng.uniform(0.6, 1)
+    total = float(theory.dead_total(gamma, 2048, 64, 8192)) * rng.uniform(0.6, 1)
     relu = float(theory.dead_relu(gamma, 8192)) * rng.uniform(0.7, 1)
     preprocessings = {
         "raw": death(min(relu, total), total),
@@ -116,20 +116,22 @@ def death(relu: float, total: float) -> Death:
 def prediction(config: Config, model: str, layer: int, gamma: float) -> dict[str, Any]:
     d_sae, k, tokens = config.init_death.d_sae, config.init_death.k, config.extraction.heldout_tokens
     found = theory.predict(gamma, d_sae, k, tokens)
-    described = {"model": model, "layer": layer, "gamma": gamma, "tokens": tokens, "d_sae": d_sae, "k": k}
+    described = {"model": model, "layer": layer, "gamma_unit": gamma, "tokens": tokens, "d_sae": d_sae, "k": k}
     return described | vars(found)
 
 
 def sweep(rng: np.random.Generator, d_in: int, gamma: float, variant: str) -> dict[str, Any]:
     spared = {"baseline": 1.0, "auxk": 0.3, "center_median": 0.02, "pca": 0.0}.get(variant, 0.5)
     relu = float(theory.dead_relu(gamma, 8192)) * spared
-    total = max(relu, float(theory.dead_total_extended(gamma, 1024, 32, 8192)) * spared * rng.uniform(0.5, 0.9))
+    total = max(relu, float(theory.dead_total(gamma, 1024, 32, 8192)) * spared * rng.uniform(0.5, 0.9))
     good = {
         "learning_rate": 1e-3,
         "status": "ok",
         "mse": 40 * (1 + total),
         "normalized_mse": 0.2 * (1 + total),
         "variance_explained": 1 - 0.2 * (1 + total),
+        "token_fvu_median": 0.18 * (1 + total),
+        "token_fvu_mean": 0.19 * (1 + total),
         "l0": 31.5,
         "dead_relu": relu,
         "dead_topk_only": total - relu,
@@ -178,7 +180,7 @@ def render() -> Callable[[Config], str]:
     def page(config: Config) -> str:
         results = report.read_results(config)
         layers, saes = report.layers_table(config, results), report.saes_table(config, results)
-        return render_page(config, results, layers, saes, report.spearman_rows(config, layers))
+        return render_page(config, results, layers, saes, report.spearman_rows(layers))
 
     return page
 

@@ -56,20 +56,20 @@ def test_the_same_results_give_the_same_bytes(suite: Config, tmp_path: Path):
 
 def test_every_layer_is_a_point_and_the_lines_are_the_closed_forms(suite: Config):
     layers = layers_of(suite)
-    figure = death_vs_gamma(suite, layers, report.spearman_rows(suite, layers))
+    figure = death_vs_gamma(suite, layers, report.spearman_rows(layers))
     assert figure is not None
     c, t_k = -norm.ppf(1 / 8192), norm.ppf(1 - 64 / 2048)
     relu, total = figure.axes
     for axes, column in ((relu, "dead_relu"), (total, "dead_total")):
         points = np.concatenate([np.asarray(cloud.get_offsets()) for cloud in axes.collections])
-        expected = layers.select("gamma", column).to_numpy()
+        expected = layers.select("gamma_unit", column).to_numpy()
         np.testing.assert_allclose(np.sort(points, axis=0), np.sort(expected, axis=0))
     gamma, drawn = np.asarray(relu.lines[0].get_data())
     np.testing.assert_allclose(drawn, norm.cdf(-c / gamma), atol=1e-12)
     gamma, drawn = np.asarray(total.lines[0].get_data())
-    np.testing.assert_allclose(drawn, norm.cdf(t_k - c / gamma), atol=1e-12)
-    gamma, extended = np.asarray(total.lines[1].get_data())
-    np.testing.assert_allclose(extended, norm.cdf(t_k * np.sqrt(1 + gamma**-2) - c / gamma), atol=1e-9)
+    np.testing.assert_allclose(drawn, norm.cdf(t_k * np.sqrt(1 + gamma**-2) - c / gamma), atol=1e-9)
+    gamma, paper = np.asarray(total.lines[1].get_data())
+    np.testing.assert_allclose(paper, norm.cdf(t_k - c / gamma), atol=1e-12)
 
 
 def test_every_model_has_its_panel_with_three_lines(suite: Config):
@@ -122,11 +122,11 @@ def test_damaged_statistics_are_not_drawn(suite: Config, caplog: pytest.LogCaptu
 
 def test_single_layers_and_gamma_of_zero_can_be_drawn(suite: Config):
     layers = layers_of(suite).filter(model="hyenadna-tiny", layer=2)
-    spearman = report.spearman_rows(suite, layers)
+    spearman = report.spearman_rows(layers)
     for figure in (death_by_layer(layers), death_vs_gamma(suite, layers, spearman)):
         assert figure is not None
         figure.draw_without_rendering()
-    still = layers.with_columns(gamma=pl.lit(0.0))
+    still = layers.with_columns(gamma_unit=pl.lit(0.0))
     assert death_vs_gamma(suite, still, spearman) is None
 
 
@@ -139,6 +139,6 @@ def test_without_results_figures_disappear_and_the_page_says_so(suite: Config):
     stale.write_bytes(b"old")
     for path in suite.results.glob("stats/*/*.safetensors"):
         path.write_bytes(b"broken")
-    tables = {"layers": layers, "saes": saes, "spearman": report.spearman_rows(suite, layers)}
+    tables = {"layers": layers, "saes": saes, "spearman": report.spearman_rows(layers)}
     assert _write_figures(suite, tables, stale.parent) == []
     assert not stale.exists()

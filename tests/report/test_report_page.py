@@ -142,6 +142,18 @@ def test_remarks_name_their_layers_and_what_was_chosen_for_them(suite: Config, r
     assert "minilm-l6 layer 6, pca: preprocessing chosen from the statistics: pca. The effective rank" in text
 
 
+def test_what_training_asks_to_mind_is_said(suite: Config, render: Render):
+    path = suite.train_path("minilm-l6", 6, "pca") / "sweep.json"
+    runs = read_json(path)["runs"]
+    runs[1] |= {"variance_explained": 0.92, "token_fvu_median": 2.5, "learning_rate": 0.1}
+    write_json(path, read_json(path) | {"runs": runs, "best_learning_rate": 0.1})
+    text = " ".join(Page(render(suite)).text.split())
+    where = "minilm-l6 layer 6, pca"
+    assert f"{where}: variance explained is 0.920 over all tokens together and -1.500 of the typical token" in text
+    assert f"{where}: the best learning rate, 0.1, is the highest of those tried; a larger one may do better" in text
+    assert "What each choice costs" in text
+
+
 def test_nothing_missing_is_said_too(complete: Config):
     text = Page((complete.results / "report.html").read_text()).text
     assert "Nothing is missing: all 74 layers and 24 autoencoders of the suite are here." in text

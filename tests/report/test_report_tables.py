@@ -27,6 +27,7 @@ LAYER_COLUMNS = [
     "norm_ratio",
     "predicted_dead_relu",
     "predicted_dead_total",
+    "predicted_dead_total_paper",
     "dead_relu",
     "dead_total",
     "dead_total_sd",
@@ -36,6 +37,7 @@ LAYER_COLUMNS = [
     "dead_total_zscore",
     "dead_total_pca",
     "recommendation",
+    "recommendation_basis",
     "recommendation_reason",
     "key",
 ]
@@ -52,10 +54,14 @@ SAE_COLUMNS = [
     "d_sae",
     "k",
     "learning_rate",
+    "learning_rate_at_end",
     "steps",
     "mse",
     "normalized_mse",
     "variance_explained",
+    "token_fvu_median",
+    "token_fvu_mean",
+    "few_tokens_decide",
     "l0",
     "dead_relu",
     "dead_topk_only",
@@ -101,10 +107,12 @@ def test_a_layer_row_repeats_the_result_files(suite: Config):
         assert row[f"dead_total_{name}"] == death[name].dead_total.mean
     assert row["predicted_dead_relu"] == predicted["dead_relu"]
     assert row["predicted_dead_total"] == predicted["dead_total"]
+    assert row["predicted_dead_total_paper"] == predicted["dead_total_paper"]
     measured = {n: MeasuredDeath(d.dead_total.mean, d.dead_total.sd, 3) for n, d in death.items()}
     advice = recommend(measured)
     assert advice is not None
-    assert (row["recommendation"], row["recommendation_reason"]) == (advice.preprocessing, advice.reason)
+    assert row["recommendation"] == advice.preprocessing
+    assert row["recommendation_reason"].startswith(advice.reason)  # what its trained SAE explains comes after it
     assert row["key"] == "death-hyenadna-tiny-2"
 
 
@@ -118,9 +126,44 @@ def test_an_sae_row_is_the_run_at_the_best_learning_rate(suite: Config):
     assert row["learning_rate"] == sweep["best_learning_rate"] == best["learning_rate"]
     for name in ("mse", "normalized_mse", "variance_explained", "l0", "dead_relu", "dead_topk_only", "dead_total"):
         assert row[name] == best[name]
+    assert (row["learning_rate_at_end"], row["few_tokens_decide"]) == ("no", "no")
     for name in ("d_in", "d_sae", "k", "steps", "path", "preprocessing_reason", "key"):
         assert row[name] == sweep[name]
     assert (row["preprocessing"], row["architecture"], row["revival"]) == ("raw", "topk", "auxk")
+
+
+@pytest.mark.parametrize(("best", "said"), [(0, "low"), (1, "no"), (2, "high")])
+def test_a_best_rate_at_an_end_of_the_grid_is_flagged(suite: Config, best: int, said: str):
+    path = suite.train_path("minilm-l6", 6, "auxk") / "sweep.json"
+    (_, run, _), rates = read_json(path)["runs"], (1e-4, 1e-3, 1e-2)
+    edit(path, runs=[run | {"learning_rate": rate} for rate in rates], best_learning_rate=rates[best])
+    row = row_of(saes_table(suite, read_results(suite)), model="minilm-l6", variant="auxk")
+    assert row["learning_rate_at_end"] == said
+    edit(path, runs=[run], best_learning_rate=1e-3)
+    row = row_of(saes_table(suite, read_results(suite)), model="minilm-l6", variant="auxk")
+    assert row["learning_rate_at_end"] == "only"
+
+
+def test_where_trained_saes_reconstruct_much_worse_the_advice_is_another(suite: Config):
+    """Whitening leaves the fewest dead, and its SAE explains less than nothing (DINOv2's last layer)."""
+    path = suite.init_death_path("minilm-l6", 6)
+    deaths, measured = {"raw": 0.5, "center_median": 0.085, "pca": 0.005}, read_json(path)["preprocessings"]
+    for name, mean in deaths.items():
+        measured[name]["dead_total"] = {"mean": mean, "sd": 0.0, "per_seed": [mean] * 3}
+    edit(path, preprocessings=measured)
+    for variant, fvu in {"baseline": 0.18, "auxk": 0.17, "center_median": 0.16, "pca": 1.4}.items():
+        sweep = suite.train_path("minilm-l6", 6, variant) / "sweep.json"
+        runs = read_json(sweep)["runs"]
+        runs[1] |= {"token_fvu_median": fvu, "dead_total": 0.06}
+        edit(sweep, runs=runs)
+    table = layers_table(suite, read_results(suite))
+    row = row_of(table, model="minilm-l6", layer=6)
+    assert (row["recommendation"], row["recommendation_basis"]) == ("center_median", "death and reconstruction")
+    assert (
+        "Not PCA whitening (0.50% dead at initialization): its trained SAE explains -40.0%"
+        in row["recommendation_reason"]
+    )
+    assert row_of(table, model="minilm-l6", layer=5)["recommendation_basis"] == "death"
 
 
 def test_a_preprocessing_that_the_suite_adds_has_its_column(suite: Config):
@@ -150,7 +193,7 @@ def test_unusable_statistics_leave_a_gap_and_the_rest_of_the_row(suite: Config, 
     row = row_of(layers_table(suite, results), model="minilm-l6", layer=4)
     assert row["gamma"] is None
     assert row["dead_total"] is not None
-    for scope in spearman_rows(suite, layers_table(suite, results)).filter(scope="overall").to_dicts():
+    for scope in spearman_rows(layers_table(suite, results)).filter(scope="overall").to_dicts():
         assert (scope["n"], scope["n_left_out"]) == (7, 1)
 
 

@@ -288,8 +288,13 @@ def test_what_cannot_be_made_says_why(folder, options, message):
         ({"prepare": "own_nets:pixels"}, r"prepare 'own_nets:pixels' failed: TypeError"),
         ({"layout": "token example channel"}, r"\[3, 11, 8\] of torch.float32 for 3 examples, not in the layout"),
         ({"layout": "example channel position"}, r"has 8 tokens an example .* but keep has 11"),
-        ({"hooks": ["blocks"]}, r"layer 1 \('blocks'\) did not run"),
-        ({"arguments": {"twice": True}}, "a block runs more than once"),
+        ({"hooks": ["blocks"]}, r"layer 1 \('blocks'\) did not run in the forward pass"),
+        (
+            {"arguments": {"twice": True}},
+            r"layer 1 \('blocks\.0'\): its block runs more than once in a pass \(2 times\)",
+        ),
+        ({"hooks": ["blocks.1", "blocks.0"]}, r"layer 2 \('blocks\.0'\) runs before layer 1; name the blocks in the"),
+        ({"hooks": ["blocks.0", "blocks.1", "blocks.0"]}, r"layer 3 \('blocks\.0'\) has the same module as layer 1"),
     ],
 )
 def test_what_does_not_fit_says_what_was_found(folder, options, message):

@@ -223,6 +223,11 @@ def test_files_that_are_no_such_network_are_refused(tmp_path):
     keras.conv("input_1", 1, inputs=4)
     with pytest.raises(UserError, match="not a SpliceAI network"):
         Spliceai(keras.write(tmp_path / "no_blocks.h5"))
+    keras.conv("conv1d_1", 1)
+    keras.layers[-1]["inbound_nodes"] *= 2  # as Keras writes a layer that is used at two places
+    with pytest.raises(UserError, match="layer 'conv1d_2' runs 2 times in a pass"):
+        Spliceai(keras.write(tmp_path / "twice.h5"))
+    keras.layers.pop()
     keras.layer("LSTM", "lstm", ["conv1d_1"], {})
     with pytest.raises(UserError, match=r"layer 'lstm_1' \(LSTM\)"):
         Spliceai(keras.write(tmp_path / "lstm.h5"))

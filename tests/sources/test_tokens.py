@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from saelib.config.sources import TokenModelSource
 from saelib.datasets import Example
@@ -97,6 +98,64 @@ def test_all_layers_come_from_one_pass_and_none_from_elsewhere():
             source.forward(examples("abc"), [layer])
         with pytest.raises(UserError, match="toy: has no layer"):
             source.d_in(layer)
+
+
+class Strange(Toy):
+    """The toy, with a forward pass that hooks do not see as one run a block."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        if way == "shared":
+            self.blocks[1] = self.blocks[0]
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> None:
+        stream = self.embed(input_ids)
+        for block in self.blocks:
+            if self.way == "checkpointed":
+                stream, _ = checkpoint(block, stream, attention_mask, use_reentrant=False)
+            elif self.way == "by hand":
+                stream, _ = block.forward(stream, attention_mask)
+            elif self.way == "in place":
+                new, _ = block(stream, attention_mask)
+                stream = stream.copy_(new)
+                stream = stream.clone()
+            else:
+                stream, _ = block(stream, attention_mask)
+        if self.way == "twice":
+            self.blocks[1](stream, attention_mask)
+        if self.way == "all twice":
+            self.way = "plain"
+            self.forward(input_ids, attention_mask)
+
+
+def strange(way: str) -> TokenSource:
+    model = Strange(way)
+    config = TokenModelSource(max_length=10)
+    return TokenSource("toy", config, model, list(model.blocks), tokenize, d_in=WIDTH, pad_id=PAD)
+
+
+@pytest.mark.parametrize(
+    ("way", "layers", "message"),
+    [
+        ("all twice", [0], r"toy: layer 1: its block runs more than once in a pass \(2 times\).*family: plugin"),
+        ("all twice", [2], "toy: layer 1: its block runs more than once"),
+        ("twice", [1], "toy: layer 2: its block runs more than once"),
+        ("shared", [1, 2], "toy: layer 2 has the same module as layer 1.*family: plugin"),
+        ("by hand", [1], "toy: layer 1 did not run in the forward pass"),
+        ("by hand", [0], "toy: layer 0 did not run in the forward pass"),
+    ],
+)
+def test_a_block_that_does_not_run_once_in_a_pass_is_refused(way, layers, message):
+    with pytest.raises(UserError, match=message):
+        strange(way).forward(examples(*TEXTS), layers)
+
+
+@pytest.mark.parametrize("way", ["checkpointed", "in place"])
+def test_what_runs_once_is_recorded_as_it_left_the_block(way):
+    acts = strange(way).forward(examples(*TEXTS), [0, 1, 2])
+    for layer in range(3):
+        check(acts, layer, [expected(text, layer) for text in TEXTS])
 
 
 LONG = "abcdefghijklmnopqrs"  # 19 letters; 8 fit beside the special tokens

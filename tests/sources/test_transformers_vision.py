@@ -176,6 +176,7 @@ def test_parts_that_lie_elsewhere_are_brought_when_needed(checkpoints, monkeypat
         ({"feature_extractor_type": "ViTFeatureExtractor", "image_mean": MEAN, "image_std": STD}, MEAN, STD, 1),
         ({**PROCESSOR, "rescale_factor": 1 / 127.5}, MEAN, STD, 2),
         ({**PROCESSOR, "do_normalize": False}, (0, 0, 0), (1, 1, 1), 1),
+        ({**PROCESSOR, "do_rescale": False, "image_std": [30, 40, 50]}, MEAN, [30, 40, 50], 255),
     ],
 )
 def test_pixels_are_normalised_as_the_checkpoint_says(tmp_path, save, caplog, processor, mean, std, scale):
@@ -186,8 +187,23 @@ def test_pixels_are_normalised_as_the_checkpoint_says(tmp_path, save, caplog, pr
         source = opened(folder)
     assert ("images are normalised by ImageNet's mean" in caplog.text) == (processor is None)
     pixels = pictures(2, 16) // 2
-    expected = reference(folder, pixels * scale, mean, std)[0][1][:, 1:].reshape(-1, 32)
+    expected = reference(folder, pixels.astype(int) * scale, mean, std)[0][1][:, 1:].reshape(-1, 32)
     np.testing.assert_allclose(source.forward(examples(pixels), [1]).layers[1], expected, rtol=1e-4, atol=5e-5)
+
+
+def test_channels_are_in_the_checkpoints_order(tmp_path, save):
+    folder = save(tmp_path, "ViTConfig", SMALL)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | {"do_flip_channel_order": True}))
+    pixels = pictures(2, 16)
+    expected = reference(folder, pixels[..., ::-1])[0][1][:, 1:].reshape(-1, 32)
+    np.testing.assert_allclose(opened(folder).forward(examples(pixels), [1]).layers[1], expected, rtol=1e-4, atol=5e-5)
+
+
+def test_settings_of_the_image_processor_that_are_not_understood_are_refused(tmp_path, save):
+    folder = save(tmp_path, "ViTConfig", SMALL)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | {"rescale_offset": True}))
+    with pytest.raises(UserError, match=r"preprocessor_config\.json: rescale_offset is not understood"):
+        opened(folder)
 
 
 @pytest.mark.parametrize("wrong", [{"image_mean": 0.5}, {"image_std": [0.2, 0.2]}, {"image_mean": ["a", "b", "c"]}])

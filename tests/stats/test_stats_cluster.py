@@ -48,7 +48,8 @@ def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     writer.append("train", acts, np.arange(TOKENS, dtype=np.int32))
     writer.append("heldout", acts[:CHUNK], np.arange(CHUNK, dtype=np.int32))
     sizes = {"d_in": D, "train_tokens": TOKENS, "heldout_tokens": CHUNK, "chunk_rows": CHUNK}
-    made = {"index_rows": writer.index_rows, "dtypes": writer.dtypes, "examples": {"train": 1, "heldout": 1}}
+    made = {"index_rows": writer.index_rows, "dtypes": writer.dtypes, "reasons": writer.reasons}
+    made["examples"] = {"train": 1, "heldout": 1}
     writer.finish(StoreMetadata(key="k", model="m", layer=0, dataset="none", versions={}, **sizes, **made))
     return path
 

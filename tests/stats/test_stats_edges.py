@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import warnings
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -32,8 +34,48 @@ def test_nothing_but_nan() -> None:
 def test_float64_beyond_float32_is_refused_and_not_turned_into_infinity() -> None:
     x = tokens().astype(np.float64)
     x[5, 5] = 1e60
-    with pytest.raises(UserError, match=r"in 1 of 3000 tokens.* row 5 "):
+    with pytest.raises(UserError, match=r"values as large as 1e\+60, .*in 1 of 3000 tokens.* row 5 "):
         compute_stats(ArrayRows(x))
+
+
+@pytest.mark.parametrize("bad", [1e60, 1e300, np.nan, np.inf])
+@pytest.mark.parametrize("rows", [slice(5, 6), slice(None)])
+def test_no_warning_of_numpy_comes_with_it(bad: float, rows: slice) -> None:
+    x = tokens().astype(np.float64)
+    x[rows] *= bad
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserError, match=r"tokens, the first in row [05] .*; "):
+            compute_stats(ArrayRows(x))
+
+
+@pytest.mark.parametrize("scale", [1e-16, 1e-8, 1e8, 1e20, 1e24, 1e30])
+def test_activations_of_any_size_that_float32_holds(scale: float) -> None:
+    x = tokens().astype(np.float64)
+    x[7] = 0
+    expected = compute_stats(ArrayRows(x))
+    found = compute_stats(ArrayRows(x * scale))
+    assert found.gamma_raw == pytest.approx(expected.gamma_raw, rel=1e-6)
+    assert found.gamma_unit == pytest.approx(expected.gamma_unit, rel=1e-6)
+    assert found.norm_ratio == pytest.approx(expected.norm_ratio, rel=2e-3)
+    assert found.warnings == expected.warnings
+
+
+def test_activations_too_small_for_float32() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for scale in (1e-25, 1e-300):
+            with pytest.raises(UserError, match="multiply all activations by one number"):
+                compute_stats(ArrayRows(tokens().astype(np.float64) * scale))
+
+
+def test_one_token_that_would_make_all_others_zeros() -> None:
+    x = tokens(300)
+    x[4] = 1e25
+    with pytest.raises(UserError, match=r"more than 1e\+18 times as long as most"):
+        compute_stats(ArrayRows(x))
+    x[4] = 1e15
+    assert compute_stats(ArrayRows(x)).warnings[0].startswith("massive tokens")
 
 
 @pytest.mark.parametrize("shape", [(0, 8), (8, 0)])
@@ -55,10 +97,61 @@ def test_one_token() -> None:
         compute_stats(ArrayRows(tokens(1)))
 
 
-def test_tokens_that_differ_in_length_alone() -> None:
+def test_what_the_tokens_do_not_define_is_left_out_and_said() -> None:
     x = np.linspace(1, 2, 3000)[:, None] * np.linspace(-100, 300, 16)
-    with pytest.raises(UserError, match=r"all 3000 tokens are the same after LayerNorm|but for their length"):
-        compute_stats(ArrayRows(x))
+    stats = compute_stats(ArrayRows(x))
+    assert (stats.gamma, stats.gamma_unit, stats.effective_rank, stats.effective_rank_fraction) == (None,) * 4
+    assert stats.gamma_raw == pytest.approx(np.linalg.norm(x.mean(0)) / np.linalg.norm(x.std(0)), rel=1e-6)
+    assert stats.warnings == [
+        "all 3000 tokens are the same after LayerNorm, so gamma is not defined",
+        "all 3000 tokens are the same but for length, so gamma_unit is not defined",
+    ]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_one_dimension(dtype: type) -> None:
+    x = (np.random.default_rng(0).standard_normal((3000, 1)) + 1).astype(dtype)
+    stats = compute_stats(ArrayRows(x))
+    assert stats.gamma is None
+    assert stats.gamma_raw == pytest.approx(x.mean() / x.std(), rel=1e-5)
+    assert stats.gamma_unit == pytest.approx(np.sign(x).mean() / np.sign(x).std(), rel=1e-5)
+    assert stats.arrays["center_median"] == pytest.approx(np.median(x), rel=1e-3)
+
+
+def gamma_of(tokens: np.ndarray) -> float:
+    return float(np.linalg.norm(tokens.mean(0)) / np.linalg.norm(tokens.std(0)))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e-8, 1e-3, 1e3, 1e8, 1e15])
+@pytest.mark.parametrize("share", [0.001, 0.3])
+def test_some_tokens_of_another_size(share: float, size: float, dtype: type) -> None:
+    """Neither is taken for zeros, nor its direction lost, whichever are the usual ones."""
+    x = tokens().astype(np.float64)
+    x[np.random.default_rng(1).random(len(x)) < share] *= size
+    x = x.astype(dtype)
+    stats = compute_stats(ArrayRows(x))
+    exact = x.astype(np.float64)
+    unit = exact / np.linalg.norm(exact, axis=1, keepdims=True)
+    normalized = exact - exact.mean(1, keepdims=True)
+    normalized /= np.sqrt(np.square(normalized).mean(1, keepdims=True) + 1e-5)
+    assert stats.gamma_unit == pytest.approx(gamma_of(unit), rel=1e-4)
+    assert stats.gamma == pytest.approx(gamma_of(normalized), rel=1e-4)
+    assert not any("zeros" in warning for warning in stats.warnings)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1e-300, 1e-44, 1e-38, 1e-30, 1e30, 1e38, 1e60, 1e300])
+@pytest.mark.parametrize("where", [np.s_[:], np.s_[5], np.s_[:, 3], np.s_[5, 3]], ids=["all", "row", "column", "value"])
+def test_no_scale_makes_a_traceback_or_a_warning_of_numpys(where: object, size: float, dtype: type) -> None:
+    x = tokens().astype(np.float64)
+    x[where] *= size
+    with np.errstate(over="ignore"):
+        x = x.astype(dtype)
+    with suppress(UserError):
+        assert np.isfinite(compute_stats(ArrayRows(x)).gamma_raw or np.nan)
 
 
 def test_constant_dimensions_are_left_out_of_the_kurtosis() -> None:

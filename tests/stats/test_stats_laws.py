@@ -68,6 +68,15 @@ def test_an_offset_along_the_ones_is_seen_by_gamma_unit_and_not_by_gamma() -> No
     shifted = x + 20
     assert stats_of(shifted).gamma == pytest.approx(stats_of(x).gamma, rel=1e-4)  # eps apart
     assert stats_of(shifted).gamma_unit > 10 * stats_of(x).gamma_unit
+    assert any("gamma_unit predicts their death" in warning for warning in stats_of(shifted).warnings)
+    assert not any("disagree" in warning for warning in stats_of(x).warnings)
+
+
+def test_gammas_that_predict_no_death_need_no_warning_where_they_disagree() -> None:
+    x = np.random.default_rng(0).standard_normal((6000, 32)) + 0.1
+    stats = stats_of(x)
+    assert stats.gamma_unit > 2 * stats.gamma
+    assert not any("disagree" in warning for warning in stats.warnings)
 
 
 @given(seed=st.integers(0, 2**32 - 1), parts=st.integers(1, 6))

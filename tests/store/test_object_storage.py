@@ -33,6 +33,7 @@ from saelib.store import (
     verify_store,
 )
 from saelib.store.read import _open_elsewhere
+from saelib.store.rounding import choose_offset
 
 s3 = pytest.importorskip("saelib.store.s3", reason="the extra s3 is not installed", exc_type=(ImportError, UserError))
 pytest.importorskip("moto.server")
@@ -102,7 +103,7 @@ def fill(place: object, key: str = KEY, seed: int = 0, largest: float = 1.0, row
     train[-1] *= largest
     tokens = {"train": TRAIN, "heldout": HELDOUT}
     writer = StoreWriter(
-        place, tokens=tokens, d_in=D, offset=train[:64].mean(0), chunk_rows=128, window_rows=400, seed=3
+        place, tokens=tokens, d_in=D, offset=choose_offset(train[:64]), chunk_rows=128, window_rows=400, seed=3
     )
     for split, acts in (("train", train[:rows]), ("heldout", heldout)):
         writer.append(split, acts, np.arange(len(acts), dtype=np.int32))
@@ -117,6 +118,7 @@ def fill(place: object, key: str = KEY, seed: int = 0, largest: float = 1.0, row
             chunk_rows=128,
             index_rows=writer.index_rows,
             dtypes=writer.dtypes,
+            reasons=writer.reasons,
             examples={"train": 1, "heldout": 1},
             dataset="none",
             versions={},
@@ -133,7 +135,7 @@ def generations(bucket: s3.S3Folder) -> set[str]:
     return {name.split("/")[0] for name in (bucket / "place/m/layer_3.zarr").names()}
 
 
-@pytest.mark.parametrize("largest", [1.0, 1e6])  # the second does not fit float16
+@pytest.mark.parametrize("largest", [1.0, 1e6, 1e-6, 0.0])  # the second and third do not fit float16
 def test_the_same_rows_as_from_a_folder(bucket: s3.S3Folder, tmp_path: Path, largest: float) -> None:
     publish(largest=largest)
     with published_stores({3: tmp_path / "layer_3.zarr"}, {3: KEY}) as places:

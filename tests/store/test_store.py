@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from saelib.arrays import open_rows
 from saelib.errors import UserError
 from saelib.rows import read_float32
 from saelib.store import StoreMetadata, StoreWriter, open_store, read_key, verify_store
+from saelib.store.rounding import choose_offset
 
 TRAIN, HELDOUT, D, CHUNK = 1000, 300, 24, 128
 
@@ -25,7 +27,7 @@ def write(path: Path, train: np.ndarray, heldout: np.ndarray, *, finish: bool = 
     path.mkdir()
     tokens = {"train": len(train), "heldout": len(heldout)}
     writer = StoreWriter(
-        path, tokens=tokens, d_in=D, offset=train[:64].mean(0), chunk_rows=CHUNK, window_rows=window, seed=3
+        path, tokens=tokens, d_in=D, offset=choose_offset(train[:64]), chunk_rows=CHUNK, window_rows=window, seed=3
     )
     for split, acts in (("train", train), ("heldout", heldout)):
         for start in range(0, len(acts), 90):  # batches that fit neither chunks nor windows
@@ -43,6 +45,7 @@ def write(path: Path, train: np.ndarray, heldout: np.ndarray, *, finish: bool = 
                 chunk_rows=CHUNK,
                 index_rows=writer.index_rows,
                 dtypes=writer.dtypes,
+                reasons=writer.reasons,
                 examples={"train": 1, "heldout": 1},
                 dataset="none",
                 versions={},
@@ -105,6 +108,33 @@ def test_values_beyond_float16_make_the_split_float32(tmp_path: Path, row: int) 
     np.testing.assert_allclose(in_original_order(path, "train")[:, :5], train[:, :5], atol=6 * 2**-11)
 
 
+@pytest.mark.parametrize(
+    ("special", "why"),
+    [
+        (lambda x: 1e-5 * (x - 40), r"by [1-9].* times its deviation from its own mean"),
+        (lambda x: np.full_like(x, 0.1), "noise of a row whose values are all 0.1"),
+        (lambda x: 4e3 * x, "the values of a row, up to .* are too large for float16"),
+        (lambda x: 1e-30 * x, "times its deviation"),
+    ],
+    ids=["small", "constant", "large", "least"],
+)
+@pytest.mark.parametrize("place", [0, 400, TRAIN - 1])
+def test_from_the_first_row_that_float16_loses_a_split_holds_what_it_is_given(
+    tmp_path: Path, special: Callable[[np.ndarray], np.ndarray], why: str, place: int
+) -> None:
+    train, heldout = activations(TRAIN, mean=40.0), activations(HELDOUT, 1, mean=40.0)
+    train[place] = special(train[place])
+    store = open_store(write(tmp_path / "s.zarr", train, heldout))
+    assert store.metadata.dtypes == {"train": "float32", "heldout": "float16"}
+    assert set(store.metadata.reasons) == {"train"}
+    assert re.search(why, store.metadata.reasons["train"])
+    assert store.train.offset is None
+    assert store.heldout.offset is not None
+    back = in_original_order(tmp_path / "s.zarr", "train")
+    np.testing.assert_array_equal(back[place // 90 * 90 :], train[place // 90 * 90 :])  # from that batch on
+    np.testing.assert_allclose(back, train, atol=6 * 2**-11)
+
+
 def test_norms_are_of_the_unrounded_activations(store: Path) -> None:
     opened = open_store(store)
     norm, example = (np.asarray(opened.arrays["train"][name][:]) for name in ("norm", "example"))
@@ -119,6 +149,15 @@ def test_all_zero_activations_are_stored_not_left_out(tmp_path: Path) -> None:
 def test_key_is_readable_without_opening_the_arrays(store: Path, tmp_path: Path) -> None:
     assert read_key(store) == "k" * 64
     assert read_key(tmp_path / "nothing.zarr") is None
+
+
+def test_a_store_of_an_earlier_version_is_told_from_a_corrupt_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "s.zarr", activations(TRAIN), activations(HELDOUT))
+    monkeypatch.setattr("saelib.store.layout.VERSION", 3)
+    with pytest.raises(UserError, match=r"store version 2; this saelib reads version 3; extract it again"):
+        open_store(path)
 
 
 def test_an_unfinished_store_is_refused(tmp_path: Path) -> None:

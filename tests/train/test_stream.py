@@ -149,6 +149,33 @@ def test_a_value_too_large_for_float16_widens_the_buffer_that_holds_it() -> None
     assert max(whole(batch[2])[:, 3].max() for batch in batches) == np.float32(1e6)
 
 
+def test_rows_that_float16_does_not_keep_stay_what_they_are_and_the_others_keep_the_stores_bits() -> None:
+    class Small(Model):
+        def rows(self, layer: int) -> np.ndarray:
+            values = super().rows(layer)
+            values[[20, 37]], values[[21, 40]] = 1e-3 * np.arange(D), 0
+            return values
+
+    model = Small()
+    found = list(islice(stream(model).batches(0, Position()), 12))
+    for layer in (1, 2):
+        x, offset = model.rows(layer)[:48], np.float32(100 * layer)
+        stored = (x - offset).astype(np.float16).astype(np.float32) + offset
+        stored[[20, 37]] = x[[20, 37]]
+        got = np.concatenate([whole(batch[layer]) for batch in found])
+        np.testing.assert_array_equal(np.unique(got, axis=0), np.unique(stored, axis=0))
+        types = [batch[layer].values.dtype for batch in found]
+        assert types == [np.float16] * 3 + [np.float32] * 3 + [np.float16] * 3 + [np.float32] * 3
+
+
+def test_without_an_offset_rows_are_what_the_model_gives() -> None:
+    options: dict[str, Any] = {"batch_size": 5, "buffer_rows": 50, "seed": 0, "threads": 1}
+    model = Model()
+    batches = islice(StreamedBatches(model, {1: None}, name="toy", **options).batches(0, Position()), 10)
+    got = np.concatenate([whole(batch[1]) for batch in batches])
+    np.testing.assert_array_equal(got[np.argsort(got[:, 0])], model.rows(1))
+
+
 def test_the_models_threads_are_the_models_alone() -> None:
     before = torch.get_num_threads()
     model = Model()

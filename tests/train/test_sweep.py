@@ -53,7 +53,8 @@ def test_results_tell_the_whole_sweep(train_on: TrainOn):
     assert (found["options"]["architecture"]["kind"], found["options"]["revival"]["kind"]) == ("topk", "auxk")
     runs = found["runs"]
     assert [(run["learning_rate"], run["status"]) for run in runs] == [(1e-3, "ok"), (1e-2, "ok")]
-    assert found["best_learning_rate"] == min(runs, key=lambda run: run["normalized_mse"])["learning_rate"]
+    assert found["best_learning_rate"] == min(runs, key=lambda run: run["choosing_token_fvu_median"])["learning_rate"]
+    assert (found["heldout_tokens"], found["choosing_tokens"], found["reported_tokens"]) == (2_000, 1_000, 1_000)
     history = history_of(out)
     assert history["step"].to_list() == [0, 10, 20, 30, 40] * 2
     assert history["examples"].to_list() == [0, 2560, 5120, 7680, 10240] * 2
@@ -70,7 +71,7 @@ def test_the_weights_are_those_of_the_best_rate_and_say_where_they_come_from(tra
     assert saved.about["options"]["preprocessing"]["kind"] == "zscore"
     assert saved.about["mse"] == best["mse"]
     # What was saved turns activations into reconstructions as good as was measured.
-    heldout = toy(seed=1)
+    heldout = toy(seed=1)[1_000:]
     x_hat = saved.sae(saved_tensor(saved.preprocess.apply(heldout))).detach().numpy()
     restored = saved.preprocess.restore(x_hat, heldout)
     assert ((heldout - restored) ** 2).sum(1).mean() == pytest.approx(best["mse"], rel=1e-4)
@@ -196,7 +197,7 @@ def test_rows_without_variance_or_with_nan_are_refused(train_on: TrainOn):
 def test_heldout_rows_that_cannot_be_measured_are_no_divergence(train_on: TrainOn):
     in_the_probe, after_it = toy(3_000), toy(3_000)
     in_the_probe[0, 2] = after_it[-1, 2] = np.inf
-    for number, heldout in enumerate((in_the_probe, after_it, toy(1))):
+    for number, heldout in enumerate((in_the_probe, after_it, np.ones((4, 16), np.float32))):
         with pytest.raises(UserError, match=r"toy \(heldout\): .*constant or not finite"):
             train_on(toy(), heldout, SMALL, variant(), folder=str(number))
 
@@ -208,8 +209,9 @@ def test_too_few_tokens_to_whiten_by_are_an_error_that_names_the_layer(train_on:
 
 
 def test_no_heldout_rows_are_an_error(train_on: TrainOn):
-    with pytest.raises(UserError, match=r"toy \(heldout\): no held-out tokens"):
-        train_on(toy(), toy()[:0], SMALL, variant())
+    for rows in (0, 1):
+        with pytest.raises(UserError, match=rf"toy \(heldout\): {rows} held-out tokens; at least 2 are needed"):
+            train_on(toy(), toy()[:rows], SMALL, variant())
 
 
 def test_an_old_sweep_never_vouches_for_new_weights(train_on: TrainOn, monkeypatch: pytest.MonkeyPatch):
@@ -222,6 +224,50 @@ def test_an_old_sweep_never_vouches_for_new_weights(train_on: TrainOn, monkeypat
     with pytest.raises(OSError, match="disk full"):
         train_on(toy(), toy(seed=1), SMALL, variant(revival="auxk"), key="new")
     assert not (out / "sweep.json").exists()
+
+
+def test_the_reported_half_has_no_say_in_the_choice(train_on: TrainOn):
+    """Whatever the reported rows are, the same rate is chosen; whatever the others are, a rate's figures stay."""
+    examples = np.repeat([0, 1], 1_000)
+    plain, inverted = toy(seed=1), toy(seed=1)
+    inverted[1_000:] *= -3
+    config = SMALL.model_copy(update={"learning_rates": (1e-4, 1e-3, 1e-2)})
+
+    def run(heldout: np.ndarray, folder: str) -> dict[str, Any]:
+        return sweep_of(train_on(toy(), heldout, config, variant(), folder=folder, heldout_examples=examples))
+
+    first, other, swapped = run(plain, "a"), run(inverted, "b"), run(np.r_[-5 * plain[:1_000], plain[1_000:]], "c")
+    assert [r["choosing_token_fvu_median"] for r in first["runs"]] == [
+        r["choosing_token_fvu_median"] for r in other["runs"]
+    ]
+    assert first["best_learning_rate"] == other["best_learning_rate"]
+    assert first["runs"][0]["mse"] != other["runs"][0]["mse"]
+    for name in ("mse", "variance_explained", "token_fvu_median", "dead_total", "l0"):
+        assert [r[name] for r in first["runs"]] == [r[name] for r in swapped["runs"]]
+
+
+def test_massive_tokens_do_not_choose_the_rate(train_on: TrainOn):
+    """They hold nearly all variance, so the least error would be theirs; the typical token's FVU decides."""
+    train, heldout = toy(4_000), toy(seed=1)
+    train[::200, 0] += 3_000
+    heldout[::100, 0] += 3_000
+    config = SMALL.model_copy(update={"steps": 60, "learning_rates": (1e-2, 3e-2, 0.1)})
+    found = sweep_of(train_on(train, heldout, config, variant()))
+    best = {
+        name: min(found["runs"], key=lambda run: run[name])["learning_rate"] for name in ("mse", "token_fvu_median")
+    }
+    assert found["best_learning_rate"] == best["token_fvu_median"] != best["mse"]
+
+
+def test_a_best_rate_at_an_end_is_written_and_warned_of(train_on: TrainOn, caplog: pytest.LogCaptureFixture):
+    config = SMALL.model_copy(update={"learning_rates": (1e-6, 1e-5)})
+    found = sweep_of(train_on(toy(), toy(seed=1), config, variant()))
+    assert found["learning_rate_at_end"] == "high"
+    assert "toy layer 4, variant test: the best learning rate, 1e-05, is the highest of those tried" in caplog.text
+    caplog.clear()
+    found = sweep_of(train_on(toy(), toy(seed=1), SMALL.model_copy(update={"learning_rates": (1e-3,)}), variant()))
+    assert found["learning_rate_at_end"] == "only"
+    assert "learning rate" not in caplog.text
 
 
 def mmcs(out: Path, features: np.ndarray) -> float:

@@ -113,7 +113,7 @@ def test_what_streams_by_is_what_the_store_holds_bit_for_bit(tiny_gpt2: Path, tm
     config = language(tiny_gpt2, tmp_path)
     run(config)
     stores = {layer: open_store(config.store_path("tiny", layer)) for layer in (2, 3)}
-    offsets = {layer: store.offset for layer, store in stores.items()}
+    offsets = {layer: store.train.offset for layer, store in stores.items()}
     options = {"batch_size": 250, "buffer_rows": 500, "seed": 5, "threads": config.extraction.threads}
     stream = StreamedBatches(open_batches("tiny", config, [2, 3]), offsets, name="tiny", **options)
     batches = [batch for batch, _ in zip(stream.batches(0, Position()), range(4), strict=False)]

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,8 @@ FILE = "suite.yaml"
 @pytest.fixture
 def open_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Workflow]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", "")  # both are set by what is tested
+    monkeypatch.setenv("PATH", "")  # they are set by what is tested
+    monkeypatch.setenv("PYTHONPATH", "")
     monkeypatch.setenv(PLAN, "")
     monkeypatch.delenv(PLAN)
     np.save("acts.npy", np.ones((8, 4), np.float32))
@@ -55,6 +57,35 @@ def test_a_second_run_is_refused_while_the_first_lives(open_suite: Callable[...,
         open_suite().start()
     del first
     open_suite().start()
+
+
+def test_results_that_cannot_be_written_are_named_before_any_work(open_suite: Callable[..., Any]) -> None:
+    Path("file").touch()
+    suite = Path(FILE).read_text()
+    Path(FILE).write_text(f"results: file/results\n{suite}")
+    with pytest.raises(UserError, match=r"file/results: results cannot be written there \(Not a directory\)"):
+        open_suite().start()
+    Path(FILE).write_text(f"results: 'a{{run}}'\n{suite}")
+    with pytest.raises(UserError, match="braces"):
+        open_suite()
+    Path(FILE).write_text(f"results: ~/somewhere\n{suite}")
+    assert open_suite().results == str(Path.home() / "somewhere")
+
+
+def test_a_working_folder_that_cannot_be_written_is_named(
+    open_suite: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(UserError, match=f"{Path.cwd()} cannot be written.*--directory"):
+        open_suite()
+
+
+def test_jobs_run_the_scripts_and_the_code_beside_the_snakefile(
+    open_suite: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/mine:/clone")
+    assert open_suite(home="/work/../clone").script("stats") == "/clone/scripts/stats.py"
+    assert os.environ["PYTHONPATH"] == "/clone:/mine"
 
 
 def test_a_file_system_without_locks_is_no_obstacle(

@@ -1,4 +1,4 @@
-"""Measured death at initialisation against outlier severity, with the closed forms (paper, Fig. 4b)."""
+"""Measured death at initialisation against outlier severity, with the closed forms (as the paper's Fig. 4b)."""
 
 import numpy as np
 import polars as pl
@@ -16,7 +16,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 
 def death_vs_gamma(config: Config, layers: pl.DataFrame, spearman: pl.DataFrame) -> Figure | None:
     """One point a layer, ReLU-dead left and all dead right; None where nothing was measured."""
-    shown = layers.drop_nulls(["gamma", "dead_total", "dead_relu"]).filter(pl.col("gamma") > 0)
+    shown = layers.drop_nulls(["gamma_unit", "dead_total", "dead_relu"]).filter(pl.col("gamma_unit") > 0)
     if shown.is_empty():
         return None
     figure = new_figure(3.5)
@@ -28,9 +28,9 @@ def death_vs_gamma(config: Config, layers: pl.DataFrame, spearman: pl.DataFrame)
         axes.annotate(_correlation(spearman, column), (0, 1), (0, 5), "axes fraction", "offset points", color=QUIET)
         percent_axis(axes.yaxis)
         axes.set_ylim(-0.03, 1.03)
-    _theory(config, panels, shown["gamma"].to_numpy())
-    _gamma_axis(panels, shown["gamma"].to_numpy())
-    figure.supxlabel("outlier severity γ = ‖mean‖ / ‖std‖ of the LayerNormed tokens", fontsize=8.5)
+    _theory(config, panels, shown["gamma_unit"].to_numpy())
+    _gamma_axis(panels, shown["gamma_unit"].to_numpy())
+    figure.supxlabel("outlier severity γ = ‖mean‖ / ‖std‖ of the tokens scaled to length 1", fontsize=8.5)
     panels[0].set_ylabel("features dead at initialisation")
     handles, labels = panels[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), handletextpad=0.4, columnspacing=1.2)
@@ -42,7 +42,7 @@ def _points(axes: Axes, config: Config, shown: pl.DataFrame, column: str) -> Non
         of_domain = shown.filter(pl.col("domain") == domain)
         if not of_domain.is_empty():
             axes.scatter(
-                of_domain["gamma"],
+                of_domain["gamma_unit"],
                 of_domain[column],
                 s=16,
                 marker=MARKERS[i % len(MARKERS)],
@@ -60,8 +60,8 @@ def _theory(config: Config, panels: np.ndarray, measured: np.ndarray) -> None:
     relu, total = panels
     relu.plot(gamma, theory.dead_relu(gamma, tokens), color=INK, lw=1.3)
     total.plot(gamma, theory.dead_total(gamma, d_sae, k, tokens), color=INK, lw=1.3, label="theory")
-    extended = theory.dead_total_extended(gamma, d_sae, k, tokens)
-    total.plot(gamma, extended, color=INK, lw=1.1, ls=(0, (4, 2)), label="theory, extended")
+    paper = theory.dead_total_paper(gamma, d_sae, k, tokens)
+    total.plot(gamma, paper, color=INK, lw=1.1, ls=(0, (4, 2)), label="the paper's form")
 
 
 def _gamma_axis(panels: np.ndarray, measured: np.ndarray) -> None:
@@ -74,10 +74,9 @@ def _gamma_axis(panels: np.ndarray, measured: np.ndarray) -> None:
 
 
 def _correlation(spearman: pl.DataFrame, column: str) -> str:
-    row = spearman.row(
-        by_predicate=(pl.col("scope") == "overall") & (pl.col("x") == "gamma") & (pl.col("y") == column), named=True
-    )
+    """The rank correlation, and its interval over whole models where there is one."""
+    row = spearman.filter(by="", x="gamma_unit", y=column).row(0, named=True)
     if row["rho"] is None:
         return row["reason"]
     interval = f" [{row['ci_low']:.2f}, {row['ci_high']:.2f}]" if row["ci_low"] is not None else ""
-    return f"Spearman {row['rho']:.2f}{interval}, {row['n']} layers"
+    return f"Spearman {row['rho']:.2f}{interval}, {row['n']} layers of {row['n_clusters']} models"

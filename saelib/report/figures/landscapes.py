@@ -29,7 +29,7 @@ def landscapes(config: Config, layers: pl.DataFrame) -> Figure | None:
         _panel(axes, mean.astype(np.float64), std.astype(np.float64))
         axes.set_title(f"{place.model}, layer {place.layer}")
         gamma = gammas.get(place)
-        note(axes, "" if gamma is None else f"γ = {gamma:.2f}")
+        note(axes, "" if gamma is None else f"γ after LayerNorm = {gamma:.2f}")
     for axes in grid.flat[len(shown) :]:
         axes.set_visible(False)
     figure.supxlabel("activation dimension", fontsize=8.5)

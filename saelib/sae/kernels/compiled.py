@@ -7,6 +7,9 @@ from typing import Any
 
 from numba import njit
 
+from saelib.compiling import announce_compiling
+
+announce_compiling()
 SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
 """Digest of this package."""
 

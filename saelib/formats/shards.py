@@ -1,0 +1,69 @@
+"""Activations in many files: those of a folder, or those that a pattern such as `acts/*.npy` matches."""
+
+import glob
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from saelib.errors import UserError
+from saelib.formats.arrow_columns import is_data_set
+from saelib.formats.open_one import SUFFIXES
+from saelib.formats.zarr_arrays import is_zarr
+
+
+def matches(location: str) -> list[Path]:
+    """The file or folder of this name, or what it matches as a pattern, in natural order; empty where there is none."""
+    path = Path(location).expanduser()
+    if path.exists():
+        return [path]
+    return sorted(map(Path, glob.glob(str(path), recursive=True)), key=_natural) if glob.has_magic(location) else []
+
+
+def find_files(location: str) -> tuple[list[Path], list[str]]:
+    """What to open, in natural order, and sentences on what was found and what is passed over.
+
+    Raises:
+        UserError: where nothing is found that can be read, or files of several formats.
+    """
+    found = matches(location)
+    if not found:
+        pattern = glob.has_magic(location)
+        raise UserError(f"{location}: {'no file matches this pattern' if pattern else 'no such file or folder'}")
+    folder = len(found) == 1 and _is_plain_folder(found[0])
+    if len(found) == 1 and not folder:
+        return found, []
+    inside = [path for path in (found[0].iterdir() if folder else found) if not path.name.startswith(".")]
+    readable = sorted((path for path in inside if path.suffix.lower() in SUFFIXES), key=_natural)
+    if not readable:
+        raise UserError(f"{location}: holds none of the files that can be read ({', '.join(SUFFIXES)})")
+    kinds = Counter(path.suffix.lower() for path in readable)
+    if len(kinds) > 1:
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+        one = f"*{kinds.most_common(1)[0][0]}"
+        wanted = f"{location.rstrip('/')}/{one}" if folder else one
+        raise UserError(f"{location}: files of several formats ({counts}); name those of one, as in '{wanted}'")
+    notes = [_count(len(readable), "file") + f", {readable[0].name} to {readable[-1].name}, one after another"]
+    others = [path for path in inside if path not in set(readable)]
+    if others:
+        notes.append(_count(len(others), "other") + f" passed over ({_suffixes(others)})")
+    return readable, notes
+
+
+def _is_plain_folder(path: Path) -> bool:
+    return path.is_dir() and path.suffix.lower() != ".zarr" and not is_zarr(path) and not is_data_set(path)
+
+
+def _natural(path: Path) -> list[tuple[bool, int, str]]:
+    """So that shard 10 comes after shard 9."""
+    words = re.split(r"([0-9]+)", str(path))
+    return [(index % 2 == 0, int(word) if index % 2 else 0, word) for index, word in enumerate(words)]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' if number > 1 else ''}"
+
+
+def _suffixes(paths: Iterable[Path]) -> str:
+    counts = Counter("folders" if path.is_dir() else path.suffix or "without suffix" for path in paths)
+    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
