@@ -61,7 +61,9 @@ def measure_scale(rows: Rows) -> Scale:
     drift = total / tokens
     mean, variance = pilot + drift, squares / tokens - float(drift @ drift)
     if not CONSTANT * float(mean @ mean) < variance < np.inf:
-        raise UserError(f"{rows.name}: the training activations are constant or not finite; nothing can be learnt")
+        raise UserError(
+            f"{rows.name}: the activations are constant or not finite: there is no variance to measure errors by"
+        )
     return Scale(mean, variance)
 
 
