@@ -164,7 +164,7 @@ def test_without_the_record_the_results_are_as_fresh_as_with_it(edited: Tree, lo
     record.unlink() if lost is None else record.write_text(lost)
     assert edited.stale() == set()
     config = edited.config
-    config["report"]["bootstrap"] = 51
+    config["models"]["calm"]["notes"] = "other words"
     edited.config = config
     assert reasons(edited) == {
         "report": ["made by another version of saelib, or elsewhere: what it was made from is not recorded"]
