@@ -252,3 +252,17 @@ def test_a_store_opens_as_a_file_of_rows_of_either_split(store: Path):
         np.testing.assert_array_equal(read_float32(rows, 0, 90), read_float32(expected, 0, 90))
     with pytest.raises(UserError, match="no array 'test'; it holds: train, heldout"):
         open_rows(f"{store}::test")
+
+
+def test_rows_know_their_examples_and_a_damaged_list_of_them_is_refused(store: Path):
+    heldout = open_store(store).heldout
+    numbers = heldout.examples()
+    assert numbers.dtype == np.int32
+    # Each row of this store is an example of its own, numbered as it was written.
+    np.testing.assert_allclose(read_float32(heldout, 0, len(numbers)), activations(len(numbers), 1)[numbers], atol=1e-2)
+    chunk = store / "heldout/example/c/0"
+    spoilt = bytearray(chunk.read_bytes())
+    spoilt[3] ^= 1
+    chunk.write_bytes(spoilt)
+    with pytest.raises(UserError, match="heldout/example: corrupt"):
+        open_store(store).heldout.examples()
