@@ -16,8 +16,8 @@ from saelib.config.sources import ArraysSource, SourceConfig
 from saelib.config.training import NEED_EIGENVECTORS, Preprocessing, StreamConfig, TrainConfig
 
 UNKNOWN_BLOCKS = (
-    "how many blocks the model has is not known before its files are on this machine; add `blocks: 12` (their number) "
-    "beside `layers`, or write the range out, such as 1-12"
+    "how many blocks the model has is not known without loading it; add `blocks: 12` (their number) beside `layers`, "
+    "or write the range out, such as 1-12"
 )
 
 
