@@ -62,7 +62,7 @@ class Prediction(Part):
     layer: int
     dead_relu: float
     dead_total: float
-    dead_total_paper: float
+    dead_total_paper: float | None
 
 
 class Predictions(Result):

@@ -38,8 +38,7 @@ def write_predictions(config: Config, key: str, partly: bool = False) -> None:
                 continue
             row = {"model": model, "layer": layer, "gamma_unit": stats.gamma_unit, "gamma": stats.gamma}
             row |= {"d_sae": d_sae, "k": k, "tokens": tokens} | asdict(predict(stats.gamma_unit, d_sae, k, tokens))
-            if stats.gamma is not None:
-                row["dead_total_paper"] = predict(stats.gamma, d_sae, k, tokens).dead_total_paper
-            rows.append(row)
+            paper = None if stats.gamma is None else predict(stats.gamma, d_sae, k, tokens).dead_total_paper
+            rows.append(row | {"dead_total_paper": paper})
     write_result(config.theory_path(), key, {"rows": rows})
     log.info("%d layers", len(rows))

@@ -38,7 +38,7 @@ def test_theory_gives_the_published_numbers() -> None:
     assert values["dead_total_paper"] == pytest.approx(0.941, abs=1e-3)
     assert values["dead_total"] == pytest.approx(0.947, abs=1e-3)
     assert "dead_total" in saelib("theory", "--gamma", 5)
-    assert "must be a finite number" in saelib("theory", "--gamma", "inf", code=1)
+    assert "should be a finite number" in saelib("theory", "--gamma", "inf", code=1)
 
 
 def test_stats_of_a_file(tmp_path: Path) -> None:

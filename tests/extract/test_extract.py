@@ -139,7 +139,8 @@ def test_a_file_that_is_not_finite_is_not_advised_a_wider_dtype(tmp_path: Path, 
         "models": {"tiny": {"domain": "made up", "source": source, "layers": "1"}},
         "extraction": {"tokens": 300, "heldout_tokens": 100},
     }
-    with pytest.raises(UserError, match=r"tiny layer 1: 1 of .* in the examples row 17; its file holds NaN") as caught:
+    expected = r"tiny layer 1: 1 of .* in the examples row 17; leave them out of the files"
+    with pytest.raises(UserError, match=expected) as caught:
         run(check_config(raw, "test"), [1])
     assert "dtype" not in str(caught.value)
 

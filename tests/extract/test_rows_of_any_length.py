@@ -20,6 +20,7 @@ from saelib.report.tables import layers_table
 from saelib.rows import ArrayRows
 from saelib.stats import LayerStats, compute_stats, load_arrays, load_stats
 from saelib.store import open_store, verify_store
+from saelib.theory import dead_relu
 
 TRAIN, HELDOUT, D = 6000, 2000, 32
 PREPROCESSINGS = ["raw", "center_median", "layernorm", "ln_center", "zscore", "pca"]
@@ -183,7 +184,8 @@ def test_one_dimension_gives_what_can_be_had(tmp_path: Path) -> None:
     assert row["gamma_raw"] == pytest.approx(train.mean() / train.std(), rel=1e-6)
     assert row["gamma_unit"] == pytest.approx(unit.mean() / unit.std(), rel=1e-5)
     assert row["dead_relu"] == load_result(config.init_death_path("toy", 1)).preprocessings["raw"].dead_relu.mean
-    undefined = ("gamma", "effective_rank", "effective_rank_fraction", "predicted_dead_relu")
+    undefined = ("gamma", "effective_rank", "effective_rank_fraction", "predicted_dead_total_paper")
     assert [row[name] for name in undefined] == [None] * 4
+    assert row["predicted_dead_relu"] == pytest.approx(float(dead_relu(row["gamma_unit"], HELDOUT)))
     said = f"all {TRAIN} tokens are the same after LayerNorm, so gamma is not defined"
     assert load_stats(config.stats_path("toy", 1)).warnings == [said]

@@ -14,7 +14,9 @@ from saelib.stats import compute_stats
 
 
 def tokens(n: int = 3000, d_in: int = 16) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal((n, d_in)).astype(np.float32) + 1
+    """With a mean that LayerNorm leaves alone: 1 and -1 in turn."""
+    mean = np.resize([1, -1], d_in).astype(np.float32)
+    return np.random.default_rng(0).standard_normal((n, d_in)).astype(np.float32) + mean
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
