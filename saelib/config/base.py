@@ -1,8 +1,8 @@
 """What every part of the configuration shares."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 
 class Section(BaseModel):
@@ -11,7 +11,15 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
-Count = Annotated[int, Field(gt=0)]
+
+def _no_truth_value(value: Any) -> Any:
+    """Refuses `true` and `false`, which pydantic would take for 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("should be a number")
+    return value
+
+
+Count = Annotated[int, Field(gt=0), BeforeValidator(_no_truth_value)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 # Names become folders: no separators, no leading dot, nothing a shell or a file system would take amiss.

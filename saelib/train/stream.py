@@ -197,5 +197,8 @@ class _Pieces:
                 yield whole.split(skip)[1] if skip else whole
                 skip = 0
             if empty and first == 0:
-                raise UserError(f"{self._name}: its data give no training token")
+                raise UserError(
+                    f"{self._name}: its data give no training token; give more data, or a smaller share of them to the "
+                    f"held-out split (heldout_fraction)"
+                )
             first = 0
