@@ -128,6 +128,11 @@ def test_arrays_that_do_not_fit_together_are_said_once(tmp_path: Path) -> None:
     assert "different numbers of rows" in line
     np.save(files[2], np.ones((30_000, 4), np.float32))
     assert lines() == []
+    for file in files.values():
+        np.save(file, np.ones((1_200, 4), np.float32))
+    (line,) = lines()
+    assert "has 1,200 rows; extraction.tokens" in line
+    assert line.endswith("lower them, or give longer files")
 
 
 def test_large_data_are_listed_and_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

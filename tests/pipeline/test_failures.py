@@ -155,7 +155,7 @@ def test_too_little_data_says_how_much_there_is(edited: Any) -> None:
     edited.config = config
     done = edited.snakemake("--keep-going")
     assert done.returncode == 1
-    assert "calm: its data give 2176 train tokens, 4096 are asked for" in words(done)
+    assert "has 3,200 rows; extraction.tokens 4,096 and extraction.heldout_tokens 1,024 need 5,120" in words(done)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
