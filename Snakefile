@@ -3,7 +3,7 @@
 from snakemake.exceptions import WorkflowError
 
 from saelib.errors import UserError
-from saelib.workflow import Workflow
+from saelib.pipeline.workflow import Workflow
 
 try:
     SUITE = Workflow(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from benchmarks.timing import environment, environment_line, show
-from saelib.correlation import Spearman, spearman
+from saelib.stats.correlation import Spearman, spearman
 
 PACKAGES = ("numpy", "scipy")
 LARGE = 300_000

@@ -11,7 +11,7 @@ from saelib.config import Config, load_config
 from saelib.config.sources import ArraysSource
 from saelib.datasets import open_dataset
 from saelib.errors import UserError
-from saelib.extract import extract
+from saelib.extract.stage import extract
 from saelib.sources import open_source
 from saelib.store import Split
 

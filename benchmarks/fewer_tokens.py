@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from benchmarks.timing import environment, environment_line, show
+from saelib.activations.rows import ArrayRows, read_float32
 from saelib.init_death import measure
-from saelib.preprocess import make_preprocess
-from saelib.rows import ArrayRows, read_float32
+from saelib.preprocessing.fit import make_preprocess
 from saelib.stats import LayerStats, compute_stats
 from saelib.store import Store, open_store
 

@@ -7,9 +7,9 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from benchmarks.timing import environment, environment_line, median_cpu, show
+from saelib.activations.rows import ArrayRows
 from saelib.init_death import measure, random_encoder
-from saelib.preprocess import Preprocess
-from saelib.rows import ArrayRows
+from saelib.preprocessing.transform import Preprocess
 
 D_IN, D_SAE, K = 768, 8192, 64
 GAMMA = 5.0

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.timing import environment, environment_line, show
 from saelib.config import Config, load_config
-from saelib.files import read_sealed
+from saelib.files.sealed import read_sealed
 from saelib.stats import load_arrays
 from saelib.store import open_store
 from saelib.train import Subject, Sweep, train_from_store

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from transformers.utils import logging
 
 from benchmarks.timing import Task, environment, environment_line, median_cpu, peak_memory, show
-from saelib.activations import Batch, open_batches
+from saelib.activations.rows import ArrayRows, Rows
 from saelib.config import Config, TrainConfig, VariantConfig, load_config
-from saelib.extract import extract
-from saelib.files import read_sealed
-from saelib.rows import ArrayRows, Rows
+from saelib.extract.batches import Batch, open_batches
+from saelib.extract.stage import extract
+from saelib.files.sealed import read_sealed
 from saelib.store import Split, open_store
 from saelib.train import Subject, Sweep, train_from_store, train_from_stream
-from saelib.train.stream import StreamedBatches
+from saelib.train.batches_from_model import StreamedBatches
 
 PACKAGES = ("torch", "transformers", "zarr", "numpy", "numba")
 RATE = 0.003

@@ -5,7 +5,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from functools import cache
+from typing import Any, Protocol
+
+log = logging.getLogger(__name__)
 
 LINE_EVERY_SECONDS = 10.0
 _left_out = 0.0
@@ -87,3 +90,27 @@ class _Lines:
 def _rate(done: float, total: float, unit: str, clock: _Clock) -> str:
     rate = done / clock.seconds()
     return f"{rate:,.{0 if rate >= 1 else 2}f} {unit}/s, {max(0, total - done) / max(rate, 1e-9):.0f} s left"
+
+
+@cache
+def announce_compiling() -> None:
+    """From now on, one line says when this process begins to compile, and rates do not count the time that it takes.
+
+    What numba finds compiled, in its cache on disk, says and costs nothing. Modules with kernels call this.
+    """
+    from numba.core.event import TimingListener, register
+
+    class Announcement(TimingListener):
+        """Kernels that others call are compiled within them: their time is counted once."""
+
+        def on_start(self, event: Any) -> None:
+            if not self.done and self._depth == 0:
+                log.info("compiling the kernels for this processor (once per machine)")
+            super().on_start(event)
+
+        def on_end(self, event: Any) -> None:
+            before = self.duration if self.done else 0.0
+            super().on_end(event)
+            leave_out((self.duration if self.done else 0.0) - before)
+
+    register("numba:compile", Announcement())

@@ -1,7 +1,7 @@
 """Stage `extract`: activations of one model's layers, from one forward pass, into stores."""
 
-from saelib.extract import run
-from saelib.jobs import run_job
+from saelib.extract.stage import run
+from saelib.pipeline.jobs import run_job
 
 if __name__ == "__main__":
     run_job("extract", run)

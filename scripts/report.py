@@ -1,6 +1,6 @@
 """Stage `report`: tables, figures and the page."""
 
-from saelib.jobs import run_job
+from saelib.pipeline.jobs import run_job
 from saelib.report.stage import run
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Stage `stats`: gamma, rank, spectrum and centres of a block of layers."""
 
-from saelib.jobs import run_job
+from saelib.pipeline.jobs import run_job
 from saelib.stats.stage import run
 
 if __name__ == "__main__":

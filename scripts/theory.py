@@ -1,6 +1,6 @@
 """Stage `theory`: what the closed forms predict for every layer."""
 
-from saelib.jobs import run_job
+from saelib.pipeline.jobs import run_job
 from saelib.theory.stage import run
 
 if __name__ == "__main__":

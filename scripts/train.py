@@ -1,6 +1,6 @@
 """Stage `train`: SAEs of one variant on one layer, over all learning rates."""
 
-from saelib.jobs import run_job
+from saelib.pipeline.jobs import run_job
 from saelib.train.stage import run
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ class Tree:
     def stale(self) -> set[str]:
         """Jobs that a run would start, without their stage's block bounds: 'stats/a/layers_1-2'."""
         code = (
-            "from pathlib import Path; from saelib.config import load_config; from saelib.plan import make_plan\n"
+            "from pathlib import Path; from saelib.config import load_config\n"
+            "from saelib.pipeline.plan import make_plan\n"
             "print(*make_plan(load_config(Path('workflow_config.yaml'))).jobs)"
         )
         command = [sys.executable, "-c", code]

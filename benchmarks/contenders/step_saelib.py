@@ -7,9 +7,9 @@ from torch import Tensor
 from worker import Setting, Step, raise_biases, serve
 
 from saelib.config import TrainConfig, VariantConfig
+from saelib.sae.autograd.trainer import TorchTrainer
 from saelib.sae.choose import make_trainer, step_all
-from saelib.sae.init import initial_sae
-from saelib.sae.torch_trainer import TorchTrainer
+from saelib.sae.initial_weights import initial_sae
 
 
 def make(setting: Setting) -> Step:

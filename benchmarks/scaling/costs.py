@@ -43,7 +43,7 @@ DISK: Mapping[str, Terms] = {
     "init_death": CONSTANT,
     "train": CONSTANT | {"weights": lambda size: size.d_in * size.d_sae},
 }
-"""Terms of the bytes of a stage; those of stores are known exactly (`saelib.needs`)."""
+"""Terms of the bytes of a stage; those of stores are known exactly (`saelib.pipeline.needs`)."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def measured_costs(found: Found) -> Costs:
 def step_flops(variant: VariantConfig, d_in: int, d_sae: int, k: int, tokens: int) -> tuple[float, float]:
     """Floating-point operations of a training step on a GPU, and bytes of its memory that it moves.
 
-    As `saelib.sae.torch_trainer` makes it there. Everyone: the encoder's product, and Adam on both matrices. TopK and
+    As `saelib.sae.autograd.trainer` makes it there. All: the encoder's product, and Adam on both matrices. TopK and
     BatchTopK: decoding and three gradients (codes, encoder, decoder) of selected entries alone. Other architectures,
     and dead latents in AuxK and ghost gradients, whatever their number: the same four as dense products.
     Moved are rows of selected entries, dense codes and their gradients, and for Adam parameters, gradients and moments.

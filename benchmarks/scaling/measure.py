@@ -17,13 +17,13 @@ from benchmarks.scaling.sizes import BATCH, K, Point, Size, Sweep
 from benchmarks.stats import TiledRows, activations
 from benchmarks.timing import cpu_seconds, peak_memory
 from saelib import train
+from saelib.activations.rows import ArrayRows, Rows
 from saelib.config import Config, TrainConfig, VariantConfig
 from saelib.config.load import check_config
-from saelib.extract import extract
+from saelib.extract.stage import extract
 from saelib.init_death import measure as measure_death
 from saelib.init_death import save_result
-from saelib.preprocess import make_preprocess
-from saelib.rows import ArrayRows, Rows
+from saelib.preprocessing.fit import make_preprocess
 from saelib.stats import compute_stats, save_stats
 
 Run = Callable[[Path], object]

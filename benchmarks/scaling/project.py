@@ -7,12 +7,12 @@ from benchmarks.scaling.hardware import Hardware
 from benchmarks.scaling.sizes import Size
 from saelib.config import Config, ModelConfig, VariantConfig
 from saelib.config.sources import ArraysSource
-from saelib.needs import ModelNeeds, suite_needs, training_jobs
-from saelib.resources import job_resources, sweeps_of_a_job
+from saelib.pipeline.needs import ModelNeeds, suite_needs, training_jobs
+from saelib.pipeline.resources import job_resources, sweeps_of_a_job
 from saelib.train.checkpoint import KEPT
 
 WINDOW_BYTES = 2**28
-"""Of `saelib.train.loader.ShuffledBatches`."""
+"""Of `saelib.train.batches_from_store.ShuffledBatches`."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class StageCost:
     disk: float = 0.0
     """Bytes left when the stage has ended."""
     memory: float = 0.0
-    """Bytes that its largest job asks for (`saelib.resources`)."""
+    """Bytes that its largest job asks for (`saelib.pipeline.resources`)."""
     gpu_memory: float = 0.0
     """Bytes, of its largest job."""
 

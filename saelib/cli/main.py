@@ -74,7 +74,7 @@ def stats(
 
     The file is read block by block, so its size does not matter. Example: saelib stats activations.npy
     """
-    from saelib.arrays import FileRows, open_rows
+    from saelib.activations.open import FileRows, open_rows
     from saelib.cli.watch import log_to_stderr, watched
     from saelib.stats import compute_stats
 
@@ -109,8 +109,8 @@ def spearman(
 
     Example: saelib spearman results/tables/layers.csv --x gamma_unit --y dead_total --by domain
     """
-    from saelib.correlation import spearman_table
-    from saelib.tables import read_table
+    from saelib.files.tables import read_table
+    from saelib.stats.correlation import spearman_table
 
     frame = read_table(table, [x, y, *(by or []), *([cluster] if cluster else [])], numbers=[x, y])
     rows = spearman_table(frame, x, y, by or [], cluster or "model")

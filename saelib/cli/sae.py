@@ -45,10 +45,10 @@ def evaluate(
     Example: saelib evaluate sae.safetensors activations.npy --tokens 100000
     """
     from saelib.cli.watch import log_to_stderr
+    from saelib.evaluation.measure import measure, open_measured
     from saelib.interchange import load_own
-    from saelib.interchange.measure import measure, open_measured
 
-    log_to_stderr("saelib.arrays")
+    log_to_stderr("saelib.activations.open")
     saved, measured = load_own(sae), open_measured(rows, fill_missing_chunks)
     found = measure(saved, measured.rows, tokens)
     available, d_in = measured.rows.shape

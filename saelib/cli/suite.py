@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from saelib.config import Config
     from saelib.config.sources import AlphaFold3Source
     from saelib.datasets import Example, Split
-    from saelib.plan import Plan
-    from saelib.targets import Target
+    from saelib.pipeline.plan import Plan
+    from saelib.pipeline.targets import Target
 
 suite_app = typer.Typer()
 
@@ -41,8 +41,8 @@ def plan(
     from dataclasses import asdict
 
     from saelib.config import load_config
-    from saelib.needs import free_bytes, suite_needs
-    from saelib.plan import make_plan
+    from saelib.pipeline.needs import free_bytes, suite_needs
+    from saelib.pipeline.plan import make_plan
 
     config = load_config(configfile)
     needs = suite_needs(config)
@@ -88,8 +88,8 @@ def plan(
 
 def _stale_in_words(planned: "Plan") -> "Iterator[str]":
     """What the next run makes, and why: a line for each stage and reason."""
-    from saelib.reasons import in_short
-    from saelib.time_left import duration
+    from saelib.pipeline.reasons import in_short
+    from saelib.pipeline.time_left import duration
 
     if not planned.stale:
         yield f"All {planned.fresh:,} results are up to date: a run has nothing to do."
@@ -128,7 +128,7 @@ def _place(target: "Target") -> dict[str, object]:
 
 def _seconds_left(planned: "Plan") -> float | None:
     """Of a run on all processors of this machine; None where nothing has run yet that it could go by."""
-    from saelib.time_left import Forecast, earlier_seconds
+    from saelib.pipeline.time_left import Forecast, earlier_seconds
 
     return Forecast(planned.config, planned.jobs, earlier_seconds(planned.config.results)).seconds_left(
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -151,8 +151,8 @@ def redo(
     Example: saelib redo train --model gpt2 --layers 3,5-7
     """
     from saelib.config import load_config
-    from saelib.redo import chosen_targets
-    from saelib.workflow import claim
+    from saelib.pipeline.redo import chosen_targets
+    from saelib.pipeline.workflow import claim
 
     config = load_config(configfile)
     chosen = chosen_targets(config, stage, model or [], _layers(layers), variant or [])

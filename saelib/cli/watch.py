@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
+from saelib.activations.rows import Rows
 from saelib.progress import Advance, progress
-from saelib.rows import Rows
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
-
 def _no_truth_value(value: Any) -> Any:
     """Refuses `true` and `false`, which pydantic would take for 1 and 0."""
     if isinstance(value, bool):

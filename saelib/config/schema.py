@@ -92,7 +92,7 @@ class StageResources(Section):
 
 
 class ModelResources(Section):
-    """Stage by stage, in place of the estimates of `saelib.resources`. They decide no result."""
+    """Stage by stage, in place of the estimates of `saelib.pipeline.resources`. They decide no result."""
 
     extract: StageResources = StageResources()
     stats: StageResources = StageResources()
@@ -251,7 +251,7 @@ class Config(Section):
         return self.results / "theory" / "predictions.json"
 
     def keys_path(self) -> Path:
-        """Where a run writes what each result's key was made from (`saelib.reasons`)."""
+        """Where a run writes what each result's key was made from (`saelib.pipeline.reasons`)."""
         return self.results / "keys.json"
 
 

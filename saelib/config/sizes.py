@@ -9,7 +9,7 @@ from saelib.config.files import FilesConfig
 from saelib.config.gguf import read_gguf
 from saelib.config.sources import ArraysSource, ModuleSource, PluginSource, SourceConfig, TransformersSource
 from saelib.errors import UserError
-from saelib.files import read_json
+from saelib.files.sealed import read_json
 
 BLOCKS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth")
 WIDTH = ("hidden_size", "n_embd", "d_model", "dim", "embed_dim")
@@ -71,7 +71,7 @@ def every_layer(source: SourceConfig, blocks: int | None) -> tuple[int, ...] | N
 
 
 def _here(files: FilesConfig) -> Path | None:
-    from saelib.fetch import local  # which reads configs itself, and so imports this package
+    from saelib.fetch import local  # heavy, and needed for few configs
 
     return local(files)
 

@@ -22,7 +22,7 @@ Preprocessing = Literal[
     "zscore",
     "pca",
 ]
-"""Preprocessings without options; `saelib.preprocess` says what each does."""
+"""Preprocessings without options; `saelib.preprocessing.fit` says what each does."""
 
 NEED_EIGENVECTORS = {"pca", "partial_pca", "active_subspace", "auto"}
 """Preprocessings that may read the eigenvectors of the covariance."""

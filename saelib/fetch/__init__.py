@@ -3,13 +3,16 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-from saelib.config import Config, FilesConfig
 from saelib.config.base import Section
-from saelib.config.files import HubFiles, LocalFiles, WebFiles, Wheel
+from saelib.config.files import FilesConfig, HubFiles, LocalFiles, WebFiles, Wheel
 from saelib.errors import UserError
 from saelib.fetch import hub, web, wheel
 from saelib.fetch.cache import cache_folder
+
+if TYPE_CHECKING:  # the types of the config read the sizes of cached files
+    from saelib.config import Config
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +54,7 @@ def fetch_paths(files: FilesConfig) -> list[Path]:
     return found
 
 
-def fetch_suite(config: Config) -> list[str]:
+def fetch_suite(config: "Config") -> list[str]:
     """Bring every file that a suite names to this machine; returns why not, a line for each that cannot be had."""
     failed: dict[str, None] = {}
     for part in (*(model.source for model in config.models.values()), *config.datasets.values()):

@@ -8,7 +8,7 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock
 
-from saelib.files import remove_drafts
+from saelib.files.publish import remove_drafts
 
 
 def cache_folder() -> Path:

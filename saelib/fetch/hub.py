@@ -11,7 +11,7 @@ from pathlib import Path
 from saelib.config.files import HubFiles
 from saelib.errors import UserError
 from saelib.fetch.cache import cache_folder
-from saelib.files import write_json
+from saelib.files.sealed import write_json
 
 log = logging.getLogger(__name__)
 

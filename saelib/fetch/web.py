@@ -13,7 +13,7 @@ from saelib.errors import UserError
 from saelib.fetch.archive import is_archive, unpack
 from saelib.fetch.cache import cache_folder, claimed
 from saelib.fetch.download import download
-from saelib.files import published_folder
+from saelib.files.publish import published_folder
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from saelib.config.files import Wheel
 from saelib.errors import UserError
 from saelib.fetch.archive import unpack
 from saelib.fetch.cache import cache_folder, claimed
-from saelib.files import published_folder
+from saelib.files.publish import published_folder
 
 log = logging.getLogger(__name__)
 

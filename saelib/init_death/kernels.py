@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from saelib.compiling import announce_compiling
+from saelib.progress import announce_compiling
 
 announce_compiling()
 NEVER = np.int32(2**31 - 1)

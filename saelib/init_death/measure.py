@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from saelib.activations.rows import Rows
 from saelib.errors import UserError
 from saelib.init_death.encoder import random_encoder
 from saelib.init_death.result import Death, InitDeath, death_from_firsts
-from saelib.preprocess import Preprocess
-from saelib.rows import Rows
+from saelib.preprocessing.transform import Preprocess
 
 if TYPE_CHECKING:
     from saelib.init_death.near import Near

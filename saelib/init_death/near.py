@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saelib.init_death.kernels import AT_CENTER, SHARED
-from saelib.preprocess import Preprocess
+from saelib.preprocessing.transform import Preprocess
 
 NEAR = 2.0**-6
 """Nearer than this share of what cancels, a token gets a product of its own. Above it float32 keeps 17 bits."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saelib.errors import UserError
-from saelib.files import read_json, write_result
+from saelib.files.sealed import read_json, write_result
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 from saelib.config import Config
 from saelib.init_death import measure, save_result
-from saelib.preprocess import make_preprocess
+from saelib.preprocessing.fit import make_preprocess
 from saelib.progress import progress
 from saelib.stats import load_arrays
 from saelib.store import open_store
 
 if TYPE_CHECKING:
-    from saelib.plan import Job
+    from saelib.pipeline.plan import Job
 
 log = logging.getLogger(__name__)
 

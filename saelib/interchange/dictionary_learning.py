@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from saelib.errors import UserError
-from saelib.files import write_json
+from saelib.files.sealed import write_json
 from saelib.interchange.fields import DICTIONARY_LEARNING
-from saelib.interchange.fold import centre_input, fold_preprocess, uncentre_input, unit_decoder
 from saelib.interchange.reading import Config, read_config, read_torch
 from saelib.interchange.refuse import refuse_token_norm
-from saelib.preprocess import Preprocess
+from saelib.preprocessing.transform import Preprocess
 from saelib.sae.check import Shapes, check_k, check_tensors
 from saelib.sae.file import HEADER, SavedSAE, latent_by_latent
+from saelib.sae.fold import centre_input, fold_preprocess, uncentre_input, unit_decoder
 from saelib.sae.model import SAE
 
 FILES = ("config.json", "ae.pt")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from saelib.errors import UserError
-from saelib.files import published_folder
+from saelib.files.publish import published_folder
 from saelib.interchange import dictionary_learning, saelens, sparsify
 from saelib.sae.file import SavedSAE, load_sae
 

@@ -10,13 +10,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from saelib.errors import UserError
-from saelib.files import write_json
-from saelib.interchange.fold import centre_input, fold_preprocess, rescale_input, scale_decoder, unit_decoder
+from saelib.files.sealed import write_json
 from saelib.interchange.reading import Config, read_safetensors
 from saelib.interchange.saelens_settings import FACTOR, NORMALIZATIONS, read_settings, refuse_unknown, token_norm
-from saelib.preprocess import Preprocess, TokenNorm
+from saelib.preprocessing.transform import Preprocess, TokenNorm
 from saelib.sae.check import Shapes, check_k, check_tensors
 from saelib.sae.file import SavedSAE, latent_by_latent
+from saelib.sae.fold import centre_input, fold_preprocess, rescale_input, scale_decoder, unit_decoder
 from saelib.sae.model import SAE
 
 FILES = ("cfg.json", "sae_weights.safetensors")

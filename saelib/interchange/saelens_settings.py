@@ -6,7 +6,7 @@ from typing import Any
 from saelib.errors import UserError
 from saelib.interchange.fields import SAELENS
 from saelib.interchange.reading import Config, read_config
-from saelib.preprocess import TokenNorm
+from saelib.preprocessing.transform import TokenNorm
 
 FACTOR = "finetuning_scaling_factor"
 READ = {

@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import save_file
 
 from saelib.errors import UserError
-from saelib.files import write_json
+from saelib.files.sealed import write_json
 from saelib.interchange.fields import SPARSIFY
-from saelib.interchange.fold import fold_preprocess
 from saelib.interchange.reading import Config, read_config, read_safetensors
 from saelib.interchange.refuse import refuse_token_norm
-from saelib.preprocess import Preprocess
+from saelib.preprocessing.transform import Preprocess
 from saelib.sae.check import Shapes, check_k, check_tensors
 from saelib.sae.file import HEADER, SavedSAE, latent_by_latent
+from saelib.sae.fold import fold_preprocess
 from saelib.sae.model import SAE
 
 FILES = ("cfg.json", "sae.safetensors")

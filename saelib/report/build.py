@@ -7,11 +7,12 @@ from pathlib import Path
 import polars as pl
 
 from saelib.config import Config
-from saelib.failures import Failures
-from saelib.files import published_file, remove_drafts, write_result
+from saelib.files.publish import published_file, remove_drafts
+from saelib.files.sealed import write_result
+from saelib.files.tables import write_table
+from saelib.pipeline.failures import Failures
 from saelib.report.results import NO_FAILURES, Results, read_results
 from saelib.report.tables import layers_table, saes_table, spearman_rows
-from saelib.tables import write_table
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ def run(config: Config, key: str, failures: Failures = NO_FAILURES) -> None:
     Args:
         config: the suite; its `results` folder is read and written.
         key: what the report depends on, as one hash; kept in `report.json`.
-        failures: why results are missing, where a job of this run said so (`saelib.failures`).
+        failures: why results are missing, where a job of this run said so (`saelib.pipeline.failures`).
     """
     results = read_results(config, failures)
     for gap in results.gaps:

@@ -22,7 +22,7 @@ import vl_convert
 import saelib
 from saelib import theory
 from saelib.config import Config
-from saelib.recommend import ACCEPTED, ORDER, TOLERATED
+from saelib.preprocessing.recommend import ACCEPTED, ORDER, TOLERATED
 from saelib.report.charts import make_charts
 from saelib.report.palette import ADVICE, PREPROCESSINGS
 from saelib.report.results import Place, Results, wanted_layers, wanted_saes, where

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from saelib.config import Config
 from saelib.config.schema import compact
 from saelib.errors import UserError
-from saelib.failures import Failures
-from saelib.files import read_json
+from saelib.files.sealed import read_json
+from saelib.pipeline.failures import Failures
 from saelib.report.schema import InitDeath, LayerStats, Prediction, Predictions, Result, Sweep
 from saelib.stats import load_arrays
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from saelib.caveats import AtEnd, about_rate, few_tokens_decide, rate_at_end
+from saelib.evaluation.caveats import AtEnd, about_rate, few_tokens_decide, rate_at_end
 
 
 class Part(BaseModel):

@@ -6,7 +6,7 @@ from saelib.config import Config
 from saelib.report import run as build
 
 if TYPE_CHECKING:
-    from saelib.plan import Job
+    from saelib.pipeline.plan import Job
 
 
 def run(config: Config, job: "Job") -> None:

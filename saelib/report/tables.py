@@ -6,10 +6,10 @@ from typing import Any
 import polars as pl
 
 from saelib.config import Config, InitDeathConfig
-from saelib.correlation import spearman_table
-from saelib.recommend import MeasuredDeath, TrainedSAE, recommend
+from saelib.preprocessing.recommend import MeasuredDeath, TrainedSAE, recommend
 from saelib.report.results import Place, Results, wanted_layers, wanted_saes
 from saelib.report.schema import InitDeath, LayerStats
+from saelib.stats.correlation import spearman_table
 
 STATISTICS = (
     "gamma",

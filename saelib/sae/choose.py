@@ -36,13 +36,13 @@ def make_trainer(
     """
     obstacle = _why_not_kernels(sae, variant)
     if obstacle is not None:
-        from saelib.sae.torch_trainer import TorchTrainer
+        from saelib.sae.autograd.trainer import TorchTrainer
 
         log.info("training with torch: %s", obstacle)
         return TorchTrainer(sae, config, variant, learning_rate=learning_rate, variance=variance, seed=seed)
 
+    from saelib.sae.kernels.large import KernelTrainer
     from saelib.sae.kernels.small import SmallKernelTrainer, is_small
-    from saelib.sae.kernels.trainer import KernelTrainer
 
     small = is_small(sae, config, variant)
     log.info("training with the kernels for %s", "small TopK SAEs on a CPU" if small else "TopK on a CPU")
@@ -62,9 +62,9 @@ def step_all(trainers: Sequence[Trainer], x: Tensor, threads: int) -> None:
             trainer.step(x)
         return
 
-    from saelib.sae.kernels.base import TopKTrainer
     from saelib.sae.kernels.small import SmallKernelTrainer
     from saelib.sae.kernels.threads import shared_workers
+    from saelib.sae.kernels.topk_trainer import TopKTrainer
 
     small = [trainer for trainer in trainers if isinstance(trainer, SmallKernelTrainer)]
     side_by_side = small if len(small) > 1 else []

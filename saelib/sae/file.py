@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from saelib.errors import UserError
-from saelib.files import published_file
-from saelib.preprocess import Preprocess, TokenNorm
+from saelib.files.publish import published_file
+from saelib.preprocessing.transform import Preprocess, TokenNorm
 from saelib.sae.check import check_k, check_tensors, in_words
 from saelib.sae.model import SAE, Architecture
 

@@ -6,8 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saelib.sae.products import product
-from saelib.sae.sparse import largest
+from saelib.sae.products import largest, product
 
 Architecture = Literal["topk", "batch_topk", "relu", "jumprelu"]
 

@@ -5,6 +5,27 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+GROUPS = 8
+"""Candidates for a latent's place among the largest that are compared at first; 8 was fastest of 4 to 32 (CPU)."""
+
+
+def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest values of each row [rows, n], unsorted, and their places: [rows, k] each.
+
+    The columns are compared in groups first: a value among the k largest lies in a group whose maximum is among the
+    k largest maxima. Less than half of topk's time for small k.
+    """
+    rows, n = values.shape
+    if n % GROUPS or 4 * k > n // GROUPS:
+        return values.topk(k, dim=1, sorted=False)
+    width = n // GROUPS
+    groups = values.reshape(rows, GROUPS, width).amax(1).topk(k, dim=1, sorted=False).indices
+    members = torch.arange(GROUPS, device=values.device)[:, None] * width
+    candidates = (groups[:, None] + members).flatten(1)
+    chosen, places = values.gather(1, candidates).topk(k, dim=1, sorted=False)
+    return chosen, candidates.gather(1, places)
+
+
 Precision = Literal["float32", "bfloat16"]
 
 _HAS_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")  # as torch.compile calls it; it has no derivative

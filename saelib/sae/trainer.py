@@ -10,7 +10,7 @@ from saelib.sae.model import SAE
 class Trainer(Protocol):
     """An SAE in training, and everything its next step depends on.
 
-    Implementations: `saelib.sae.torch_trainer.TorchTrainer` (every method, every device; the reference), and
+    Implementations: `saelib.sae.autograd.trainer.TorchTrainer` (every method, every device; the reference), and
     `KernelTrainer` and `SmallKernelTrainer` in `saelib.sae.kernels` (TopK on a CPU, many times as fast).
     """
 

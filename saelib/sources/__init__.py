@@ -20,11 +20,11 @@ FAMILIES = {
     "antiberty": "saelib.sources.antiberty",
     "dinov2_onnx": "saelib.sources.dinov2_onnx",
     "spliceai": "saelib.sources.spliceai",
-    "arrays": "saelib.arrays",
+    "arrays": "saelib.activations.open",
 }
 """Family in the config -> its module, with an `open_source(config, device, dtype)`.
 
-`arrays` has no model to run: see `saelib.arrays.open_rows`.
+`arrays` has no model to run: see `saelib.activations.open.open_rows`.
 """
 
 

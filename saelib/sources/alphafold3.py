@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from saelib.config.sources import AlphaFold3Source
 from saelib.datasets.base import Example
 from saelib.errors import UserError
-from saelib.files import write_json
+from saelib.files.sealed import write_json
 from saelib.sources.base import Activations, texts
 
 log = logging.getLogger(__name__)

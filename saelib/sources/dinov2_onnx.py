@@ -114,7 +114,7 @@ def _build(path: Path, weights: dict[str, NDArray[Any]], dtype: "torch.dtype") -
     import torch
     from transformers import Dinov2Config, Dinov2Model
 
-    from saelib.sources.pretrained import quiet_loading
+    from saelib.sources.loading.pretrained import quiet_loading
 
     projection = weights["embeddings.patch_embeddings.projection.weight"]
     hidden, patch = projection.shape[0], projection.shape[-1]

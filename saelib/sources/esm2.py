@@ -10,8 +10,8 @@ from saelib.environments import require_packages
 from saelib.errors import UserError
 from saelib.fetch import fetch
 from saelib.sources.base import first_of, torch_device, torch_dtype
-from saelib.sources.checkpoint import read_tensors
-from saelib.sources.rotary import Rotary
+from saelib.sources.loading.checkpoint import read_tensors
+from saelib.sources.networks.rotary import Rotary
 from saelib.sources.tokens import Tokens, TokenSource
 
 NAME = "ESM2"

@@ -15,7 +15,7 @@ from saelib.environments import require_packages
 from saelib.errors import UserError
 from saelib.fetch import fetch
 from saelib.sources.base import torch_device, torch_dtype
-from saelib.sources.checkpoint import load_weights, read_tensors
+from saelib.sources.loading.checkpoint import load_weights, read_tensors
 from saelib.sources.tokens import Tokens, TokenSource
 
 NAME = "ESM3"

@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from saelib.config.sources import EvoSource
 from saelib.errors import UserError
 from saelib.fetch import describe, fetch
-from saelib.files import read_json
+from saelib.files.sealed import read_json
 from saelib.sources.base import torch_device, torch_dtype
-from saelib.sources.checkpoint import load_weights, read_weights
-from saelib.sources.evo_model import Architecture, StripedHyena
+from saelib.sources.loading.checkpoint import load_weights, read_weights
+from saelib.sources.networks.striped_hyena import Architecture, StripedHyena
 from saelib.sources.tokens import Tokens, TokenSource
 
 log = logging.getLogger(__name__)

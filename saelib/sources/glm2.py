@@ -16,8 +16,8 @@ from saelib.config.sources import Glm2Source
 from saelib.errors import UserError
 from saelib.fetch import fetch
 from saelib.sources.base import torch_device, torch_dtype
-from saelib.sources.checkpoint import load_weights, read_settings, read_weights
-from saelib.sources.rotary import Rotary
+from saelib.sources.loading.checkpoint import load_weights, read_settings, read_weights
+from saelib.sources.networks.rotary import Rotary
 from saelib.sources.tokens import Tokens, TokenSource
 
 NAME = "gLM2"

@@ -25,7 +25,7 @@ from saelib.sources.base import (
     torch_device,
     torch_dtype,
 )
-from saelib.sources.user_code import call, load_dotted, user_code
+from saelib.sources.loading.user_code import call, load_dotted, user_code
 
 AXES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "example token channel": lambda values: values,

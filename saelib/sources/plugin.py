@@ -11,7 +11,7 @@ from saelib.datasets.base import Example
 from saelib.errors import UserError
 from saelib.fetch import fetch
 from saelib.sources.base import Activations, check_layers
-from saelib.sources.user_code import call, find_entry_point, run_file, user_code
+from saelib.sources.loading.user_code import call, find_entry_point, run_file, user_code
 
 
 def open_source(config: PluginSource, device: str, dtype: str) -> "CheckedSource":

@@ -17,7 +17,7 @@ from saelib.config.sources import Progen2Source
 from saelib.errors import UserError
 from saelib.fetch import fetch
 from saelib.sources.base import torch_device, torch_dtype
-from saelib.sources.checkpoint import load_weights, read_settings, read_weights
+from saelib.sources.loading.checkpoint import load_weights, read_settings, read_weights
 from saelib.sources.tokens import Tokens, TokenSource
 
 NAME = "ProGen2"

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from saelib.config.sources import TransformersSource
 from saelib.errors import UserError
 from saelib.fetch import describe, fetch
-from saelib.sources.pretrained import find_blocks, from_pretrained, load_model, width
+from saelib.sources.loading.pretrained import find_blocks, from_pretrained, load_model, width
 from saelib.sources.tokens import Tokens, TokenSource
 
 log = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from saelib.config.sources import TransformersVisionSource
 from saelib.datasets.base import Example
 from saelib.errors import UserError
 from saelib.fetch import describe, fetch
-from saelib.files import read_json
+from saelib.files.sealed import read_json
 from saelib.sources.base import Activations, check_layers, images, input_device, kept_rows, recorded, torch_dtype
-from saelib.sources.pretrained import find_blocks, load_model, width
+from saelib.sources.loading.pretrained import find_blocks, load_model, width
 
 log = logging.getLogger(__name__)
 

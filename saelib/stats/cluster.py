@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from saelib.config.cluster import DaskScheduler, DaskSlurm, SlurmWorkers
 from saelib.errors import UserError
-from saelib.keys import code_hash
+from saelib.pipeline.keys import code_hash
 
 POLL_SECONDS = 1.0
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from saelib.activations.rows import Rows
 from saelib.errors import UserError
-from saelib.rows import Rows
 from saelib.stats.layer_stats import LayerStats
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@
 import numba
 import numpy as np
 
-from saelib.compiling import announce_compiling
+from saelib.progress import announce_compiling
 
 announce_compiling()
 # Sums may be reordered, but NaN and infinity keep their meaning: they are how a bad token is found. Divisions stay what

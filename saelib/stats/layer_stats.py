@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saelib.errors import UserError
-from saelib.files import published_file, read_json, write_result
+from saelib.files.publish import published_file
+from saelib.files.sealed import read_json, write_result
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from saelib.rows import Rows
+from saelib.activations.rows import Rows
 
 # Read together: enough rows that adding up a Gram matrix costs little beside multiplying it, in bounded memory.
 _SLAB_ROWS = 4096

@@ -11,7 +11,7 @@ from saelib.stats import compute_stats, save_stats
 from saelib.store import open_store
 
 if TYPE_CHECKING:
-    from saelib.plan import Job
+    from saelib.pipeline.plan import Job
     from saelib.stats.slabs import Workers
 
 log = logging.getLogger(__name__)

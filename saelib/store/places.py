@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from saelib.errors import UserError
-from saelib.files import published_folder, remove_drafts
+from saelib.files.publish import published_folder, remove_drafts
 from saelib.store import remote
 from saelib.store.layout import SPLITS, StoreMetadata, chunk_names, metadata_of
 

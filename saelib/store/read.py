@@ -19,7 +19,7 @@ CORRUPT = (ValueError, TypeError, KeyError, RuntimeError, OSError)
 
 
 class StoreRows:
-    """The activations of one split of a store, as `saelib.rows.Rows`.
+    """The activations of one split of a store, as `saelib.activations.rows.Rows`.
 
     Sent to another process it is opened again there, by path or URL: neither rows nor credentials travel.
     """

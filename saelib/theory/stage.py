@@ -5,12 +5,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from saelib.config import Config
-from saelib.files import write_result
+from saelib.files.sealed import write_result
 from saelib.stats import load_stats
 from saelib.theory import predict
 
 if TYPE_CHECKING:
-    from saelib.plan import Job
+    from saelib.pipeline.plan import Job
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from saelib.errors import UserError
-from saelib.files import published_folder, remove_drafts, seal, unseal
-from saelib.train.record import Run
-from saelib.train.stream import START, Position
+from saelib.files.publish import published_folder, remove_drafts
+from saelib.files.sealed import seal, unseal
+from saelib.train.batches_from_model import START, Position
+from saelib.train.history import Run
 
 log = logging.getLogger(__name__)
 

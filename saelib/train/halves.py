@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from saelib.train.space import Sample
+from saelib.evaluation.space import Sample
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import polars as pl
 
-from saelib.caveats import AtEnd, about_rate, few_tokens_decide, rate_at_end
-from saelib.files import remove_drafts, write_result
-from saelib.preprocess import Preprocess
+from saelib.evaluation.caveats import AtEnd, about_rate, few_tokens_decide, rate_at_end
+from saelib.evaluation.reconstruction import Evaluation
+from saelib.files.publish import remove_drafts
+from saelib.files.sealed import write_result
+from saelib.files.tables import write_table
+from saelib.preprocessing.transform import Preprocess
 from saelib.sae.file import SavedSAE, save_sae
-from saelib.tables import write_table
-from saelib.train.evaluate import Evaluation
-from saelib.train.record import HISTORY, Run
+from saelib.train.history import HISTORY, Run
 
 log = logging.getLogger(__name__)
 

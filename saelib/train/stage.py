@@ -5,18 +5,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from saelib.choose_preprocessing import choose_preprocessing
 from saelib.config import Config, VariantConfig
-from saelib.precision import exact_float32
+from saelib.preprocessing.choose import choose_preprocessing
+from saelib.sources.precision import exact_float32
 from saelib.stats import load_arrays, load_stats
 from saelib.store import Store, open_store
-from saelib.train.feed import train_from_store, train_from_stream
-from saelib.train.stream import StreamedBatches
+from saelib.train.batches_from_model import StreamedBatches
+from saelib.train.loop import train_from_store, train_from_stream
 from saelib.train.sweep import Subject, Sweep
 
 if TYPE_CHECKING:
-    from saelib.plan import Job
-    from saelib.targets import Target
+    from saelib.pipeline.plan import Job
+    from saelib.pipeline.targets import Target
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def run(config: Config, job: "Job") -> None:
 
 def _stream(config: Config, job: "Job") -> None:
     """All targets from the same forward passes; preprocessings and scales come from their stores all the same."""
-    from saelib.activations import open_batches
+    from saelib.extract.batches import open_batches
 
     name = job.targets[0].model
     stream = config.models[name].stream

@@ -13,25 +13,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from saelib.activations.rows import Rows, read_float32
 from saelib.config import TrainConfig, VariantConfig
 from saelib.config.training import StreamConfig
 from saelib.errors import UserError
-from saelib.preprocess import make_preprocess
-from saelib.rows import Rows, read_float32
+from saelib.evaluation.reconstruction import Evaluation, evaluate, rows_at_a_time
+from saelib.evaluation.space import Sample, Space
+from saelib.preprocessing.fit import make_preprocess
+from saelib.sae.autograd.trainer import TorchTrainer
 from saelib.sae.choose import make_trainer, step_all
-from saelib.sae.init import initial_sae, set_firing_rate
+from saelib.sae.initial_weights import initial_sae, set_firing_rate
 from saelib.sae.kernels.cpu import vector_lanes
 from saelib.sae.model import SAE
-from saelib.sae.torch_trainer import TorchTrainer
 from saelib.sae.trainer import Trainer
+from saelib.train.batches_from_model import START, Position
 from saelib.train.checkpoint import Checkpoints, Identity, Reached
-from saelib.train.evaluate import Evaluation, evaluate, rows_at_a_time
 from saelib.train.halves import choosing_half, only
+from saelib.train.history import Recorder, Run
 from saelib.train.loggers import open_log
 from saelib.train.publish import publish
-from saelib.train.record import Recorder, Run
-from saelib.train.space import Sample, Space
-from saelib.train.stream import START, Position
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class Sweep:
             heldout: Rows of other examples, to measure on.
             arrays: The layer's statistics, as `make_preprocess` takes them.
             config: Sizes, steps and rates.
-            variant: The method; its preprocessing is not `auto` (see `saelib.choose_preprocessing`).
+            variant: The method; its preprocessing is not `auto` (see `saelib.preprocessing.choose`).
             output: The folder of this variant's results.
             key: What the results depend on, as one hash.
             seed: Of the initial weights, of the batches and of what is drawn during training.

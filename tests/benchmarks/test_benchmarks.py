@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks import seeds, streaming, training
 from benchmarks.contenders.worker import Setting
 from saelib.config.load import check_config
-from saelib.extract import extract
+from saelib.extract.stage import extract
 from saelib.stats import compute_stats, save_stats
 from saelib.store import open_store
 from saelib.train import Subject

@@ -15,7 +15,7 @@ from benchmarks.scaling.project import project, with_tokens, without_gpus
 from benchmarks.scaling.sizes import Point, Size, Sweep, sweeps
 from saelib.config import Config, VariantConfig, load_config
 from saelib.config.training import StreamConfig
-from saelib.needs import suite_needs
+from saelib.pipeline.needs import suite_needs
 
 ROOT = Path(__file__).parents[2]
 SIZES = [Size(tokens, d_in, 4 * d_in) for tokens in (1000, 3000, 10_000) for d_in in (64, 200, 500)]

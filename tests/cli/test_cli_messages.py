@@ -13,19 +13,19 @@ import typer
 import zarr
 from typer.testing import CliRunner
 
+from saelib.activations.rows import ArrayRows
 from saelib.cli import watch
 from saelib.cli.main import app
 from saelib.config.load import check_config
 from saelib.errors import UserError
-from saelib.extract import extract
-from saelib.rows import ArrayRows
+from saelib.extract.stage import extract
 
 VALUES = np.random.default_rng(0).standard_normal((3000, 16)).astype(np.float32) + 1
 
 
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Any:
-    names = (None, "saelib.cli.watch", "saelib.arrays")
+    names = (None, "saelib.cli.watch", "saelib.activations.open")
     before = [
         (logging.getLogger(name), logging.getLogger(name).level, [*logging.getLogger(name).handlers]) for name in names
     ]

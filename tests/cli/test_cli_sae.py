@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from saelib.cli import main
-from saelib.preprocess import Preprocess
+from saelib.preprocessing.transform import Preprocess
 from saelib.sae.file import SavedSAE, save_sae
 from saelib.sae.model import SAE
 from saelib.store import StoreMetadata, StoreWriter

@@ -70,7 +70,7 @@ def proteins(tmp_path: Path) -> dict[str, Any]:
 
 def test_the_inputs_written_for_alphafold_are_all_that_extraction_asks_for(tmp_path: Path) -> None:
     from saelib.config import Config
-    from saelib.extract import extract
+    from saelib.extract.stage import extract
 
     suite = proteins(tmp_path)
     file = tmp_path / "suite.yaml"

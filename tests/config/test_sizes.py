@@ -11,7 +11,7 @@ from saelib.config import Config
 from saelib.config.load import check_config
 from saelib.config.sizes import Size, known_size
 from saelib.errors import UserError
-from saelib.needs import suite_needs
+from saelib.pipeline.needs import suite_needs
 
 
 def loaded(source: dict[str, Any], layers: Any = "all", **model: Any) -> Config:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import GPT2Model, PreTrainedTokenizerFast
 
-from saelib import extract as stage
+from saelib.activations.rows import read_float32
 from saelib.config.load import check_config
 from saelib.datasets import open_dataset
 from saelib.errors import UserError
-from saelib.rows import read_float32
+from saelib.extract import stage
 from saelib.sources import open_source
 from saelib.store import open_store, verify_store
 

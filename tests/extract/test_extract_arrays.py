@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import zarr
 
-from saelib import extract as stage
+from saelib.activations.rows import read_float32
 from saelib.config.load import check_config
 from saelib.errors import UserError
-from saelib.needs import suite_needs
-from saelib.rows import read_float32
+from saelib.extract import stage
+from saelib.pipeline.needs import suite_needs
+from saelib.pipeline.targets import wanted_targets
 from saelib.store import open_store
-from saelib.targets import wanted_targets
 
 VALUES = np.random.default_rng(0).standard_normal((6000, 8)).astype(np.float32)
 # The first two columns say which row it is, whatever order a store has and float16 does to the rest.

@@ -5,19 +5,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import saelib.extract
+import saelib.extract.stage
 import saelib.init_death.stage
 import saelib.stats.stage
 import saelib.theory.stage
+from saelib.activations.rows import ArrayRows
 from saelib.config import Config
 from saelib.config.load import check_config
 from saelib.init_death import InitDeath, load_result, measure
-from saelib.plan import make_plan
-from saelib.preprocess import make_preprocess
+from saelib.pipeline.plan import make_plan
+from saelib.preprocessing.fit import make_preprocess
 from saelib.report import build
 from saelib.report.results import read_results
 from saelib.report.tables import layers_table
-from saelib.rows import ArrayRows
 from saelib.stats import LayerStats, compute_stats, load_arrays, load_stats
 from saelib.store import open_store, verify_store
 from saelib.theory import dead_relu
@@ -25,7 +25,7 @@ from saelib.theory import dead_relu
 TRAIN, HELDOUT, D = 6000, 2000, 32
 PREPROCESSINGS = ["raw", "center_median", "layernorm", "ln_center", "zscore", "pca"]
 STAGES = {
-    "extract": saelib.extract.run,
+    "extract": saelib.extract.stage.run,
     "stats": saelib.stats.stage.run,
     "init_death": saelib.init_death.stage.run,
 }

@@ -14,17 +14,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from saelib.errors import UserError
-from saelib.files import (
-    published_file,
-    published_folder,
-    read_json,
-    read_sealed,
-    remove_drafts,
-    seal,
-    unseal,
-    write_json,
-    write_result,
-)
+from saelib.files.publish import published_file, published_folder, remove_drafts
+from saelib.files.sealed import read_json, read_sealed, seal, unseal, write_json, write_result
 
 
 def test_a_failed_writer_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:
@@ -74,7 +65,7 @@ def test_reading_what_is_not_there_or_not_json(tmp_path: Path) -> None:
 WRITER = """
 import sys, itertools
 from pathlib import Path
-from saelib.files import write_json
+from saelib.files.publish import write_json
 for i in itertools.count():
     write_json(Path(sys.argv[1]), {"i": i, "pad": "x" * 200000})
 """
@@ -111,7 +102,7 @@ def test_a_full_disk_is_one_line_and_exit_code_1() -> None:
 LEFT_BEHIND = """
 import os, sys
 from pathlib import Path
-from saelib.files import published_file
+from saelib.files.publish import published_file
 with published_file(Path(sys.argv[1]) / "x.safetensors") as draft:
     (draft.parent / ".tmpTk9pVK").write_bytes(b"what a library writes before it renames")
     os.kill(os.getpid(), 9)

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from saelib.errors import UserError
-from saelib.tables import read_table, write_table
+from saelib.files.tables import read_table, write_table
 
 TABLE = pl.DataFrame({"layer": range(2_000), "gamma": [layer**0.5 for layer in range(2_000)]})
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from saelib.activations.rows import ArrayRows
 from saelib.errors import UserError
 from saelib.init_death import InitDeath, measure, product, random_encoder, trial
 from saelib.init_death.kernels import NEVER
 from saelib.init_death.near import nothing_near
-from saelib.preprocess import Preprocess
-from saelib.rows import ArrayRows
+from saelib.preprocessing.transform import Preprocess
 
 D, D_SAE, TOKENS = 12, 96, 300
 SEEDS = [4, 9]

@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from saelib.activations.rows import ArrayRows
 from saelib.errors import UserError
 from saelib.init_death import InitDeath, Rate, load_result, measure, save_result
-from saelib.preprocess import Preprocess
-from saelib.rows import ArrayRows
+from saelib.preprocessing.transform import Preprocess
 
 
 def some_result() -> InitDeath:

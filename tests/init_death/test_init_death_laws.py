@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from saelib.activations.rows import ArrayRows
 from saelib.init_death import Death, measure
-from saelib.preprocess import Preprocess
-from saelib.rows import ArrayRows
-from saelib.synthetic import sparse_features
+from saelib.preprocessing.transform import Preprocess
+from saelib.synthetic.features import sparse_features
 from saelib.theory import dead_relu, dead_total, dead_total_paper
 
 POINT = 0.01

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from saelib.activations.rows import ArrayRows
 from saelib.config.training import PartialWhitening, Preprocessing
 from saelib.init_death import Death, measure, product, trial
-from saelib.preprocess import Preprocess, layer_norm, make_preprocess
-from saelib.rows import ArrayRows
+from saelib.preprocessing.fit import make_preprocess
+from saelib.preprocessing.transform import Preprocess, layer_norm
 from saelib.sae.kernels.cpu import why_unsupported
 from saelib.stats import compute_stats
 

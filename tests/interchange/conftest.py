@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from saelib.config.training import ActiveSubspace, PartialWhitening
-from saelib.preprocess import Preprocess, make_preprocess
+from saelib.preprocessing.fit import make_preprocess
+from saelib.preprocessing.transform import Preprocess
 from saelib.sae.file import SavedSAE
 from saelib.sae.model import SAE, Architecture
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from saelib.config.training import Preprocessing
 from saelib.errors import UserError
-from saelib.interchange.fold import (
+from saelib.sae.file import SavedSAE
+from saelib.sae.fold import (
     centre_input,
     fold_preprocess,
     rescale_input,
@@ -18,7 +19,6 @@ from saelib.interchange.fold import (
     uncentre_input,
     unit_decoder,
 )
-from saelib.sae.file import SavedSAE
 from saelib.sae.model import SAE
 
 Wide = NDArray[np.float64]

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-import saelib.train.evaluate
+import saelib.evaluation.reconstruction
+from saelib.activations.rows import ArrayRows
 from saelib.errors import UserError
-from saelib.interchange.measure import measure
-from saelib.preprocess import Preprocess
-from saelib.rows import ArrayRows
+from saelib.evaluation.measure import measure
+from saelib.preprocessing.transform import Preprocess
 from saelib.sae.file import SavedSAE
 from saelib.sae.model import SAE, Architecture
 
@@ -89,7 +89,7 @@ def test_an_sae_that_outputs_the_mean_explains_nothing(size: float) -> None:
 def test_blocks_and_offset_make_no_difference(make: Any, rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = make("topk", "pca")
     whole = measure(saved, ArrayRows(rows))
-    monkeypatch.setattr(saelib.train.evaluate, "AT_A_TIME", 7 * 64)
+    monkeypatch.setattr(saelib.evaluation.reconstruction, "AT_A_TIME", 7 * 64)
     shifted = ArrayRows(rows - rows[0])
     shifted.offset = rows[0]
     for other in (measure(saved, ArrayRows(rows)), measure(saved, shifted)):
@@ -128,7 +128,7 @@ def test_bad_rows(preprocessing: str, make: Any, rows: Any) -> None:
 def test_rows_spoilt_after_those_that_the_variance_is_taken_over(
     make: Any, rows: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(saelib.train.space, "SCALE_ROWS", 100)
+    monkeypatch.setattr(saelib.evaluation.space, "SCALE_ROWS", 100)
     spoilt = rows.copy()
     spoilt[150, 3] = np.nan
     with pytest.raises(UserError, match="array: the rows hold NaN or infinity"):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from saelib.config.training import Preprocessing
 from saelib.errors import UserError
-from saelib.preprocess import Preprocess
+from saelib.preprocessing.transform import Preprocess
 from saelib.sae.file import SavedSAE, load_sae, save_sae
 from saelib.sae.model import SAE, Architecture
 

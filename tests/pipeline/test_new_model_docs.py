@@ -20,9 +20,9 @@ from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
 from saelib.config import Config
 from saelib.config.load import check_config
 from saelib.datasets import Example
-from saelib.plan import make_plan
+from saelib.pipeline.plan import make_plan
 from saelib.sources import open_source
-from saelib.sources.user_code import GROUP
+from saelib.sources.loading.user_code import GROUP
 
 torch.set_num_threads(1)
 
@@ -78,7 +78,7 @@ def test_every_example_runs_through_the_pipeline(project: Path) -> None:
     config = config_on_the_page(small_gpt2(project / "gpt2"))
     for job in make_plan(config).jobs.values():
         if job.stage != "report":
-            stage = "saelib.extract" if job.stage == "extract" else f"saelib.{job.stage}.stage"
+            stage = "saelib.extract.stage" if job.stage == "extract" else f"saelib.{job.stage}.stage"
             import_module(stage).run(config, job)
     assert config.models.keys() == {"gpt2", "chars", "saved", "letters"}
     for name, model in config.models.items():

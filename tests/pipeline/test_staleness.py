@@ -60,9 +60,9 @@ def add_a_comment_and_blank_lines(text: str) -> str:
 @pytest.mark.parametrize(
     ("file", "change", "expected"),
     [
-        ("saelib/sae/losses.py", add_a_line, TRAIN | ALWAYS),
-        ("saelib/sae/losses.py", add_a_comment_and_blank_lines, set()),
-        ("saelib/sae/kernels/trainer.py", add_a_line, TRAIN | ALWAYS),
+        ("saelib/sae/autograd/losses.py", add_a_line, TRAIN | ALWAYS),
+        ("saelib/sae/autograd/losses.py", add_a_comment_and_blank_lines, set()),
+        ("saelib/sae/kernels/large.py", add_a_line, TRAIN | ALWAYS),
         ("saelib/train/loggers.py", add_a_line, set()),
         ("saelib/init_death/kernels.py", add_a_line, DEATH | ALWAYS),
         ("saelib/theory/closed_forms.py", add_a_line, THEORY | TRAIN | ALWAYS),

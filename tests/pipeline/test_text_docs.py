@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from saelib.config.load import check_config
-from saelib.extract import extract
-from saelib.needs import suite_needs
+from saelib.extract.stage import extract
+from saelib.pipeline.needs import suite_needs
 from saelib.store import open_store
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"

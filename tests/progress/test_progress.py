@@ -13,7 +13,7 @@ import logging, sys, time
 logging.basicConfig(level="INFO", format="%(message)s")
 from numba import njit
 from saelib import progress
-from saelib.compiling import announce_compiling
+from saelib.progress import announce_compiling
 announce_compiling()
 announce_compiling()
 progress.LINE_EVERY_SECONDS = 0
@@ -56,5 +56,5 @@ def test_compiling_is_said_once_and_left_out():
 
 @pytest.mark.parametrize("module", ["saelib.sae.kernels.compiled", "saelib.stats.kernels", "saelib.init_death.kernels"])
 def test_every_module_with_kernels_announces(module: str):
-    code = f"import {module}; from saelib.compiling import announce_compiling as a; print(a.cache_info().currsize)"
+    code = f"import {module}; from saelib.progress import announce_compiling as a; print(a.cache_info().currsize)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"

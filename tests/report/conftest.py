@@ -11,7 +11,7 @@ import pytest
 from saelib import report, theory
 from saelib.config import Config
 from saelib.config.load import check_config
-from saelib.files import read_json, write_json
+from saelib.files.sealed import read_json, write_json
 from saelib.init_death import Death, InitDeath, Rate, save_result
 from saelib.report.page import render_page
 from saelib.stats import LayerStats, save_stats

@@ -13,7 +13,7 @@ import pytest
 
 from saelib import report
 from saelib.config import Config
-from saelib.files import read_json, write_json
+from saelib.files.sealed import read_json, write_json
 
 Render = Callable[[Config], str]
 

@@ -8,9 +8,9 @@ import pytest
 
 from saelib import report
 from saelib.config import Config
-from saelib.files import read_json, read_sealed, write_json
+from saelib.files.sealed import read_json, read_sealed, write_json
 from saelib.init_death import load_result
-from saelib.recommend import MeasuredDeath, recommend
+from saelib.preprocessing.recommend import MeasuredDeath, recommend
 from saelib.report import Place, layers_table, read_results, saes_table, spearman_rows
 
 LAYER_COLUMNS = [

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from saelib.config.training import TrainConfig, VariantConfig
-from saelib.sae.init import initial_sae
+from saelib.sae.initial_weights import initial_sae
 from saelib.sae.model import SAE
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from saelib.sae import losses
-from saelib.sae.losses import auxk_loss, ghost_loss
+from saelib.sae.autograd import losses
+from saelib.sae.autograd.losses import auxk_loss, ghost_loss
 from saelib.sae.model import SAE
 
 Make = Callable[..., SAE]

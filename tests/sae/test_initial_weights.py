@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from saelib.config.training import TrainConfig, VariantConfig
 from saelib.errors import UserError
-from saelib.sae.init import initial_sae, set_firing_rate
+from saelib.sae.initial_weights import initial_sae, set_firing_rate
 
 Variant = Callable[..., VariantConfig]
 CONFIG = TrainConfig(d_sae=5_000, k=4)
@@ -73,7 +73,7 @@ def test_each_architecture_has_its_own_parameters(variant: Variant):
 
 @pytest.mark.parametrize("rate", [0.01, 0.37])
 def test_every_latent_fires_at_the_rate_asked_for(variant: Variant, rate: float, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("saelib.sae.init.BUFFER_VALUES", 64 * 1_000)  # several runs of latents
+    monkeypatch.setattr("saelib.sae.initial_weights.BUFFER_VALUES", 64 * 1_000)  # several runs of latents
     x = 5 + torch.randn(1_000, D, generator=torch.Generator().manual_seed(1))
     sae = initial_sae(D, TrainConfig(d_sae=100, k=4), variant(), seed=0, b_dec=torch.ones(D))
     set_firing_rate(sae, x, rate)

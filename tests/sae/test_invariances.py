@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from saelib.config.training import TrainConfig, VariantConfig
+from saelib.sae.autograd.trainer import TorchTrainer
 from saelib.sae.model import SAE
-from saelib.sae.torch_trainer import TorchTrainer
 
 Make = Callable[..., SAE]
 Variant = Callable[..., VariantConfig]

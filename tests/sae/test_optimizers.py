@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from saelib.config.training import Adam, ScheduleConfig, SignSGD
-from saelib.sae.optimizer import make_optimizer
+from saelib.sae.autograd.optimizer import make_optimizer
 from saelib.sae.schedule import rate_at
 
 SHAPES = {"W_enc": (4, 6), "W_dec": (6, 4), "b_enc": (6,), "b_dec": (4,)}

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from saelib.config.training import TrainConfig, VariantConfig
-from saelib.sae.init import initial_sae
-from saelib.sae.torch_trainer import TorchTrainer
-from saelib.synthetic import SparseFeatures, sparse_features
+from saelib.sae.autograd.trainer import TorchTrainer
+from saelib.sae.initial_weights import initial_sae
+from saelib.synthetic.features import SparseFeatures, sparse_features
 
 
 def train(data: SparseFeatures, x: torch.Tensor, b_dec: torch.Tensor | None, steps: int) -> float:

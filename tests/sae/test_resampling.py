@@ -9,9 +9,9 @@ from torch import Tensor
 
 from saelib.config.training import TrainConfig, VariantConfig
 from saelib.errors import UserError
+from saelib.sae.autograd.resample import resample
+from saelib.sae.autograd.trainer import TorchTrainer
 from saelib.sae.model import SAE
-from saelib.sae.resample import resample
-from saelib.sae.torch_trainer import TorchTrainer
 
 Make = Callable[..., SAE]
 Variant = Callable[..., VariantConfig]

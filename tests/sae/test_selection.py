@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from saelib.config.training import TrainConfig, VariantConfig
-from saelib.sae.forward import batch_topk_forward, topk_forward
+from saelib.sae.autograd.forward import batch_topk_forward, topk_forward
+from saelib.sae.autograd.trainer import TorchTrainer
 from saelib.sae.model import SAE
-from saelib.sae.sparse import GROUPS, largest
-from saelib.sae.torch_trainer import TorchTrainer
+from saelib.sae.products import GROUPS, largest
 
 Make = Callable[..., SAE]
 

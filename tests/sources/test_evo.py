@@ -18,7 +18,7 @@ from saelib.datasets import Example
 from saelib.errors import UserError
 from saelib.fetch import fetch
 from saelib.sources import open_source
-from saelib.sources.evo_model import StripedHyena
+from saelib.sources.networks.striped_hyena import StripedHyena
 
 WIDTH, INNER, HEADS, STATES, TAPS, BLOCKS, ATTENTION = 32, 48, 4, 3, 3, 4, (2,)
 CONFIG = {

@@ -13,10 +13,10 @@ from saelib.config.load import check_config
 from saelib.config.sources import ModuleSource, PluginSource
 from saelib.datasets import Example
 from saelib.errors import UserError
+from saelib.pipeline.targets import wanted_targets
 from saelib.sources import open_source
+from saelib.sources.loading.user_code import code_versions
 from saelib.sources.plugin import CheckedSource
-from saelib.sources.user_code import code_versions
-from saelib.targets import wanted_targets
 
 CODE = """
 from dataclasses import dataclass

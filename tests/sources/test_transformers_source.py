@@ -177,7 +177,7 @@ def test_an_unknown_device_is_refused(checkpoints):
 
 
 def test_an_older_transformers_is_refused(checkpoints, open_text, monkeypatch):
-    monkeypatch.setattr("saelib.sources.pretrained.transformers.__version__", "4.48.1")
+    monkeypatch.setattr("saelib.sources.loading.pretrained.transformers.__version__", "4.48.1")
     with pytest.raises(UserError, match=r"needs transformers 5, but .* has 4\.48\.1"):
         open_text(checkpoints["gpt2"])
 

@@ -20,12 +20,12 @@ import pytest
 from dask.delayed import delayed
 from distributed import LocalCluster
 
-from saelib import extract
+from saelib.activations.rows import ArrayRows
 from saelib.config.cluster import DaskScheduler, DaskSlurm, SlurmWorkers
 from saelib.config.load import check_config
 from saelib.errors import UserError
-from saelib.plan import make_plan
-from saelib.rows import ArrayRows
+from saelib.extract import stage as extract
+from saelib.pipeline.plan import make_plan
 from saelib.stats import cluster as clusters
 from saelib.stats import compute_stats
 from saelib.stats import stage as stats_stage

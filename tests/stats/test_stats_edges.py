@@ -8,8 +8,8 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
+from saelib.activations.rows import ArrayRows
 from saelib.errors import UserError
-from saelib.rows import ArrayRows
 from saelib.stats import compute_stats
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from saelib.activations.rows import ArrayRows
 from saelib.errors import UserError
-from saelib.rows import ArrayRows
 from saelib.stats import LayerStats, compute_stats, load_arrays, load_stats, save_stats
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saelib.rows import ArrayRows
+from saelib.activations.rows import ArrayRows
 from saelib.stats import LayerStats, compute_stats
 from saelib.stats.compute import effective_rank
 from saelib.stats.kernels import decode_half

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from saelib.rows import ArrayRows
+from saelib.activations.rows import ArrayRows
 from saelib.stats import LayerStats, compute_stats
 
 

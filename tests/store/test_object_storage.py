@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from saelib.arrays import open_rows
+from saelib.activations.open import open_rows
+from saelib.activations.rows import read_float32
 from saelib.cli import main as command_line
 from saelib.config.load import check_config
 from saelib.errors import UserError
-from saelib.plan import make_plan
-from saelib.rows import read_float32
+from saelib.pipeline.plan import make_plan
 from saelib.store import (
     StoreMetadata,
     StoreWriter,
@@ -312,7 +312,7 @@ def suite(tmp_path: Path, **settings: object) -> dict:
 def test_a_suite_on_object_storage_has_the_keys_and_numbers_of_a_local_one(
     bucket: s3.S3Folder, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
-    from saelib import extract
+    from saelib.extract import stage as extract
     from saelib.stats import stage as stats
 
     results = {}

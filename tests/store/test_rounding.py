@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saelib.rows import ArrayRows, read_float32
+from saelib.activations.rows import ArrayRows, read_float32
 from saelib.store.rounding import DIMENSION_ERROR, ROW_ERROR, Dimensions, choose_offset, lengths, round_rows, why_not
 
 D = 24

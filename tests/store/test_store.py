@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import zarr
 
-from saelib.arrays import open_rows
+from saelib.activations.open import open_rows
+from saelib.activations.rows import read_float32
 from saelib.errors import UserError
-from saelib.rows import read_float32
 from saelib.store import StoreMetadata, StoreWriter, open_store, read_key, verify_store
 from saelib.store.rounding import choose_offset
 

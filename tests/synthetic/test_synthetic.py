@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from saelib.errors import UserError
-from saelib.synthetic import sparse_features
+from saelib.synthetic.features import sparse_features
 
 
 @pytest.mark.parametrize(("gamma", "shape"), [(0.0, (50, 100, 5)), (7.0, (20, 8, 3)), (1.0, (10, 30, 1))])

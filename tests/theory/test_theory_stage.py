@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from saelib import theory
+from saelib.activations.rows import ArrayRows
 from saelib.config.load import check_config
-from saelib.files import read_json
+from saelib.files.sealed import read_json
 from saelib.init_death import measure
-from saelib.preprocess import make_preprocess
-from saelib.rows import ArrayRows
+from saelib.preprocessing.fit import make_preprocess
 from saelib.stats import compute_stats, save_stats
 from saelib.theory.stage import write_predictions
 

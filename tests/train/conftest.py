@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from saelib.activations.rows import ArrayRows
 from saelib.config import TrainConfig, VariantConfig
-from saelib.rows import ArrayRows
 from saelib.train import Subject, Sweep, train_from_store
 
 

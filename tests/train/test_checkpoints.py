@@ -16,9 +16,10 @@ import pytest
 
 from saelib.config import TrainConfig, VariantConfig
 from saelib.errors import UserError
-from saelib.files import seal, unseal
-from saelib.synthetic import sparse_features
-from saelib.train import checkpoint, feed, sweep
+from saelib.files.sealed import seal, unseal
+from saelib.synthetic.features import sparse_features
+from saelib.train import checkpoint, sweep
+from saelib.train import loop as feed
 
 TrainOn = Callable[..., Path]
 FILES = ("history.parquet", "sweep.json", "weights.safetensors")
@@ -87,7 +88,7 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 from saelib.config import TrainConfig, VariantConfig
-from saelib.rows import ArrayRows
+from saelib.activations.rows import ArrayRows
 from saelib.train import Subject, Sweep, checkpoint, sweep, train_from_store
 import torch
 torch.set_num_threads(1)

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from saelib.evaluation.space import Sample
 from saelib.train.halves import choosing_half, only
-from saelib.train.space import Sample
 
 
 @given(st.lists(st.integers(0, 9), min_size=2, max_size=60))

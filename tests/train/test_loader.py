@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from saelib.activations.rows import ArrayRows
 from saelib.errors import UserError
-from saelib.rows import ArrayRows
-from saelib.train.loader import ShuffledBatches
+from saelib.train.batches_from_store import ShuffledBatches
 
 ROW_BYTES = 8  # two float32 numbers
 

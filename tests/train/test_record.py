@@ -8,7 +8,7 @@ import torch
 
 from saelib.config import TrainConfig
 from saelib.config.training import ScheduleConfig
-from saelib.train.record import Recorder
+from saelib.train.history import Recorder
 
 
 def test_a_latent_is_flagged_from_the_example_on_that_fills_its_window():

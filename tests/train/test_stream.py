@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from saelib.activations import Batch
+from saelib.activations.rows import read_float32
 from saelib.errors import UserError
-from saelib.rows import read_float32
-from saelib.train.stream import Position, StreamedBatches
+from saelib.extract.batches import Batch
+from saelib.train.batches_from_model import Position, StreamedBatches
 
 D = 6
 SIZES = (5, 9, 1, 14, 3, 8, 10)

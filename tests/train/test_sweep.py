@@ -12,9 +12,9 @@ from safetensors.numpy import load_file
 
 from saelib.config import TrainConfig, VariantConfig
 from saelib.errors import UserError
-from saelib.preprocess import make_preprocess
+from saelib.preprocessing.fit import make_preprocess
 from saelib.sae.file import load_sae
-from saelib.synthetic import sparse_features
+from saelib.synthetic.features import sparse_features
 from saelib.train import publish, sweep
 
 TrainOn = Callable[..., Path]

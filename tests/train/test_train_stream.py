@@ -11,22 +11,22 @@ import pytest
 from scipy import stats as scipy_stats
 from transformers import GPT2Model
 
-import saelib.extract
+import saelib.extract.stage
 import saelib.stats.stage
 import saelib.train.stage
-from saelib.activations import Batch, open_batches
+from saelib.activations.rows import ArrayRows, read_float32
 from saelib.config import Config, TrainConfig, VariantConfig
 from saelib.config.load import check_config
 from saelib.errors import UserError
-from saelib.files import read_sealed
-from saelib.plan import make_plan
-from saelib.rows import ArrayRows, read_float32
+from saelib.extract.batches import Batch, open_batches
+from saelib.files.sealed import read_sealed
+from saelib.pipeline.plan import make_plan
 from saelib.store import open_store
-from saelib.synthetic import sparse_features
+from saelib.synthetic.features import sparse_features
 from saelib.train import Subject, Sweep, sweep, train_from_store, train_from_stream
-from saelib.train.stream import Position, StreamedBatches
+from saelib.train.batches_from_model import Position, StreamedBatches
 
-STAGES = {"extract": saelib.extract.run, "stats": saelib.stats.stage.run, "train": saelib.train.stage.run}
+STAGES = {"extract": saelib.extract.stage.run, "stats": saelib.stats.stage.run, "train": saelib.train.stage.run}
 TRAIN = {
     "d_sae": 48,
     "k": 4,

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from matplotlib.typing import RcKeyType
 
-from saelib.files import published_file
+from saelib.files.publish import published_file
 
 WIDTH = 7.2
 """Inches; at 200 dots an inch, 1440 pixels."""

@@ -7,10 +7,11 @@ from typing import Any
 
 from numba import njit
 
-from saelib.compiling import announce_compiling
+from saelib.progress import announce_compiling
 
 announce_compiling()
-SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
+_files = sorted(Path(__file__).parent.rglob("*.py"))
+SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in _files)).hexdigest()
 """Digest of this package."""
 
 # All code is inlined. A call could be linked to any copy of the function in the process: the one compiled by itself, or

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from saelib.sae.kernels.compiled import inner, kernel
 from saelib.sae.kernels.gather import add_weighted_rows, dot
 from saelib.sae.kernels.gemm import gemm_rows, padded
-from saelib.sae.kernels.ir_few import FEW, SHORT_ROW, take_largest
+from saelib.sae.kernels.llvm.few import FEW, SHORT_ROW, take_largest
 from saelib.sae.kernels.select import SelectBuffers, row_length, select_buffers, select_row
 
 

@@ -1,7 +1,7 @@
 """Sums of picked rows over all columns, by pieces that fit the registers."""
 
 from saelib.sae.kernels.compiled import inner, inner_sum
-from saelib.sae.kernels.ir_gather import (
+from saelib.sae.kernels.llvm.gather import (
     MIDDLE,
     PAIR_MIDDLE,
     PAIR_WIDE,
@@ -13,7 +13,7 @@ from saelib.sae.kernels.ir_gather import (
     sum_pairs_narrow,
     sum_pairs_wide,
 )
-from saelib.sae.kernels.vector import LANES
+from saelib.sae.kernels.llvm.vector import LANES
 
 WIDE_COLUMNS, MIDDLE_COLUMNS = WIDE * LANES, MIDDLE * LANES
 WIDE_PAIR, MIDDLE_PAIR = PAIR_WIDE * LANES, PAIR_MIDDLE * LANES

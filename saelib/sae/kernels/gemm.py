@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saelib.sae.kernels.compiled import inner, kernel
-from saelib.sae.kernels.ir_gemm import PANEL, SHORT, TALL, multiply_one, multiply_short, multiply_tall
+from saelib.sae.kernels.llvm.gemm import PANEL, SHORT, TALL, multiply_one, multiply_short, multiply_tall
 
 BLOCK_ROWS = 192
 """Rows worth multiplying at a time: as many as stay in cache while the panels pass by. A multiple of TALL."""

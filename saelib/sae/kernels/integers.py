@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from saelib.sae.kernels.compiled import inner, kernel
 from saelib.sae.kernels.gather import dot
 from saelib.sae.kernels.gemm import padded
-from saelib.sae.kernels.ir_gemm import PANEL, SHORT, TALL
-from saelib.sae.kernels.ir_integers import multiply_one, multiply_short, multiply_tall
+from saelib.sae.kernels.llvm.gemm import PANEL, SHORT, TALL
+from saelib.sae.kernels.llvm.integers import multiply_one, multiply_short, multiply_tall
 
 LENGTH = np.float32(32000)
 """Norm of a row in integers. Below 2^15, so that by Cauchy and Schwarz no sum of products overflows."""

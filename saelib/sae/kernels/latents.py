@@ -10,8 +10,9 @@ from saelib.sae.kernels.entries import Entries
 from saelib.sae.kernels.gather import dot
 from saelib.sae.kernels.gemm import pack_panel
 from saelib.sae.kernels.integers import IntegerPanels, IntegerRows, round_panel
-from saelib.sae.kernels.ir_gather import SLICE
-from saelib.sae.kernels.ir_gemm import PANEL
+from saelib.sae.kernels.llvm.gather import SLICE
+from saelib.sae.kernels.llvm.gemm import PANEL
+from saelib.sae.kernels.rule import Rule
 from saelib.sae.kernels.sums import Sums
 
 ROUNDING = np.float32(8 * np.finfo(np.float32).eps)
@@ -43,28 +44,6 @@ class Packed(NamedTuple):
     floats: NDArray[np.float32]
     """`gemm.pack`"""
     integers: IntegerPanels
-
-
-class Rule(NamedTuple):
-    """What to make of gradients in this step."""
-
-    moves_features: bool
-    """False: only the gradient of b_dec is wanted."""
-    project: bool
-    """Take from W_dec's gradient what is along its rows."""
-    sign: bool
-    """SignSGD; otherwise Adam."""
-    beta1: np.float32
-    fresh1: np.float32
-    """1 - beta1"""
-    beta2: np.float32
-    fresh2: np.float32
-    """1 - beta2"""
-    epsilon: np.float32
-    rate: np.float32
-    """The learning rate, for Adam divided by 1 - beta1^step."""
-    correction: np.float32
-    """1 / (1 - beta2^step)"""
 
 
 class Totals(NamedTuple):

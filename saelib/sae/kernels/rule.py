@@ -1,10 +1,33 @@
 """The optimiser's numbers for one step."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from saelib.config.training import VariantConfig
-from saelib.sae.kernels.latents import Rule
 from saelib.sae.schedule import rate_at
+
+
+class Rule(NamedTuple):
+    """What to make of gradients in this step."""
+
+    moves_features: bool
+    """False: only the gradient of b_dec is wanted."""
+    project: bool
+    """Take from W_dec's gradient what is along its rows."""
+    sign: bool
+    """SignSGD; otherwise Adam."""
+    beta1: np.float32
+    fresh1: np.float32
+    """1 - beta1"""
+    beta2: np.float32
+    fresh2: np.float32
+    """1 - beta2"""
+    epsilon: np.float32
+    rate: np.float32
+    """The learning rate, for Adam divided by 1 - beta1^step."""
+    correction: np.float32
+    """1 / (1 - beta2^step)"""
 
 
 def rule_for(variant: VariantConfig, steps: int, step: int, learning_rate: float) -> Rule:

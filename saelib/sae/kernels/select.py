@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saelib.sae.kernels.compiled import inner
-from saelib.sae.kernels.ir_compress import compress_at_least
-from saelib.sae.kernels.ir_largest import GROUPS, largest_of_groups
-from saelib.sae.kernels.vector import LANES
+from saelib.sae.kernels.llvm.compress import compress_at_least
+from saelib.sae.kernels.llvm.largest import GROUPS, largest_of_groups
+from saelib.sae.kernels.llvm.vector import LANES
 
 SMALLEST = np.int32(1)
 """The bits of the smallest float above 0."""

@@ -7,16 +7,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saelib.config.training import TrainConfig, VariantConfig
-from saelib.sae.kernels.base import TopKTrainer
 from saelib.sae.kernels.compiled import inner_sum, kernel
 from saelib.sae.kernels.entries import Entries, count_entries, place_entries
 from saelib.sae.kernels.forward import EncodeBuffers, Kept, decode_block, encode_block, encode_buffers, keep_nothing
 from saelib.sae.kernels.gather import dot, sum_row_pairs
 from saelib.sae.kernels.gemm import pack, pack_panels
-from saelib.sae.kernels.ir_gemm import TALL
-from saelib.sae.kernels.latents import Rule, Totals, Weights, add_scaled, move_latent
+from saelib.sae.kernels.latents import Totals, Weights, add_scaled, move_latent
+from saelib.sae.kernels.llvm.gemm import TALL
+from saelib.sae.kernels.parameters import row_width
 from saelib.sae.kernels.passes import Pass, empty_pass
-from saelib.sae.kernels.state import row_width
+from saelib.sae.kernels.rule import Rule
+from saelib.sae.kernels.topk_trainer import TopKTrainer
 from saelib.sae.model import SAE
 
 SMALL = 1 << 13

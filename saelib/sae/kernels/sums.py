@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from saelib.sae.kernels.compiled import kernel
 from saelib.sae.kernels.entries import Entries
-from saelib.sae.kernels.ir_gather import SLICE, sum_slices
+from saelib.sae.kernels.llvm.gather import SLICE, sum_slices
 from saelib.sae.kernels.threads import Workers
 
 

@@ -18,7 +18,7 @@ from saelib.sae.kernels.gemm import pack
 from saelib.sae.kernels.integers import empty_panels, empty_rows
 from saelib.sae.kernels.latents import Packed, Part, Totals, update_latents
 from saelib.sae.kernels.rule import rule_for
-from saelib.sae.kernels.state import Parameters
+from saelib.sae.kernels.parameters import Parameters
 from saelib.sae.kernels.sums import empty_sums
 
 d_in, d_sae, uses = 64, 128, 100

@@ -44,8 +44,8 @@ SMALL = VariantConfig(learning_rates=(1e-3,))
 
 
 def make_trainer(variant: VariantConfig = AUXK, sae: SAE | None = None, threads: int = 1):
+    from saelib.sae.kernels.large import KernelTrainer
     from saelib.sae.kernels.small import SmallKernelTrainer
-    from saelib.sae.kernels.trainer import KernelTrainer
 
     sae = sae or make_sae()
     config = TrainConfig(d_sae=sae.d_sae, k=K, steps=100, dead_after_examples=3 * TOKENS)

@@ -147,8 +147,8 @@ class DenseTrainer:
 
 
 def make_kernels(size: Size, config: TrainConfig, variant: VariantConfig, learning_rate: float, small: bool = False):
+    from saelib.sae.kernels.large import KernelTrainer
     from saelib.sae.kernels.small import SmallKernelTrainer
-    from saelib.sae.kernels.trainer import KernelTrainer
 
     kind = SmallKernelTrainer if small else KernelTrainer
     return kind(make_sae(size), config, variant, learning_rate=learning_rate, variance=VARIANCE)

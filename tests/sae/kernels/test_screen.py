@@ -105,7 +105,7 @@ def test_training_is_the_same_with_the_whole_product_in_float32(alike: int, monk
     import torch
 
     from saelib.config.training import TrainConfig, VariantConfig
-    from saelib.sae.kernels import trainer
+    from saelib.sae.kernels import large as trainer
     from saelib.sae.model import SAE
 
     random = torch.Generator().manual_seed(0)

@@ -1,0 +1,1 @@
+"""Activations as rows, whatever file they lie in."""

@@ -1,0 +1,208 @@
+"""Measure SAEs on rows they were not trained on."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saelib.evaluation.space import Sample, Scale, Space
+from saelib.sae.model import SAE
+from saelib.sae.products import largest
+
+AT_A_TIME = 2**24
+"""Pre-activations held at once."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Reconstruction and death over some rows. NaN or infinity where training has diverged."""
+
+    mse: float
+    """||x - x_hat||^2, summed over dimensions, averaged over tokens; x as the model has it (`Space`)."""
+    normalized_mse: float
+    """`mse` over the total variance of the training rows."""
+    variance_explained: float
+    """1 - sum ||x - x_hat||^2 / sum ||x - mean||^2, about the mean of the rows that are measured."""
+    token_fvu_median: float
+    """Of each token's own ||x - x_hat||^2 / ||x - c||^2, with c the geometric median of the training rows
+    (`Space.center`): what is unexplained of a typical token, however much of all variance a few massive ones hold."""
+    token_fvu_mean: float
+    """Tokens at c itself are left out of both; without any other, 0."""
+    mse_trained: float
+    """`mse` of what the SAE reads, preprocessed; so for the next two."""
+    normalized_mse_trained: float
+    variance_explained_trained: float
+    l0: float
+    """Latents that fire for a token (selected with a value above 0), on average."""
+    threshold: float
+    """The k-th largest value of a token on average, 0 where fewer fire; without k, the smallest that fires."""
+    dead_relu: float
+    """Fraction of latents whose pre-activation is never above 0."""
+    dead_topk_only: float
+    """Fraction of latents that are above 0 somewhere and selected nowhere."""
+    dead_total: float
+    """Their sum: the fraction that never fires."""
+    bias_capture: float | None
+    """<b_dec, mu> / ||mu||^2 with mu the mean of what the SAE reads (paper, section 5); None where it is 0."""
+    bias_distance: float | None
+    """1 - ||b_dec - mu|| / ||mu||."""
+    feature_capture: float | None
+    """<E[z W_dec], mu> / ||mu||^2."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether every figure is a number."""
+        return all(value is None or math.isfinite(value) for value in vars(self).values())
+
+
+def rows_at_a_time(d_sae: int) -> int:
+    """Rows to measure at once, which bounds the memory of dense pre-activations."""
+    return max(1, min(2_048, AT_A_TIME // d_sae))
+
+
+@np.errstate(invalid="ignore", over="ignore")  # what has diverged is measured too
+@torch.no_grad()
+def evaluate(saes: Sequence[SAE], samples: Iterable[Sample], space: Space) -> list[Evaluation]:
+    """Measure each of `saes` over all of `samples`, which are read once."""
+    meters = [_Meter(sae, space) for sae in saes]
+    for sample in samples:
+        for meter in meters:
+            meter.add(sample)
+    return [meter.evaluation() for meter in meters]
+
+
+class _Meter:
+    """Sums over the samples for one SAE."""
+
+    def __init__(self, sae: SAE, space: Space) -> None:
+        self.sae, self.space = sae, space
+        self.positive = torch.zeros_like(sae.b_enc, dtype=torch.bool)
+        self.fired = torch.zeros_like(self.positive)
+        self.active = torch.zeros((), dtype=torch.float64, device=sae.b_enc.device)
+        self.threshold = torch.zeros_like(self.active)
+        self.trained = _Error(space.trained)
+        self.judged = self.trained if space.same else _Error(space.judged)
+        self.tokens = _TokenErrors(space.center)
+
+    def add(self, sample: Sample) -> None:
+        hidden_pre = self.sae.hidden_pre(sample.x)
+        self.positive |= hidden_pre.amax(0) > 0
+        x_hat = self._topk(hidden_pre) if self.sae.architecture == "topk" else self._dense(hidden_pre)
+        x, reconstruction = sample.x.cpu().numpy(), x_hat.cpu().numpy()
+        errors = self.trained.add(x, reconstruction)
+        if sample.activations is not None:
+            x = sample.activations
+            errors = self.judged.add(x, self.space.preprocess.restore(reconstruction, x))
+        self.tokens.add(x, errors)
+
+    def _topk(self, hidden_pre: Tensor) -> Tensor:
+        """Without a dense code, which would cost as much as the encoder."""
+        assert self.sae.k is not None
+        values, indices = largest(hidden_pre, self.sae.k)
+        values = values.relu()
+        self.fired[indices[values > 0]] = True
+        self.active += (values > 0).sum()
+        self.threshold += values.amin(1).double().sum()
+        return F.embedding_bag(indices, self.sae.W_dec, per_sample_weights=values, mode="sum") + self.sae.b_dec
+
+    def _dense(self, hidden_pre: Tensor) -> Tensor:
+        codes = self.sae.activate(hidden_pre)
+        fires = codes > 0
+        self.fired |= fires.any(0)
+        self.active += fires.sum()
+        smallest = codes.masked_fill(~fires, math.inf).amin(1)
+        self.threshold += smallest.masked_fill(smallest == math.inf, 0).double().sum()
+        return self.sae.decode(codes)
+
+    def evaluation(self) -> Evaluation:
+        return Evaluation(
+            *self.judged.figures(),
+            *self.tokens.figures(),
+            *self.trained.figures(),
+            l0=self.active.item() / self.trained.tokens,
+            threshold=self.threshold.item() / self.trained.tokens,
+            dead_relu=_fraction(~self.positive),
+            dead_topk_only=_fraction(self.positive & ~self.fired),
+            dead_total=_fraction(~self.fired),
+            **self._captures(),
+        )
+
+    def _captures(self) -> dict[str, float | None]:
+        """What of the mean the bias and the latents have taken up."""
+        mean = self.space.mean
+        if mean is None:
+            return {"bias_capture": None, "bias_distance": None, "feature_capture": None}
+        bias = self.sae.b_dec.detach().cpu().numpy().astype(np.float64)
+        by_latents = self.trained.mean_reconstruction - bias
+        return {
+            "bias_capture": float(bias @ mean / (mean @ mean)),
+            "bias_distance": float(1 - np.linalg.norm(bias - mean) / np.linalg.norm(mean)),
+            "feature_capture": float(by_latents @ mean / (mean @ mean)),
+        }
+
+
+class _Error:
+    """Squared error and total variance over tokens, summed in float64 about the training mean."""
+
+    def __init__(self, scale: Scale) -> None:
+        self.tokens = 0
+        self._scale = scale
+        self._error = self._squares = 0.0
+        self._drift = np.zeros_like(scale.mean)
+        self._reconstructed = np.zeros_like(scale.mean)
+
+    def add(self, x: NDArray[np.floating], x_hat: NDArray[np.floating]) -> NDArray[np.float64]:
+        """`x`, `x_hat`: [tokens, d]. Returns each token's squared error, [tokens]."""
+        errors = _squared_lengths(np.subtract(x, x_hat, dtype=np.float64))
+        self._error += float(errors.sum())
+        centred = x - self._scale.mean
+        self._squares += float(np.vdot(centred, centred))
+        self._drift += centred.sum(0)
+        self._reconstructed += x_hat.sum(0, dtype=np.float64)
+        self.tokens += len(x)
+        return errors
+
+    @property
+    def mean_reconstruction(self) -> NDArray[np.float64]:
+        return self._reconstructed / self.tokens
+
+    def figures(self) -> tuple[float, float, float]:
+        """mse, normalized mse, variance explained."""
+        mse = self._error / self.tokens
+        drift = self._drift / self.tokens
+        variance = self._squares / self.tokens - float(drift @ drift)
+        return mse, mse / self._scale.variance, 1 - mse / variance if variance > 0 else math.nan
+
+
+class _TokenErrors:
+    """Each token's squared error over its own squared distance to the center."""
+
+    def __init__(self, center: NDArray[np.float64]) -> None:
+        self._center = center
+        self._fractions: list[NDArray[np.float32]] = []
+
+    def add(self, x: NDArray[np.floating], errors: NDArray[np.float64]) -> None:
+        """`x`: [tokens, d]; `errors`: [tokens]."""
+        distances = _squared_lengths(x - self._center)
+        away = ~(distances == 0)  # a distance that is not a number stays, to be seen
+        self._fractions.append((errors[away] / distances[away]).astype(np.float32))
+
+    def figures(self) -> tuple[float, float]:
+        """Median and mean."""
+        fractions = np.concatenate(self._fractions)
+        if len(fractions) == 0:
+            return 0.0, 0.0
+        return float(np.median(fractions)), float(fractions.mean(dtype=np.float64))
+
+
+def _squared_lengths(rows: NDArray[np.floating]) -> NDArray[np.float64]:
+    return np.einsum("td,td->t", rows, rows, dtype=np.float64)
+
+
+def _fraction(marked: Tensor) -> float:
+    return marked.double().mean().item()

@@ -1,0 +1,121 @@
+"""Stage `extract`: one pass of a model over its data, every wanted layer into its own store."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saelib.config import Config, ExtractionConfig
+from saelib.errors import UserError
+from saelib.extract.batches import open_batches
+from saelib.extract.shortage import too_few_tokens
+from saelib.progress import progress
+from saelib.store import SPLITS, Split, StoreMetadata, StoreWriter, published_stores
+from saelib.store.places import Place
+from saelib.store.rounding import choose_offset
+
+if TYPE_CHECKING:
+    from saelib.pipeline.plan import Job
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Config, job: "Job") -> None:
+    """Make the stores of the job's targets, all of one model."""
+    name = job.targets[0].model
+    keys = {target.layer: target.key for target in job.targets}
+    stores = {target.layer: config.store_path(name, target.layer) for target in job.targets}
+    extract(name, config, keys, stores)
+
+
+def extract(name: str, config: Config, keys: dict[int, str], stores: Mapping[int, Path | str]) -> None:
+    """Run model `name` once over its data and publish a store for each layer of `keys`.
+
+    Nothing is published unless the whole pass succeeds.
+
+    Raises:
+        UserError: for too little data, an unknown layer, or activations that are not finite.
+    """
+    settings = config.extraction
+    layers = sorted(keys)
+    tokens: dict[Split, int] = {"train": settings.tokens, "heldout": settings.heldout_tokens}
+    examples: dict[str, int] = {}
+    writers: dict[int, StoreWriter] = {}
+    with published_stores(stores, keys) as drafts:
+        batches = open_batches(name, config, layers)
+        with progress(f"extract {name}", sum(tokens.values()), "tokens", log) as advance:
+            for split in SPLITS:
+                examples[split] = 0
+                left = tokens[split]
+                for batch in batches(split):
+                    if not writers:
+                        writers = {
+                            layer: _writer(drafts[layer], batch.layers[layer], tokens, settings, config.seed)
+                            for layer in layers
+                        }
+                    example = batch.example[:left]
+                    for layer, writer in writers.items():
+                        writer.append(split, batch.layers[layer][:left], example)
+                    examples[split] = int(example[-1]) + 1 if len(example) else examples[split]
+                    left -= len(example)
+                    advance(len(example))
+                    if not left:
+                        break
+                if left:
+                    raise UserError(too_few_tokens(config, name, split, tokens[split] - left, examples[split]))
+        _log_precision(name, writers)
+        for layer, writer in writers.items():
+            writer.finish(_metadata(name, layer, config, writer, keys[layer], examples))
+
+
+def _log_precision(name: str, writers: Mapping[int, StoreWriter]) -> None:
+    wide = {layer: writer.reasons for layer, writer in writers.items() if writer.reasons}
+    for layer, reasons in wide.items():
+        for split, reason in reasons.items():
+            log.info("%s layer %d: the %s rows are stored in float32: %s", name, layer, split, reason)
+    if len(wide) < len(writers):
+        log.info("%s: float16 keeps every row of %d layers", name, len(writers) - len(wide))
+
+
+def _writer(
+    draft: Place, acts: NDArray[np.float32], tokens: dict[Split, int], settings: ExtractionConfig, seed: int
+) -> StoreWriter:
+    return StoreWriter(
+        draft,
+        tokens=tokens,
+        d_in=acts.shape[1],
+        offset=choose_offset(acts),
+        chunk_rows=settings.chunk_rows,
+        window_rows=settings.window_rows,
+        seed=seed,
+    )
+
+
+def _metadata(
+    name: str, layer: int, config: Config, writer: StoreWriter, key: str, examples: dict[str, int]
+) -> StoreMetadata:
+    model = config.models[name]
+    return StoreMetadata(
+        key=key,
+        model=name,
+        layer=layer,
+        d_in=len(writer.offset),
+        train_tokens=config.extraction.tokens,
+        heldout_tokens=config.extraction.heldout_tokens,
+        chunk_rows=config.extraction.chunk_rows,
+        index_rows=writer.index_rows,
+        dtypes=writer.dtypes,
+        reasons=writer.reasons,
+        examples=examples,
+        dataset=model.dataset or "arrays",
+        versions=_versions(),
+    )
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {package: version(package) for package in ("saelib", "numpy", "torch", "transformers", "zarr")}

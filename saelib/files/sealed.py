@@ -1,0 +1,61 @@
+"""JSON files with a checksum over themselves: a changed bit makes them count as missing."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from saelib.errors import UserError
+from saelib.files.publish import published_file
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Publish `value` as indented JSON. NaN and infinity are refused: JSON has neither."""
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    with published_file(path) as draft:
+        draft.write_text(text)
+
+
+def write_result(path: Path, key: str, content: dict[str, Any]) -> None:
+    """Publish a result as JSON, with the key that makes it fresh and a checksum over itself."""
+    text = seal(json.dumps({"key": key} | content, indent=1, allow_nan=False))
+    with published_file(path) as draft:
+        draft.write_text(text)
+
+
+def seal(text: str) -> str:
+    """The JSON text of an object that is not empty, with a checksum over itself as its last entry."""
+    body = text[:-1].rstrip()
+    return f'{body},\n "checksum": "{_checksum(body)}"\n}}\n'
+
+
+def unseal(text: str) -> dict[str, Any]:
+    """The object that was sealed. Raises `ValueError` where a bit of its text has changed."""
+    body, _, end = text.rpartition(',\n "checksum": "')
+    if end != f'{_checksum(body)}"\n}}\n':
+        raise ValueError("its checksum is wrong")
+    return json.loads(body + "}")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises `UserError` where it is missing or not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Read a file that was sealed. Raises `UserError` where it is missing or damaged."""
+    try:
+        return unseal(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error})") from None
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

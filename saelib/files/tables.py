@@ -1,0 +1,101 @@
+"""Tables as CSV or parquet: those that people bring, and those that are published."""
+
+import csv
+import difflib
+import io
+import re
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from saelib.errors import UserError
+from saelib.files.publish import published_file
+
+if TYPE_CHECKING:
+    import polars as pl
+
+MISSING = ("", "na", "n/a", "#n/a", "nan", "null", "none", "-")
+"""What people write into a cell that has no number, in lower case."""
+FORMATS = (".csv", ".tsv", ".parquet")
+
+
+def read_table(path: Path, columns: list[str], numbers: list[str]) -> "pl.DataFrame":
+    """Reads a table that must have `columns`. Those in `numbers` become Float64, their missing cells null.
+
+    The suffix says what the file is: .csv (separated by commas, semicolons or tabs), .tsv or .parquet. Numbers in a
+    file with semicolons may have decimal commas. All other columns of a text file are text.
+
+    Raises:
+        UserError: where the file, its format or a column is not as wanted.
+    """
+    import polars as pl
+
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise UserError(f"{path}: cannot read '{path.suffix}' tables; allowed: {', '.join(FORMATS)}")
+    try:
+        frame, separator = (pl.read_parquet(path), "") if suffix == ".parquet" else _read_text(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such table") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a valid {suffix} table (its text is not UTF-8)") from None
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"{path}: not a valid {suffix} table ({str(error).splitlines()[0]})") from None
+    for column in columns:
+        if column not in frame.columns:
+            close = difflib.get_close_matches(column, frame.columns, n=1)
+            guess = f"; did you mean '{close[0]}'?" if close else "."
+            raise UserError(f"{path}: no column '{column}'{guess} Columns: {', '.join(frame.columns)}")
+    return frame.with_columns([_numbers(frame[name], path, separator == ";") for name in dict.fromkeys(numbers)])
+
+
+def _read_text(path: Path) -> tuple["pl.DataFrame", str]:
+    """The table, and what separates its cells. They are text, whatever they look like: an `NA` may come last."""
+    import polars as pl
+
+    text = path.read_text(encoding="utf-8-sig")
+    if not text.strip():
+        raise UserError(f"{path}: the file is empty; should be a table whose first line names the columns")
+    header = text.split("\n", 1)[0]
+    unquoted = re.sub('"[^"]*"', "", header)
+    separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=unquoted.count)
+    names = Counter(next(csv.reader([header], delimiter=separator), []))
+    for name, count in names.items():
+        if count > 1:
+            raise UserError(f"{path}: {count} columns are called '{name}'; each needs a name of its own")
+    return pl.read_csv(io.StringIO(text), separator=separator, infer_schema=False), separator
+
+
+def _numbers(column: "pl.Series", path: Path, decimal_comma: bool) -> "pl.Series":
+    """The column as Float64. NaN, which polars tells from null, becomes null."""
+    import polars as pl
+
+    if column.dtype.is_numeric():
+        return column.cast(pl.Float64).fill_nan(None)
+    if column.dtype not in (pl.String, pl.Null):
+        raise UserError(f"{path}: the column '{column.name}' holds {column.dtype}; should be numbers")
+    cells = column.cast(pl.String).str.strip_chars()
+    cells = cells.set(cells.str.to_lowercase().is_in(MISSING), None)
+    found = cells.str.replace(",", ".", literal=True) if decimal_comma else cells
+    found = found.cast(pl.Float64, strict=False)
+    wrong = (cells.is_not_null() & found.is_null()).arg_true()
+    if len(wrong):
+        raise UserError(
+            f"{path}: the column '{column.name}' should be numbers, or empty where there is none; its row "
+            f"{wrong[0] + 1} below the header holds '{cells[wrong[0]]}'"
+        )
+    return found.fill_nan(None)
+
+
+def write_table(table: "pl.DataFrame", path: Path) -> None:
+    """Publish a table; the suffix says how. Raises `OSError` where it cannot be written, as on a full disk."""
+    # In memory first: from a full disk polars makes an error of its own, which cannot be told from a mistake.
+    contents = io.BytesIO()
+    if path.suffix == ".csv":
+        table.write_csv(contents)
+    else:
+        table.write_parquet(contents)
+    with published_file(path) as draft:
+        draft.write_bytes(contents.getvalue())

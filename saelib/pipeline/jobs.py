@@ -1,0 +1,76 @@
+"""Run one job of a plan: the bridge from a script's command line to one library call."""
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from saelib.config import Config
+from saelib.errors import UserError
+from saelib.files.publish import remove_drafts
+from saelib.pipeline.failures import FailureRecord
+from saelib.pipeline.plan import Job, load_job
+from saelib.pipeline.targets import stale
+
+log = logging.getLogger("saelib")
+
+
+def run_job(stage: str, run: Callable[[Config, Job], None]) -> None:
+    """The whole of a stage's script: read the arguments, run the stale targets of the job, log what happened."""
+    parser = argparse.ArgumentParser(description=f"Run one job of the stage '{stage}' of a plan. Snakemake calls this.")
+    parser.add_argument("--plan", type=Path, required=True, help="plan.json of the run")
+    parser.add_argument("--job", required=True, help="name of the job within the stage")
+    parser.add_argument("--log", type=Path, required=True, help="file that the log is written to")
+    arguments = parser.parse_args()
+    _log_to(arguments.log)
+    started = time.monotonic()
+    job_id = f"{stage}/{arguments.job}"
+    failure = FailureRecord(arguments.plan.parent, job_id)
+    try:
+        failure.clear()
+        config, job = load_job(arguments.plan, job_id)
+        # A job that is retried, or that a second controller runs again, does only what is still missing.
+        left = tuple(stale(job.targets))
+        for target in left:
+            # Not the whole folder: other layers' jobs may be writing there.
+            remove_drafts(target.output.parent, f"{target.output.stem}.")
+        if left:
+            run(config, Job(job.stage, job.name, left, job.after))
+        log.info("done: %d results in %.1f s", len(left), time.monotonic() - started)
+        return
+    except UserError as error:
+        reason = str(error)
+        log.error("%s", reason)
+    except OSError as error:
+        reason = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+        log.error("%s", reason)
+        log.debug("where it happened", exc_info=True)
+    except Exception as error:
+        # The end of the process, where nothing is swallowed: the traceback has to reach the job's log as well.
+        reason = f"a defect in saelib, or an input it does not foresee ({type(error).__name__}); see {arguments.log}"
+        log.exception("a defect in saelib, or an input it does not foresee")
+    _record(failure, stage, reason)
+    sys.exit(1)
+
+
+def _record(failure: FailureRecord, stage: str, reason: str) -> None:
+    """For the report. What is wrong may well be the disk that this is written to."""
+    try:
+        failure.write(stage, reason)
+    except (UserError, OSError) as error:
+        log.error("the reason could not be kept for the report: %s", error)
+
+
+def _log_to(path: Path) -> None:
+    """Everything into the log file; what went wrong also to the terminal."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    to_file = logging.FileHandler(path, mode="w")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    to_terminal = logging.StreamHandler()
+    to_terminal.setLevel(logging.ERROR)
+    to_terminal.setFormatter(logging.Formatter("saelib: %(message)s"))
+    # Other libraries' routine messages would bury ours.
+    logging.basicConfig(level=logging.WARNING, handlers=[to_file, to_terminal])
+    log.setLevel(logging.DEBUG)

@@ -1,0 +1,142 @@
+"""The stale results of a suite, grouped into the jobs that make them."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from saelib.config import Config
+from saelib.errors import UserError
+from saelib.files.publish import published_file
+from saelib.files.sealed import read_sealed, seal
+from saelib.pipeline.reasons import Records, in_short, read_records, reasons, write_records
+from saelib.pipeline.targets import Target, present_keys, wanted_targets
+
+# Each stage and the stages whose results it reads, in the order they run.
+READS = {
+    "extract": (),
+    "stats": ("extract",),
+    "init_death": ("extract", "stats"),
+    "theory": ("stats",),
+    "train": ("extract", "stats"),
+    "report": ("stats", "init_death", "theory", "train"),
+}
+WHOLE_SUITE = ("theory", "report")
+SAVED = ("stage", "path", "key", "model", "layer", "variant")
+"""Of a target, what a job has to know."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Results that one process makes. `name` is unique within the stage; `after` names jobs as 'stage/name'."""
+
+    stage: str
+    name: str
+    targets: tuple[Target, ...]
+    after: tuple[str, ...]
+    why: str = ""
+    """Why it runs, on one line."""
+
+    @property
+    def id(self) -> str:
+        """'stage/name'."""
+        return f"{self.stage}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stale jobs of a suite, each after the jobs it needs."""
+
+    config: Config
+    jobs: dict[str, Job]
+    fresh: int
+    """Results that are up to date already."""
+    stale: list[tuple[Target, list[str]]] = field(default_factory=list)
+    """The others, and why, in the order of their dependencies."""
+    records: Records = field(default_factory=dict)
+    """What the keys were made from that the suite wants, and those that its results carry; and whatever is known of
+    other suites' results in the same folder."""
+
+    def save(self, path: Path) -> None:
+        """Write the plan for the processes that will run its jobs, and what its keys are made from."""
+        jobs = {name: _as_json(job) for name, job in self.jobs.items()}
+        document = {"config": self.config.model_dump(mode="json"), "jobs": jobs}
+        with published_file(path) as draft:
+            draft.write_text(seal(json.dumps(document, separators=(",", ":"))))
+        write_records(self.config.keys_path(), self.records)
+
+
+def load_job(path: Path, job_id: str) -> tuple[Config, Job]:
+    """The config and one job of a saved plan. Raises `UserError` where it is damaged, or has no such job."""
+    document = read_sealed(path)
+    if job_id not in document["jobs"]:
+        raise UserError(f"{path}: no job '{job_id}' in this plan")
+    job = document["jobs"][job_id]
+    targets = tuple(Target(**target) for target in job["targets"])
+    config = Config.model_validate(document["config"])
+    return config, Job(job["stage"], job["name"], targets, tuple(job["after"]))
+
+
+def make_plan(config: Config) -> Plan:
+    """Compare what the suite wants with what lies in its results folder."""
+    wanted = list(wanted_targets(config))
+    keys = present_keys(wanted)
+    known = read_records(config.keys_path())
+    why = {
+        target: reasons(key, target.exists(), target.made_from, known.get(str(target), {}))
+        for target, key in zip(wanted, keys, strict=True)
+        if key != target.key
+    }
+    old = list(why)
+    jobs: dict[str, Job] = {}
+    makers: dict[tuple[str, str, int], str] = {}
+    for stage, reads in READS.items():
+        for name, targets in _grouped(config, stage, [target for target in old if target.stage == stage]):
+            if stage in WHOLE_SUITE:
+                after = [job.id for job in jobs.values() if job.stage in reads]
+            else:
+                read = [(before, target.model, target.layer) for before in reads for target in targets]
+                after = [makers[result] for result in read if result in makers]
+            in_words = in_short(reason for target in targets for reason in why[target])
+            job = Job(stage, name, tuple(targets), tuple(dict.fromkeys(after)), in_words)
+            jobs[job.id] = job
+            makers |= {(stage, target.model, target.layer): job.id for target in targets}
+    records = dict(known)
+    for target, key in zip(wanted, keys, strict=True):
+        carried = {name: made for name, made in known.get(str(target), {}).items() if name == key}
+        records[str(target)] = carried | {target.key: target.made_from}
+    return Plan(config, jobs, len(wanted) - len(old), list(why.items()), records)
+
+
+def _as_json(job: Job) -> dict[str, Any]:
+    targets = [{name: getattr(target, name) for name in SAVED} for target in job.targets]
+    return asdict(replace(job, targets=())) | {"targets": targets}
+
+
+def _grouped(config: Config, stage: str, stale: list[Target]) -> Iterator[tuple[str, list[Target]]]:
+    """Split a stage's stale targets into jobs: (name, targets)."""
+    if stage in WHOLE_SUITE:
+        if stale:
+            yield "all", stale
+        return
+    for name, model in config.models.items():
+        own = [target for target in stale if target.model == name]
+        if stage != "train":
+            # One forward pass serves all layers of a model, so extraction is never split.
+            sizes = {"stats": config.stats.layers_per_job, "init_death": config.init_death.layers_per_job}
+            for block in _blocks(own, sizes.get(stage)):
+                yield f"{name}/layers_{block[0].layer}-{block[-1].layer}", block
+        elif model.stream is not None:
+            for number, block in enumerate(_blocks(own, model.stream.sweeps_per_pass), 1):
+                yield f"{name}/pass_{number}", block
+        else:
+            for target in own:
+                yield f"{name}/layer_{target.layer}/{target.variant}", [target]
+
+
+def _blocks(targets: list[Target], size: int | None) -> Iterator[list[Target]]:
+    """Runs of at most `size`; none: all in one."""
+    size = size or max(1, len(targets))
+    for start in range(0, len(targets), size):
+        yield targets[start : start + size]

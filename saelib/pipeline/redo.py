@@ -1,0 +1,73 @@
+"""Take results away on purpose, so that the next run makes them again, and everything that was made from them."""
+
+from collections.abc import Sequence
+
+from saelib.config import Config
+from saelib.config.schema import compact
+from saelib.errors import UserError
+from saelib.pipeline.plan import READS, WHOLE_SUITE
+from saelib.pipeline.targets import Target, present_keys, wanted_targets
+
+
+def chosen_targets(
+    config: Config,
+    stage: str,
+    models: Sequence[str] = (),
+    layers: Sequence[int] = (),
+    variants: Sequence[str] = (),
+) -> list[Target]:
+    """The results of a stage, and those that depend on them, which are there; in the order of their dependencies.
+
+    Args:
+        config: the suite.
+        stage: by its name.
+        models: only of these; all where there are none.
+        layers: only of these; all where there are none. Each must be a layer of one of the models.
+        variants: only of these, of training; all where there are none.
+
+    Raises:
+        UserError: where the suite has no such stage, model, layer or variant; it says what there is.
+    """
+    if stage not in READS:
+        raise UserError(f"no stage '{stage}'; there are: {', '.join(READS)}")
+    if stage in WHOLE_SUITE and (models or layers):
+        raise UserError(f"stage '{stage}' has one result for the whole suite: leave --model and --layers out")
+    if variants and stage != "train":
+        raise UserError(f"stage '{stage}' has no variants, only 'train' has: leave --variant out")
+    wanted = list(wanted_targets(config))
+    own = [target for target in wanted if target.stage == stage]
+    if not own:
+        raise UserError(f"the suite wants no result of stage '{stage}'")
+    own = _only(own, "model", models, list(dict.fromkeys(t.model for t in own)))
+    own = _only(own, "layer", layers, sorted({t.layer for t in own}))
+    own = _only(own, "variant", variants, list(dict.fromkeys(t.variant for t in own)))
+    picked = _with_dependents(own, wanted)
+    return [target for target, key in zip(picked, present_keys(picked), strict=True) if key is not None]
+
+
+def _only(targets: list[Target], what: str, asked: Sequence[int | str], there: Sequence[int | str]) -> list[Target]:
+    """Those with one of the values asked for. Raises `UserError` where a value is none of those there are."""
+    unknown = [value for value in asked if value not in there]
+    if unknown:
+        choices = compact(tuple(map(int, there))) if what == "layer" else ", ".join(map(str, there))
+        models = ", ".join(dict.fromkeys(target.model for target in targets))
+        place = f"stage '{targets[0].stage}'" + (f" of {models}" if what != "model" else "")
+        raise UserError(f"{place}: no {what} {', '.join(map(str, unknown))}; there are: {choices}")
+    return [target for target in targets if not asked or getattr(target, what) in asked]
+
+
+def _with_dependents(own: list[Target], wanted: list[Target]) -> list[Target]:
+    """`own`, and every wanted result that reads one of them, however indirectly."""
+    touched = {(t.stage, t.model, t.layer) for t in own}
+    stages = {t.stage for t in own}
+    picked: list[Target] = []
+    for target in wanted:  # each after those that it reads
+        if target.stage in WHOLE_SUITE:
+            depends = bool(stages.intersection(READS[target.stage]))
+        else:
+            depends = any((before, target.model, target.layer) in touched for before in READS[target.stage])
+        if target in own or depends:
+            picked.append(target)
+            touched.add((target.stage, target.model, target.layer))
+            stages.add(target.stage)
+    return picked

@@ -1,0 +1,201 @@
+"""What a job will take, from the sizes in the config: memory, time and GPUs, as a cluster's scheduler wants to know.
+
+Estimates are generous: too small a request kills a job, too large a one only lets it wait longer. A model's
+`resources` replace them.
+"""
+
+import math
+from dataclasses import dataclass
+
+from saelib.config import Config, ModelConfig
+from saelib.config.schema import StageResources
+from saelib.config.sizes import known_size
+from saelib.config.sources import AlphaFold3Source, ArraysSource, TokenModelSource
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+PATCH = {"stable_diffusion_3": 16, "transformers_vision": 14, "dinov2_onnx": 14}
+"""Pixels along a side of the patch that becomes a token; of several sizes in a family the smallest."""
+WORKING_ROWS = 24
+"""Rows of width d_in that a running block holds for each token: its stream, queries, keys, values, and an MLP four
+times as wide before and after its nonlinearity, twice over. Attention is not counted: it runs in blocks."""
+
+BASE_MB = {"extract": 1500, "stats": 900, "init_death": 900, "theory": 600, "train": 1500, "report": 1500}
+"""Of a job on nothing: its own process with the stage's libraries, and on a cluster two Snakemakes beside it."""
+UNKNOWN_WIDTH, UNKNOWN_PARAMETERS = 4096, 10**9
+"""Taken where the config does not say."""
+WINDOW_BYTES = 2**29
+"""Of training data in memory, two windows of `saelib.train.batches_from_store` while one gives way to the next."""
+GPU_BYTES = 36e9
+"""Of a GPU of 40 GB, what a model that is spread over several may fill."""
+
+START_MINUTES = 30
+"""Of every job: the queue's slack, loading weights, a slow file system."""
+LONGEST_MINUTES = 24 * 60
+"""No estimate asks for more, for many partitions give no more; a training that is ended goes on from a checkpoint."""
+CPU_FLOPS, GPU_FLOPS, DISK_BYTES = 1e10, 1e13, 2e7
+"""What a thread, a GPU and a shared disk do in a second, at the least."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Of one job, under Snakemake's names."""
+
+    mem_mb: int
+    runtime: int
+    """Minutes."""
+    gpu: int
+
+
+def job_resources(config: Config, stage: str, name: str, attempt: int = 1) -> Resources:
+    """What to ask for.
+
+    Args:
+        config: the suite.
+        stage: of the job.
+        name: of the job within its stage; it begins with the model's, where it has one.
+        attempt: 1 at first. Each further one gets as much memory again, and as much time up to `LONGEST_MINUTES`.
+    """
+    model = config.models.get(name.partition("/")[0])
+    if model is None:  # a job over all models
+        return Resources(BASE_MB[stage] * attempt, START_MINUTES * attempt, 0)
+    model = with_known_width(model)
+    given: StageResources = getattr(model.resources, stage)
+    gpu = _gpus(config, stage, model)
+    mem_mb = given.mem_mb or BASE_MB[stage] + math.ceil(_bytes(config, stage, model) / 2**20)
+    minutes = START_MINUTES + math.ceil(_seconds(config, stage, model, gpu) / 60)
+    return Resources(mem_mb * attempt, given.runtime or min(minutes * attempt, LONGEST_MINUTES), gpu)
+
+
+def with_known_width(model: ModelConfig) -> ModelConfig:
+    """The same model; where its config states no width, with that of its files on this machine, where they tell."""
+    return model if model.width else model.model_copy(update={"width": known_size(model.source).width})
+
+
+def job_seconds(config: Config, stage: str, name: str) -> float:
+    """Work of a job on a slow machine without its start, from the sizes in the config; 0 where they say nothing."""
+    model = config.models.get(name.partition("/")[0])
+    return 0.0 if model is None else _seconds(config, stage, model, _gpus(config, stage, model))
+
+
+def job_threads(config: Config, stage: str, name: str) -> int:
+    """Processors of a job: of the model's forward pass, of training, or the larger of both."""
+    forward = config.extraction.threads if runs_model(config, stage, name) else 1
+    return max(forward, config.train.threads if stage == "train" else 1)
+
+
+def runs_model(config: Config, stage: str, name: str) -> bool:
+    """Whether a job runs a model: an extraction, or a training straight from it."""
+    model = config.models.get(name.partition("/")[0])
+    return model is not None and (stage == "extract" or (stage == "train" and model.stream is not None))
+
+
+def batch_tokens(config: Config, model: ModelConfig) -> int | None:
+    """Tokens of a forward pass at full length; None where the family does not say."""
+    source = model.source
+    if isinstance(source, TokenModelSource):
+        return min(source.batch_tokens or 2**62, source.batch_size * source.max_length)
+    if source.family in PATCH and model.dataset:
+        side = getattr(config.datasets[model.dataset], "size", 0) // PATCH[source.family]
+        return getattr(source, "batch_size", 1) * side * side or None
+    return None
+
+
+def model_bytes(config: Config, model: ModelConfig, batch: int) -> int | None:
+    """Weights, the recorded layers of a batch of so many tokens, and a block's working memory; None where unknown."""
+    if model.parameters is None or model.width is None:
+        return None
+    value = BYTES[getattr(model.source, "dtype", None) or config.extraction.dtype]
+    return value * (model.parameters + batch * model.width * (len(model.layers) + WORKING_ROWS))
+
+
+def sweeps_of_a_job(config: Config, model: ModelConfig) -> int:
+    """Sweeps (a layer and a variant each) that a training job makes at most."""
+    if model.stream is None:
+        return 1
+    wanted = len(model.trained_layers) * len(config.train.variants)
+    return min(wanted, model.stream.sweeps_per_pass or wanted) or 1
+
+
+def _gpus(config: Config, stage: str, model: ModelConfig) -> int:
+    if not config.gpus or stage not in ("extract", "train"):
+        return 0
+    given: StageResources = getattr(model.resources, stage)
+    if given.gpu is not None:
+        return given.gpu
+    if stage == "train":
+        return max(1, _forward_gpus(config, model)) if model.stream else 1
+    return _forward_gpus(config, model)
+
+
+def _forward_gpus(config: Config, model: ModelConfig) -> int:
+    source = model.source
+    if isinstance(source, ArraysSource) or (isinstance(source, AlphaFold3Source) and not source.command):
+        return 0
+    if getattr(source, "device_map", None) is None:
+        return 1
+    return max(1, math.ceil((model_bytes(config, model, batch_tokens(config, model) or 0) or 0) / GPU_BYTES))
+
+
+def _bytes(config: Config, stage: str, model: ModelConfig) -> float:
+    """Beside `BASE_MB`."""
+    d_in = model.width or UNKNOWN_WIDTH
+    square = 8 * d_in**2
+    if stage == "extract":
+        settings = config.extraction
+        windows = sum(min(settings.window_rows, rows) for rows in (settings.tokens, settings.heldout_tokens))
+        return windows * d_in * len(model.layers) * 2 + _forward_bytes(config, model, d_in)
+    if stage == "stats":
+        return 8 * square
+    if stage == "init_death":
+        options = config.init_death
+        return 4 * d_in * options.d_sae * options.seeds * (len(options.preprocessings) + 1) + 4 * square
+    # Encoder and decoder, each with its gradient, two moments and a copy in another order; the codes of a batch.
+    options = config.train
+    sweep = 40 * options.d_sae * d_in * _rates(config) + 4 * square
+    codes = 8 * options.d_sae * options.batch_size
+    if model.stream is None:
+        return WINDOW_BYTES + sweep + codes
+    buffer = max(model.stream.buffer_rows, options.batch_size) * d_in * 2 * len(model.trained_layers)
+    return buffer + sweeps_of_a_job(config, model) * sweep + codes + _forward_bytes(config, model, d_in)
+
+
+def _forward_bytes(config: Config, model: ModelConfig, d_in: int) -> float:
+    """Of the model itself, in the memory of a processor."""
+    if isinstance(model.source, ArraysSource):
+        return 0
+    known = model.model_copy(update={"width": d_in, "parameters": model.parameters or UNKNOWN_PARAMETERS})
+    # Twice: weights are read into one copy and moved into another.
+    return 2 * (model_bytes(config, known, batch_tokens(config, model) or 0) or 0)
+
+
+def _seconds(config: Config, stage: str, model: ModelConfig, gpu: int) -> float:
+    """Beside `START_MINUTES`."""
+    d_in, settings = model.width or UNKNOWN_WIDTH, config.extraction
+    rows = settings.tokens + settings.heldout_tokens
+    if stage == "extract":
+        return _forward_seconds(config, model, gpu, rows) + 2 * rows * d_in * len(model.layers) / DISK_BYTES
+    if stage == "stats":
+        layers = min(config.stats.layers_per_job, len(model.layers))
+        return layers * (4 * rows * d_in**2 + 20 * d_in**3) / CPU_FLOPS
+    if stage == "init_death":
+        options = config.init_death
+        layers = min(options.layers_per_job, len(model.layers))
+        products = options.seeds * len(options.preprocessings)
+        return layers * products * 2 * settings.heldout_tokens * d_in * options.d_sae / CPU_FLOPS
+    options = config.train
+    speed = GPU_FLOPS if gpu else CPU_FLOPS * options.threads
+    tokens = options.steps * options.batch_size
+    training = sweeps_of_a_job(config, model) * _rates(config) * 4 * tokens * d_in * options.d_sae / speed
+    return training + (_forward_seconds(config, model, gpu, tokens) if model.stream else 0)
+
+
+def _forward_seconds(config: Config, model: ModelConfig, gpu: int, tokens: int) -> float:
+    parameters = 0 if isinstance(model.source, ArraysSource) else model.parameters or UNKNOWN_PARAMETERS
+    speed = GPU_FLOPS * gpu if gpu else CPU_FLOPS * config.extraction.threads
+    return 3 * parameters * tokens / speed
+
+
+def _rates(config: Config) -> int:
+    """Learning rates of the variant that has most."""
+    own = (len(variant.learning_rates or ()) for variant in config.train.variants.values())
+    return max(len(config.train.learning_rates), *own)

@@ -1,0 +1,254 @@
+"""Every result that a suite wants, and the key that makes it fresh."""
+
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from saelib import datasets, sources
+from saelib.activations.formats.shards import matches
+from saelib.config import Config, ModelConfig
+from saelib.config.base import Section
+from saelib.config.datasets import PythonDocs
+from saelib.config.files import LocalFiles
+from saelib.config.sources import ArraysSource, ModuleSource, PluginSource
+from saelib.files.sealed import unseal
+from saelib.pipeline.keys import PACKAGE, code_hash, fingerprint, make_key, module_hashes
+from saelib.pipeline.reasons import MadeFrom, named
+from saelib.sources.loading.user_code import code_versions
+from saelib.store import read_keys, remove_store
+from saelib.store.remote import is_url
+
+
+@dataclass(frozen=True)
+class Target:
+    """One result: where it lies, and the key that makes it fresh."""
+
+    stage: str
+    path: str
+    """From the working directory; a store (a folder, or an s3:// URL) or a JSON file that holds the key."""
+    key: str
+    model: str = ""
+    layer: int = -1
+    variant: str = ""
+    made_from: MadeFrom = field(default=MadeFrom(), compare=False, repr=False)
+    """What the key is a hash of, for people; absent in a saved plan."""
+
+    def __str__(self) -> str:
+        """Such as 'stats of calm layer 1'."""
+        place = [self.model, f"layer {self.layer}" if self.model else "", self.variant]
+        return " ".join([self.stage, *(["of"] if self.model else []), *filter(None, place)])
+
+    @property
+    def output(self) -> Path:
+        """`path`, as a path."""
+        return Path(self.path)
+
+    def is_fresh(self) -> bool:
+        """Whether the result carries the wanted key."""
+        return not stale([self])
+
+    def exists(self) -> bool:
+        """Whether anything lies in the result's place. Of object storage, which `read_keys` asks, no."""
+        return not is_url(self.path) and self.output.exists()
+
+    def remove(self) -> None:
+        """Take the result away, whatever its key, so that the next run makes it again; it is gone all at once."""
+        if self.stage == "extract":
+            remove_store(self.path)
+            return
+        self.output.unlink()
+        if self.stage == "train":  # from which a training of the same key would go on
+            shutil.rmtree(self.output.parent / "checkpoints", ignore_errors=True)
+
+
+def present_keys(targets: Iterable[Target]) -> list[str | None]:
+    """The key that each result carries; None where it has none. Object storage is asked once for all of them."""
+    targets = list(targets)
+    stores = read_keys(target.path for target in targets if target.stage == "extract")
+    return [stores[t.path] if t.stage == "extract" else _json_key(t.output) for t in targets]
+
+
+def stale(targets: Iterable[Target]) -> list[Target]:
+    """Those whose result is missing or carries another key."""
+    targets = list(targets)
+    return [target for target, key in zip(targets, present_keys(targets), strict=True) if key != target.key]
+
+
+def wanted_targets(config: Config) -> Iterator[Target]:
+    """Every result of the suite with its key, stage by stage in the order of their dependencies."""
+    extract = {(t.model, t.layer): t for t in _extract_targets(config)}
+    stats = {(t.model, t.layer): t for t in _stats_targets(config, extract.values())}
+    death = list(_init_death_targets(config, stats.values()))
+    theory = _theory_target(config, stats.values())
+    train = list(_train_targets(config, stats))
+    yield from (*extract.values(), *stats.values(), *death, theory, *train)
+    yield _report_target(config, [*stats.values(), *death, theory, *train])
+
+
+def _make(
+    stage: str,
+    path: Path | str,
+    settings: dict[str, Any],
+    modules: list[str],
+    upstream: Iterable[Target],
+    names: Mapping[str, str],
+    place: tuple[str, int, str] = ("", -1, ""),
+) -> Target:
+    """A target with its key, and the same in words.
+
+    Args:
+        stage: of the result.
+        path: of the result.
+        settings: the part of the config that decides it.
+        modules: of the stage, whose code and imports decide it.
+        upstream: the results that it is made from.
+        names: what `settings` are called in the config, for `named`.
+        place: model, layer and variant.
+    """
+    upstream = list(upstream)
+    code, hashes = _code(*modules)
+    key = make_key(stage, settings, code, [t.key for t in upstream])
+    made_from = MadeFrom(named(settings, names), hashes, {str(t): t.key[:16] for t in upstream})
+    return Target(stage, str(path), key, *place, made_from=made_from)
+
+
+@cache
+def _code(*modules: str) -> tuple[str, dict[str, str]]:
+    """The hash of a stage's code, and of each of its modules: the same for all of its results."""
+    return code_hash(*modules), module_hashes(*modules)
+
+
+def _extract_targets(config: Config) -> Iterator[Target]:
+    for name, model in config.models.items():
+        settings, names = _extract_settings(config, name, model)
+        modules = ["saelib.extract.stage", *_modules_behind(config, model)]
+        for layer in model.layers:
+            own: dict[str, Any] = {"layer": layer}
+            called = names
+            if isinstance(model.source, ArraysSource):
+                file, _, member = model.source.files[layer].partition("::")
+                fill = model.source.fill_missing_chunks
+                own |= {"file": _arrays_fingerprint(file), "member": member, "fill_missing_chunks": fill}
+                called = names | {"file": f"contents of {file}", "member": f"array of {file}"}
+            path = config.store_path(name, layer)
+            yield _make("extract", path, settings | own, modules, (), called, (name, layer, ""))
+
+
+def _arrays_fingerprint(location: str) -> str | list[str] | None:
+    """Of a file, a folder, all files that a pattern matches, or of a store at a URL."""
+    if is_url(location):
+        return read_keys([location])[location]
+    found = matches(location)
+    one = len(found) == 1 and str(found[0]) == str(Path(location).expanduser())
+    return fingerprint(location) if one or not found else [f"{file.name} {fingerprint(str(file))}" for file in found]
+
+
+def _extract_settings(config: Config, name: str, model: ModelConfig) -> tuple[dict[str, Any], dict[str, str]]:
+    """What all layers of a model share, and what it is called in the config."""
+    # Each layer of an `arrays` source has a file of its own, which is none of the other layers' affair.
+    parts: dict[str, Section] = (
+        {} if isinstance(model.source, ArraysSource) else {f"models.{name}.source": model.source}
+    )
+    dataset = config.datasets[model.dataset] if model.dataset else None
+    if dataset is not None:
+        parts[f"datasets.{model.dataset}"] = dataset
+    # The documentation inside Python changes with its version.
+    python = sys.version_info[:2] if isinstance(dataset, PythonDocs) else None
+    files = [path for part in parts.values() for path in _local_files(part)]
+    settings = {
+        "python": python,
+        "parts": [part.model_dump(mode="json") for part in parts.values()],
+        "local_files": [fingerprint(str(path)) for path in files],
+        "extraction": config.extraction.model_dump(mode="json", exclude={"threads"}),
+        "heldout_fraction": config.heldout_fraction,
+        "seed": config.seed,
+    }
+    names = {"python": "Python's version", "packages": "the packages of the model's code"}
+    names |= {f"parts.{i}": key for i, key in enumerate(parts)}
+    names["local_files"] = f"contents of {', '.join(map(str, files))}"
+    if isinstance(model.source, ModuleSource | PluginSource):
+        settings["packages"] = code_versions(model.source)
+    return settings, names
+
+
+def _local_files(part: Any) -> Iterator[Path]:
+    """Files given by path, anywhere inside a part of the config. A checksum or a revision pins the others."""
+    if isinstance(part, LocalFiles):
+        yield part.path
+    elif isinstance(part, Section):
+        for name in type(part).model_fields:
+            yield from _local_files(getattr(part, name))
+    elif isinstance(part, tuple):
+        for item in part:
+            yield from _local_files(item)
+
+
+def _modules_behind(config: Config, model: ModelConfig) -> list[str]:
+    """The modules that the config chooses by name, which no import statement shows."""
+    modules = [sources.FAMILIES[model.source.family]]
+    if model.dataset:
+        modules.append(datasets.KINDS[config.datasets[model.dataset].kind])
+    return modules
+
+
+def _stats_targets(config: Config, extract: Iterable[Target]) -> Iterator[Target]:
+    settings = {"whitening": config.needs_whitening()}
+    names = {"whitening": "whether any stage whitens"}
+    for t in extract:
+        path = config.stats_path(t.model, t.layer)
+        yield _make("stats", path, settings, ["saelib.stats.stage"], [t], names, (t.model, t.layer, ""))
+
+
+def _init_death_targets(config: Config, stats: Iterable[Target]) -> Iterator[Target]:
+    settings = config.init_death.model_dump(mode="json", exclude={"layers_per_job"}) | {"seed": config.seed}
+    names = {"": "init_death", "seed": "seed"}
+    for t in stats:
+        path = config.init_death_path(t.model, t.layer)
+        yield _make("init_death", path, settings, ["saelib.init_death.stage"], [t], names, (t.model, t.layer, ""))
+
+
+def _theory_target(config: Config, stats: Iterable[Target]) -> Target:
+    settings = {
+        "d_sae": config.init_death.d_sae,
+        "k": config.init_death.k,
+        "tokens": config.extraction.heldout_tokens,
+    }
+    names = {"": "init_death", "tokens": "extraction.heldout_tokens"}
+    return _make("theory", config.theory_path(), settings, ["saelib.theory.stage"], stats, names)
+
+
+def _train_targets(config: Config, stats: dict[tuple[str, int], Target]) -> Iterator[Target]:
+    for name, model in config.models.items():
+        shared = {"seed": config.seed, "stream": model.stream and model.stream.deciding()}
+        names = {"": "train", "seed": "seed", "stream": f"models.{name}.stream"}
+        for layer, (variant, options) in product(model.trained_layers, config.train.variants.items()):
+            path = config.train_path(name, layer, variant) / "sweep.json"
+            settings = config.train.deciding(options) | shared
+            called = names | {
+                "options": f"train.variants.{variant}",
+                "options.learning_rates": "train.learning_rates",
+            }
+            read = [stats[name, layer]]
+            yield _make("train", path, settings, ["saelib.train.stage"], read, called, (name, layer, variant))
+
+
+def _report_target(config: Config, reads: Iterable[Target]) -> Target:
+    described = {name: [model.domain, model.licence, model.notes] for name, model in config.models.items()}
+    settings = {
+        "models": described,
+        "page": fingerprint(str(PACKAGE / "report" / "assets")),
+    }
+    names = {"": "report", "models": "models", "seed": "seed", "page": "the page's template"}
+    return _make("report", config.results / "report.json", settings, ["saelib.report.stage"], reads, names)
+
+
+def _json_key(path: Path) -> str | None:
+    try:
+        return unseal(path.read_text())["key"]
+    except (OSError, ValueError, KeyError):
+        return None

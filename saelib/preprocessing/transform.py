@@ -1,0 +1,132 @@
+"""One fitted preprocessing: x -> (f(x) - center) @ scale, and the way back."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+LN_EPS = 1e-5
+
+
+AT_CENTER = 2.0**-22
+"""A token this close to a center, as a share of the two lengths that were subtracted, lies on it: float32 rounds an
+activation by up to a quarter of that share, and the direction of what is left is rounding alone."""
+
+
+TokenNorm = Literal["none", "layernorm", "sqrt_d"]
+"""What is done to each token first: nothing; `layer_norm`; or x * sqrt(d_in) / ||x||, tokens of zeros left alone."""
+
+
+@dataclass(frozen=True, eq=False)
+class Preprocess:
+    """One preprocessing, fitted. Build it with `make_preprocess`."""
+
+    center: NDArray[np.float64]
+    """[d_in]; subtracted after the token norm, before the scale."""
+    scale: NDArray[np.float32] | None = None
+    """None; [d_in], one factor for each dimension; or [d_in, d_out], a matrix with orthogonal columns, applied from
+    the right."""
+    token_norm: TokenNorm = "none"
+    """What is done to each token first."""
+    subspace: NDArray[np.float32] | None = None
+    """None; or [d_in, rank], orthonormal columns that an SAE's first directions are drawn in. No part of `apply`."""
+
+    @property
+    def d_in(self) -> int:
+        """Width of what goes in."""
+        return self.center.shape[0]
+
+    @property
+    def d_out(self) -> int:
+        """Width of what comes out: smaller than `d_in` where whitening drops empty directions."""
+        return self.d_in if self.scale is None else self.scale.shape[-1]
+
+    @cached_property
+    def inverse(self) -> NDArray[np.float32] | None:
+        """Undoes `scale`: None, [d_in] or [d_out, d_in]; what the scale drops comes back as 0."""
+        if self.scale is None:
+            return None
+        squares = np.square(self.scale, dtype=np.float64)
+        # Orthogonal columns: dividing them by their squared norms gives the pseudo-inverse.
+        norms = squares.sum(axis=0) if squares.ndim == 2 else squares
+        return np.divide(self.scale, norms, out=np.zeros(self.scale.shape), where=norms > 0).T.astype(np.float32)
+
+    def apply(self, x: NDArray[np.floating], offset: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Preprocess activations `x + offset`: [tokens, d_in] -> a fresh float32 array [tokens, d_out].
+
+        `offset` [d_in] (zero where None) is kept apart as in `saelib.activations.rows.Rows`: what it has in common with
+        the center cancels before anything is rounded to float32, so that a large mean costs no precision. A token at
+        the center gives exact zeros and no rounding errors, which would be a direction drawn at random.
+        """
+        lengths = _lengths(x)
+        if self.token_norm == "none":
+            center = self.center if offset is None else self.center - offset
+            centered = x - center
+        else:
+            center = self.center
+            whole = x.astype(np.float64) if offset is None else x + offset.astype(np.float64)
+            shift, size = token_shift_and_size(whole, self.token_norm)
+            whole -= shift
+            _settle(whole, lengths)
+            centered = np.divide(whole, size, out=whole, where=size > 0) - center
+            lengths = np.divide(lengths, size[:, 0], out=lengths, where=size[:, 0] > 0)
+        _settle(centered, lengths + float(np.linalg.norm(center)))
+        values = centered.astype(np.float32)
+        if self.scale is None:
+            return values
+        return values * self.scale if self.scale.ndim == 1 else values @ self.scale
+
+    def restore(self, x_hat: NDArray[np.floating], x: NDArray[np.floating]) -> NDArray[np.float64]:
+        """From what `apply` gives back to activations: `restore(apply(x), x)` is x, but for dropped directions.
+
+        Args:
+            x_hat: [tokens, d_out], such as reconstructions of `apply(x)`.
+            x: [tokens, d_in], the activations themselves: a token's norm and mean, which `apply` took away, are theirs.
+        """
+        if self.inverse is not None:
+            x_hat = x_hat * self.inverse if self.inverse.ndim == 1 else x_hat @ self.inverse
+        restored = x_hat + self.center
+        if self.token_norm != "none":
+            shift, size = token_shift_and_size(x, self.token_norm)
+            restored = restored * size + shift
+        return restored
+
+    def without_center(self) -> tuple[Self, NDArray[np.float64]]:
+        """What an SAE's rows go through, and where its b_dec starts [d_out].
+
+        A centre that no scale follows becomes the start of b_dec, which training may move (paper, section 3.1); before
+        a scale it is taken off the rows themselves, and b_dec starts at 0.
+        """
+        if self.scale is None:
+            return replace(self, center=np.zeros(self.d_in)), self.center
+        return self, np.zeros(self.d_out)
+
+
+def _settle(difference: NDArray[np.float64], subtracted: NDArray[np.float64]) -> None:
+    """Sets rows to zero that are nothing but rounding: tiny against the lengths [tokens] that were subtracted."""
+    left = _lengths(difference)
+    difference[(left <= AT_CENTER * subtracted) & np.isfinite(left)] = 0
+
+
+def _lengths(x: NDArray[np.floating]) -> NDArray[np.float64]:
+    """[tokens, d] -> [tokens]; infinite where the square overflows."""
+    with np.errstate(over="ignore"):
+        return np.sqrt(np.einsum("td,td->t", x, x, dtype=np.float64))
+
+
+def token_shift_and_size(
+    x: NDArray[np.floating], token_norm: TokenNorm
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What a token norm takes away, x -> (x - shift) / size, as two arrays [tokens, 1]; `x`: [tokens, d_in]."""
+    mean = x.mean(axis=1, dtype=np.float64, keepdims=True) if token_norm == "layernorm" else np.zeros((len(x), 1))
+    centred = x - mean
+    squares = np.einsum("td,td->t", centred, centred)[:, None] / x.shape[1]
+    return mean, np.sqrt(squares + (LN_EPS if token_norm == "layernorm" else 0))
+
+
+def layer_norm(x: NDArray[np.floating]) -> NDArray[np.float64]:
+    """LayerNorm of each token without affine parameters: (x - mean_j x_j) / sqrt(var_j x_j + 1e-5), [tokens, d_in]."""
+    shift, size = token_shift_and_size(x, "layernorm")
+    return (x - shift) / size

@@ -1,0 +1,1 @@
+"""Training with torch's autograd: every method, on every device; the reference for the kernels."""

@@ -1,0 +1,111 @@
+"""What an SAE makes of a batch in training: reconstructions that gradients flow through, and who took part."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from saelib.config.training import JumpReLU as JumpReLUConfig
+from saelib.config.training import ReLU as ReLUConfig
+from saelib.sae.autograd.dense import Decode, DensePreActivations, JumpReLU, Step, relu
+from saelib.sae.autograd.sparse import DecodeSelected, Entries, SelectedPreActivations
+from saelib.sae.model import SAE
+from saelib.sae.products import Precision, encoder_product, largest
+
+CPU_ROWS = 512
+"""Tokens whose pre-activations a CPU makes and looks through at a time, while they are in its cache."""
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One batch, encoded and decoded."""
+
+    x_hat: Tensor
+    """[tokens, d_in]"""
+    fired: Tensor
+    """Boolean [d_sae]; latents with a code above 0 for some token."""
+    positive: Tensor
+    """Boolean [d_sae]; latents with a pre-activation above 0 for some token."""
+    hidden_pre: Tensor | None
+    """[tokens, d_sae], constants; None where nobody asked."""
+    penalty: Tensor | float = 0.0
+    """What the architecture adds to the loss."""
+    smallest: Tensor | None = None
+    """Of `batch_topk`: the smallest selected value of the batch, at least 0."""
+
+
+def topk_forward(sae: SAE, x: Tensor, precision: Precision, keep: bool) -> Forward:
+    """The k largest positive pre-activations of each token. `keep` says whether `hidden_pre` is wanted."""
+    assert sae.k is not None
+    rows = CPU_ROWS if x.device.type == "cpu" else len(x)
+    blocks = []
+    with torch.no_grad():
+        for part in x.split(rows):
+            hidden_pre = encoder_product(part - sae.b_dec, sae.W_enc, sae.b_enc, precision)
+            blocks.append((*largest(hidden_pre, sae.k), hidden_pre.amax(0), hidden_pre if keep else None))
+    values, latents, highest, kept = zip(*blocks, strict=True)
+    tokens = torch.arange(len(x), device=x.device).repeat_interleave(sae.k, output_size=len(x) * sae.k)
+    entries = Entries(torch.cat(latents).flatten(), tokens, (len(x), sae.d_sae))
+    x_hat, codes = _reconstruct(sae, x, torch.cat(values).flatten(), entries)
+    return Forward(
+        x_hat=x_hat,
+        fired=entries.fired(codes),
+        positive=torch.stack(highest).amax(0) > 0,
+        hidden_pre=torch.cat(kept) if keep else None,
+    )
+
+
+def batch_topk_forward(sae: SAE, x: Tensor, precision: Precision) -> Forward:
+    """The k * tokens largest positive pre-activations of the batch (Bussmann et al. 2024)."""
+    assert sae.k is not None
+    with torch.no_grad():
+        hidden_pre = encoder_product(x - sae.b_dec, sae.W_enc, sae.b_enc, precision)
+        values, places = (found.squeeze(0) for found in largest(hidden_pre.view(1, -1), sae.k * len(x)))
+        places, order = places.sort()
+        entries = Entries(places % sae.d_sae, places // sae.d_sae, (len(x), sae.d_sae))
+    x_hat, codes = _reconstruct(sae, x, values[order], entries)
+    return Forward(
+        x_hat=x_hat,
+        fired=entries.fired(codes),
+        positive=hidden_pre.amax(0) > 0,
+        hidden_pre=hidden_pre,
+        smallest=codes.amin(),
+    )
+
+
+def _reconstruct(sae: SAE, x: Tensor, values: Tensor, entries: Entries) -> tuple[Tensor, Tensor]:
+    """Reconstructions, and the codes of the entries as constants."""
+    codes = SelectedPreActivations.apply(values, x, sae.W_enc, sae.b_enc, sae.b_dec, entries).relu()
+    return DecodeSelected.apply(codes, sae.W_dec, entries) + sae.b_dec, codes.detach()
+
+
+def relu_forward(sae: SAE, x: Tensor, precision: Precision, config: ReLUConfig) -> Forward:
+    """Every positive pre-activation; the penalty is l1 sum_i z_i ||d_i||, averaged over tokens."""
+    pre = _dense_pre_activations(sae, x, precision)
+    sums = relu(pre).sum(0)
+    penalty = config.l1 * (sums @ torch.linalg.vector_norm(sae.W_dec, dim=1)) / len(x)
+    positive = pre.detach().amax(0) > 0
+    return Forward(Decode.apply(relu, sae.W_dec, pre) + sae.b_dec, positive, positive, pre.detach(), penalty)
+
+
+def jumprelu_forward(sae: SAE, x: Tensor, precision: Precision, config: JumpReLUConfig, target_l0: float) -> Forward:
+    """Pre-activations above their thresholds; the penalty is coefficient (L0 / target - 1)^2, L0 of the batch."""
+    pre = _dense_pre_activations(sae, x, precision)
+    activation: Callable[..., Tensor] = partial(_jump, bandwidth=config.bandwidth)
+    x_hat = Decode.apply(activation, sae.W_dec, pre, sae.threshold) + sae.b_dec
+    l0 = Step.apply(pre, sae.threshold, config.bandwidth).sum() / len(x)
+    highest = pre.detach().amax(0)
+    penalty = config.coefficient * (l0 / target_l0 - 1).square()
+    return Forward(x_hat, highest > sae.threshold.detach(), highest > 0, pre.detach(), penalty)
+
+
+def _jump(hidden_pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    return JumpReLU.apply(hidden_pre, threshold, bandwidth)
+
+
+def _dense_pre_activations(sae: SAE, x: Tensor, precision: Precision) -> Tensor:
+    with torch.no_grad():
+        values = encoder_product(x - sae.b_dec, sae.W_enc, sae.b_enc, precision)
+    return DensePreActivations.apply(values, x, sae.W_enc, sae.b_enc, sae.b_dec)

@@ -1,0 +1,201 @@
+"""Every method of training, on every device that torch has: the reference for faster ones."""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from saelib.config.training import TrainConfig, VariantConfig
+from saelib.errors import UserError
+from saelib.sae.autograd import forward
+from saelib.sae.autograd.forward import Forward
+from saelib.sae.autograd.losses import auxk_loss, ghost_loss, reconstruction_loss
+from saelib.sae.autograd.optimizer import make_optimizer
+from saelib.sae.autograd.resample import resample
+from saelib.sae.model import SAE
+from saelib.sae.schedule import rate_at
+
+THRESHOLD_DECAY = 0.9
+"""Of the running average of `batch_topk`'s bar: over about 10 batches, as one has little noise and the SAE moves."""
+UNIT = 8
+"""A decoder row counts as unit while its norm is within this many units of rounding of 1, so that one which nothing
+moves keeps its bits."""
+
+
+class TorchTrainer:
+    """Minimises ||x - x_hat||^2 / variance and the penalties of the variant; see `saelib.sae.trainer.Trainer`.
+
+    A step is: forward, counters, loss, backward, projection of W_dec's gradient, clipping, optimiser, unit decoder
+    rows, and what happens at some steps only (resampling).
+
+    Gradients of what is frozen are not computed, and count as 0 in `gradient_norms`.
+
+    With `precision="bfloat16"` parameters, gradients and losses stay float32 and only the encoder's product is rounded,
+    on every device. That changed held-out errors by up to 0.6 % (TopK, BatchTopK, ReLU) and 1.2 % (JumpReLU), in either
+    direction (synthetic data, d_in 128, d_sae 1,024, k 16, 500 steps, two seeds, on a CPU).
+    """
+
+    def __init__(
+        self,
+        sae: SAE,
+        config: TrainConfig,
+        variant: VariantConfig,
+        *,
+        learning_rate: float,
+        variance: float,
+        seed: int = 0,
+    ) -> None:
+        """Take over `sae`, which is trained in place, on the device where it is.
+
+        Args:
+            sae: Its architecture is the variant's.
+            config: Steps, batch and the like.
+            variant: The method.
+            learning_rate: The highest of the schedule.
+            variance: ||sigma||^2 of the data, a constant, so that the learning rate means the same for every layer.
+            seed: Of what is drawn during training, which depends on it and on the step alone.
+
+        Raises:
+            UserError: for resampling where features are frozen.
+        """
+        if variant.revival.kind == "resample" and variant.frozen == "features":
+            raise UserError("revival: resample moves features, which frozen: features forbids; use one of them")
+        self._sae, self.config, self.variant = sae, config, variant
+        self.learning_rate, self.variance, self.seed = learning_rate, variance, seed
+        self.steps_done = self.examples = 0
+        self.silent_for = torch.zeros_like(sae.b_enc, dtype=torch.int64, requires_grad=False)
+        self.negative_for = torch.zeros_like(self.silent_for)
+        self._trained = _trained_parameters(sae, variant)
+        self._optimizer = make_optimizer(self._trained, variant.optimizer)
+        self._norms = torch.zeros(2, device=sae.b_enc.device)
+
+    @property
+    def sae(self) -> SAE:
+        """The parameters as they are now."""
+        return self._sae
+
+    @property
+    def flagged(self) -> Tensor:
+        """Latents that count as dead during training: boolean [d_sae]."""
+        return self.silent_for >= self.config.dead_after_examples
+
+    def step(self, x: Tensor) -> None:
+        """See `Trainer`."""
+        self.steps_done += 1
+        result = self._forward(x)
+        self._count(result, len(x))
+        for parameter in self._trained.values():
+            parameter.grad = None
+        self._loss(x, result).backward()
+        self._update()
+        self._now_and_then(x, result)
+
+    def _forward(self, x: Tensor) -> Forward:
+        sae, architecture, precision = self._sae, self.variant.architecture, self.config.precision
+        match architecture.kind:
+            case "topk":
+                return forward.topk_forward(sae, x, precision, keep=self.variant.revival.kind in ("auxk", "ghost"))
+            case "batch_topk":
+                return forward.batch_topk_forward(sae, x, precision)
+            case "relu":
+                return forward.relu_forward(sae, x, precision, architecture)
+            case "jumprelu":
+                target = architecture.target_l0 or float(self.config.k)
+                return forward.jumprelu_forward(sae, x, precision, architecture, target)
+
+    def _count(self, result: Forward, tokens: int) -> None:
+        self.examples += tokens
+        self.silent_for.add_(tokens).masked_fill_(result.fired, 0)
+        self.negative_for.add_(tokens).masked_fill_(result.positive, 0)
+
+    def _loss(self, x: Tensor, result: Forward) -> Tensor:
+        mse = reconstruction_loss(x, result.x_hat, self.variance)
+        loss = mse + result.penalty
+        revival, hidden_pre = self.variant.revival, result.hidden_pre
+        if hidden_pre is None or self.examples < self.config.dead_after_examples:
+            return loss
+        if revival.kind == "auxk":
+            k_aux = revival.k or self._sae.d_in // 2
+            auxiliary = auxk_loss(self._sae, x, result.x_hat, hidden_pre, self.flagged, k_aux)
+            return loss + revival.coefficient * auxiliary
+        if revival.kind == "ghost":
+            return loss + ghost_loss(self._sae, x, result.x_hat, hidden_pre, self.flagged, mse.detach())
+        return loss
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        sae, parameters = self._sae, self._trained.values()
+        for parameter in parameters:
+            if parameter.grad is None:  # no loss reached it
+                parameter.grad = torch.zeros_like(parameter)
+        self._norms = torch.stack([_norm(sae.W_enc, sae.W_dec), _norm(sae.b_dec)])
+        if self.variant.project_decoder and sae.W_dec.grad is not None:
+            along = torch.linalg.vecdot(sae.W_dec.grad, sae.W_dec)
+            sae.W_dec.grad.addcmul_(along[:, None], sae.W_dec, value=-1)
+        if self.variant.clip is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, self.variant.clip)
+        rate = rate_at(self.steps_done, self.config.steps, self.learning_rate, self.variant.schedule)
+        self._optimizer.step(self.steps_done, rate)
+        if "W_dec" in self._trained:
+            norms = torch.linalg.vector_norm(sae.W_dec, dim=1, keepdim=True)
+            off = (norms - 1).abs() > UNIT * torch.finfo(norms.dtype).eps
+            sae.W_dec.div_(torch.where(off, norms, 1))
+        if "threshold" in self._trained:
+            sae.threshold.clamp_(min=0)  # below 0 a JumpReLU would let negative pre-activations through
+
+    @torch.no_grad()
+    def _now_and_then(self, x: Tensor, result: Forward) -> None:
+        if result.smallest is not None:
+            threshold = self._sae.threshold
+            threshold.lerp_(result.smallest.to(threshold), 1 - THRESHOLD_DECAY if self.steps_done > 1 else 1.0)
+        revival, step = self.variant.revival, self.steps_done
+        if revival.kind != "resample" or step % revival.every or step > (revival.until or self.config.steps // 2):
+            return
+        seed = np.random.SeedSequence([self.seed, step]).generate_state(1)
+        generator = torch.Generator().manual_seed(int(seed[0]))
+        losses = (x - result.x_hat).square().sum(1)
+        latents = resample(self._sae, x, losses, self.flagged, self._optimizer.moments, generator)
+        if self.variant.architecture.kind == "jumprelu":
+            self._sae.threshold[latents] = self.variant.architecture.initial_threshold
+        self.silent_for[latents] = 0
+        self.negative_for[latents] = 0
+
+    def gradient_norms(self) -> dict[str, float]:
+        """See `Trainer`."""
+        W, b_dec = self._norms.tolist()
+        return {"W": W, "b_dec": b_dec}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See `Trainer`. Beside the SAE's own tensors: moments, `silent_for`, `negative_for`, `steps_done`, `examples`.
+
+        What is drawn during training follows from the seed and the step; of `batch_topk`, `threshold` is the running
+        average of the smallest selected value.
+        """
+        counts = {"steps_done": torch.tensor(self.steps_done), "examples": torch.tensor(self.examples)}
+        rows = torch.contiguous_format
+        copies = {name: value.detach().to("cpu", copy=True, memory_format=rows) for name, value in self._live().items()}
+        return copies | counts
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """See `Trainer`."""
+        for name, value in self._live().items():
+            value.copy_(state[name])
+        self.steps_done, self.examples = int(state["steps_done"]), int(state["examples"])
+
+    def _live(self) -> dict[str, Tensor]:
+        counters = {"silent_for": self.silent_for, "negative_for": self.negative_for}
+        return self._sae.state_dict() | self._optimizer.moments | counters
+
+
+def _trained_parameters(sae: SAE, variant: VariantConfig) -> dict[str, Parameter]:
+    """What training may move; the others stop asking for gradients."""
+    for name, parameter in sae.named_parameters():
+        parameter.requires_grad_({"none": True, "b_dec": name != "b_dec", "features": name == "b_dec"}[variant.frozen])
+    return {name: parameter for name, parameter in sae.named_parameters() if parameter.requires_grad}
+
+
+def _norm(*parameters: Parameter) -> Tensor:
+    """L2 norm of the gradients together; 0 for what has none."""
+    norms = [p.new_zeros(()) if p.grad is None else torch.linalg.vector_norm(p.grad) for p in parameters]
+    return torch.linalg.vector_norm(torch.stack(norms))

@@ -1,0 +1,195 @@
+"""TopK SAEs of any size on a CPU: only what was selected is decoded and differentiated."""
+
+import itertools
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saelib.config.training import AuxK, TrainConfig, VariantConfig
+from saelib.sae.kernels.auxk import select_helpers, squared_spread
+from saelib.sae.kernels.cpu import integers_are_faster
+from saelib.sae.kernels.entries import empty_entries, group_by_latent
+from saelib.sae.kernels.forward import Codes, EncodeBuffers, Kept, encode_block, encode_buffers
+from saelib.sae.kernels.gemm import pack, pack_panels, padded
+from saelib.sae.kernels.integers import empty_panels, empty_rows, round_latents
+from saelib.sae.kernels.latents import Packed, Part, Totals, update_latents
+from saelib.sae.kernels.llvm.gemm import PANEL
+from saelib.sae.kernels.parameters import row_width
+from saelib.sae.kernels.passes import Pass, block_bounds, decode_batch, empty_pass
+from saelib.sae.kernels.screen import WORTH_IT, screen_batch
+from saelib.sae.kernels.sums import empty_sums, sum_entries
+from saelib.sae.kernels.topk_trainer import TopKTrainer
+from saelib.sae.model import SAE
+
+UPDATE_TASKS = 32
+"""Runs of panels that are updated apart."""
+
+
+class KernelTrainer(TopKTrainer):
+    """`saelib.sae.trainer.Trainer` for TopK, with or without AuxK; by Adam or SignSGD, without clipping.
+
+    The loss is that of `TorchTrainer`. Sums are made in a fixed order: the number of threads changes no bit.
+    """
+
+    def __init__(
+        self,
+        sae: SAE,
+        config: TrainConfig,
+        variant: VariantConfig,
+        *,
+        learning_rate: float,
+        variance: float,
+        threads: int = 1,
+    ) -> None:
+        """See `TopKTrainer`."""
+        super().__init__(sae, config, variant, learning_rate=learning_rate, variance=variance, threads=threads)
+        self._encode: list[EncodeBuffers] = []
+        self._passes: dict[str, Pass] = {}
+        self._centred = np.zeros((0, row_width(self.d_in)), np.float32)
+        self._kept = np.zeros(0, np.float32)
+        self._sums = empty_sums(self.d_sae, row_width(self.d_in))
+
+    def step(self, x: Tensor) -> None:
+        """One step on one batch, float32 [tokens, d_in], contiguous, on the CPU."""
+        tokens = len(x)
+        self.steps_done += 1
+        main = self._pass("main", tokens, self.k)
+        if len(self._centred) != tokens:
+            self._centred = np.zeros_like(main.error)
+        resting = self._resting()
+        kept = self._keep_for_auxk(tokens)
+        positive = self._encode_batch(x.numpy(), main.codes, kept)
+        error_sum = decode_batch(self._centred, -1, self.parameters.latents.W_dec, main, self._workers)
+        group_by_latent(main.codes, main.slopes, main.entries, self._workers)
+        self._count(tokens, np.diff(main.entries.starts) > 0, positive)
+        scale = 2 / (tokens * self.variance)
+        main_part = Part(main.entries, np.float32(scale))
+        revival_part = self._revive(kept, main, error_sum / tokens)
+        self._sum_entries(main)
+        self._update(main_part, revival_part, resting, error_sum * scale)
+
+    def _pack(self) -> None:
+        W_enc = self.parameters.latents.W_enc
+        self._floats = np.zeros((0, self.d_in, PANEL), np.float32)
+        screened = self.config.selection == "screened" and integers_are_faster()
+        if screened and self.d_sae >= WORTH_IT * self.k:
+            self._packed = Packed(self._floats, round_latents(W_enc))
+        else:
+            self._packed = Packed(pack(W_enc, self.d_in), empty_panels(0, W_enc.shape[1]))
+
+    def _pass(self, name: str, tokens: int, k: int) -> Pass:
+        """Arrays for a pass, with the contents of the last batch of this size."""
+        if name not in self._passes or self._passes[name].codes.values.shape != (tokens, k):
+            self._passes[name] = empty_pass(tokens, row_width(self.d_in), k, self.d_sae)
+        return self._passes[name]
+
+    def _keep_for_auxk(self, tokens: int) -> Kept:
+        """Room for the pre-activations of all latents that will count as dead unless they fire in this batch."""
+        may_be_dead = np.zeros(0, np.int32)
+        if isinstance(self.variant.revival, AuxK):
+            may_be_dead = np.flatnonzero(self._silent + tokens >= self.config.dead_after_examples).astype(np.int32)
+        size = tokens * len(may_be_dead)
+        if len(self._kept) < size:
+            self._kept = np.empty(size, np.float32)
+        return Kept(may_be_dead, self._kept[:size].reshape(tokens, -1 if size else 0))
+
+    def _encode_batch(self, x: NDArray[np.float32], codes: Codes, kept: Kept) -> NDArray[np.bool_]:
+        """Write the centred batch, its codes and the pre-activations to keep; returns what was positive, [d_sae]."""
+        blocks = block_bounds(len(x), self.d_sae)
+        rows = blocks[0][1]
+        if len(self._encode) != self.threads or len(self._encode[0].hidden) < rows:
+            self._encode = [encode_buffers(rows, self.d_sae, self.k) for _ in range(self.threads)]
+        for buffers in self._encode:
+            buffers.positive[:] = 0
+        latents, b_dec = self.parameters.latents, self.parameters.b_dec
+        if not len(self._packed.floats) and not len(kept.latents):
+            own = self._encode, self._workers
+            blocks = screen_batch(x, blocks, b_dec, latents, self._packed.integers, self._centred, codes, *own)
+        panels = self._float_panels() if blocks else self._floats
+
+        def encode(block: int, worker: int) -> None:
+            own = self._encode[worker]
+            encode_block(x, *blocks[block], b_dec, panels, latents.b_enc, self._centred, codes, kept, own)
+
+        self._workers.each(len(blocks), encode)
+        return np.logical_or.reduce([buffers.positive[: self.d_sae] for buffers in self._encode])
+
+    def _float_panels(self) -> NDArray[np.float32]:
+        """W_enc packed in float32, as it is now."""
+        if len(self._packed.floats):
+            return self._packed.floats
+        panels = padded(self.d_sae) // PANEL
+        if not len(self._floats):
+            self._floats = np.zeros((panels, self.d_in, PANEL), np.float32)
+        W_enc, tasks = self.parameters.latents.W_enc, _tasks(panels)
+        self._workers.each(len(tasks), lambda i, _: pack_panels(W_enc, *tasks[i], self._floats))
+        return self._floats
+
+    def _revive(self, kept: Kept, main: Pass, mean_error: NDArray[np.float64]) -> Part:
+        """AuxK: dead latents fit the residual, the opposite of the error; `mean_error` [width] is over tokens."""
+        tokens = len(main.error)
+        nothing = Part(empty_entries(self.d_sae, 0), np.float32(0))
+        revival = self.variant.revival
+        if not isinstance(revival, AuxK):
+            return nothing
+        dead = self._silent >= self.config.dead_after_examples
+        useful = dead & (self._negative == 0)  # those that are positive nowhere would add nothing
+        columns = np.flatnonzero(useful[kept.latents]).astype(np.int32)
+        k = min(self.d_in // 2 if revival.k is None else revival.k, len(columns))
+        left_over = squared_spread(main.error, mean_error, self._workers)
+        if k == 0 or not left_over > 0:
+            return nothing
+        part = self._pass("revival", tokens, k)
+        select_helpers(kept, columns, part.codes, self._workers)
+        decode_batch(main.error, 1, self.parameters.latents.W_dec, part, self._workers)
+        group_by_latent(part.codes, part.slopes, part.entries, self._workers)
+        self._sum_entries(part)
+        return Part(part.entries, np.float32(2 * revival.coefficient / left_over))
+
+    def _sum_entries(self, part: Pass) -> None:
+        """Of the latents that are to move."""
+        if self.variant.frozen != "features":
+            sum_entries(part.entries, part.error, self._centred, self._sums, self._workers)
+
+    def _update(
+        self,
+        main: Part,
+        revival: Part,
+        resting: NDArray[np.bool_],
+        error_gradient: NDArray[np.float64],
+    ) -> None:
+        """A step of the optimiser; `error_gradient` [width] is what b_dec's gradient receives through the output."""
+        rule = self._rule()
+        tasks = _tasks(padded(self.d_sae) // PANEL)
+        count, width = len(tasks), len(self.parameters.b_dec)
+        totals = Totals(np.zeros((count, width), np.float32), np.zeros((count, 1)))
+        gradients = np.empty((self.threads, 2, width), np.float32)
+        rows = [empty_rows(PANEL, width) for _ in range(self.threads)]
+        weights, m, v = self.parameters, self.first_moments, self.second_moments
+
+        def run(i: int, worker: int) -> None:
+            update_latents(
+                *tasks[i],
+                weights.latents,
+                m.latents,
+                v.latents,
+                self._packed,
+                self._sums,
+                main,
+                revival,
+                resting,
+                rule,
+                gradients[worker],
+                rows[worker],
+                Totals(totals.input_gradient[i], totals.squared_gradient[i]),
+            )
+
+        self._workers.each(count, run)
+        self._finish(error_gradient, totals, rule)
+
+
+def _tasks(panels: int) -> list[tuple[int, int]]:
+    """First panel of each run that is a task, and the one behind its last."""
+    bounds = np.linspace(0, panels, min(UPDATE_TASKS, panels) + 1).astype(int).tolist()
+    return list(itertools.pairwise(bounds))

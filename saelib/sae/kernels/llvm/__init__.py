@@ -1,0 +1,1 @@
+"""Vector instructions for the kernels, written as LLVM's intermediate code."""

@@ -1,0 +1,132 @@
+"""What all trainers on kernels share: parameters, moments, counters, and the end of a step."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saelib.config.training import AuxK, TrainConfig, VariantConfig
+from saelib.sae.kernels.latents import Totals, update_vector
+from saelib.sae.kernels.parameters import Parameters, sae_of
+from saelib.sae.kernels.rule import Rule, rule_for
+from saelib.sae.kernels.threads import Workers, shared_workers
+from saelib.sae.model import SAE
+
+
+class TopKTrainer(ABC):
+    """`saelib.sae.trainer.Trainer` but for `step`."""
+
+    def __init__(
+        self,
+        sae: SAE,
+        config: TrainConfig,
+        variant: VariantConfig,
+        *,
+        learning_rate: float,
+        variance: float,
+        threads: int = 1,
+    ) -> None:
+        """Take a copy of `sae`.
+
+        Args:
+            sae: TopK, on the CPU.
+            config: Steps, batch and the like.
+            variant: The method; the kernels have Adam and SignSGD, and no clipping.
+            learning_rate: The highest of the schedule.
+            variance: Of the data; the squared error is divided by it.
+            threads: May be changed between steps.
+        """
+        assert sae.k is not None
+        self.config, self.variant, self.threads = config, variant, threads
+        self.learning_rate, self.variance = learning_rate, variance
+        self.steps_done = self.examples = 0
+        self.d_in, self.d_sae, self.k = sae.d_in, sae.d_sae, sae.k
+        self.parameters = Parameters(self.d_in, self.d_sae)
+        self.parameters.load(sae.state_dict())
+        self.parameters.latents.b_enc[self.d_sae :] = -np.inf  # so that padding is never selected
+        self._has_moments = variant.optimizer.kind == "adam"
+        moments = (self.d_in, self.d_sae) if self._has_moments else (1, 1)
+        self.first_moments, self.second_moments = Parameters(*moments), Parameters(*moments)
+        self._silent, self._negative = np.zeros(self.d_sae, np.int64), np.zeros(self.d_sae, np.int64)
+        self.silent_for, self.negative_for = torch.from_numpy(self._silent), torch.from_numpy(self._negative)
+        self._pack()
+        self._sae = sae_of(self.parameters, self.k)
+        self._norms = {"W": 0.0, "b_dec": 0.0}
+
+    @property
+    def sae(self) -> SAE:
+        """The parameters as they are now; not to be changed, and valid until the next step."""
+        return self._sae
+
+    def gradient_norms(self) -> dict[str, float]:
+        """L2 norms of the last step's gradients, before projection: `W` (both matrices) and `b_dec`."""
+        return dict(self._norms)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of everything the next step depends on."""
+        state = dict(self.parameters.copies())
+        if self._has_moments:
+            state |= dict(self.first_moments.copies("m.")) | dict(self.second_moments.copies("v."))
+        counters = {"steps_done": torch.tensor(self.steps_done), "examples": torch.tensor(self.examples)}
+        return state | counters | {"silent_for": self.silent_for.clone(), "negative_for": self.negative_for.clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from `state_dict`, bit for bit."""
+        self.parameters.load(state)
+        if self._has_moments:
+            self.first_moments.load(state, "m.")
+            self.second_moments.load(state, "v.")
+        self.silent_for.copy_(state["silent_for"])
+        self.negative_for.copy_(state["negative_for"])
+        self.steps_done, self.examples = int(state["steps_done"]), int(state["examples"])
+        self._pack()
+
+    @abstractmethod
+    def _pack(self) -> None:
+        """Copy W_enc to where the encoder reads it."""
+
+    @property
+    def _workers(self) -> Workers:
+        return shared_workers(self.threads)
+
+    def _rule(self) -> Rule:
+        """Of the step under way."""
+        return rule_for(self.variant, self.config.steps, self.steps_done, self.learning_rate)
+
+    def _resting(self) -> NDArray[np.bool_]:
+        """[d_sae]; latents that stay as they are if this step brings them no gradient. Before the step is counted."""
+        optimizer = self.variant.optimizer
+        if optimizer.kind == "sign_sgd" or optimizer.sparse:
+            return np.ones(self.d_sae, np.bool_)
+        never_moved = self._silent == self.examples  # no gradient since training began, so that moments are 0
+        if isinstance(self.variant.revival, AuxK) and self.examples >= self.config.dead_after_examples:
+            never_moved &= self._negative == self.examples
+        return never_moved
+
+    def _count(self, tokens: int, fired: NDArray[np.bool_], positive: NDArray[np.bool_]) -> None:
+        """Note which latents fired and which were positive in the batch; both [d_sae]."""
+        self.examples += tokens
+        self._silent += tokens
+        self._negative += tokens
+        self._silent[fired] = 0
+        self._negative[positive] = 0
+
+    def _finish(self, error_gradient: NDArray[np.float64], totals: Totals, rule: Rule) -> None:
+        """Move b_dec and note the norms of gradients.
+
+        Args:
+            error_gradient: [width]; what b_dec's gradient receives through the output.
+            totals: [runs, width] and [runs, 1], of all latents.
+            rule: The optimiser.
+        """
+        b_dec = self.parameters.b_dec
+        gradient = error_gradient - totals.input_gradient.sum(0, dtype=np.float64)
+        self._norms = {"W": float(totals.squared_gradient.sum() ** 0.5), "b_dec": 0.0}
+        if self.variant.frozen != "b_dec":
+            self._norms["b_dec"] = float(np.linalg.norm(gradient))
+            moments = self.first_moments.b_dec, self.second_moments.b_dec
+            update_vector(b_dec, gradient.astype(np.float32), *moments, rule)
+        if not np.isfinite(error_gradient).all():  # as in dense training, where NaN is selected and spreads
+            b_dec[:] = np.nan

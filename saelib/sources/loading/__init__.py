@@ -1,0 +1,1 @@
+"""How weights and users' code are found, checked and loaded."""

@@ -1,0 +1,1 @@
+"""Networks written here, because their published code does not run or should not."""

@@ -1,0 +1,1 @@
+"""Synthetic activations whose features are known."""

@@ -1,0 +1,91 @@
+"""Training batches from a store that may not fit in memory."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saelib.activations.rows import Rows, read_float32
+from saelib.errors import UserError
+
+
+class ShuffledBatches:
+    """Endless shuffled batches: blocks in a random order, a window of them in memory, its rows in a random order.
+
+    The order depends on the seed, the epoch and the shape of `rows` only. Within an epoch no row comes twice; the
+    rows that do not fill a last batch (fewer than `batch_size`, others in each epoch) are left out.
+    """
+
+    def __init__(
+        self, rows: Rows, batch_size: int, *, seed: int, device: str = "cpu", window_bytes: int = 2**28
+    ) -> None:
+        """Memory stays near `window_bytes`, or one block of `rows` where that is more.
+
+        Raises:
+            UserError: where `rows` has fewer rows than one batch.
+        """
+        tokens, d_in = rows.shape
+        if tokens < batch_size:
+            raise UserError(
+                f"{rows.name}: {tokens} training tokens do not fill one batch of {batch_size}; "
+                f"extract more (extraction.tokens) or set a smaller train.batch_size"
+            )
+        self._rows, self._batch_size, self._seed, self._device = rows, batch_size, seed, device
+        self._edges = np.append(np.arange(0, tokens, rows.block_rows), tokens)
+        self._window_blocks = max(1, window_bytes // (rows.block_rows * d_in * 4))
+        self._loaded: tuple[int, ...] = ()
+        self._window = torch.empty(0)
+        self._batch = torch.empty(batch_size, d_in, device=device)
+
+    def batches(self, start: int = 0) -> Iterator[Tensor]:
+        """Batches number `start`, `start` + 1, … without end: float32 [batch_size, d_in] on the device.
+
+        Every batch lies in the same memory, which the next one overwrites.
+        """
+        epoch, first = divmod(start, self._rows.shape[0] // self._batch_size)
+        while True:
+            yield from self._epoch(epoch, first)
+            epoch, first = epoch + 1, 0
+
+    def _epoch(self, epoch: int, first: int) -> Iterator[Tensor]:
+        """The batches of one epoch from the `first` on; one may begin in one window and end in the next."""
+        filled = 0
+        for blocks, order in self._windows(epoch, skip=first * self._batch_size):
+            window, left = self._load(blocks), torch.from_numpy(order).to(self._device)
+            while len(left):
+                taken = left[: self._batch_size - filled]
+                torch.index_select(window, 0, taken, out=self._batch[filled : filled + len(taken)])
+                left, filled = left[len(taken) :], filled + len(taken)
+                if filled == self._batch_size:
+                    yield self._batch
+                    filled = 0
+
+    def _windows(self, epoch: int, skip: int) -> Iterator[tuple[tuple[int, ...], NDArray[np.int64]]]:
+        """The epoch's windows without its first `skip` rows: which blocks, and the order of their rows."""
+        blocks = np.random.default_rng((self._seed, epoch)).permutation(len(self._edges) - 1)
+        for number, at in enumerate(range(0, len(blocks), self._window_blocks), 1):
+            window = np.sort(blocks[at : at + self._window_blocks])
+            rows = self._count(window)
+            if skip < rows:
+                order = np.random.default_rng((self._seed, epoch, number)).permutation(rows)
+                yield tuple(window.tolist()), order[skip:]
+            skip = max(0, skip - rows)
+
+    def _load(self, blocks: tuple[int, ...]) -> Tensor:
+        """The rows of some blocks, one block after the other; kept until others are asked for."""
+        if blocks != self._loaded:
+            self._loaded, self._window = (), torch.empty(0)  # let go of the old window before making the new one
+            window = torch.empty(self._count(blocks), self._rows.shape[1], device=self._device)
+            filled = 0
+            for block in blocks:
+                start, stop = (int(edge) for edge in self._edges[block : block + 2])
+                window[filled : filled + stop - start] = torch.from_numpy(read_float32(self._rows, start, stop))
+                filled += stop - start
+            self._loaded, self._window = blocks, window
+        return self._window
+
+    def _count(self, blocks: NDArray[np.int64] | tuple[int, ...]) -> int:
+        """Rows in some blocks."""
+        return int(np.diff(self._edges)[list(blocks)].sum())
