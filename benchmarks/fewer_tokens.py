@@ -34,7 +34,7 @@ class Found:
 
     stats: LayerStats
     dead: Mapping[str, float]
-    """Preprocessing -> fraction dead at initialisation, on these very tokens."""
+    """Preprocessing -> fraction dead at initialization, on these very tokens."""
 
 
 def main(argv: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Init death of raw and centred activations, against one matrix product of the same shape and against torch.topk."""
+"""Init death of raw and centered activations, against one matrix product of the same shape and against torch.topk."""
 
 import argparse
 

@@ -122,7 +122,7 @@ def assumption_lines(hardware: Hardware, config: Config, passes: float) -> list[
     return [
         f"Assumed, never measured: {hardware.gpu} with {hardware.float32_flops / 1e12:g} TFLOP/s in float32, "
         f"{hardware.half_flops / 1e12:g} in 16 bits, {hardware.memory_bandwidth / 1e9:g} GB/s, "
-        f"{100 * hardware.utilisation:.0f} % of each reached; disk {hardware.disk_bandwidth / 1e6:g} MB/s a job.",
+        f"{100 * hardware.utilization:.0f} % of each reached; disk {hardware.disk_bandwidth / 1e6:g} MB/s a job.",
         f"Measured: everything in CPU-hours (one core of this machine); statistics read each row {passes:.0f} times.",
         f"Left out: the report, attention's own products, and for want of width or parameters: "
         f"{', '.join(unsized(config)) or 'nothing'}.",

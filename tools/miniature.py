@@ -112,7 +112,7 @@ def _suite() -> dict[str, Any]:
             "domain": f"{name} things",
             "source": {"family": "arrays", "files": files},
             "layers": layers,
-            "licence": "none",
+            "license": "none",
             "notes": "made up",
         }
         return entry | ({"representative_layer": representative} if representative else {})

@@ -1,4 +1,4 @@
-"""sparsify: its coder, optimiser and the body of its training loop, for one layer."""
+"""sparsify: its coder, optimizer and the body of its training loop, for one layer."""
 
 import torch
 from schedulefree import ScheduleFreeWrapper

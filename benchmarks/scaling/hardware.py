@@ -14,7 +14,7 @@ class Hardware:
     """In bfloat16 and float16, on the tensor cores."""
     memory_bandwidth: float = 1.555e12
     """Bytes of GPU memory a second."""
-    utilisation: float = 0.4
+    utilization: float = 0.4
     """Share of these that is reached."""
     disk_bandwidth: float = 5e8
     """Bytes a second, reading or writing, for one job on a shared disk."""
@@ -22,4 +22,4 @@ class Hardware:
     def gpu_seconds(self, flops: float, bytes_moved: float = 0.0, dtype: str = "float32") -> float:
         """Of one GPU; computing and moving do not overlap."""
         peak = self.float32_flops if dtype == "float32" else self.half_flops
-        return (flops / peak + bytes_moved / self.memory_bandwidth) / self.utilisation
+        return (flops / peak + bytes_moved / self.memory_bandwidth) / self.utilization

@@ -134,7 +134,7 @@ class AntibertySource(TokenModelSource):
 
 
 class Dinov2OnnxSource(ModelSource):
-    """A DINOv2 backbone read out of an ONNX graph's initialisers."""
+    """A DINOv2 backbone read out of an ONNX graph's initializers."""
 
     family: Literal["dinov2_onnx"]
     weights: FilesConfig

@@ -8,7 +8,7 @@ from pydantic import Discriminator, StringConstraints, Tag
 from saelib.config.base import Section, Sha256
 
 Repository = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$|^[A-Za-z0-9._-]+$")]
-"""`organisation/name` on the hub; a few old ones have no organisation (`gpt2`)."""
+"""`organization/name` on the hub; a few old ones have no organization (`gpt2`)."""
 
 
 class Wheel(Section):
@@ -41,7 +41,7 @@ class HubFiles(Section):
     """Folder, file or glob inside the repository; `.`: the whole repository."""
     repo_type: Literal["model", "dataset"] = "model"
     gated: bool = False
-    """Whether the hub asks for a licence to be accepted, and so for a token (`HF_TOKEN` or `hf auth login`)."""
+    """Whether the hub asks for a license to be accepted, and so for a token (`HF_TOKEN` or `hf auth login`)."""
 
 
 class WebFiles(Section):

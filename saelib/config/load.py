@@ -17,6 +17,9 @@ from saelib.config.schema import Config, ModelConfig, compact
 from saelib.config.sizes import stated_size
 from saelib.errors import UserError
 
+RENAMED = {"licence": "license"}
+"""Keys of earlier versions, and what they are called now."""
+
 
 def load_config(path: Path) -> Config:
     """Read, default and check a suite.
@@ -132,6 +135,8 @@ def _explain(error: ErrorDetails) -> str:
     if kind == "extra_forbidden":
         parent = _type_at(location[:-1])
         names = list(parent.model_fields) if isinstance(parent, type) and issubclass(parent, BaseModel) else []
+        if RENAMED.get(str(location[-1])) in names:
+            return f"{key}: is now called '{RENAMED[str(location[-1])]}'"
         return f"{key}: unknown key{_hint(str(location[-1]), names)}"
     if kind == "missing":
         return f"{key}: missing"

@@ -126,7 +126,7 @@ class ModelConfig(Section):
     """Of the weights, for the same purpose."""
     resources: ModelResources = ModelResources()
     """Of this model's jobs on a cluster, where the estimates do not fit."""
-    licence: str = ""
+    license: str = ""
     """Of the weights; stated in the tables' notes."""
     notes: str = ""
     """How in-distribution the data is, and whatever else a reader of the tables should know."""
@@ -176,7 +176,7 @@ class StatsConfig(Section):
 
 
 class InitDeathConfig(Section):
-    """Stage `init_death`: a randomly initialised TopK SAE on held-out tokens."""
+    """Stage `init_death`: a randomly initialized TopK SAE on held-out tokens."""
 
     d_sae: Count = 2_048
     k: Count = 64

@@ -44,11 +44,11 @@ class PartialWhitening(Section):
 
     kind: Literal["partial_pca"]
     alpha: UnitInterval
-    """0 only centres on the mean, 1 is `pca`."""
+    """0 only centers on the mean, 1 is `pca`."""
 
 
 class ActiveSubspace(Section):
-    """Centring on the geometric median, and initial directions drawn in the leading principal subspace (Wang 2025)."""
+    """Centering on the geometric median, and initial directions drawn in the leading principal subspace (Wang 2025)."""
 
     kind: Literal["active_subspace"]
     rank: Count | None = None
@@ -88,7 +88,7 @@ class ReLU(Section):
 
 
 class JumpReLU(Section):
-    """Pre-activations above a learnt threshold, with a penalty on the distance to a target L0 (Rajamanoharan 2024)."""
+    """Pre-activations above a learned threshold, with a penalty on the distance to a target L0 (Rajamanoharan 2024)."""
 
     kind: Literal["jumprelu"]
     target_l0: Positive | None = None
@@ -127,7 +127,7 @@ class GhostGradients(Section):
 
 
 class Resampling(Section):
-    """Dead latents restart at badly reconstructed tokens, their optimiser state at 0 (Bricken et al. 2023)."""
+    """Dead latents restart at badly reconstructed tokens, their optimizer state at 0 (Bricken et al. 2023)."""
 
     kind: Literal["resample"]
     every: Count = 25_000
@@ -179,7 +179,7 @@ class InitConfig(Section):
     """Weights before training."""
 
     rows: Literal["gaussian", "uniform"] = "gaussian"
-    """Distribution of the directions before they are normalised: `gaussian` is uniform on the sphere."""
+    """Distribution of the directions before they are normalized: `gaussian` is uniform on the sphere."""
     tied: bool = True
     """W_dec starts as the transpose of W_enc; otherwise it is drawn apart."""
     firing_rate: Annotated[float, Field(gt=0, lt=1)] | None = None

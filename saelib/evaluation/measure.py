@@ -57,7 +57,7 @@ def measure(saved: SavedSAE, rows: Rows, tokens: int | None = None) -> Evaluatio
     if d_in != saved.preprocess.d_in:
         raise UserError(f"{rows.name}: rows have {d_in} dimensions; the SAE reads {saved.preprocess.d_in}")
     if saved.preprocess.scale is None:
-        # A space keeps no centre of its own where b_dec can hold it.
+        # A space keeps no center of its own where b_dec can hold it.
         saved = fold_preprocess(saved)
     space = Space(saved.preprocess, rows, "cpu")
     samples = space.samples(rows, min(tokens or available, available), rows_at_a_time(saved.sae.d_sae))

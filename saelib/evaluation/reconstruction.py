@@ -160,9 +160,9 @@ class _Error:
         """`x`, `x_hat`: [tokens, d]. Returns each token's squared error, [tokens]."""
         errors = _squared_lengths(np.subtract(x, x_hat, dtype=np.float64))
         self._error += float(errors.sum())
-        centred = x - self._scale.mean
-        self._squares += float(np.vdot(centred, centred))
-        self._drift += centred.sum(0)
+        centered = x - self._scale.mean
+        self._squares += float(np.vdot(centered, centered))
+        self._drift += centered.sum(0)
         self._reconstructed += x_hat.sum(0, dtype=np.float64)
         self.tokens += len(x)
         return errors

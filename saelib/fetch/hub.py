@@ -123,7 +123,7 @@ def _patterns(files: HubFiles) -> list[str] | None:
 def _gated(files: HubFiles) -> str:
     kind = "datasets/" if files.repo_type == "dataset" else ""
     return (
-        f"{describe(files)}: gated: accept the licence at https://huggingface.co/{kind}{files.hf} "
+        f"{describe(files)}: gated: accept the license at https://huggingface.co/{kind}{files.hf} "
         "and set HF_TOKEN (or run `hf auth login`)"
     )
 

@@ -5,9 +5,9 @@ from numpy.typing import NDArray
 
 
 def random_encoder(d_in: int, d_sae: int, seed: int) -> NDArray[np.float32]:
-    """W_enc [d_in, d_sae] of unit columns, uniform on the sphere: Gaussian and normalised (paper, B.1).
+    """W_enc [d_in, d_sae] of unit columns, uniform on the sphere: Gaussian and normalized (paper, B.1).
 
-    The normalised uniform weights of a default `nn.Linear` are no substitute: where the mean of the activations lies
+    The normalized uniform weights of a default `nn.Linear` are no substitute: where the mean of the activations lies
     along one axis they change dead rates by several points.
     """
     w_enc = np.random.default_rng(seed).standard_normal((d_in, d_sae), dtype=np.float32)

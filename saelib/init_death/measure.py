@@ -85,7 +85,7 @@ class _Group:
 
 
 def _group(rows: Rows, preprocesses: Mapping[str, Preprocess]) -> list[_Group]:
-    """Those that only subtract a centre share a base close to the data's own mean; the others stand alone."""
+    """Those that only subtract a center share a base close to the data's own mean; the others stand alone."""
     shifted = [name for name, p in preprocesses.items() if p.scale is None and p.token_norm == "none"]
     groups = [
         _Group((name,), preprocess, np.zeros((1, preprocess.d_out)), (preprocess,))

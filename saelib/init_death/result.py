@@ -59,7 +59,7 @@ RATES = ("dead_relu", "dead_topk_only", "dead_total")
 
 @dataclass(frozen=True)
 class InitDeath:
-    """Dead features of randomly initialised TopK SAEs on one layer's tokens."""
+    """Dead features of randomly initialized TopK SAEs on one layer's tokens."""
 
     tokens: int
     d_in: int

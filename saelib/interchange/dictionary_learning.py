@@ -16,7 +16,7 @@ from saelib.interchange.refuse import refuse_token_norm
 from saelib.preprocessing.transform import Preprocess
 from saelib.sae.check import Shapes, check_k, check_tensors
 from saelib.sae.file import HEADER, SavedSAE, latent_by_latent
-from saelib.sae.fold import centre_input, fold_preprocess, uncentre_input, unit_decoder
+from saelib.sae.fold import center_input, fold_preprocess, uncenter_input, unit_decoder
 from saelib.sae.model import SAE
 
 FILES = ("config.json", "ae.pt")
@@ -58,7 +58,7 @@ UNMEASURED = (
     "%s: its threshold is %g: training stopped before it was measured (after threshold_start_step steps). It is used "
     "as it is, as in their own encode: every latent above 0 fires, so that l0 is that of a ReLU, and not k"
 )
-UNCENTRED = {"AutoEncoderNew", "JumpReluAutoEncoder"}
+UNCENTERED = {"AutoEncoderNew", "JumpReluAutoEncoder"}
 """Classes whose encoder reads x, and not x - b_dec."""
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def write(saved: SavedSAE, folder: Path) -> None:
     """Write both files into `folder`.
 
     Their `AutoEncoder` gives the decoder unit norm as it is loaded; the file already has it, so the codes of a `relu`
-    SAE come multiplied by the norms of our decoder. Their `JumpReluAutoEncoder` does not centre what it reads: where
+    SAE come multiplied by the norms of our decoder. Their `JumpReluAutoEncoder` does not center what it reads: where
     the mean is large it computes with fewer digits than we do, the more so after a whitening.
     """
     refuse_token_norm(saved, "dictionary_learning")
@@ -109,8 +109,8 @@ def read(folder: Path) -> SavedSAE:
             raise UserError(f"{path}: its 'k' is not the {sae.k} that {FILES[0]} has")
     if architecture == "batch_topk" and sae.threshold < 0:
         log.warning(UNMEASURED, path, sae.threshold.item())
-    if kind in UNCENTRED:
-        sae = centre_input(sae)
+    if kind in UNCENTERED:
+        sae = center_input(sae)
     about = {"imported_from": "dictionary_learning", "config": config.values}
     return SavedSAE(sae, Preprocess(np.zeros(sae.d_in)), about)
 
@@ -126,7 +126,7 @@ def _refuse_transcoder(config: Config) -> None:
 
 def _their_tensors(sae: SAE) -> dict[str, Tensor]:
     if sae.architecture == "jumprelu":
-        return _values(uncentre_input(sae))
+        return _values(uncenter_input(sae))
     ours = _values(unit_decoder(sae) if sae.architecture == "relu" else sae)
     theirs = {"encoder.weight": ours["W_enc"].T, "encoder.bias": ours["b_enc"], "decoder.weight": ours["W_dec"].T}
     if sae.architecture == "relu":

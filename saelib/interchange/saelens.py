@@ -16,7 +16,7 @@ from saelib.interchange.saelens_settings import FACTOR, NORMALIZATIONS, read_set
 from saelib.preprocessing.transform import Preprocess, TokenNorm
 from saelib.sae.check import Shapes, check_k, check_tensors
 from saelib.sae.file import SavedSAE, latent_by_latent
-from saelib.sae.fold import centre_input, fold_preprocess, rescale_input, scale_decoder, unit_decoder
+from saelib.sae.fold import center_input, fold_preprocess, rescale_input, scale_decoder, unit_decoder
 from saelib.sae.model import SAE
 
 FILES = ("cfg.json", "sae_weights.safetensors")
@@ -100,7 +100,7 @@ def _our_convention(sae: SAE, config: Config, norm: TokenNorm) -> SAE:
             raise UserError(f"{config.path}: 'rescale_acts_by_decoder_norm' is true, which only a 'topk' can follow")
         sae = unit_decoder(sae)
     if not config.flag("apply_b_dec_to_input", True):
-        sae = centre_input(sae)
+        sae = center_input(sae)
     if norm == "layernorm":
         sae = rescale_input(sae, 1 / _unbiased(sae.d_in))
     if difference := DIFFERENCES[norm]:

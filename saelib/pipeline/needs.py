@@ -45,7 +45,7 @@ class ModelNeeds:
     gpu_bytes: int | None
     """Weights, the recorded layers of one batch, and the working memory of a block; an estimate."""
     missing: list[str]
-    """What keeps it from running here: packages, files, licences, data that cannot do. One line each."""
+    """What keeps it from running here: packages, files, licenses, data that cannot do. One line each."""
     notes: list[str]
     """What will be downloaded, what is not pinned, and which files of its data are left out."""
 
@@ -115,7 +115,7 @@ def _missing(config: Config, model: ModelConfig) -> Iterator[str]:
         if isinstance(files, LocalFiles) and not is_cached(files):
             yield f"no file or folder {files.path}"
         elif isinstance(files, HubFiles) and files.gated and not _has_token() and not is_cached(files):
-            yield f"licence of {describe(files)}: accept it at https://huggingface.co/{files.hf} and set HF_TOKEN"
+            yield f"license of {describe(files)}: accept it at https://huggingface.co/{files.hf} and set HF_TOKEN"
 
 
 def _missing_outputs(source: SourceConfig) -> Iterator[str]:

@@ -238,7 +238,7 @@ def _train_targets(config: Config, stats: dict[tuple[str, int], Target]) -> Iter
 
 
 def _report_target(config: Config, reads: Iterable[Target]) -> Target:
-    described = {name: [model.domain, model.licence, model.notes] for name, model in config.models.items()}
+    described = {name: [model.domain, model.license, model.notes] for name, model in config.models.items()}
     settings = {
         "models": described,
         "page": fingerprint(str(PACKAGE / "report" / "assets")),

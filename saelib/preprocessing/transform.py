@@ -96,7 +96,7 @@ class Preprocess:
     def without_center(self) -> tuple[Self, NDArray[np.float64]]:
         """What an SAE's rows go through, and where its b_dec starts [d_out].
 
-        A centre that no scale follows becomes the start of b_dec, which training may move (paper, section 3.1); before
+        A center that no scale follows becomes the start of b_dec, which training may move (paper, section 3.1); before
         a scale it is taken off the rows themselves, and b_dec starts at 0.
         """
         if self.scale is None:
@@ -121,8 +121,8 @@ def token_shift_and_size(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """What a token norm takes away, x -> (x - shift) / size, as two arrays [tokens, 1]; `x`: [tokens, d_in]."""
     mean = x.mean(axis=1, dtype=np.float64, keepdims=True) if token_norm == "layernorm" else np.zeros((len(x), 1))
-    centred = x - mean
-    squares = np.einsum("td,td->t", centred, centred)[:, None] / x.shape[1]
+    centered = x - mean
+    squares = np.einsum("td,td->t", centered, centered)[:, None] / x.shape[1]
     return mean, np.sqrt(squares + (LN_EPS if token_norm == "layernorm" else 0))
 
 

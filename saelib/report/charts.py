@@ -10,9 +10,9 @@ import polars as pl
 
 from saelib import theory
 from saelib.config import Config
-from saelib.report.palette import ADVICE, PREPROCESSINGS, SKY, VERMILLION, domain_colours
+from saelib.report.palette import ADVICE, PREPROCESSINGS, SKY, VERMILLION, domain_colors
 
-# Vega writes colours as they stand into the SVG, so the charts follow the page into dark mode and onto paper.
+# Vega writes colors as they stand into the SVG, so the charts follow the page into dark mode and onto paper.
 INK = "currentColor"
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
 
@@ -40,15 +40,15 @@ def make_charts(config: Config, layers: pl.DataFrame, saes: pl.DataFrame) -> dic
 
 
 def _gamma_chart(config: Config, column: str, grid: np.ndarray) -> Chart:
-    colours = domain_colours(config)
-    rate = alt.Y(f"{column}:Q", title="dead at initialisation", scale=alt.Scale(domain=[0, 1]), axis=_percent_axis())
+    colors = domain_colors(config)
+    rate = alt.Y(f"{column}:Q", title="dead at initialization", scale=alt.Scale(domain=[0, 1]), axis=_percent_axis())
     scale = alt.Scale(type="log", domain=[grid[0], grid[-1]])
     gamma = alt.X("gamma_unit:Q", title="outlier severity γ, of tokens of length 1", scale=scale)
     # The two panels share their keys: domains above the first, lines above the second.
     first = column == "dead_relu"
     domains = alt.Legend(columns=6) if first else None
-    colour_scale = alt.Scale(domain=list(colours), range=list(colours.values()))
-    shape_scale = alt.Scale(domain=list(colours), range=[SHAPES[i % len(SHAPES)] for i in range(len(colours))])
+    color_scale = alt.Scale(domain=list(colors), range=list(colors.values()))
+    shape_scale = alt.Scale(domain=list(colors), range=[SHAPES[i % len(SHAPES)] for i in range(len(colors))])
     points = (
         alt.Chart(alt.NamedData("layers"))
         .transform_filter("datum.gamma_unit > 0")
@@ -57,7 +57,7 @@ def _gamma_chart(config: Config, column: str, grid: np.ndarray) -> Chart:
         .encode(
             gamma,
             rate,
-            alt.Color("domain:N", scale=colour_scale, title=None, legend=domains),
+            alt.Color("domain:N", scale=color_scale, title=None, legend=domains),
             alt.Shape("domain:N", scale=shape_scale, title=None, legend=domains),
             tooltip=_layer_tooltip(),
         )
@@ -90,7 +90,7 @@ def _curve(config: Config, column: str, grid: np.ndarray) -> list[dict[str, Any]
 def _layer_chart(models: list[str]) -> Chart:
     columns = {f"dead_total_{name}" if name != "raw" else "dead_total": PREPROCESSINGS[name] for name in PREPROCESSINGS}
     labels = {column: label for column, (label, _) in columns.items()}
-    scale = alt.Scale(domain=list(labels.values()), range=[colour for _, colour in columns.values()])
+    scale = alt.Scale(domain=list(labels.values()), range=[color for _, color in columns.values()])
     chart = (
         alt.Chart(alt.NamedData("layers"))
         .transform_fold([*reversed(columns)], as_=["column", "dead"])
@@ -149,7 +149,7 @@ def _layer_tooltip() -> list[alt.Tooltip]:
         alt.Tooltip("dead_total:Q", title="all dead", format=".2%"),
         alt.Tooltip("predicted_dead_relu:Q", title="theory: ReLU-dead", format=".2%"),
         alt.Tooltip("predicted_dead_total:Q", title="theory: all dead", format=".2%"),
-        alt.Tooltip("dead_total_center_median:Q", title="all dead, centred", format=".2%"),
+        alt.Tooltip("dead_total_center_median:Q", title="all dead, centered", format=".2%"),
         alt.Tooltip("advice:N", title="recommendation"),
     ]
 

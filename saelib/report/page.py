@@ -67,7 +67,7 @@ LAYER_COLUMNS = (
     Column("predicted_dead_total", "theory", "all dead, as the closed form predicts from γ (the solid line)", _rate),
     Column("dead_relu", "ReLU-dead", "never positive; raw activations", _rate),
     Column("dead_total", "all dead", "never selected; raw activations", _rate),
-    Column("dead_total_center_median", "centred", "all dead after centring on the geometric median", _rate),
+    Column("dead_total_center_median", "centered", "all dead after centering on the geometric median", _rate),
     Column("dead_total_pca", "whitened", "all dead after PCA whitening", _rate),
 )
 SAE_COLUMNS = (

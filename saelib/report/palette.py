@@ -1,4 +1,4 @@
-"""Words and colours that figures and page share; the colours are Okabe and Ito's, for colour-blind readers too."""
+"""Words and colors that figures and page share; the colors are Okabe and Ito's, for color-blind readers too."""
 
 from saelib.config import Config
 
@@ -6,17 +6,17 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION = "#0072B2", "#E69F00", "#009E73", 
 
 PREPROCESSINGS = {
     "raw": ("raw", VERMILLION),
-    "center_median": ("centred on the geometric median", BLUE),
+    "center_median": ("centered on the geometric median", BLUE),
     "pca": ("PCA-whitened", GREEN),
 }
-"""The three that a recommendation chooses from: what a figure calls them, and their colour."""
+"""The three that a recommendation chooses from: what a figure calls them, and their color."""
 
-ADVICE = {"raw": "use as they are", "center_median": "centre", "pca": "whiten"}
+ADVICE = {"raw": "use as they are", "center_median": "center", "pca": "whiten"}
 """What the page calls a recommendation."""
 
 
-def domain_colours(config: Config) -> dict[str, str]:
-    """A colour for each domain, by its first appearance in the config; they repeat after six."""
+def domain_colors(config: Config) -> dict[str, str]:
+    """A color for each domain, by its first appearance in the config; they repeat after six."""
     domains = dict.fromkeys(model.domain for model in config.models.values())
-    colours = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)
-    return {domain: colours[i % len(colours)] for i, domain in enumerate(domains)}
+    colors = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)
+    return {domain: colors[i % len(colors)] for i, domain in enumerate(domains)}

@@ -35,7 +35,7 @@ class LayerStats(Result):
 
 
 class Rate(Part):
-    """A dead fraction over the seeds of a randomly initialised dictionary."""
+    """A dead fraction over the seeds of a randomly initialized dictionary."""
 
     mean: float
     sd: float
@@ -43,7 +43,7 @@ class Rate(Part):
 
 
 class PreprocessingDeath(Part):
-    """Death at initialisation under one preprocessing."""
+    """Death at initialization under one preprocessing."""
 
     dead_relu: Rate
     dead_total: Rate

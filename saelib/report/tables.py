@@ -100,7 +100,7 @@ def _layers_schema(config: Config) -> dict[str, Any]:
 
 
 def layers_table(config: Config, results: Results) -> pl.DataFrame:
-    """A row for each layer that has statistics, death at initialisation or both, in the order of the config."""
+    """A row for each layer that has statistics, death at initialization or both, in the order of the config."""
     schema = _layers_schema(config)
     return pl.DataFrame([_pick(row, schema) for row in _layer_rows(config, results)], schema=schema)
 

@@ -32,7 +32,7 @@ class SavedSAE:
 
     sae: SAE
     preprocess: Preprocess
-    """Without the centre that b_dec started from: that one is part of b_dec."""
+    """Without the center that b_dec started from: that one is part of b_dec."""
     about: dict[str, Any]
     """Free: what it was trained on, by which options, and how it measured. JSON."""
 
@@ -41,7 +41,7 @@ def save_sae(saved: SavedSAE, path: Path) -> None:
     """Publish an SAE at `path`."""
     sae, preprocess = saved.sae, saved.preprocess
     tensors = {name: value.detach().cpu().contiguous() for name, value in sae.state_dict().items()}
-    # float64: rounding the centre of activations with a large mean would move what a whitened SAE reads.
+    # float64: rounding the center of activations with a large mean would move what a whitened SAE reads.
     tensors[CENTER] = torch.from_numpy(preprocess.center)
     if preprocess.scale is not None:
         tensors[SCALE] = torch.from_numpy(preprocess.scale).contiguous()

@@ -19,7 +19,7 @@ Matrix = NDArray[np.float64]
 
 
 def fold_preprocess(saved: SavedSAE) -> SavedSAE:
-    """Move centre and scale of the preprocessing into the weights; only the token norm stays outside.
+    """Move center and scale of the preprocessing into the weights; only the token norm stays outside.
 
     With z = (x - c) M, M^+ the way back and b_w the SAE's own b_dec: W_enc <- M W_enc, W_dec <- W_dec M^+,
     b_dec <- b_w M^+ + c, and b_enc <- b_enc + ((b_dec - c) M - b_w) W_enc with the new b_dec as float32 has it.
@@ -53,13 +53,13 @@ def scale_decoder(sae: SAE, factor: Tensor) -> SAE:
     return _with_weights(sae, W_dec=W_dec * factor.double().numpy()[:, None])
 
 
-def centre_input(sae: SAE) -> SAE:
+def center_input(sae: SAE) -> SAE:
     """From pre-activations x W_enc + b_enc to (x - b_dec) W_enc + b_enc."""
     W_enc, _, b_enc, b_dec = _weights(sae)
     return _with_weights(sae, b_enc=b_enc + b_dec @ W_enc)
 
 
-def uncentre_input(sae: SAE) -> SAE:
+def uncenter_input(sae: SAE) -> SAE:
     """From pre-activations (x - b_dec) W_enc + b_enc to x W_enc + b_enc."""
     W_enc, _, b_enc, b_dec = _weights(sae)
     return _with_weights(sae, b_enc=b_enc - b_dec @ W_enc)

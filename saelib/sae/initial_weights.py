@@ -29,7 +29,7 @@ def initial_sae(
         config: `d_sae` and `k`.
         variant: `architecture` and `init`; a firing rate needs tokens and is left to `set_firing_rate`.
         seed: Of the directions.
-        b_dec: [d_in], such as a centre of the activations, which is copied; none: 0.
+        b_dec: [d_in], such as a center of the activations, which is copied; none: 0.
         subspace: [d_in, r], orthonormal columns between which all directions are drawn (Wang 2025); none: no limit.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -77,8 +77,8 @@ def set_firing_rate(sae: SAE, x: Tensor, rate: float) -> None:
     positive = round(rate * len(x))
     if not 0 < positive < len(x):
         raise UserError(f"init.firing_rate = {rate} cannot be set on {len(x)} tokens: it is none or all of them")
-    centred = x - sae.b_dec
+    centered = x - sae.b_dec
     for latents in torch.arange(sae.d_sae, device=x.device).split(max(1, BUFFER_VALUES // len(x))):
-        hidden_pre = product(centred, sae.W_enc[:, latents])
+        hidden_pre = product(centered, sae.W_enc[:, latents])
         highest = hidden_pre.topk(positive + 1, dim=0).values
         sae.b_enc[latents] = -(highest[-2] + highest[-1]) / 2

@@ -44,11 +44,11 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     return a @ b if bias is None else torch.addmm(bias, a, b)
 
 
-def encoder_product(centred: Tensor, W_enc: Tensor, b_enc: Tensor, precision: Precision) -> Tensor:
+def encoder_product(centered: Tensor, W_enc: Tensor, b_enc: Tensor, precision: Precision) -> Tensor:
     """Pre-activations [tokens, latents] of x - b_dec [tokens, d_in].
 
     `bfloat16` rounds both factors (after b_dec has been subtracted) and the product; the bias is added unrounded.
     """
     if precision == "float32":
-        return product(centred, W_enc, b_enc)
-    return torch.mm(centred.bfloat16(), W_enc.bfloat16()).to(centred.dtype).add_(b_enc)
+        return product(centered, W_enc, b_enc)
+    return torch.mm(centered.bfloat16(), W_enc.bfloat16()).to(centered.dtype).add_(b_enc)

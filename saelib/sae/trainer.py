@@ -30,7 +30,7 @@ class Trainer(Protocol):
         ...
 
     def step(self, x: Tensor) -> None:
-        """One step of the optimiser on one batch, float32 [tokens, d_in], contiguous, on the trainer's device.
+        """One step of the optimizer on one batch, float32 [tokens, d_in], contiguous, on the trainer's device.
 
         Nothing in it waits for the device.
         """

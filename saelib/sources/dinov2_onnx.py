@@ -1,4 +1,4 @@
-"""DINOv2 backbones read out of an ONNX graph: its initialisers are the weights, nothing in the graph is run."""
+"""DINOv2 backbones read out of an ONNX graph: its initializers are the weights, nothing in the graph is run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NAME = "dinov2_onnx"
 PREFIX = "backbone."
 HEAD_WIDTH = 64
-"""Of every published DINOv2, S to g; the initialisers do not tell it."""
+"""Of every published DINOv2, S to g; the initializers do not tell it."""
 MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 """Of ImageNet's RGB values in [0, 1]: what DINOv2 was trained with."""
@@ -62,7 +62,7 @@ class Dinov2Onnx:
             raise UserError(
                 f"{NAME}: images of {width} x {height} pixels are not whole patches; choose a multiple of {patch}"
             )
-        batch = torch.from_numpy(normalise(pixels)).to(self.device, self.dtype)
+        batch = torch.from_numpy(normalize(pixels)).to(self.device, self.dtype)
         with torch.inference_mode(), recorded(self.model.encoder.layer, layers, NAME) as stream:
             self.model(batch)
         keep = torch.ones(len(pixels), 1 + height // patch * (width // patch), dtype=torch.bool, device=self.device)
@@ -70,7 +70,7 @@ class Dinov2Onnx:
         return kept_rows(stream, keep)
 
 
-def normalise(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def normalize(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """RGB bytes [images, height, width, 3] -> what the network sees, [images, 3, height, width]."""
     scaled = (pixels.astype(np.float32) / np.float32(255) - MEAN) / STD
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
@@ -104,7 +104,7 @@ def read_weights(path: Path) -> dict[str, NDArray[Any]]:
     positions = [array for name, array in arrays.items() if array.ndim == 3 and not name.startswith(PREFIX)]
     positions.sort(key=lambda array: array.shape[1])
     if "embeddings.cls_token" not in weights or [array.shape[1] for array in positions[:1]] != [1]:
-        raise UserError(f"{path}: holds no DINOv2 backbone (initialisers '{PREFIX}*' and its position embedding)")
+        raise UserError(f"{path}: holds no DINOv2 backbone (initializers '{PREFIX}*' and its position embedding)")
     weights["embeddings.position_embeddings"] = np.concatenate(positions, axis=1)
     return weights
 

@@ -1,7 +1,7 @@
 """ProGen2 (Nijkamp et al. 2023, doi:10.1016/j.cels.2023.10.002), loaded into transformers' GPT-J.
 
 The published block is GPT-J's: one LayerNorm, then attention and MLP beside each other, and rotary embeddings of
-neighbouring channels. Only queries, values and keys lie differently in the file; published code is not needed.
+neighboring channels. Only queries, values and keys lie differently in the file; published code is not needed.
 """
 
 from pathlib import Path

@@ -33,10 +33,10 @@ def open_source(config: TransformersVisionSource, device: str, dtype: str) -> "V
     name = f"vision transformer ({describe(config.weights)})"
     folder = fetch(config.weights)
     model = load_model(name, folder, device, dtype, device_map=config.device_map)
-    return VisionTransformer(name, model, Normalisation(folder, name), config.keep_special_tokens, dtype)
+    return VisionTransformer(name, model, Normalization(folder, name), config.keep_special_tokens, dtype)
 
 
-class Normalisation:
+class Normalization:
     """Bytes to what the network was trained on, as the checkpoint's image processor does it; sizes are left alone."""
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -46,7 +46,7 @@ class Normalisation:
         if file.is_file():
             settings = read_json(file)
         else:
-            log.warning("%s: no preprocessor_config.json; images are normalised by ImageNet's mean and deviation", name)
+            log.warning("%s: no preprocessor_config.json; images are normalized by ImageNet's mean and deviation", name)
         for key in ("rescale_offset", "offset"):
             if settings.get(key):
                 raise UserError(f"{file}: {key} is not understood: pixels would be shifted; use family: module")
@@ -69,7 +69,7 @@ class Normalisation:
 class VisionTransformer:
     """Tokens are the patches, row by row, after the special ones (CLS, registers) where these are kept."""
 
-    def __init__(self, name: str, model: Any, normalise: Normalisation, keep_special: bool, dtype: str) -> None:
+    def __init__(self, name: str, model: Any, normalize: Normalization, keep_special: bool, dtype: str) -> None:
         """Take a loaded model. Raises `UserError` where it has no patches or its blocks are not found."""
         self.name = name
         self._model = model.eval()
@@ -80,7 +80,7 @@ class VisionTransformer:
         if patch is None or getattr(model.config, "num_channels", 3) != 3:
             raise UserError(f"{name}: {type(model).__name__} is not a transformer over patches of RGB images")
         self._patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
-        self._normalise = normalise
+        self._normalize = normalize
         self._keep_special = keep_special
         self._dtype = torch_dtype(dtype)
         # DINO fits its position embeddings to the size of the image by itself; others have to be asked.
@@ -101,7 +101,7 @@ class VisionTransformer:
         check_layers(layers, self.n_layers, self.name)
         pixels = images(examples, self.name)
         patches = self._patches(*pixels.shape[1:3])
-        batch = torch.from_numpy(self._normalise(pixels)).to(input_device(self._model), self._dtype)
+        batch = torch.from_numpy(self._normalize(pixels)).to(input_device(self._model), self._dtype)
         with torch.inference_mode(), recorded(self._blocks, layers, self.name) as stream:
             try:
                 self._model(pixel_values=batch, **self._options)

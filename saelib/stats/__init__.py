@@ -1,4 +1,4 @@
-"""Statistics of one activation array: outlier severity, spectrum, centres (stage `stats`)."""
+"""Statistics of one activation array: outlier severity, spectrum, centers (stage `stats`)."""
 
 from saelib.stats.compute import compute_stats
 from saelib.stats.layer_stats import LayerStats, load_arrays, load_stats, save_stats

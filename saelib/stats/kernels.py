@@ -17,7 +17,7 @@ _jit = numba.njit(cache=True, nogil=True, fastmath=_REORDERED)
 _inner = numba.njit(nogil=True, forceinline=True, fastmath=_REORDERED)
 
 # Rows of `pilots` and the first rows of `sums` in `add_moments`.
-RAW, NORMALISED, UNIT = 0, 1, 2
+RAW, NORMALIZED, UNIT = 0, 1, 2
 # float32 sums of this many rows are added to the float64 totals, which would be slow to touch for every row.
 _ROWS_IN_FLOAT32 = 64
 # Squares that add up to less have lost digits, and a norm below the second has no inverse in float32.
@@ -60,7 +60,7 @@ def add_moments(values, origin, pilots, epsilon, sums, squares, norms):
         inverse_norm = np.float32(1) / norm if norm > _LEAST_NORM else np.float32(0)
         _add_powers(values[i], pilots[RAW], recent[RAW], recent[3], recent[4], recent[5])
         squares[1] += _add_unit(token, inverse_norm, pilots[UNIT], recent[UNIT])
-        squares[0] += _add_normalised(token, mean, inverse_std, pilots[NORMALISED], values[i], recent[NORMALISED])
+        squares[0] += _add_normalized(token, mean, inverse_std, pilots[NORMALIZED], values[i], recent[NORMALIZED])
         if i % _ROWS_IN_FLOAT32 == _ROWS_IN_FLOAT32 - 1 or i == n - 1:
             for k in range(sums.shape[0]):
                 for j in range(d):
@@ -106,7 +106,7 @@ def _small_norm(token):
 
 
 @_inner
-def _add_normalised(token, mean, inverse_std, pilot, out, total):
+def _add_normalized(token, mean, inverse_std, pilot, out, total):
     square = np.float32(0)
     for j in range(token.shape[0]):
         difference = (token[j] - mean) * inverse_std - pilot[j]
@@ -141,8 +141,8 @@ def _add_powers(row, pilot, first, second, third, fourth):
 def add_pull(values, origin, layer_norm, epsilon, center, pull, totals):
     """Add n rows to what a Weiszfeld step from `center` (float64 [d]) needs, in float64.
 
-    `pull` float64 [d]: sum of the unit vectors from the centre to the tokens. `totals` float64 [3]: sum of inverse
-    distances, sum of distances, number of tokens exactly at the centre. With `layer_norm` the tokens are LayerNormed
+    `pull` float64 [d]: sum of the unit vectors from the center to the tokens. `totals` float64 [3]: sum of inverse
+    distances, sum of distances, number of tokens exactly at the center. With `layer_norm` the tokens are LayerNormed
     (`origin` and `epsilon` float64), without it they are the values themselves, relative to the origin like `center`.
     """
     n, d = values.shape

@@ -27,7 +27,7 @@ class LayerStats:
     gamma_raw: float | None
     """||mu|| / ||sigma|| of the tokens as they are."""
     gamma_unit: float | None
-    """||mu|| / ||sigma|| of the tokens x / ||x||. What death at initialisation sees: it sees an offset along
+    """||mu|| / ||sigma|| of the tokens x / ||x||. What death at initialization sees: it sees an offset along
     (1, ..., 1), which LayerNorm removes, and not the length of a token. Tokens of zeros stay zeros."""
     sigma: float
     """||sigma|| of the tokens as they are."""
@@ -36,7 +36,7 @@ class LayerStats:
     norm_quantiles: dict[str, float]
     """Of the token norms, to 0.1 %: 'p01', 'p25', 'p50', 'p75', 'p99'; 'max' (exact). Tokens of zeros left out."""
     effective_rank: float | None
-    """exp of the entropy of the normalised covariance spectrum, after LayerNorm, about the mean (Roy and Vetterli)."""
+    """exp of the entropy of the normalized covariance spectrum, after LayerNorm, about the mean (Roy and Vetterli)."""
     effective_rank_fraction: float | None
     """effective_rank / d_in"""
     leading_eigenvalues: list[float]
@@ -44,7 +44,7 @@ class LayerStats:
     excess_kurtosis: float | None
     """Mean over dimensions of the excess kurtosis (0 for a Gaussian); constant dimensions left out."""
     center_distances: dict[str, float]
-    """'mean to center_median' and so on for each pair of centres: their distance over ||sigma||."""
+    """'mean to center_median' and so on for each pair of centers: their distance over ||sigma||."""
     warnings: list[str]
     """What a reader of these numbers should know, in plain sentences."""
     arrays: dict[str, NDArray[np.floating]] = field(default_factory=dict, repr=False, compare=False)

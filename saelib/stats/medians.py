@@ -1,4 +1,4 @@
-"""Centres that outliers cannot drag: geometric median, coordinate-wise median, trimmed mean."""
+"""Centers that outliers cannot drag: geometric median, coordinate-wise median, trimmed mean."""
 
 import logging
 from functools import partial
@@ -14,7 +14,7 @@ TRIMMED = 0.1
 """Share of the values that the trimmed mean leaves out at each end."""
 MAX_SORTED = 2**17
 _STRIP_VALUES = 2**25
-# A step this small, in units of the mean distance to the centre, ends the search for the geometric median.
+# A step this small, in units of the mean distance to the center, ends the search for the geometric median.
 _TOLERANCE = 1e-8
 _MAX_STEPS = 200
 
@@ -44,7 +44,7 @@ class _Pull:
         return float(self.totals[1])
 
     def step(self) -> NDArray[np.float64]:
-        """To the next centre. Vardi and Zhang (2000): tokens at the centre hold it with the force of their number."""
+        """To the next center. Vardi and Zhang (2000): tokens at the center hold it with the force of their number."""
         inverse_distances, _, coincident = self.totals
         force = float(np.linalg.norm(self.pull))
         if force <= coincident:
@@ -123,7 +123,7 @@ def _sort_strip(
 
 
 def robust_centers(slabs: Slabs, workers: Workers) -> tuple[dict[str, NDArray[np.floating]], list[str]]:
-    """The centres by their name in the statistics, each [d_in] in the tokens' own units; and what went wrong."""
+    """The centers by their name in the statistics, each [d_in] in the tokens' own units; and what went wrong."""
     coordinate_median, trimmed_mean = coordinate_centers(slabs, workers)
     median, settled = geometric_median(slabs, coordinate_median, None, workers)
     epsilon = EPSILON * slabs.scale**2

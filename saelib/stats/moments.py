@@ -30,7 +30,7 @@ _SHORTEST = 1e-18
 """Of the longest token: the square of its length is still a number in float32."""
 
 Kind = Literal[0, 1, 2]
-"""Which tokens: `kernels.RAW`, `NORMALISED` or `UNIT`."""
+"""Which tokens: `kernels.RAW`, `NORMALIZED` or `UNIT`."""
 
 
 @dataclass(frozen=True)

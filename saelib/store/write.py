@@ -17,7 +17,7 @@ CACHED_VALUES = 2**17
 class StoreWriter:
     """Writes one layer's store into `folder`, which its caller publishes (`saelib.store.published_stores`).
 
-    Rows are shuffled inside windows of `window_rows`, so that neighbours in the store are not neighbours in a
+    Rows are shuffled inside windows of `window_rows`, so that neighbors in the store are not neighbors in a
     document. Every layer of a model gets the same order. Without it, a chunk of one document each leaves
     batch means tens of standard errors off.
 

@@ -66,7 +66,7 @@ def sparse_features(gamma: float, seed: int, d_in: int = 50, n_features: int = 1
         raise UserError(f"gamma = {gamma}, active = {active}, n_features = {n_features}: no such synthetic data")
     features = np.random.default_rng(seed).standard_normal((n_features, d_in))
     features /= np.linalg.norm(features, axis=1, keepdims=True)
-    centred = SparseFeatures(features, active, np.zeros(d_in))
+    centered = SparseFeatures(features, active, np.zeros(d_in))
     offset = np.zeros(d_in)
-    offset[0] = gamma * centred.signal_norm
+    offset[0] = gamma * centered.signal_norm
     return SparseFeatures(features, active, offset)

@@ -57,8 +57,8 @@ def test_streaming(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     files = {}
     for layer in (1, 2):
-        centres = np.repeat(rng.standard_normal((20, 16)), 256, axis=0)
-        np.save(tmp_path / f"{layer}.npy", (centres + rng.standard_normal((5120, 16)) / 2).astype(np.float32))
+        centers = np.repeat(rng.standard_normal((20, 16)), 256, axis=0)
+        np.save(tmp_path / f"{layer}.npy", (centers + rng.standard_normal((5120, 16)) / 2).astype(np.float32))
         files[layer] = str(tmp_path / f"{layer}.npy")
     model = {"domain": "none", "source": {"family": "arrays", "files": files}, "layers": "1-2"}
     raw = {"models": {"m": model}, "extraction": {"tokens": 4096, "heldout_tokens": 1024}}

@@ -68,6 +68,7 @@ def test_what_is_read_survives_being_written() -> None:
         ("models.m.dataset", "doc", ["models.m.dataset: no data set 'doc'", "did you mean 'docs'?"]),
         ("models.m.layers", "5-2", ["models.m.layers: '5-2' is not a layer number, a range"]),
         ("models.m.layers", [], ["models.m.layers: names no layer"]),
+        ("models.m.licence", "MIT", ["models.m.licence: is now called 'license'"]),
         ("extraction.tokens", True, ["extraction.tokens: should be a number (found true)"]),
         ("models.m.representative_layer", 9, ["models.m: representative_layer 9 is not among layers 1-3"]),
         ("models.m.train_layers", "3-4", ["models.m: train_layers 4 is not among layers 1-3"]),

@@ -86,7 +86,7 @@ def test_the_order_of_the_files_does_not_matter(folder):
 @pytest.mark.parametrize(
     ("mode", "suffix"), [("L", "png"), ("LA", "png"), ("RGBA", "png"), ("1", "tif"), ("L", "jpg"), ("P", "gif")]
 )
-def test_grey_palette_and_transparent_images_become_rgb(tmp_path, mode, suffix):
+def test_gray_palette_and_transparent_images_become_rgb(tmp_path, mode, suffix):
     shades = np.where(np.indices((40, 40)).sum(axis=0) % 2, 255, 0).astype(np.uint8)
     image = Image.fromarray(np.repeat(shades[..., None], 3, axis=2)).convert(mode)
     if mode.endswith("A"):
@@ -98,7 +98,7 @@ def test_grey_palette_and_transparent_images_become_rgb(tmp_path, mode, suffix):
 
 
 def test_the_first_of_several_frames_is_taken(tmp_path):
-    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (40, 40), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
     crop = random_crop(tmp_path / "a.tif", 32, np.random.default_rng(0))
     assert (crop == (255, 0, 0)).all()

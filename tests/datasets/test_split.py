@@ -36,7 +36,7 @@ def test_the_seed_alone_decides_order_and_split():
     assert split_by_group(items, groups, "train", 1, 0.3, "toy") == first
     other = split_by_group(items, groups, "train", 2, 0.3, "toy")
     assert {groups[i] for i in other} != {groups[i] for i in first}
-    # Shuffled across groups: neighbours seldom share one.
+    # Shuffled across groups: neighbors seldom share one.
     assert sum(groups[a] == groups[b] for a, b in pairwise(first)) < 30
     assert first != sorted(first)
 

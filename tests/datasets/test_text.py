@@ -126,7 +126,7 @@ def test_the_order_is_the_seeds_and_mixes_as_far_as_the_buffer_reaches():
     assert sorted(numbers[1]) == numbers[0]
     again = [int(e.content) for e in examples(streamed(map(str, range(2000)), buffer=300), "train")]
     assert again == numbers[1]
-    # A buffer that holds everything is a shuffle: no place is favoured.
+    # A buffer that holds everything is a shuffle: no place is favored.
     places = [list(shuffled(range(10), 100, np.random.default_rng(seed))).index(3) for seed in range(500)]
     assert np.bincount(places, minlength=10).min() > 25
 

@@ -61,7 +61,7 @@ def test_what_the_hub_does_not_have(data_set):
     with pytest.raises(UserError, match=r"hf org/toy: has no column 'content'; its columns are text, n"):
         contents(text(column="content"))
     data_set.gated = True
-    with pytest.raises(UserError, match=r"gated: accept the licence at https://huggingface\.co/datasets/org/toy"):
+    with pytest.raises(UserError, match=r"gated: accept the license at https://huggingface\.co/datasets/org/toy"):
         text()
 
 

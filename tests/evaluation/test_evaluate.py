@@ -272,8 +272,8 @@ def test_bias_capture_starts_where_the_bias_does(train_on: TrainOn):
         out = train_on(x, x, config, VariantConfig.model_validate({"preprocessing": kind}), folder=kind)
         return pl.read_parquet(out / "history.parquet").row(0, named=True)
 
-    raw, centred, white = first("raw"), first("center_mean"), first("pca")
+    raw, centered, white = first("raw"), first("center_mean"), first("pca")
     assert (raw["bias_capture"], raw["bias_distance"]) == (0, 0)
-    assert (centred["bias_capture"], centred["bias_distance"]) == pytest.approx((1, 1), rel=1e-5)
+    assert (centered["bias_capture"], centered["bias_distance"]) == pytest.approx((1, 1), rel=1e-5)
     assert white["bias_capture"] is None
     assert not math.isnan(raw["feature_capture"])

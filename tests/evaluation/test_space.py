@@ -39,7 +39,7 @@ def test_a_whitening_is_of_the_rows(name: Preprocessing, statistics: Statistics)
 
 
 @pytest.mark.parametrize("name", ["raw", "center_mean", "layernorm", "ln_center", "rescale"])
-def test_centring_leaves_the_rows_and_moves_the_bias(name: Preprocessing, statistics: Statistics):
+def test_centering_leaves_the_rows_and_moves_the_bias(name: Preprocessing, statistics: Statistics):
     rows, x = rows_with_offset()
     space = Space(make_preprocess(name, statistics(x)), rows, "cpu")
     expected = x

@@ -95,9 +95,9 @@ def test_each_file_is_checked_once_until_it_changes(hub, monkeypatch):
     assert len(checked) == 4
 
 
-def test_a_gated_repository_says_where_the_licence_is(hub, monkeypatch):
+def test_a_gated_repository_says_where_the_license_is(hub, monkeypatch):
     hub.gated = True
-    message = r"gated: accept the licence at https://huggingface\.co/org/toy and set HF_TOKEN"
+    message = r"gated: accept the license at https://huggingface\.co/org/toy and set HF_TOKEN"
     for gated in (True, False):
         with pytest.raises(UserError, match=message):
             fetch(HubFiles(hf="org/toy", gated=gated))

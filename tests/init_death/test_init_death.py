@@ -131,7 +131,7 @@ def test_blocks_and_threads_have_no_effect(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(("gamma", "left_out"), [(1e3, ""), (1e6, "raw")])
 def test_rows_with_an_offset_keep_their_signal(gamma: float, left_out: str) -> None:
-    """Centred values keep it at any mean; raw ones as far as float32 can hold mean and signal in one number."""
+    """Centered values keep it at any mean; raw ones as far as float32 can hold mean and signal in one number."""
     small = activations(mean=0)
     offset = gamma * np.linalg.norm(small.std(0)) * random_encoder(D, 1, seed=1)[:, 0]
     rows = OffsetRows(small, offset)
@@ -179,7 +179,7 @@ def test_encoder_columns_are_uniform_on_the_sphere() -> None:
     w = random_encoder(50, 40_000, seed=0).astype(np.float64)
     np.testing.assert_allclose(np.linalg.norm(w, axis=0), 1, rtol=1e-5)
     np.testing.assert_allclose(w @ w.T / w.shape[1], np.eye(50) / 50, atol=5e-4)
-    # fourth moment of a coordinate on the sphere: 3 / (d (d + 2)); normalised uniform weights have 1.8 for the 3
+    # fourth moment of a coordinate on the sphere: 3 / (d (d + 2)); normalized uniform weights have 1.8 for the 3
     np.testing.assert_allclose((w**4).mean() * 50 * 52, 3, rtol=0.02)
 
 

@@ -18,7 +18,7 @@ def gaussian(tokens: int, d: int, seed: int = 0) -> NDArray[np.float32]:
 
 
 def at_gammas(signal: NDArray[np.float32], norm: float, gammas: NDArray[np.float64]) -> dict[str, Preprocess]:
-    """Give centred `signal` of norm ||sigma|| = `norm` a mean of each severity, by subtracting its negative."""
+    """Give centered `signal` of norm ||sigma|| = `norm` a mean of each severity, by subtracting its negative."""
     direction = np.random.default_rng(5).standard_normal(signal.shape[1])
     direction /= np.linalg.norm(direction)
     return {str(gamma): Preprocess(-gamma * norm * direction) for gamma in gammas}
@@ -72,7 +72,7 @@ def test_the_papers_synthetic_data_follow_the_closed_forms() -> None:
 
 
 @pytest.mark.parametrize("gamma", [2, 40])
-def test_centring_on_the_geometric_median_revives_all(gamma: float) -> None:
+def test_centering_on_the_geometric_median_revives_all(gamma: float) -> None:
     source = sparse_features(gamma, seed=1)
     x = source.sample(30_000, np.random.default_rng(0))
     preprocesses = {"raw": Preprocess(np.zeros(50)), "center_median": Preprocess(geometric_median(x[:500]))}
@@ -105,7 +105,7 @@ def test_death_does_not_feel_scale_rotation_or_the_norms_of_tokens() -> None:
 
 
 def test_low_rank_activations_need_whitening() -> None:
-    """Four directions hold 99 % of the variance: centring leaves features dead, by TopK alone; whitening does not."""
+    """Four directions hold 99 % of the variance: centering leaves features dead, by TopK alone; whitening does not."""
     d, d_sae, k, tokens = 256, 2048, 16, 20_000
     variances = np.concatenate([0.99 * np.array([0.7, 0.2, 0.07, 0.03]), np.full(d - 4, 0.01 / (d - 4))])
     basis = np.linalg.qr(np.random.default_rng(0).standard_normal((d, d)))[0]
@@ -118,14 +118,14 @@ def test_low_rank_activations_need_whitening() -> None:
     alphas = {f"alpha {alpha}": whitened(alpha) for alpha in (0.1, 0.2, 0.3, 0.4)}
     # random unit encoders within the top r directions: Active Subspace Init
     subspaces = {f"top {r}": Preprocess(mean, basis[:, :r].astype(np.float32)) for r in (8, 32, 128)}
-    others = {"centred": Preprocess(mean), "zscore": Preprocess(mean, (1 / x.std(0)).astype(np.float32))}
+    others = {"centered": Preprocess(mean), "zscore": Preprocess(mean, (1 / x.std(0)).astype(np.float32))}
     deaths = measure(ArrayRows(x), alphas | subspaces | others | {"pca": whitened(1.0)}, d_sae, k, [0]).preprocessings
     total = {name: death.dead_total.mean for name, death in deaths.items()}
-    assert deaths["centred"].dead_relu.mean < 1 * POINT
-    assert total["centred"] > 0.25
+    assert deaths["centered"].dead_relu.mean < 1 * POINT
+    assert total["centered"] > 0.25
     assert total["pca"] == 0
-    assert total["pca"] < total["zscore"] < total["centred"]
-    by_alpha = [total["centred"], *(total[name] for name in alphas), total["pca"]]
+    assert total["pca"] < total["zscore"] < total["centered"]
+    by_alpha = [total["centered"], *(total[name] for name in alphas), total["pca"]]
     assert (np.diff(by_alpha) <= 0).all()
     assert total["alpha 0.4"] < 1 * POINT
-    assert min(total[name] for name in subspaces) > total["centred"] - 2 * POINT
+    assert min(total[name] for name in subspaces) > total["centered"] - 2 * POINT

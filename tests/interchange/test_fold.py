@@ -12,11 +12,11 @@ from saelib.config.training import Preprocessing
 from saelib.errors import UserError
 from saelib.sae.file import SavedSAE
 from saelib.sae.fold import (
-    centre_input,
+    center_input,
     fold_preprocess,
     rescale_input,
     scale_decoder,
-    uncentre_input,
+    uncenter_input,
     unit_decoder,
 )
 from saelib.sae.model import SAE
@@ -105,12 +105,12 @@ def test_weights_that_float32_cannot_hold_are_refused(make: Any) -> None:
         rescale_input(sae, 1e-40)
 
 
-def test_input_that_is_not_centred(make: Any, rows: Any) -> None:
+def test_input_that_is_not_centered(make: Any, rows: Any) -> None:
     sae, x = make("relu", "raw").sae, rows.astype(np.float64)
     hidden_pre, _ = in_float64(sae, x)
-    other = uncentre_input(sae)
+    other = uncenter_input(sae)
     np.testing.assert_allclose(x @ wide(other.W_enc) + wide(other.b_enc), hidden_pre, atol=1e-5)
-    np.testing.assert_allclose(in_float64(centre_input(other), x)[0], hidden_pre, atol=1e-5)
+    np.testing.assert_allclose(in_float64(center_input(other), x)[0], hidden_pre, atol=1e-5)
 
 
 def test_unit_decoder_keeps_reconstructions(make: Any, rows: Any) -> None:
@@ -128,6 +128,6 @@ def test_unit_decoder_keeps_reconstructions(make: Any, rows: Any) -> None:
 def test_conversions_leave_the_original_alone(make: Any) -> None:
     saved = make("jumprelu", "pca")
     before = {name: value.clone() for name, value in saved.sae.state_dict().items()}
-    fold_preprocess(saved), rescale_input(saved.sae, 2.0), unit_decoder(saved.sae), uncentre_input(saved.sae)
+    fold_preprocess(saved), rescale_input(saved.sae, 2.0), unit_decoder(saved.sae), uncenter_input(saved.sae)
     for name, value in saved.sae.state_dict().items():
         assert torch.equal(value, before[name])

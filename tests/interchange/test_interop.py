@@ -35,7 +35,7 @@ MADE = {
         "standard",
         "standard_layer_norm",
         "topk",
-        "topk_not_centred",
+        "topk_not_centered",
         "topk_by_decoder_norm",
         "topk_rescaled",
         "jumprelu",

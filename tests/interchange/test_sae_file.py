@@ -45,10 +45,10 @@ def test_the_same_sae_gives_the_same_file(make: Any, tmp_path: Path) -> None:
     assert len(contents) == 1
 
 
-def test_whitening_of_centred_activations_keeps_its_width(make: Any, tmp_path: Path) -> None:
+def test_whitening_of_centered_activations_keeps_its_width(make: Any, tmp_path: Path) -> None:
     saved = make("topk", "pca")
-    centred = replace(saved, preprocess=replace(saved.preprocess, center=np.zeros(24)))
-    save_sae(centred, tmp_path / "sae.safetensors")
+    centered = replace(saved, preprocess=replace(saved.preprocess, center=np.zeros(24)))
+    save_sae(centered, tmp_path / "sae.safetensors")
     assert load_sae(tmp_path / "sae.safetensors").preprocess.d_in == 24
 
 

@@ -56,7 +56,7 @@ def test_a_mean_along_the_ones_which_layernorm_removes_asks_for_centering() -> N
     assert "gamma_unit = 1" in found.reason
 
 
-def test_more_latents_to_a_selection_ask_for_centring_sooner() -> None:
+def test_more_latents_to_a_selection_ask_for_centering_sooner() -> None:
     assert choice(FLAT, 10.0, d_sae=64).preprocessing.kind == "raw"
     assert choice(FLAT, 10.0, d_sae=8192).preprocessing.kind == "center_median"
     assert choice(FLAT, 10.0, tokens=100).preprocessing.kind == "center_median"

@@ -48,7 +48,7 @@ def test_raw_changes_nothing() -> None:
     np.testing.assert_array_equal(fitted("raw", activations()).apply(x), x)
 
 
-def test_centres_go_to_zero() -> None:
+def test_centers_go_to_zero() -> None:
     x = activations()
     for name in ("center_mean", "center_median", "center_coordinate_median", "center_trimmed_mean"):
         center = statistics(x)["mean" if name == "center_mean" else name]
@@ -99,10 +99,10 @@ def test_partial_whitening_raises_the_spectrum_to_a_power(alpha: float) -> None:
     np.testing.assert_allclose(z.mean(0), 0, atol=1e-5)
 
 
-def test_partial_whitening_runs_from_centring_to_pca() -> None:
+def test_partial_whitening_runs_from_centering_to_pca() -> None:
     x = activations()
-    centred, rotated = x - x.mean(0), fitted({"kind": "partial_pca", "alpha": 0}, x).apply(x).astype(np.float64)
-    np.testing.assert_allclose(rotated @ rotated.T, centred @ centred.T, rtol=1e-4, atol=1e-3)
+    centered, rotated = x - x.mean(0), fitted({"kind": "partial_pca", "alpha": 0}, x).apply(x).astype(np.float64)
+    np.testing.assert_allclose(rotated @ rotated.T, centered @ centered.T, rtol=1e-4, atol=1e-3)
     whole = fitted({"kind": "partial_pca", "alpha": 1}, x)
     np.testing.assert_array_equal(whole.apply(x), fitted("pca", x).apply(x))
 
@@ -164,7 +164,7 @@ def test_zeros_survive_a_rescaling() -> None:
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_a_centre_before_a_scale_stays_and_another_becomes_the_bias(options: Any) -> None:
+def test_a_center_before_a_scale_stays_and_another_becomes_the_bias(options: Any) -> None:
     x = activations()
     whole = fitted(options, x)
     rows, bias = whole.without_center()
@@ -260,5 +260,5 @@ def test_a_covariance_needs_more_tokens_than_dimensions() -> None:
         with pytest.raises(UserError, match=r"toy: .*: 12 training tokens .* 12 dimensions; whitening needs 13"):
             make_preprocess(config, arrays, tokens=12, name="toy")
         make_preprocess(config, arrays, tokens=13)
-    centred = VariantConfig.model_validate({"preprocessing": {"kind": "partial_pca", "alpha": 0}}).preprocessing
-    make_preprocess(centred, arrays, tokens=12)
+    centered = VariantConfig.model_validate({"preprocessing": {"kind": "partial_pca", "alpha": 0}}).preprocessing
+    make_preprocess(centered, arrays, tokens=12)

@@ -16,7 +16,7 @@ from saelib.init_death import Death, InitDeath, Rate, save_result
 from saelib.report.page import render_page
 from saelib.stats import LayerStats, save_stats
 
-# name: domain, layers, d_in, gamma at the first and last layer, effective rank, death that centring leaves
+# name: domain, layers, d_in, gamma at the first and last layer, effective rank, death that centering leaves
 MODELS = {
     "smollm2-135m": ("language", 30, 576, 0.3, 1.6, 90.0, 0.0),
     "minilm-l6": ("language", 6, 384, 0.3, 0.6, 120.0, 0.0),
@@ -36,7 +36,7 @@ def make_config(results: Path, only: tuple[str, ...] = tuple(MODELS), **changes:
             "source": {"family": "arrays", "files": dict.fromkeys(range(1, layers + 1), "unused.npy")},
             "layers": f"1-{layers}",
             "representative_layer": layers,
-            "licence": "Apache-2.0",
+            "license": "Apache-2.0",
             "notes": "Made-up activations.",
         }
         for name, (domain, layers, *_) in MODELS.items()
@@ -51,12 +51,12 @@ def write_results(config: Config) -> None:
     rng = np.random.default_rng(0)
     predictions = []
     for name in config.models:
-        _, layers, d_in, first, last, rank, after_centring = MODELS[name]
+        _, layers, d_in, first, last, rank, after_centering = MODELS[name]
         for layer in config.models[name].layers:
             at = layer / layers
             gamma = float(first * (last / first) ** at * np.exp(rng.normal(0, 0.1)))
             save_stats(stats(rng, gamma, d_in, rank, layer), config.stats_path(name, layer), f"stats-{name}-{layer}")
-            found = init_death(rng, gamma, after_centring * at)
+            found = init_death(rng, gamma, after_centering * at)
             save_result(found, config.init_death_path(name, layer), f"death-{name}-{layer}")
             predictions.append(prediction(config, name, layer, gamma * 1.02))
         for variant in config.train.variants:
@@ -92,14 +92,14 @@ def landscape(rng: np.random.Generator, gamma: float, d_in: int) -> dict[str, np
     return {"ln_mean": mean, "ln_std": std}
 
 
-def init_death(rng: np.random.Generator, gamma: float, after_centring: float) -> InitDeath:
+def init_death(rng: np.random.Generator, gamma: float, after_centering: float) -> InitDeath:
     total = float(theory.dead_total(gamma, 2048, 64, 8192)) * rng.uniform(0.6, 1)
     relu = float(theory.dead_relu(gamma, 8192)) * rng.uniform(0.7, 1)
     preprocessings = {
         "raw": death(min(relu, total), total),
-        "center_median": death(0, after_centring),
+        "center_median": death(0, after_centering),
         "center_mean": death(0, min(1, total * rng.uniform(0, 2.5))),
-        "ln_center": death(0, after_centring / 2),
+        "ln_center": death(0, after_centering / 2),
         "zscore": death(0, total / 2),
         "pca": death(0, 0),
     }
@@ -195,7 +195,7 @@ def evil() -> str:
 def poisoned(suite: Config) -> Config:
     """A suite in which every text that somebody else could write is evil."""
     name = f"model{EVIL}".replace("/", "\\")  # names are folders too
-    model = suite.models["hyenadna-tiny"].model_copy(update={"notes": EVIL, "licence": EVIL, "domain": EVIL})
+    model = suite.models["hyenadna-tiny"].model_copy(update={"notes": EVIL, "license": EVIL, "domain": EVIL})
     for stage in ("stats", "init_death", "train"):
         (suite.results / stage / "hyenadna-tiny").rename(suite.results / stage / name)
     stats = suite.stats_path(name, 1)

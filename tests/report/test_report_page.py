@@ -98,7 +98,7 @@ def test_text_from_config_and_results_stays_text(poisoned: Config, evil: str, re
     assert "img" not in {tag for tag, _ in page.elements}
     for _, attributes in page.elements:
         assert not any(name.startswith("on") for name in attributes)
-    assert page.text.count(evil) >= 4  # domain, licence, notes, warning, variant
+    assert page.text.count(evil) >= 4  # domain, license, notes, warning, variant
     domains = {row["domain"] for row in json.loads(page.scripts[1])["layers"]}
     assert domains == {"language", evil}
 
@@ -168,7 +168,7 @@ def test_the_headline_counts_the_recommendations(complete: Config):
     counts = dict(table["recommendation"].value_counts().rows())
     text = " ".join(Page((complete.results / "report.html").read_text()).text.split())
     assert f"Of 74 measured layers, {counts['raw']} can be used as they are" in text
-    assert f"{counts['center_median']} should be centred first, and {counts['pca']} whitened" in text
+    assert f"{counts['center_median']} should be centered first, and {counts['pca']} whitened" in text
 
 
 def test_one_theory_and_intervals_over_whole_models(complete: Config):

@@ -15,7 +15,7 @@ CONFIG = TrainConfig(d_sae=5_000, k=4)
 D = 10
 
 
-def test_gaussian_rows_are_the_normalised_draws_of_their_seed(variant: Variant):
+def test_gaussian_rows_are_the_normalized_draws_of_their_seed(variant: Variant):
     sae = initial_sae(D, CONFIG, variant(), seed=3)
     draws = torch.randn(5_000, D, generator=torch.Generator().manual_seed(3))
     assert torch.equal(sae.W_dec, F.normalize(draws, dim=1))
@@ -59,12 +59,12 @@ def test_directions_stay_in_the_subspace_and_fill_it(variant: Variant, tied: boo
 
 
 def test_each_architecture_has_its_own_parameters(variant: Variant):
-    centre = torch.arange(float(D), dtype=torch.float64)
+    center = torch.arange(float(D), dtype=torch.float64)
     jump = initial_sae(
-        D, CONFIG, variant(architecture={"kind": "jumprelu", "initial_threshold": 0.2}), seed=0, b_dec=centre
+        D, CONFIG, variant(architecture={"kind": "jumprelu", "initial_threshold": 0.2}), seed=0, b_dec=center
     )
     assert torch.equal(jump.threshold, torch.full((5_000,), 0.2))
-    assert torch.equal(jump.b_dec, centre.float())
+    assert torch.equal(jump.b_dec, center.float())
     batch = initial_sae(D, CONFIG, variant(architecture="batch_topk"), seed=0)
     assert batch.threshold.shape == ()
     assert "threshold" in batch.state_dict()

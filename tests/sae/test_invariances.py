@@ -42,7 +42,7 @@ def assert_same(found: SAE, expected: SAE) -> None:
 def test_gradient_descent_commutes_with_rotation(
     make_sae: Make, variant: Variant, batches: Batches, architecture, revival: str
 ):
-    # Adam whose epsilon dwarfs all gradients is gradient descent with momentum: the optimiser sees no axes.
+    # Adam whose epsilon dwarfs all gradients is gradient descent with momentum: the optimizer sees no axes.
     method = variant(architecture=architecture, revival=revival, optimizer={"kind": "adam", "epsilon": 1e9}, clip=0.5)
     Q, xs = torch.linalg.qr(batches(1)[0][:7])[0], batches(30)
     before, after = make_sae(architecture), make_sae(architecture)
@@ -55,7 +55,7 @@ def test_gradient_descent_commutes_with_rotation(
 
 
 @pytest.mark.parametrize("optimizer", ["adam", {"kind": "adam", "sparse": True}, "sign_sgd"], ids=str)
-def test_every_optimiser_commutes_with_a_change_of_axes(make_sae: Make, variant: Variant, batches: Batches, optimizer):
+def test_every_optimizer_commutes_with_a_change_of_axes(make_sae: Make, variant: Variant, batches: Batches, optimizer):
     # Adam and SignSGD see axes, but neither their order nor their signs.
     signs = torch.tensor([1.0, -1, -1, 1, 1, -1, 1], dtype=torch.float64)
     Q, xs = torch.diag(signs)[[3, 0, 6, 1, 5, 2, 4]], batches(30)
@@ -109,7 +109,7 @@ def test_the_rate_of_a_bias_knows_no_units(make_sae: Make, variant: Variant, bat
     assert found[0].b_dec.abs().unique().tolist() == pytest.approx([1e-2])
 
 
-def test_a_centre_in_b_dec_is_a_shift_of_the_data(make_sae: Make, variant: Variant, batches: Batches):
+def test_a_center_in_b_dec_is_a_shift_of_the_data(make_sae: Make, variant: Variant, batches: Batches):
     xs = batches(30)
     shift = 1000 * xs[0][0]
     here, there = make_sae(), make_sae()

@@ -1,4 +1,4 @@
-"""Optimisers against torch's own and against their definitions."""
+"""Optimizers against torch's own and against their definitions."""
 
 from itertools import pairwise
 

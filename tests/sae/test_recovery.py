@@ -10,7 +10,7 @@ from saelib.synthetic.features import SparseFeatures, sparse_features
 
 
 def train(data: SparseFeatures, x: torch.Tensor, b_dec: torch.Tensor | None, steps: int) -> float:
-    """Gives the MMCS: of each true feature the largest cosine with a learnt one, on average."""
+    """Gives the MMCS: of each true feature the largest cosine with a learned one, on average."""
     config = TrainConfig(d_sae=100, k=5, steps=steps)
     variant = VariantConfig.model_validate({"schedule": {"decay_from": 0.5}})
     sae = initial_sae(50, config, variant, seed=0, b_dec=b_dec)
@@ -21,7 +21,7 @@ def train(data: SparseFeatures, x: torch.Tensor, b_dec: torch.Tensor | None, ste
     return (features @ sae.W_dec.detach().T).amax(1).mean().item()
 
 
-def test_centring_recovers_features_that_an_outlier_mean_hides():
+def test_centering_recovers_features_that_an_outlier_mean_hides():
     data = sparse_features(40.0, seed=0)
     x = torch.from_numpy(data.sample(400 * 256, np.random.default_rng(1)))
     assert train(data, x, x[:5_000].median(0).values, 2_000) > 0.96

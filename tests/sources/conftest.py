@@ -32,7 +32,7 @@ def _save_tokenizer(folder: Path, *, bos: bool = False, wrapped: bool = False) -
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", **options).save_pretrained(folder)
 
 
-def _randomise(model: torch.nn.Module) -> torch.nn.Module:
+def _randomize(model: torch.nn.Module) -> torch.nn.Module:
     """Weights large enough to matter, those of norms and biases among them, so that nothing left out goes unseen."""
     torch.manual_seed(1)
     with torch.no_grad():
@@ -68,8 +68,8 @@ def save_tokenizer():
 
 
 @pytest.fixture(scope="session")
-def randomise():
-    return _randomise
+def randomize():
+    return _randomize
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from saelib.config.files import Wheel
 from saelib.datasets.base import Example
 from saelib.errors import UserError
 from saelib.fetch import fetch
-from saelib.sources.dinov2_onnx import Dinov2Onnx, normalise
+from saelib.sources.dinov2_onnx import Dinov2Onnx, normalize
 
 HIDDEN, LAYERS, PATCH, GRID = 128, 3, 14, 5
 # Names in checkpoints and in exported graphs, which transformers 5 no longer uses inside the model.
@@ -93,7 +93,7 @@ def crops(count, height=70, width=70, seed=0):
 @pytest.mark.parametrize(("height", "width"), [(70, 70), (56, 42)])
 def test_layers_equal_those_of_the_model_that_was_exported(model, tiny, height, width):
     examples = crops(2, height, width)
-    pixels = torch.from_numpy(normalise(np.stack([example.content for example in examples])))
+    pixels = torch.from_numpy(normalize(np.stack([example.content for example in examples])))
     with torch.inference_mode():
         states = model(pixels, output_hidden_states=True).hidden_states
     acts = tiny.forward(examples, range(LAYERS + 1))
@@ -113,7 +113,7 @@ def test_the_last_layer_is_taken_before_the_final_norm(model, tiny_file):
     acts = source.forward(examples, [LAYERS])
     with torch.inference_mode():
         normed = model.layernorm(torch.from_numpy(acts.layers[LAYERS])).numpy()
-        expected = model(torch.from_numpy(normalise(np.stack([examples[0].content])))).last_hidden_state[0]
+        expected = model(torch.from_numpy(normalize(np.stack([examples[0].content])))).last_hidden_state[0]
     np.testing.assert_allclose(normed, expected, atol=1e-4)
 
 
@@ -149,10 +149,10 @@ def test_lower_precision_stays_near(tiny, tiny_file, dtype):
     assert 0 < np.abs(rounded - exact).max() < 0.1 * np.abs(exact).max()
 
 
-def test_images_are_normalised_by_channel():
+def test_images_are_normalized_by_channel():
     pixels = np.zeros((1, 2, 2, 3), dtype=np.uint8)
     pixels[0, 0, 1] = (255, 0, 51)
-    out = normalise(pixels)
+    out = normalize(pixels)
     assert out.shape == (1, 3, 2, 2)
     np.testing.assert_allclose(out[0, :, 0, 1], [(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225], rtol=1e-6)
     np.testing.assert_allclose(out[0, :, 1, 0], [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225], rtol=1e-6)
@@ -213,6 +213,6 @@ def test_the_real_backbone_equals_onnxruntime():
     last = "/backbone/layernorm/Add_1_output_0"
     graph.graph.output.append(helper.make_tensor_value_info(last, TensorProto.FLOAT, None))
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    (expected,) = session.run([last], {"input_image": normalise(crop[None])})
+    (expected,) = session.run([last], {"input_image": normalize(crop[None])})
     assert (source.n_layers, source.d_in(12)) == (12, 384)
     np.testing.assert_allclose(got, np.asarray(expected)[0], atol=2e-4)

@@ -139,7 +139,7 @@ class Reference:
         return out
 
     def rotated(self, x):
-        """Neighbouring channels are the parts of one complex number, turned by an angle for each position."""
+        """Neighboring channels are the parts of one complex number, turned by an angle for each position."""
         numbers = x[:, 0:ROTARY:2] + 1j * x[:, 1:ROTARY:2]
         speeds = 10000.0 ** (-np.arange(0, ROTARY, 2) / ROTARY)
         numbers = numbers * np.exp(1j * np.arange(len(x))[:, None] * speeds)

@@ -29,11 +29,11 @@ def byte_level():
 
 
 @pytest.fixture(scope="module")
-def checkpoint(byte_level, randomise, tmp_path_factory):
+def checkpoint(byte_level, randomize, tmp_path_factory):
     folder = tmp_path_factory.mktemp("byte_level")
     byte_level.save_pretrained(folder)
     config = GPT2Config(vocab_size=len(byte_level), n_embd=16, n_layer=2, n_head=2, n_positions=64)
-    randomise(GPT2Model(config)).save_pretrained(folder)
+    randomize(GPT2Model(config)).save_pretrained(folder)
     return folder
 
 

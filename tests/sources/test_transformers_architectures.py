@@ -89,14 +89,14 @@ NO_EMBEDDINGS = ("rwkv", "mamba", "mamba2")
 
 
 @pytest.fixture
-def saved(tmp_path, save_tokenizer, randomise, vocab_size):
+def saved(tmp_path, save_tokenizer, randomize, vocab_size):
     """Save an architecture by its name here, or by config class and arguments; give the folder and the model."""
 
     def save(kind, arguments=None):
         kind, arguments = (kind, arguments) if arguments is not None else ARCHITECTURES[kind][:2]
         torch.manual_seed(0)
         config = getattr(transformers, kind)(vocab_size=vocab_size, **arguments)
-        model = randomise(AutoModel.from_config(config))
+        model = randomize(AutoModel.from_config(config))
         model.save_pretrained(tmp_path)
         save_tokenizer(tmp_path, wrapped=kind in [encoder[0] for encoder in ENCODERS.values()])
         return tmp_path, model

@@ -55,10 +55,10 @@ KINDS = ["bin", "safetensors", "several"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gpt2_of_2019(kind, tmp_path, save_tokenizer, randomise, open_text, examples, sentences):
+def test_gpt2_of_2019(kind, tmp_path, save_tokenizer, randomize, open_text, examples, sentences):
     """Keys without `transformer.`, the causal mask among them, and a config from before most of today's words."""
     config = {"vocab_size": VOCABULARY, "n_ctx": 64, "n_embd": 32, "n_head": 4, "n_layer": 3, "n_positions": 64}
-    model = randomise(GPT2LMHeadModel(GPT2Config(**config))).transformer
+    model = randomize(GPT2LMHeadModel(GPT2Config(**config))).transformer
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     weights |= {f"h.{i}.attn.bias": torch.ones(64, 64).tril()[None, None] for i in range(3)}
     write(tmp_path, weights, kind)
@@ -70,12 +70,12 @@ def test_gpt2_of_2019(kind, tmp_path, save_tokenizer, randomise, open_text, exam
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pythia_of_2023(kind, tmp_path, save_tokenizer, randomise, open_text, examples, sentences):
+def test_pythia_of_2023(kind, tmp_path, save_tokenizer, randomize, open_text, examples, sentences):
     """`rotary_pct` in the config; masks and rotary frequencies among the weights; float16, as Pythia came."""
     usual = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
     usual |= {"intermediate_size": 48, "max_position_embeddings": 64, "use_parallel_residual": True}
     rotary = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.25}
-    whole = randomise(GPTNeoXForCausalLM(GPTNeoXConfig(**usual, rope_parameters=rotary)))
+    whole = randomize(GPTNeoXForCausalLM(GPTNeoXConfig(**usual, rope_parameters=rotary)))
     whole.half().float()
     weights = {name: value.half() for name, value in whole.state_dict().items()}
     for i in range(3):
@@ -103,11 +103,11 @@ SEQUENCES = ["MKVLAAGX", "ACDEFGHIKLMNPQRSTVWY", "W"]
 
 
 @pytest.fixture
-def facebook(randomise):
+def facebook(randomize):
     """ESM2 as its authors' own package builds it, in small."""
     torch.manual_seed(0)
     model = ESM2(num_layers=3, embed_dim=32, attention_heads=4, alphabet=Alphabet.from_architecture("ESM-1b"))
-    return randomise(model)
+    return randomize(model)
 
 
 def ported(name: str) -> str:
@@ -182,7 +182,7 @@ def test_a_port_that_lacks_a_layers_weight_is_refused(port, open_text):
         open_text(port)
 
 
-def test_modernbert_reads_no_padding(tmp_path, save_tokenizer, randomise, open_text, examples, sentences):
+def test_modernbert_reads_no_padding(tmp_path, save_tokenizer, randomize, open_text, examples, sentences):
     """Without a mask its numbers would be others, and without an error."""
     from transformers import ModernBertConfig, ModernBertForMaskedLM
 
@@ -191,7 +191,7 @@ def test_modernbert_reads_no_padding(tmp_path, save_tokenizer, randomise, open_t
         max_position_embeddings=64, global_attn_every_n_layers=3, local_attention=4, pad_token_id=1, cls_token_id=0,
         sep_token_id=2,
     )  # fmt: skip
-    randomise(ModernBertForMaskedLM(config)).save_pretrained(tmp_path)
+    randomize(ModernBertForMaskedLM(config)).save_pretrained(tmp_path)
     save_tokenizer(tmp_path, wrapped=True)
     source = open_text(tmp_path)
     acts = source.forward(examples(*sentences), [1, 2, 3])

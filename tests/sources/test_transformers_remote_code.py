@@ -54,7 +54,7 @@ class ToyModel(Base):
         super().__init__(config)
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList([Block(config) for _ in range(config.num_hidden_layers)])
-        self.INITIALISE()
+        self.INITIALIZE()
 
     def forward(self, input_ids, attention_mask=None):
         stream = self.embed(input_ids)
@@ -68,7 +68,7 @@ class ToyForCausalLM(Base):
         super().__init__(config)
         self.toy = ToyModel(config)
         self.head = nn.Linear(config.hidden_size, config.vocab_size)
-        self.INITIALISE()
+        self.INITIALIZE()
 
     def forward(self, input_ids, attention_mask=None):
         return self.head(self.toy(input_ids)[0])
@@ -107,7 +107,7 @@ def save(tmp_path, marker, save_tokenizer):
     def _save(*, head: bool = False, prefix: str = "", old: bool = False, kind: str = "toy") -> Path:
         folder = tmp_path / "checkpoint"
         folder.mkdir(exist_ok=True)
-        code = CODE.replace("INITIALISE", "init_weights" if old else "post_init").replace("MARKER", str(marker))
+        code = CODE.replace("INITIALIZE", "init_weights" if old else "post_init").replace("MARKER", str(marker))
         (folder / "modeling_toy.py").write_text(code)
         auto = (
             {"AutoModelForCausalLM": "modeling_toy.ToyForCausalLM"} if head else {"AutoModel": "modeling_toy.ToyModel"}

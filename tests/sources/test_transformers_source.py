@@ -48,11 +48,11 @@ CHECKPOINTS = {
 
 
 @pytest.fixture(scope="module")
-def save(save_tokenizer, randomise):
+def save(save_tokenizer, randomize):
     def _save(folder: Path, family: str) -> Path:
         torch.manual_seed(0)
         kind, config = CHECKPOINTS[family]
-        randomise(kind(config)).save_pretrained(folder)
+        randomize(kind(config)).save_pretrained(folder)
         save_tokenizer(folder, wrapped=family in ("bert", "roberta", "modernbert"))
         return folder
 

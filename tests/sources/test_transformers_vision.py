@@ -55,10 +55,10 @@ SAVED: dict[Path, Any] = {}
 
 
 @pytest.fixture(scope="module")
-def save(randomise):
+def save(randomize):
     def _save(folder: Path, kind: str, arguments: dict) -> Path:
         torch.manual_seed(0)
-        SAVED[folder] = randomise(AutoModel.from_config(getattr(transformers, kind)(**arguments)))
+        SAVED[folder] = randomize(AutoModel.from_config(getattr(transformers, kind)(**arguments)))
         SAVED[folder].save_pretrained(folder)
         (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
         return folder
@@ -86,7 +86,7 @@ def examples(pixels: np.ndarray) -> list[Example]:
 
 
 def reference(folder: Path, pixels: np.ndarray, mean=MEAN, std=STD):
-    """Hidden states and last hidden state by transformers, from pixels normalised in float64; and the model."""
+    """Hidden states and last hidden state by transformers, from pixels normalized in float64; and the model."""
     model = SAVED[folder]
     values = (pixels.astype(np.float64) / 255 - np.array(mean)) / np.array(std)
     batch = torch.from_numpy(values.transpose(0, 3, 1, 2)).float()
@@ -179,13 +179,13 @@ def test_parts_that_lie_elsewhere_are_brought_when_needed(checkpoints, monkeypat
         ({**PROCESSOR, "do_rescale": False, "image_std": [30, 40, 50]}, MEAN, [30, 40, 50], 255),
     ],
 )
-def test_pixels_are_normalised_as_the_checkpoint_says(tmp_path, save, caplog, processor, mean, std, scale):
+def test_pixels_are_normalized_as_the_checkpoint_says(tmp_path, save, caplog, processor, mean, std, scale):
     folder = save(tmp_path, "ViTConfig", SMALL)
     file = folder / "preprocessor_config.json"
     file.unlink() if processor is None else file.write_text(json.dumps(processor))
     with caplog.at_level(logging.WARNING, logger="saelib"):
         source = opened(folder)
-    assert ("images are normalised by ImageNet's mean" in caplog.text) == (processor is None)
+    assert ("images are normalized by ImageNet's mean" in caplog.text) == (processor is None)
     pixels = pictures(2, 16) // 2
     expected = reference(folder, pixels.astype(int) * scale, mean, std)[0][1][:, 1:].reshape(-1, 32)
     np.testing.assert_allclose(source.forward(examples(pixels), [1]).layers[1], expected, rtol=1e-4, atol=5e-5)

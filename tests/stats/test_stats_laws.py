@@ -27,7 +27,7 @@ def stats_of(x: np.ndarray, workers: int = 1, block_rows: int = 4096) -> LayerSt
     return compute_stats(ArrayRows(x, block_rows=block_rows), workers=workers)
 
 
-def test_length_of_a_token_does_not_matter_to_gamma_after_normalisation() -> None:
+def test_length_of_a_token_does_not_matter_to_gamma_after_normalization() -> None:
     x = activations()
     lengths = np.random.default_rng(1).lognormal(0, 1, (len(x), 1)) * 1e3
     before, after = stats_of(x * 1e3), stats_of(x * lengths)

@@ -110,7 +110,7 @@ def effective_rank(x: np.ndarray) -> float:
 
 
 def geometric_median(x: np.ndarray) -> np.ndarray:
-    """Plain Weiszfeld; converged when the unit vectors towards the tokens cancel."""
+    """Plain Weiszfeld; converged when the unit vectors toward the tokens cancel."""
     y = np.median(x, axis=0)
     for _ in range(10_000):
         distance = np.maximum(np.linalg.norm(x - y, axis=1), 1e-300)

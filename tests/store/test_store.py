@@ -74,7 +74,7 @@ def test_every_row_comes_back_with_its_signal_whatever_the_mean(tmp_path: Path, 
     path = write(tmp_path / "s.zarr", train, heldout)
     for split, written in (("train", train), ("heldout", heldout)):
         error = in_original_order(path, split) - written
-        # float16 keeps 11 bits of the centred value; float32 rounds the sum with the offset
+        # float16 keeps 11 bits of the centered value; float32 rounds the sum with the offset
         assert np.abs(error).max() <= 6 * 2**-11 + mean * 2**-22
     assert open_store(path).metadata.dtypes == {"train": "float16", "heldout": "float16"}
     assert verify_store(path) == []

@@ -96,7 +96,7 @@ def test_the_order_is_the_seeds_and_mixed() -> None:
     first, again, other = (take(stream(Model(), 5, 50, seed), 10) for seed in (0, 0, 1))
     assert same(first, again)
     assert not same(first, other)
-    # In order of the stream, a batch of 5 would hold 5 neighbours.
+    # In order of the stream, a batch of 5 would hold 5 neighbors.
     assert min(np.ptp(np.sort(ids([batch], 1))) for batch in first) > 10
 
 

@@ -275,7 +275,7 @@ def mmcs(out: Path, features: np.ndarray) -> float:
     return float((features @ load_file(out / "weights.safetensors")["W_dec"].T).max(axis=1).mean())
 
 
-def test_centring_revives_the_dead_at_initialisation_and_recovers_the_features(train_on: TrainOn):
+def test_centering_revives_the_dead_at_initialization_and_recovers_the_features(train_on: TrainOn):
     # The paper's synthetic data at gamma = 40 (v = 125).
     data = sparse_features(40, seed=0)
     rng = np.random.default_rng(1)
@@ -286,7 +286,7 @@ def test_centring_revives_the_dead_at_initialisation_and_recovers_the_features(t
         out = train_on(train, heldout, config, options, folder=name)
         return history_of(out).row(0, named=True), mmcs(out, data.features)
 
-    initial, recovered = run(variant(preprocessing="center_median"), "centred")
+    initial, recovered = run(variant(preprocessing="center_median"), "centered")
     baseline_initial, baseline_recovered = run(variant(), "baseline")
     assert initial["probe_dead_relu"] == 0
     assert initial["probe_dead_total"] < 0.02

@@ -273,11 +273,11 @@ DOCUMENTS, LENGTH = 200, 64
 
 
 def documents(seed: int) -> np.ndarray:
-    """Rows as a model gives them: documents around centres of their own, which are two fifths of all variance."""
+    """Rows as a model gives them: documents around centers of their own, which are two fifths of all variance."""
     rng = np.random.default_rng(seed)
-    centres = np.repeat(0.5 * rng.standard_normal((DOCUMENTS, 16)), LENGTH, axis=0)
+    centers = np.repeat(0.5 * rng.standard_normal((DOCUMENTS, 16)), LENGTH, axis=0)
     rows = sparse_features(1.0, seed=3, d_in=16, n_features=32, active=3).sample(DOCUMENTS * LENGTH, rng)
-    return (rows + centres).astype(np.float32)
+    return (rows + centers).astype(np.float32)
 
 
 def finals(folder: Path, buffer_rows: int | None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Death at initialisation along the depth of every model, with and without preprocessing."""
+"""Death at initialization along the depth of every model, with and without preprocessing."""
 
 import math
 
@@ -31,7 +31,7 @@ def death_by_layer(layers: pl.DataFrame) -> Figure | None:
     for axes in grid.flat[len(models) :]:
         axes.set_visible(False)
     figure.supxlabel("layer", fontsize=8.5)
-    figure.supylabel("dead at initialisation", fontsize=8.5)
+    figure.supylabel("dead at initialization", fontsize=8.5)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside upper left", ncols=len(labels))
     return figure
@@ -39,10 +39,10 @@ def death_by_layer(layers: pl.DataFrame) -> Figure | None:
 
 def _panel(axes: Axes, model: pl.DataFrame) -> None:
     layer = model["layer"].to_numpy()
-    for name, (label, colour) in reversed(PREPROCESSINGS.items()):
+    for name, (label, color) in reversed(PREPROCESSINGS.items()):
         width = WIDTHS[name]
         axes.plot(
-            layer, model[COLUMN_OF[name]].to_numpy(), color=colour, lw=width, marker="o", ms=width + 0.8, label=label
+            layer, model[COLUMN_OF[name]].to_numpy(), color=color, lw=width, marker="o", ms=width + 0.8, label=label
         )
     axes.set_title(model["model"][0])
     note(axes, model["domain"][0])

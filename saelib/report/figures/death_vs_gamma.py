@@ -1,4 +1,4 @@
-"""Measured death at initialisation against outlier severity, with the closed forms (as the paper's Fig. 4b)."""
+"""Measured death at initialization against outlier severity, with the closed forms (as the paper's Fig. 4b)."""
 
 import numpy as np
 import polars as pl
@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from saelib import theory
 from saelib.config import Config
 from saelib.report.figures.style import INK, QUIET, new_figure, percent_axis
-from saelib.report.palette import domain_colours
+from saelib.report.palette import domain_colors
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
@@ -31,14 +31,14 @@ def death_vs_gamma(config: Config, layers: pl.DataFrame, spearman: pl.DataFrame)
     _theory(config, panels, shown["gamma_unit"].to_numpy())
     _gamma_axis(panels, shown["gamma_unit"].to_numpy())
     figure.supxlabel("outlier severity γ = ‖mean‖ / ‖std‖ of the tokens scaled to length 1", fontsize=8.5)
-    panels[0].set_ylabel("features dead at initialisation")
+    panels[0].set_ylabel("features dead at initialization")
     handles, labels = panels[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), handletextpad=0.4, columnspacing=1.2)
     return figure
 
 
 def _points(axes: Axes, config: Config, shown: pl.DataFrame, column: str) -> None:
-    for i, (domain, colour) in enumerate(domain_colours(config).items()):
+    for i, (domain, color) in enumerate(domain_colors(config).items()):
         of_domain = shown.filter(pl.col("domain") == domain)
         if not of_domain.is_empty():
             axes.scatter(
@@ -46,7 +46,7 @@ def _points(axes: Axes, config: Config, shown: pl.DataFrame, column: str) -> Non
                 of_domain[column],
                 s=16,
                 marker=MARKERS[i % len(MARKERS)],
-                color=colour,
+                color=color,
                 alpha=0.75,
                 edgecolors="white",
                 linewidths=0.3,

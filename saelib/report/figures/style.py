@@ -1,4 +1,4 @@
-"""One look for every figure: sizes for a README, colours that colour-blind readers tell apart."""
+"""One look for every figure: sizes for a README, colors that color-blind readers tell apart."""
 
 import logging
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What training minimises beside an architecture's own penalty."""
+"""What training minimizes beside an architecture's own penalty."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Optimisers over named parameters, with their state as plain tensors."""
+"""Optimizers over named parameters, with their state as plain tensors."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -24,7 +24,7 @@ class Optimizer(Protocol):
 
 
 def make_optimizer(parameters: Mapping[str, Parameter], config: OptimizerConfig) -> Optimizer:
-    """The optimiser that a variant asks for, over the parameters that training may move."""
+    """The optimizer that a variant asks for, over the parameters that training may move."""
     if config.kind == "sign_sgd":
         return SignSGD(parameters)
     return SparseAdam(parameters, config) if config.sparse else DenseAdam(parameters, config)

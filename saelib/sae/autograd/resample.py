@@ -27,7 +27,7 @@ def resample(
         x: [tokens, d_in]
         losses: Squared errors [tokens].
         dead: Boolean [d_sae].
-        moments: Of the optimiser, `m.W_enc` and so on; changed in place.
+        moments: Of the optimizer, `m.W_enc` and so on; changed in place.
         generator: On the CPU.
 
     Returns:

@@ -23,9 +23,9 @@ moves keeps its bits."""
 
 
 class TorchTrainer:
-    """Minimises ||x - x_hat||^2 / variance and the penalties of the variant; see `saelib.sae.trainer.Trainer`.
+    """Minimizes ||x - x_hat||^2 / variance and the penalties of the variant; see `saelib.sae.trainer.Trainer`.
 
-    A step is: forward, counters, loss, backward, projection of W_dec's gradient, clipping, optimiser, unit decoder
+    A step is: forward, counters, loss, backward, projection of W_dec's gradient, clipping, optimizer, unit decoder
     rows, and what happens at some steps only (resampling).
 
     Gradients of what is frozen are not computed, and count as 0 in `gradient_norms`.

@@ -8,6 +8,6 @@ which selects the same. Decoding, the error and the gradients of codes follow in
 at a time. No tensor of [batch, d_sae] is ever made.
 
 `trainer.KernelTrainer` and `small.SmallKernelTrainer` are the trainers (`base`: what they share), `vector` and `ir_*`
-the loops spelt out in LLVM's language, `compiled`, `cpu` and `threads` how and where all this runs. Importing this
+the loops spelled out in LLVM's language, `compiled`, `cpu` and `threads` how and where all this runs. Importing this
 package alone needs no numba.
 """

@@ -15,7 +15,7 @@ SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in _files)).hexdige
 """Digest of this package."""
 
 # All code is inlined. A call could be linked to any copy of the function in the process: the one compiled by itself, or
-# that of whichever kernel came from the cache first. Each was optimised apart, and their last bits can differ.
+# that of whichever kernel came from the cache first. Each was optimized apart, and their last bits can differ.
 _options: dict[str, Any] = {"nogil": True, "forceinline": True, "error_model": "numpy"}
 
 inner = njit(**_options, fastmath={"contract"})

@@ -75,7 +75,7 @@ def encode_block(
     b_dec: NDArray[np.float32],
     panels: NDArray[np.float32],
     bias: NDArray[np.float32],
-    centred: NDArray[np.float32],
+    centered: NDArray[np.float32],
     codes: Codes,
     kept: Kept,
     buffers: EncodeBuffers,
@@ -89,13 +89,13 @@ def encode_block(
         b_dec: [at least d_in]
         panels: `gemm.pack` of W_enc.
         bias: b_enc, -inf beyond d_sae.
-        centred: Written, [tokens, width], beyond d_in left alone: x - b_dec.
+        centered: Written, [tokens, width], beyond d_in left alone: x - b_dec.
         codes: Written.
         kept: Latents whose pre-activations to write down.
         buffers: Of this worker.
     """
-    center_rows(x, start, stop, b_dec, centred)
-    gemm_rows(centred, start, stop - start, panels, bias, buffers.hidden)
+    center_rows(x, start, stop, b_dec, centered)
+    gemm_rows(centered, start, stop - start, panels, bias, buffers.hidden)
     select_block(start, stop, codes, kept, buffers)
 
 

@@ -32,7 +32,7 @@ class IntegerPanels(NamedTuple):
     """Latents, each scaled to a norm of LENGTH and rounded."""
 
     pairs: NDArray[np.int32]
-    """[panels, width / 2, PANEL], two neighbouring 16-bit integers in each."""
+    """[panels, width / 2, PANEL], two neighboring 16-bit integers in each."""
     scales: NDArray[np.float32]
     """[panels * PANEL]; what the integer 1 stands for, 0 beyond the latents."""
 

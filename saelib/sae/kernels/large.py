@@ -46,7 +46,7 @@ class KernelTrainer(TopKTrainer):
         super().__init__(sae, config, variant, learning_rate=learning_rate, variance=variance, threads=threads)
         self._encode: list[EncodeBuffers] = []
         self._passes: dict[str, Pass] = {}
-        self._centred = np.zeros((0, row_width(self.d_in)), np.float32)
+        self._centered = np.zeros((0, row_width(self.d_in)), np.float32)
         self._kept = np.zeros(0, np.float32)
         self._sums = empty_sums(self.d_sae, row_width(self.d_in))
 
@@ -55,12 +55,12 @@ class KernelTrainer(TopKTrainer):
         tokens = len(x)
         self.steps_done += 1
         main = self._pass("main", tokens, self.k)
-        if len(self._centred) != tokens:
-            self._centred = np.zeros_like(main.error)
+        if len(self._centered) != tokens:
+            self._centered = np.zeros_like(main.error)
         resting = self._resting()
         kept = self._keep_for_auxk(tokens)
         positive = self._encode_batch(x.numpy(), main.codes, kept)
-        error_sum = decode_batch(self._centred, -1, self.parameters.latents.W_dec, main, self._workers)
+        error_sum = decode_batch(self._centered, -1, self.parameters.latents.W_dec, main, self._workers)
         group_by_latent(main.codes, main.slopes, main.entries, self._workers)
         self._count(tokens, np.diff(main.entries.starts) > 0, positive)
         scale = 2 / (tokens * self.variance)
@@ -95,7 +95,7 @@ class KernelTrainer(TopKTrainer):
         return Kept(may_be_dead, self._kept[:size].reshape(tokens, -1 if size else 0))
 
     def _encode_batch(self, x: NDArray[np.float32], codes: Codes, kept: Kept) -> NDArray[np.bool_]:
-        """Write the centred batch, its codes and the pre-activations to keep; returns what was positive, [d_sae]."""
+        """Write the centered batch, its codes and the pre-activations to keep; returns what was positive, [d_sae]."""
         blocks = block_bounds(len(x), self.d_sae)
         rows = blocks[0][1]
         if len(self._encode) != self.threads or len(self._encode[0].hidden) < rows:
@@ -105,12 +105,12 @@ class KernelTrainer(TopKTrainer):
         latents, b_dec = self.parameters.latents, self.parameters.b_dec
         if not len(self._packed.floats) and not len(kept.latents):
             own = self._encode, self._workers
-            blocks = screen_batch(x, blocks, b_dec, latents, self._packed.integers, self._centred, codes, *own)
+            blocks = screen_batch(x, blocks, b_dec, latents, self._packed.integers, self._centered, codes, *own)
         panels = self._float_panels() if blocks else self._floats
 
         def encode(block: int, worker: int) -> None:
             own = self._encode[worker]
-            encode_block(x, *blocks[block], b_dec, panels, latents.b_enc, self._centred, codes, kept, own)
+            encode_block(x, *blocks[block], b_dec, panels, latents.b_enc, self._centered, codes, kept, own)
 
         self._workers.each(len(blocks), encode)
         return np.logical_or.reduce([buffers.positive[: self.d_sae] for buffers in self._encode])
@@ -150,7 +150,7 @@ class KernelTrainer(TopKTrainer):
     def _sum_entries(self, part: Pass) -> None:
         """Of the latents that are to move."""
         if self.variant.frozen != "features":
-            sum_entries(part.entries, part.error, self._centred, self._sums, self._workers)
+            sum_entries(part.entries, part.error, self._centered, self._sums, self._workers)
 
     def _update(
         self,
@@ -159,7 +159,7 @@ class KernelTrainer(TopKTrainer):
         resting: NDArray[np.bool_],
         error_gradient: NDArray[np.float64],
     ) -> None:
-        """A step of the optimiser; `error_gradient` [width] is what b_dec's gradient receives through the output."""
+        """A step of the optimizer; `error_gradient` [width] is what b_dec's gradient receives through the output."""
         rule = self._rule()
         tasks = _tasks(padded(self.d_sae) // PANEL)
         count, width = len(tasks), len(self.parameters.b_dec)

@@ -1,4 +1,4 @@
-"""A step of the optimiser, latent by latent: gradients, moments, weights and their packed copy while in cache."""
+"""A step of the optimizer, latent by latent: gradients, moments, weights and their packed copy while in cache."""
 
 from typing import NamedTuple
 
@@ -85,7 +85,7 @@ def update_latents(
         main: The reconstruction of the batch.
         revival: The part of dead latents.
         resting: [d_sae]; latents to leave alone if they have no entries.
-        rule: The optimiser.
+        rule: The optimizer.
         gradients: Buffer of this worker, [2, width].
         rows: The same, [PANEL, width].
         totals: Written.

@@ -1,4 +1,4 @@
-"""The optimiser's numbers for one step."""
+"""The optimizer's numbers for one step."""
 
 from typing import NamedTuple
 

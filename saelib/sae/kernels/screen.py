@@ -38,7 +38,7 @@ def screen_batch(
     b_dec: NDArray[np.float32],
     weights: Weights,
     panels: IntegerPanels,
-    centred: NDArray[np.float32],
+    centered: NDArray[np.float32],
     codes: Codes,
     buffers: list[EncodeBuffers],
     workers: Workers,
@@ -51,7 +51,7 @@ def screen_batch(
         b_dec: [width]
         weights: Parameters of the latents.
         panels: W_enc in integers.
-        centred: Written, [tokens, width].
+        centered: Written, [tokens, width].
         codes: Written.
         buffers: One for each worker, with room for any block.
         workers: Who does it.
@@ -61,19 +61,19 @@ def screen_batch(
     """
     k = codes.values.shape[1]
     near = empty_codes(len(x), most_candidates(k))
-    slack = np.float32(2 * error_bound(centred.shape[1]) * float(LENGTH) * float(panels.scales.max()))
-    rows = [empty_rows(len(own.hidden), centred.shape[1]) for own in buffers]
+    slack = np.float32(2 * error_bound(centered.shape[1]) * float(LENGTH) * float(panels.scales.max()))
+    rows = [empty_rows(len(own.hidden), centered.shape[1]) for own in buffers]
     length = row_length(most_candidates(k), k)
     chosen = [(np.empty((1, length), np.float32), select_buffers(most_candidates(k), k)) for _ in buffers]
     found = [False] * len(blocks)
 
     def screen(i: int, worker: int) -> None:
         bounds, own = blocks[i], (rows[worker], buffers[worker])
-        found[i] = screen_block(x, *bounds, b_dec, panels, weights.b_enc, slack, k, centred, near, *own)
+        found[i] = screen_block(x, *bounds, b_dec, panels, weights.b_enc, slack, k, centered, near, *own)
 
     def decide(i: int, worker: int) -> None:
         if found[i]:
-            decide_block(centred, *blocks[i], weights, near, codes, *chosen[worker])
+            decide_block(centered, *blocks[i], weights, near, codes, *chosen[worker])
 
     workers.each(len(blocks), screen)
     workers.each(len(blocks), decide)
@@ -90,7 +90,7 @@ def screen_block(
     bias: NDArray[np.float32],
     slack: np.float32,
     k: int,
-    centred: NDArray[np.float32],
+    centered: NDArray[np.float32],
     near: Codes,
     rows: IntegerRows,
     buffers: EncodeBuffers,
@@ -106,14 +106,14 @@ def screen_block(
         bias: b_enc, -inf beyond d_sae.
         slack: Twice the largest error of a pre-activation, over the norm of its token.
         k: How many will be selected.
-        centred: Written, as by `encode_block`.
+        centered: Written, as by `encode_block`.
         near: Written: the candidates, without their values.
         rows: Buffer of this worker.
         buffers: The same.
     """
-    center_rows(x, start, stop, b_dec, centred)
+    center_rows(x, start, stop, b_dec, centered)
     for token in range(start, stop):
-        round_row(centred, token, rows, token - start)
+        round_row(centered, token, rows, token - start)
     multiply_integers(rows, stop - start, panels, bias, buffers.hidden)
     indices, length, most = near.indices, buffers.hidden.shape[1], near.indices.shape[1]
     for token in range(start, stop):
@@ -131,7 +131,7 @@ def screen_block(
 
 @kernel
 def decide_block(
-    centred: NDArray[np.float32],
+    centered: NDArray[np.float32],
     start: int,
     stop: int,
     weights: Weights,
@@ -145,7 +145,7 @@ def decide_block(
         row[:] = -np.inf
         for q in range(near.counts[token]):
             latent = near.indices[token, q]
-            row[0, q] = dot(weights.W_enc, latent, centred, token) + weights.b_enc[latent]
+            row[0, q] = dot(weights.W_enc, latent, centered, token) + weights.b_enc[latent]
         found = select_row(row, 0, row.shape[1], buffers, codes.values, codes.indices, token)
         for q in range(found):
             codes.indices[token, q] = near.indices[token, codes.indices[token, q]]

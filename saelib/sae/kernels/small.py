@@ -50,7 +50,7 @@ class Sums(NamedTuple):
 class Buffers(NamedTuple):
     """Of one worker."""
 
-    centred: NDArray[np.float32]
+    centered: NDArray[np.float32]
     """[RUN, width]"""
     main: Pass
     encode: EncodeBuffers
@@ -128,10 +128,10 @@ def differentiate_run(
     buffers: Buffers,
 ) -> None:
     """Write the sums of a run of tokens, x [tokens, d_in]."""
-    tokens, (centred, main, encode, kept) = len(x), buffers
+    tokens, (centered, main, encode, kept) = len(x), buffers
     codes, entries = main.codes, main.entries
-    encode_block(x, 0, tokens, b_dec, panels, weights.b_enc, centred, codes, kept, encode)
-    decode_block(centred, np.float32(-1), 0, tokens, weights.W_dec, codes, main.error, main.slopes, sums.error[run])
+    encode_block(x, 0, tokens, b_dec, panels, weights.b_enc, centered, codes, kept, encode)
+    decode_block(centered, np.float32(-1), 0, tokens, weights.W_dec, codes, main.error, main.slopes, sums.error[run])
     counts = sums.counts[run]
     counts[:] = 0
     count_entries(codes, 0, tokens, counts)
@@ -139,7 +139,7 @@ def differentiate_run(
     place_entries(codes, main.slopes, 0, tokens, entries.starts[:-1].copy(), entries)
     for j in range(len(counts)):
         start, stop = entries.starts[j], entries.starts[j + 1]
-        sum_row_pairs(sums.W_dec[run, j], sums.W_enc[run, j], entries, start, stop, main.error, centred)
+        sum_row_pairs(sums.W_dec[run, j], sums.W_enc[run, j], entries, start, stop, main.error, centered)
         sums.b_enc[run, j] = _sum_slopes(entries, start, stop)
 
 

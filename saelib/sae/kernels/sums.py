@@ -27,9 +27,9 @@ def empty_sums(d_sae: int, width: int) -> Sums:
 
 
 def sum_entries(
-    entries: Entries, error: NDArray[np.float32], centred: NDArray[np.float32], sums: Sums, workers: Workers
+    entries: Entries, error: NDArray[np.float32], centered: NDArray[np.float32], sums: Sums, workers: Workers
 ) -> None:
-    """Write the sums of all latents that have entries; `error` and `centred` are [tokens, width].
+    """Write the sums of all latents that have entries; `error` and `centered` are [tokens, width].
 
     A slice of columns at a time, copied together: the rows of all tokens stay in the cache nearest to the processor
     that holds them, though each is read for many latents.
@@ -40,7 +40,7 @@ def sum_entries(
     def work(task: int, worker: int) -> None:
         i = task // 2
         if task % 2:
-            sum_columns(entries, entries.slopes, centred, i * SLICE, narrow[worker], sums.W_enc[i])
+            sum_columns(entries, entries.slopes, centered, i * SLICE, narrow[worker], sums.W_enc[i])
         else:
             sum_columns(entries, entries.codes, error, i * SLICE, narrow[worker], sums.W_dec[i])
 

@@ -119,7 +119,7 @@ class TopKTrainer(ABC):
         Args:
             error_gradient: [width]; what b_dec's gradient receives through the output.
             totals: [runs, width] and [runs, 1], of all latents.
-            rule: The optimiser.
+            rule: The optimizer.
         """
         b_dec = self.parameters.b_dec
         gradient = error_gradient - totals.input_gradient.sum(0, dtype=np.float64)

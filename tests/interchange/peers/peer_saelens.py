@@ -23,7 +23,7 @@ def make(folder: Path, x: torch.Tensor) -> dict[str, Outputs]:
         "standard": StandardSAE(StandardSAEConfig(**sizes)),
         "standard_layer_norm": StandardSAE(StandardSAEConfig(**sizes, normalize_activations="layer_norm")),
         "topk": TopKSAE(TopKSAEConfig(**sizes, k=5)),
-        "topk_not_centred": TopKSAE(TopKSAEConfig(**sizes, k=5, apply_b_dec_to_input=False)),
+        "topk_not_centered": TopKSAE(TopKSAEConfig(**sizes, k=5, apply_b_dec_to_input=False)),
         "topk_by_decoder_norm": TopKSAE(TopKSAEConfig(**sizes, k=5, rescale_acts_by_decoder_norm=True)),
         "topk_rescaled": TopKSAE(TopKSAEConfig(**sizes, k=5, normalize_activations="constant_norm_rescale")),
         "jumprelu": JumpReLUSAE(JumpReLUSAEConfig(**sizes)),

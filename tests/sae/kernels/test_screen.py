@@ -13,7 +13,7 @@ BLOCKS = [(0, 60), (60, TOKENS)]
 
 
 def select(x: NDArray[np.float32], W_enc: NDArray[np.float32], b_enc: NDArray[np.float32]):
-    """Blocks that were not decided, codes, centred batch, what was positive."""
+    """Blocks that were not decided, codes, centered batch, what was positive."""
     from saelib.sae.kernels.forward import empty_codes, encode_buffers
     from saelib.sae.kernels.gemm import padded
     from saelib.sae.kernels.integers import round_latents
@@ -23,10 +23,10 @@ def select(x: NDArray[np.float32], W_enc: NDArray[np.float32], b_enc: NDArray[np
 
     bias = np.full(padded(len(W_enc)), -np.inf, np.float32)
     bias[: len(W_enc)] = b_enc
-    codes, buffers, centred = empty_codes(len(x), K), [encode_buffers(60, len(W_enc), K)], np.zeros_like(x)
+    codes, buffers, centered = empty_codes(len(x), K), [encode_buffers(60, len(W_enc), K)], np.zeros_like(x)
     b_dec = np.full(x.shape[1], 0.25, np.float32)
     workers, weights = shared_workers(1), Weights(W_enc, W_enc, bias)
-    left = screen_batch(x, BLOCKS, b_dec, weights, round_latents(W_enc), centred, codes, buffers, workers)
+    left = screen_batch(x, BLOCKS, b_dec, weights, round_latents(W_enc), centered, codes, buffers, workers)
     return left, codes, x.astype(np.float64) - b_dec, buffers[0].positive[: len(W_enc)]
 
 
@@ -51,10 +51,10 @@ def random_case(kind: str) -> tuple[NDArray[np.float32], NDArray[np.float32], ND
 )
 def test_codes_are_those_of_float64(kind: str) -> None:
     x, W_enc, b_enc = random_case(kind)
-    left, codes, centred, positive = select(x, W_enc, b_enc)
+    left, codes, centered, positive = select(x, W_enc, b_enc)
     assert left == []
-    hidden = centred @ W_enc.T.astype(np.float64) + b_enc
-    scale = np.linalg.norm(centred, axis=1, keepdims=True) * np.linalg.norm(W_enc, axis=1).max() + 1e-30
+    hidden = centered @ W_enc.T.astype(np.float64) + b_enc
+    scale = np.linalg.norm(centered, axis=1, keepdims=True) * np.linalg.norm(W_enc, axis=1).max() + 1e-30
     for token in range(TOKENS):
         chosen = codes.indices[token, : codes.counts[token]]
         best = np.sort(hidden[token][hidden[token] > 0])[::-1][:K]

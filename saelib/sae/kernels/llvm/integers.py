@@ -23,7 +23,7 @@ from saelib.sae.kernels.llvm.vector import (
 
 HALVES = ir.VectorType(ir.IntType(16), 2 * LANES)
 MULTIPLY_PAIRS = "llvm.x86.avx512.pmaddw.d.512" if LANES == 16 else "llvm.x86.avx2.pmadd.wd"
-"""Products of 16-bit integers, two neighbours added. LLVM merges it with the sum where the processor can."""
+"""Products of 16-bit integers, two neighbors added. LLVM merges it with the sum where the processor can."""
 
 
 def _add_products(builder, factor, weights, total):
