@@ -70,6 +70,15 @@ class InitDeath:
     """1, 2, 4, … and `tokens`."""
     preprocessings: dict[str, Death]
 
+    def __getitem__(self, preprocessing: str) -> Death:
+        """Gives the death under one preprocessing, by its name."""
+        return self.preprocessings[preprocessing]
+
+    def __repr__(self) -> str:
+        """Shows sizes and total death, not the curves."""
+        dead = ", ".join(f"{name} {death.dead_total.mean:.1%}" for name, death in self.preprocessings.items())
+        return f"InitDeath({self.tokens:,} tokens, d_sae={self.d_sae:,}, k={self.k}, {len(self.seeds)} seeds; {dead})"
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON; `load_result` reads it back."""
         return {

@@ -33,6 +33,12 @@ class Preprocess:
     subspace: NDArray[np.float32] | None = None
     """None; or [d_in, rank], orthonormal columns that an SAE's first directions are drawn in. No part of `apply`."""
 
+    def __repr__(self) -> str:
+        """Shows what is done and the widths, not the arrays."""
+        center = "a center" if self.center.any() else "no center"
+        scale = "no scale" if self.scale is None else f"a {'matrix' if self.scale.ndim == 2 else 'vector'} as scale"
+        return f"Preprocess({self.d_in:,} -> {self.d_out:,}, token norm {self.token_norm}, {center}, {scale})"
+
     @property
     def d_in(self) -> int:
         """Width of what goes in."""

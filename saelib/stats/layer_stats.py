@@ -51,6 +51,13 @@ class LayerStats:
     """What `docs/architecture.md` lists, by name: vectors float64 [d_in]; eigenvectors float32 [d_in, d_in], in
     columns. `compute_stats` fills it; `load_stats` leaves it empty, because `load_arrays` can be slow."""
 
+    def __repr__(self) -> str:
+        """Shows the sizes and what decides death, not the arrays."""
+        names = ("gamma", "gamma_raw", "gamma_unit", "effective_rank")
+        shown = ", ".join(f"{name}={value:.3g}" for name in names if (value := getattr(self, name)) is not None)
+        warned = f", {len(self.warnings)} warnings" if self.warnings else ""
+        return f"LayerStats({self.tokens:,} tokens x {self.d_in:,}, {shown}{warned})"
+
 
 _SCALARS = [scalar.name for scalar in fields(LayerStats) if scalar.name != "arrays"]
 

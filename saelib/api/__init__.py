@@ -1,0 +1,1 @@
+"""What `import saelib` offers: each function takes arrays, tensors, paths or opened activations alike."""

@@ -1,0 +1,84 @@
+"""Death at initialization, counted and predicted."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from saelib.api.activations import Source, open_activations
+from saelib.api.stats import compute_stats
+from saelib.config.training import Preprocessing as PreprocessingName
+from saelib.errors import UserError
+from saelib.stats.layer_stats import LayerStats
+
+if TYPE_CHECKING:
+    from saelib.init_death.result import InitDeath
+    from saelib.theory.closed_forms import Prediction
+
+
+def measure_init_death(
+    activations: Source,
+    *,
+    d_sae: int,
+    k: int,
+    preprocessings: Sequence[PreprocessingName] = ("raw", "center_median", "pca"),
+    fitted_to: LayerStats | Source | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    threads: int = 1,
+) -> "InitDeath":
+    """Counts the latents of untrained TopK SAEs that no token brings to life, under each preprocessing.
+
+    `result["raw"].dead_total.mean` is a fraction of the latents; `dead_relu` counts those that are positive on no
+    token, `dead_topk_only` those that are positive somewhere and never among the k largest.
+
+    Args:
+        activations: The tokens to count on: what `open_activations` takes.
+        d_sae: Latents of each dictionary.
+        k: Latents that are selected for a token.
+        preprocessings: Names of the preprocessings to compare.
+        fitted_to: Other tokens of the layer, or their statistics, that the preprocessings are fitted to. Without it
+            they are fitted to the tokens that are counted on, which makes them look slightly better than they are.
+        seeds: One random dictionary each.
+        threads: Threads that share the work; they change no bit of the result.
+
+    Raises:
+        UserError: For impossible sizes, values that are not finite, and preprocessings that cannot be fitted.
+
+    Example:
+        >>> death = saelib.measure_init_death(acts, d_sae=256, k=8)
+        >>> 0.3 < death["raw"].dead_total.mean < 0.9
+        True
+        >>> death["center_median"].dead_relu.mean
+        0.0
+    """
+    from saelib.init_death.measure import measure
+    from saelib.preprocessing.fit import make_preprocess
+
+    rows = open_activations(activations).rows
+    stats = (
+        fitted_to if isinstance(fitted_to, LayerStats) else compute_stats(fitted_to if fitted_to is not None else rows)
+    )
+    fitted = {name: make_preprocess(name, stats.arrays, tokens=stats.tokens, name=rows.name) for name in preprocessings}
+    return measure(rows, fitted, d_sae, k, seeds, threads)
+
+
+def predict_death(gamma: float | LayerStats, *, d_sae: int, k: int, tokens: int = 100_000) -> "Prediction":
+    """Predicts the fraction of latents that are dead at initialization, by the closed forms, without any data.
+
+    Args:
+        gamma: ||mean|| / ||std|| of the tokens at unit norm (`gamma_unit`), or the statistics that hold it.
+        d_sae: Latents of the SAE.
+        k: Latents that are selected for a token.
+        tokens: Tokens that a latent gets to prove itself alive.
+
+    Raises:
+        UserError: For a gamma that is negative or not finite, and impossible sizes.
+
+    Example:
+        >>> round(saelib.predict_death(5.0, d_sae=8192, k=64).dead_relu, 2)
+        0.2
+    """
+    from saelib.theory.closed_forms import predict
+
+    severity = gamma.gamma_unit if isinstance(gamma, LayerStats) else gamma
+    if severity is None:
+        raise UserError("gamma_unit is not defined: all tokens are the same but for their length")
+    return predict(severity, d_sae, k, tokens)

@@ -1,0 +1,157 @@
+"""Trained SAEs, ours or another library's, that take activations as they come from the model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saelib.api.activations import Source, open_activations
+from saelib.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from saelib.evaluation.reconstruction import Evaluation
+    from saelib.sae.file import SavedSAE
+
+Library = Literal["saelens", "dictionary_learning", "sparsify"]
+Array = TypeVar("Array", "NDArray[np.floating]", "Tensor")
+
+
+class LoadedSAE:
+    """An SAE with its preprocessing; `load_sae` makes it.
+
+    It takes numpy arrays and torch tensors, [tokens, d_in] or with more dimensions before the last, and gives back the
+    kind that it was given. The weights are on `sae.model`: W_enc [d_in, d_sae], W_dec [d_sae, d_in], b_enc, b_dec.
+    """
+
+    def __init__(self, saved: "SavedSAE", name: str) -> None:
+        """Wraps an SAE that was read; `name` is what messages call it."""
+        self.saved, self.name = saved, name
+
+    @property
+    def model(self) -> Any:
+        """The torch module, which reads preprocessed activations."""
+        return self.saved.sae
+
+    @property
+    def preprocessing(self) -> Any:
+        """What is done to activations first: its `apply` and `restore`."""
+        return self.saved.preprocess
+
+    @property
+    def d_in(self) -> int:
+        """Width of the model's activations."""
+        return self.saved.preprocess.d_in
+
+    @property
+    def d_sae(self) -> int:
+        """Number of latents."""
+        return self.saved.sae.d_sae
+
+    @property
+    def k(self) -> int | None:
+        """Latents that are selected for a token; None for architectures without such a number."""
+        return self.saved.sae.k
+
+    def encode(self, x: Array) -> Array:
+        """Gives the codes of activations as they come from the model: [..., d_in] -> [..., d_sae], >= 0."""
+        import torch
+
+        rows = self._rows(x)
+        with torch.no_grad():
+            codes = self.saved.sae.encode(torch.from_numpy(self.preprocessing.apply(rows)))
+        return _like(codes.numpy().reshape(*x.shape[:-1], self.d_sae), x)
+
+    def reconstruct(self, x: Array) -> Array:
+        """Encodes and decodes activations, back in the model's own space: [..., d_in] -> the same shape."""
+        import torch
+
+        rows = self._rows(x)
+        with torch.no_grad():
+            x_hat = self.saved.sae(torch.from_numpy(self.preprocessing.apply(rows))).numpy()
+        return _like(self.preprocessing.restore(x_hat, rows).astype(np.float32).reshape(x.shape), x)
+
+    def save(self, path: str | Path) -> None:
+        """Writes one .safetensors file that `load_sae` and the command `saelib evaluate` read."""
+        from saelib.sae.file import save_sae
+
+        save_sae(self.saved, Path(path))
+
+    def export(self, library: Library, folder: str | Path) -> None:
+        """Writes a folder that another library loads, with the preprocessing folded into the weights."""
+        from saelib.interchange.registry import export_sae
+
+        export_sae(self.saved, library, Path(folder))
+
+    def _rows(self, x: Any) -> NDArray[np.floating]:
+        values = x.detach().cpu().float().numpy() if hasattr(x, "detach") else np.asarray(x)
+        if values.ndim == 0 or values.shape[-1] != self.d_in or values.dtype.kind != "f":
+            found = f"{values.dtype} of shape {list(values.shape)}"
+            raise UserError(f"{self.name}: got {found}; reads floating point [..., {self.d_in}]")
+        return values.reshape(-1, self.d_in)
+
+    def __repr__(self) -> str:
+        """Shows the name, the architecture and the sizes."""
+        selected = f", k={self.k}" if self.k else ""
+        sizes = f"d_in={self.d_in:,}, d_sae={self.d_sae:,}{selected}"
+        return f"LoadedSAE({self.name!r}, {self.saved.sae.architecture}, {sizes})"
+
+
+def load_sae(path: str | Path, library: Library | None = None) -> LoadedSAE:
+    """Loads an SAE: a file of saelib's, or a folder that SAELens, dictionary_learning or sparsify wrote.
+
+    Args:
+        path: `weights.safetensors` of a trained variant, or another library's folder.
+        library: Whose folder it is; told by its files where None.
+
+    Raises:
+        UserError: Where the file or folder is missing, damaged, or holds an SAE of a kind that saelib does not have.
+
+    Example:
+        >>> sae = saelib.load_sae(path)
+        >>> sae
+        LoadedSAE('weights.safetensors', topk, d_in=32, d_sae=64, k=4)
+        >>> sae.encode(acts[:10]).shape, sae.reconstruct(acts[:10]).shape
+        ((10, 64), (10, 32))
+    """
+    path = Path(path)
+    if path.is_dir():
+        from saelib.interchange.registry import import_sae
+
+        return LoadedSAE(import_sae(path, library), path.name)
+    from saelib.sae.file import load_sae as load
+
+    return LoadedSAE(load(path), path.name)
+
+
+def evaluate_sae(sae: LoadedSAE | str | Path, activations: Source, tokens: int | None = None) -> "Evaluation":
+    """Measures death by cause, L0 and reconstruction of an SAE, in the model's own activations.
+
+    Args:
+        sae: What `load_sae` returned, or a path that it takes.
+        activations: What `open_activations` takes; rows that the SAE was not trained on.
+        tokens: How many of the first rows to measure on; all of them where None.
+
+    Raises:
+        UserError: Where the widths differ, or the rows are constant or not finite.
+
+    Example:
+        >>> found = saelib.evaluate_sae(path, acts)
+        >>> 0 <= found.dead_total <= 1
+        True
+    """
+    from saelib.evaluation.measure import measure
+
+    loaded = sae if isinstance(sae, LoadedSAE) else load_sae(sae)
+    return measure(loaded.saved, open_activations(activations).rows, tokens)
+
+
+def _like(values: NDArray[np.float32], x: Any) -> Any:
+    """As a tensor where `x` is one."""
+    if not hasattr(x, "detach"):
+        return values
+    import torch
+
+    return torch.from_numpy(values).to(x.device)

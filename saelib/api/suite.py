@@ -1,0 +1,68 @@
+"""The tables of a finished suite."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from saelib.errors import UserError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+class Suite:
+    """The tables that a run of the pipeline left, as polars frames; `open_suite` makes it."""
+
+    def __init__(self, results: Path) -> None:
+        """Reads from the results folder `results` when a table is asked for."""
+        self.results = results
+
+    @cached_property
+    def layers(self) -> "pl.DataFrame":
+        """A row for each layer: statistics, death at initialization, predictions, recommendation."""
+        return self._table("layers")
+
+    @cached_property
+    def saes(self) -> "pl.DataFrame":
+        """A row for each trained SAE, at its best learning rate."""
+        return self._table("saes")
+
+    @cached_property
+    def spearman(self) -> "pl.DataFrame":
+        """A row for each rank correlation, with intervals."""
+        return self._table("spearman")
+
+    def _table(self, name: str) -> "pl.DataFrame":
+        import polars as pl
+
+        # Correlations are kept as .csv alone.
+        path = self.results / "tables" / (f"{name}.csv" if name == "spearman" else f"{name}.parquet")
+        try:
+            return pl.read_csv(path) if name == "spearman" else pl.read_parquet(path)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path}: cannot be read ({reason}); run the suite again: snakemake --cores all") from None
+
+    def __repr__(self) -> str:
+        """Shows the folder and the sizes of the tables."""
+        return f"Suite({str(self.results)!r}, {len(self.layers):,} layers, {len(self.saes):,} SAEs)"
+
+
+def open_suite(results: str | Path = "results") -> Suite:
+    """Opens the tables of a suite that `snakemake` has run.
+
+    Args:
+        results: The folder that the config calls `results`.
+
+    Raises:
+        UserError: Where the folder holds no tables.
+
+    Example:
+        >>> suite = saelib.open_suite(results)
+        >>> suite.layers.columns[:2]
+        ['model', 'layer']
+    """
+    folder = Path(results)
+    if not (folder / "tables").is_dir():
+        raise UserError(f"{folder}: holds no tables; name the 'results' folder of a suite that has run")
+    return Suite(folder)
