@@ -68,7 +68,7 @@ class Setting:
         """A variant on a layer: the baseline, or `auxk`."""
         arrays = {"mean": np.zeros(rows.shape[1])}
         places: dict[str, Any] = {"output": output / f"{layer}{variant}", "key": "benchmark", "seed": seed}
-        chosen = VariantConfig.model_validate({"revival": variant or "none"})
+        chosen = VariantConfig.model_validate({"dead_latents": variant or "none"})
         subject = Subject(self.name, layer, variant or "baseline")
         return Sweep(rows, heldout, arrays, train, chosen, subject=subject, device="cpu", **places)
 

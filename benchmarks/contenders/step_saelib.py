@@ -13,7 +13,7 @@ from saelib.sae.initial_weights import initial_sae
 
 
 def make(setting: Setting) -> Step:
-    options: Mapping[str, Any] = {"revival": {"kind": "auxk", "k": setting.k_aux}} if setting.dead else {}
+    options: Mapping[str, Any] = {"dead_latents": {"kind": "auxk", "k": setting.k_aux}} if setting.dead else {}
     variant = VariantConfig.model_validate(options)
     shape = {"d_sae": setting.d_sae, "k": setting.k, "batch_size": setting.batch_size, "steps": 1_000_000}
     config = TrainConfig.model_validate(shape | {"selection": setting.selection})
@@ -38,7 +38,7 @@ def make(setting: Setting) -> Step:
     def step(x: Tensor) -> None:
         if setting.dead:
             for trainer in trainers:
-                trainer.silent_for[: setting.dead] = config.dead_after_examples
+                trainer.tokens_since_fired[: setting.dead] = config.dead_after_examples
                 trainer.examples = max(trainer.examples, config.dead_after_examples)
         step_all(trainers, x, setting.threads)
 

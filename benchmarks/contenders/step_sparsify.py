@@ -16,7 +16,7 @@ def make(setting: Setting) -> Step:
         SignSGD(coder.parameters(), lr=5e-3 / (setting.d_sae / 2**14) ** 0.5), momentum=0.95
     )
     optimizer.train()
-    silent_for = torch.zeros(setting.d_sae, dtype=torch.long)
+    tokens_since_fired = torch.zeros(setting.d_sae, dtype=torch.long)
     declared = torch.arange(setting.d_sae) < setting.dead
 
     def step(x: Tensor) -> None:
@@ -29,8 +29,8 @@ def make(setting: Setting) -> Step:
         coder.remove_gradient_parallel_to_decoder_directions()
         optimizer.step()
         optimizer.zero_grad()
-        silent_for.add_(len(x))
-        silent_for[fired] = 0
+        tokens_since_fired.add_(len(x))
+        tokens_since_fired[fired] = 0
 
     return step
 

@@ -80,6 +80,6 @@ def step_flops(variant: VariantConfig, d_in: int, d_sae: int, k: int, tokens: in
     if variant.architecture.kind in ("topk", "batch_topk"):
         selected = 4.0 * tokens * k * d_in
         flops, moved = flops + 2 * selected, moved + selected
-    if variant.architecture.kind in ("relu", "jumprelu") or variant.revival.kind in ("auxk", "ghost"):
+    if variant.architecture.kind in ("relu", "jumprelu") or variant.dead_latents.kind in ("auxk", "ghost_grads"):
         flops, moved = flops + 4 * product, moved + 3 * dense
     return flops, 4 * moved

@@ -17,7 +17,7 @@ from saelib.config.schema import Config, ModelConfig, compact
 from saelib.config.sizes import stated_size
 from saelib.errors import UserError
 
-RENAMED = {"licence": "license"}
+RENAMED = {"licence": "license", "revival": "dead_latents", "coefficient": "auxk_coefficient"}
 """Keys of earlier versions, and what they are called now."""
 
 

@@ -105,7 +105,7 @@ ArchitectureConfig = Annotated[
 ]
 
 
-class NoRevival(Section):
+class IgnoreDeadLatents(Section):
     """Dead latents are left alone."""
 
     kind: Literal["none"] = "none"
@@ -115,7 +115,7 @@ class AuxK(Section):
     """Dead latents fit what the living ones left over (Gao et al. 2024)."""
 
     kind: Literal["auxk"]
-    coefficient: Positive = 1 / 32
+    auxk_coefficient: Positive = 1 / 32
     k: Count | None = None
     """Dead latents used for a token; none: d_in // 2."""
 
@@ -123,7 +123,7 @@ class AuxK(Section):
 class GhostGradients(Section):
     """Dead latents, through exp instead of ReLU, fit the residual at half its norm (Jermyn and Templeton 2024)."""
 
-    kind: Literal["ghost"]
+    kind: Literal["ghost_grads"]
 
 
 class Resampling(Section):
@@ -136,8 +136,9 @@ class Resampling(Section):
     """The last step at which it happens; none: half of all steps."""
 
 
-RevivalConfig = Annotated[
-    Annotated[NoRevival | AuxK | GhostGradients | Resampling, Field(discriminator="kind")], BeforeValidator(_by_name)
+DeadLatentsConfig = Annotated[
+    Annotated[IgnoreDeadLatents | AuxK | GhostGradients | Resampling, Field(discriminator="kind")],
+    BeforeValidator(_by_name),
 ]
 
 
@@ -192,7 +193,7 @@ class VariantConfig(Section):
 
     preprocessing: PreprocessingConfig = PlainPreprocessing(kind="raw")
     architecture: ArchitectureConfig = TopK()
-    revival: RevivalConfig = NoRevival()
+    dead_latents: DeadLatentsConfig = IgnoreDeadLatents()
     optimizer: OptimizerConfig = Adam()
     schedule: ScheduleConfig = ScheduleConfig()
     clip: Positive | None = None
@@ -247,7 +248,7 @@ class TrainConfig(Section):
     """Processor threads of a job; small SAEs train faster several at once than one on several cores."""
     variants: dict[Name, VariantConfig] = {
         "baseline": VariantConfig(),
-        "auxk": VariantConfig(revival=AuxK(kind="auxk")),
+        "auxk": VariantConfig(dead_latents=AuxK(kind="auxk")),
         "center_median": VariantConfig(preprocessing=PlainPreprocessing(kind="center_median")),
         "pca": VariantConfig(preprocessing=PlainPreprocessing(kind="pca")),
     }

@@ -39,7 +39,7 @@ class Evaluation:
     variance_explained_trained: float
     l0: float
     """Latents that fire for a token (selected with a value above 0), on average."""
-    threshold: float
+    mean_kth_activation: float
     """The k-th largest value of a token on average, 0 where fewer fire; without k, the smallest that fires."""
     dead_relu: float
     """Fraction of latents whose pre-activation is never above 0."""
@@ -84,7 +84,7 @@ class _Meter:
         self.positive = torch.zeros_like(sae.b_enc, dtype=torch.bool)
         self.fired = torch.zeros_like(self.positive)
         self.active = torch.zeros((), dtype=torch.float64, device=sae.b_enc.device)
-        self.threshold = torch.zeros_like(self.active)
+        self.kth_activation = torch.zeros_like(self.active)
         self.trained = _Error(space.trained)
         self.judged = self.trained if space.same else _Error(space.judged)
         self.tokens = _TokenErrors(space.center)
@@ -107,7 +107,7 @@ class _Meter:
         values = values.relu()
         self.fired[indices[values > 0]] = True
         self.active += (values > 0).sum()
-        self.threshold += values.amin(1).double().sum()
+        self.kth_activation += values.amin(1).double().sum()
         return F.embedding_bag(indices, self.sae.W_dec, per_sample_weights=values, mode="sum") + self.sae.b_dec
 
     def _dense(self, hidden_pre: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class _Meter:
         self.fired |= fires.any(0)
         self.active += fires.sum()
         smallest = codes.masked_fill(~fires, math.inf).amin(1)
-        self.threshold += smallest.masked_fill(smallest == math.inf, 0).double().sum()
+        self.kth_activation += smallest.masked_fill(smallest == math.inf, 0).double().sum()
         return self.sae.decode(codes)
 
     def evaluation(self) -> Evaluation:
@@ -125,7 +125,7 @@ class _Meter:
             *self.tokens.figures(),
             *self.trained.figures(),
             l0=self.active.item() / self.trained.tokens,
-            threshold=self.threshold.item() / self.trained.tokens,
+            mean_kth_activation=self.kth_activation.item() / self.trained.tokens,
             dead_relu=_fraction(~self.positive),
             dead_topk_only=_fraction(self.positive & ~self.fired),
             dead_total=_fraction(~self.fired),

@@ -105,7 +105,7 @@ class Options(Part):
 
     preprocessing: Option
     architecture: Option
-    revival: Option
+    dead_latents: Option
 
 
 class Sweep(Result):
@@ -118,7 +118,7 @@ class Sweep(Result):
     options: Options
     preprocessing_reason: str | None
     """Why the preprocessing is this one, where the suite says `auto`."""
-    path: str
+    backend: str
     """What computed the steps; it decides their last bits."""
     best_learning_rate: float | None
     runs: tuple[Run, ...]

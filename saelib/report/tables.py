@@ -29,7 +29,7 @@ SAES = {
     "preprocessing": pl.String,
     "preprocessing_reason": pl.String,
     "architecture": pl.String,
-    "revival": pl.String,
+    "dead_latents": pl.String,
     "d_in": pl.Int64,
     "d_sae": pl.Int64,
     "k": pl.Int64,
@@ -46,7 +46,7 @@ SAES = {
     "dead_relu": pl.Float64,
     "dead_topk_only": pl.Float64,
     "dead_total": pl.Float64,
-    "path": pl.String,
+    "backend": pl.String,
     "key": pl.String,
 }
 """Columns of `saes`: the run at the best learning rate of each sweep."""

@@ -82,8 +82,8 @@ def _why_not_kernels(sae: SAE, variant: VariantConfig) -> str | None:
         return f"the SAE is on {sae.b_dec.device}"
     if variant.architecture.kind != "topk":
         return f"the kernels have no architecture {variant.architecture.kind}"
-    if variant.revival.kind not in ("none", "auxk"):
-        return f"the kernels have no revival {variant.revival.kind}"
+    if variant.dead_latents.kind not in ("none", "auxk"):
+        return f"the kernels have no dead_latents {variant.dead_latents.kind}"
     if variant.clip is not None:
         return "the kernels do not clip gradients"
     return why_unsupported()

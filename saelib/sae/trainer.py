@@ -19,9 +19,9 @@ class Trainer(Protocol):
     steps_done: int
     examples: int
     """Seen so far."""
-    silent_for: Tensor
+    tokens_since_fired: Tensor
     """int64 [d_sae], CPU or device; examples since each latent last fired (selected with a value above 0)."""
-    negative_for: Tensor
+    tokens_since_positive: Tensor
     """int64 [d_sae]; examples since each latent's pre-activation was last above 0."""
 
     @property

@@ -20,8 +20,8 @@ DIVERGED = 1e3
 COUNTS = ("dead_relu", "dead_topk_only", "dead_total")
 
 HISTORY = {
+    "peak_learning_rate": pl.Float64,
     "learning_rate": pl.Float64,
-    "rate": pl.Float64,
     "step": pl.Int64,
     "examples": pl.Int64,
     "mse": pl.Float64,
@@ -33,7 +33,7 @@ HISTORY = {
     "normalized_mse_trained": pl.Float64,
     "variance_explained_trained": pl.Float64,
     "l0": pl.Float64,
-    "threshold": pl.Float64,
+    "mean_kth_activation": pl.Float64,
     **{f"probe_{name}": pl.Float64 for name in COUNTS},
     **dict.fromkeys(COUNTS, pl.Float64),
     "bias_capture": pl.Float64,
@@ -42,8 +42,9 @@ HISTORY = {
     "grad_norm_W": pl.Float64,
     "grad_norm_b_dec": pl.Float64,
 }
-"""Columns of history.parquet. `learning_rate` is the schedule's highest, `rate` that of the step. Errors, captures and
-`probe_dead_*` are of the first held-out rows; `dead_*` is the training's own flag, null until it can be raised."""
+"""Columns of history.parquet. `peak_learning_rate` is the schedule's highest, `learning_rate` that of the step. Errors,
+captures and `probe_dead_*` are of the first held-out rows; `dead_*` is the training's own flag, null until it can be
+raised."""
 
 
 @dataclass
@@ -77,8 +78,8 @@ class Recorder:
         norms = run.trainer.gradient_norms() if step else {}
         now = rate_at(step, self.config.steps, run.learning_rate, self.schedule) if step else None
         figures = vars(measured) | {f"probe_{name}": getattr(measured, name) for name in COUNTS}
-        figures |= {"rate": now, "grad_norm_W": norms.get("W"), "grad_norm_b_dec": norms.get("b_dec")}
-        place = {"learning_rate": run.learning_rate, "step": step, "examples": run.trainer.examples}
+        figures |= {"learning_rate": now, "grad_norm_W": norms.get("W"), "grad_norm_b_dec": norms.get("b_dec")}
+        place = {"peak_learning_rate": run.learning_rate, "step": step, "examples": run.trainer.examples}
         row = figures | self._flagged(run.trainer) | place
         return {name: _finite_or_none(row[name]) for name in HISTORY}
 
@@ -87,8 +88,8 @@ class Recorder:
         after = self.config.dead_after_examples
         if trainer.examples < after:
             return dict.fromkeys(COUNTS)
-        relu = (trainer.negative_for >= after).double().mean().item()
-        total = (trainer.silent_for >= after).double().mean().item()
+        relu = (trainer.tokens_since_positive >= after).double().mean().item()
+        total = (trainer.tokens_since_fired >= after).double().mean().item()
         return dict(zip(COUNTS, (relu, total - relu, total), strict=True))
 
 

@@ -15,7 +15,7 @@ from saelib.errors import UserError
 Kind = Literal["none", "tensorboard", "trackio", "wandb"]
 Row = Mapping[str, Any]
 PROJECT = "saelib"
-PLACE = ("learning_rate", "step")
+PLACE = ("peak_learning_rate", "step")
 
 
 class Log(Protocol):
@@ -82,7 +82,7 @@ class _TensorBoard:
 
     def write(self, rows: Sequence[Row]) -> None:
         for row in rows:
-            rate = row["learning_rate"]
+            rate = row["peak_learning_rate"]
             if rate not in self._writers:
                 self._writers[rate] = self._make(str(self._folder / f"rate_{rate:g}"))
             for name, value in _figures(row).items():
@@ -141,4 +141,6 @@ def _figures(row: Row) -> dict[str, float]:
 
 def _by_rate(rows: Sequence[Row]) -> dict[str, float]:
     """One flat mapping: 'rate 0.001/mse' -> value."""
-    return {f"rate {row['learning_rate']:g}/{name}": value for row in rows for name, value in _figures(row).items()}
+    return {
+        f"rate {row['peak_learning_rate']:g}/{name}": value for row in rows for name, value in _figures(row).items()
+    }

@@ -172,8 +172,8 @@ class Sweep:
             return "all learning rates diverged"
         best = min(rows, key=lambda row: row["token_fvu_median"])
         return (
-            f"rate {best['learning_rate']:g}: {100 * best['token_fvu_median']:.3g} % of a typical token unexplained, "
-            f"{100 * best['probe_dead_total']:.1f} % dead"
+            f"rate {best['peak_learning_rate']:g}: {100 * best['token_fvu_median']:.3g} % of a typical token "
+            f"unexplained, {100 * best['probe_dead_total']:.1f} % dead"
         )
 
     def publish(self) -> None:
@@ -210,7 +210,7 @@ class Sweep:
             "reported_tokens": int((~self._choosing).sum()),
             "d_in": self.space.preprocess.d_in,
             "preprocessing_reason": self._reason,
-            "path": _path(self._runs[0].trainer),
+            "backend": _backend(self._runs[0].trainer),
         }
 
     def _initial_runs(self, train: Rows, subspace: NDArray[np.float32] | None) -> list[Run]:
@@ -259,7 +259,7 @@ class Sweep:
             )
 
 
-def _path(trainer: Trainer) -> str:
+def _backend(trainer: Trainer) -> str:
     """What computes the steps; it decides their last bits."""
     if isinstance(trainer, TorchTrainer):
         return f"torch {trainer.sae.b_enc.device.type}"

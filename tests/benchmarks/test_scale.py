@@ -120,7 +120,7 @@ def test_training_straight_from_the_model_costs_its_forward_passes_and_no_disk(p
 
 
 def test_a_step_is_counted_as_it_is_made() -> None:
-    plain, auxk = VariantConfig(), VariantConfig.model_validate({"revival": "auxk"})
+    plain, auxk = VariantConfig(), VariantConfig.model_validate({"dead_latents": "auxk"})
     relu = VariantConfig.model_validate({"architecture": "relu"})
     tokens, d_in, d_sae, k = 64, 32, 256, 8
     encoder, selected = 2 * tokens * d_in * d_sae, 4 * 2 * tokens * k * d_in

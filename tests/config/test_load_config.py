@@ -95,13 +95,19 @@ def test_what_is_read_survives_being_written() -> None:
         ("train.learning_rates", ["fast"], ["train.learning_rates.0", "found 'fast'"]),
         (
             "train.variants",
-            {"x": {"revivall": "auxk"}},
-            ["train.variants.x.revivall: unknown key", "did you mean 'revival'?"],
+            {"x": {"dead_latent": "auxk"}},
+            ["train.variants.x.dead_latent: unknown key", "did you mean 'dead_latents'?"],
+        ),
+        ("train.variants", {"x": {"revival": "auxk"}}, ["train.variants.x.revival: is now called 'dead_latents'"]),
+        (
+            "train.variants",
+            {"x": {"dead_latents": {"kind": "auxk", "coefficient": 0.1}}},
+            ["train.variants.x.dead_latents.coefficient: is now called 'auxk_coefficient'"],
         ),
         (
             "train.variants",
-            {"x": {"revival": "aux"}},
-            ["train.variants.x.revival.kind: no such value 'aux'", "did you mean 'auxk'?", "ghost"],
+            {"x": {"dead_latents": "aux"}},
+            ["train.variants.x.dead_latents.kind: no such value 'aux'", "did you mean 'auxk'?", "ghost_grads"],
         ),
         (
             "train.variants",
@@ -121,8 +127,8 @@ def test_what_is_read_survives_being_written() -> None:
         ),
         (
             "train.variants",
-            {"x": {"revival": {"kind": "auxk", "coeficient": 1}}},
-            ["train.variants.x.revival.coeficient: unknown key", "did you mean 'coefficient'?"],
+            {"x": {"dead_latents": {"kind": "auxk", "coeficient": 1}}},
+            ["train.variants.x.dead_latents.coeficient: unknown key", "did you mean 'auxk_coefficient'?"],
         ),
         (
             "train.variants",
@@ -251,11 +257,11 @@ def test_a_variant_is_written_short_or_in_full(tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
     file.write_text(
         """
-        short: {preprocessing: pca, architecture: batch_topk, revival: auxk, optimizer: sign_sgd}
+        short: {preprocessing: pca, architecture: batch_topk, dead_latents: auxk, optimizer: sign_sgd}
         full:
           preprocessing: {kind: partial_pca, alpha: 0.5}
           architecture: {kind: jumprelu, target_l0: 20}
-          revival: {kind: resample, every: 100}
+          dead_latents: {kind: resample, every: 100}
           optimizer: {kind: adam, sparse: true}
           schedule: {warmup: 0.05, decay_from: 0.5}
           init: {rows: uniform, tied: false, firing_rate: 1e-2}
@@ -266,7 +272,7 @@ def test_a_variant_is_written_short_or_in_full(tmp_path: Path) -> None:
     )
     variants = check_config(changed("train.variants", read_yaml(file)), "suite.yaml").train.variants
     short, full = variants["short"], variants["full"]
-    kinds = (short.preprocessing.kind, short.architecture.kind, short.revival.kind, short.optimizer.kind)
+    kinds = (short.preprocessing.kind, short.architecture.kind, short.dead_latents.kind, short.optimizer.kind)
     assert kinds == ("pca", "batch_topk", "auxk", "sign_sgd")
     assert full.preprocessing.model_dump() == {"kind": "partial_pca", "alpha": 0.5}
     assert full.learning_rates == (1e-4, 3e-4)

@@ -70,7 +70,7 @@ def naive_evaluation(out: Path, raw: np.ndarray, train: np.ndarray, kind: str, k
         | token_errors(raw, leave(x_hat), train)
         | {
             "l0": float((z > 0).sum(1).mean()),
-            "threshold": float(np.maximum(np.sort(pre, axis=1)[:, -k], 0).mean()),
+            "mean_kth_activation": float(np.maximum(np.sort(pre, axis=1)[:, -k], 0).mean()),
             "dead_relu": float((pre.max(0) <= 0).mean()),
             "dead_topk_only": float(((pre.max(0) > 0) & (z.max(0) == 0)).mean()),
             "dead_total": float((z.max(0) == 0).mean()),
@@ -162,7 +162,7 @@ def test_predicting_the_mean_explains_nothing_however_large_it_is(size: float):
     measured = measure(sae, x)
     assert measured.variance_explained == pytest.approx(0, abs=1e-4)
     assert measured.normalized_mse == pytest.approx(1, abs=1e-4)
-    assert (measured.l0, measured.threshold, measured.dead_relu) == (0, 0, 1)
+    assert (measured.l0, measured.mean_kth_activation, measured.dead_relu) == (0, 0, 1)
     if size:
         assert (measured.bias_capture, measured.feature_capture) == (pytest.approx(1), pytest.approx(0, abs=1e-7))
 
@@ -239,7 +239,7 @@ def test_other_architectures_are_measured_on_their_own_codes(architecture: Archi
     measured = measure(sae, x)
     smallest = [row[row > 0].min() if (row > 0).any() else 0.0 for row in z]
     assert measured.l0 == pytest.approx((z > 0).sum(1).mean())
-    assert measured.threshold == pytest.approx(np.mean(smallest), rel=1e-5)
+    assert measured.mean_kth_activation == pytest.approx(np.mean(smallest), rel=1e-5)
     assert measured.dead_total == (z.max(0) == 0).mean()
     assert measured.dead_relu == (pre.max(0) <= 0).mean()
     assert measured.mse == pytest.approx(((x - x_hat) ** 2).sum(1).mean(), rel=1e-5)

@@ -114,7 +114,7 @@ def test_the_plan_says_what_changed_in_every_stage(edited: Tree) -> None:
     config = edited.config
     config["train"]["k"] = 5
     config["models"]["calm"]["layers"] = "1-3"
-    config["train"]["variants"]["baseline"] = {"revival": "auxk"}
+    config["train"]["variants"]["baseline"] = {"dead_latents": "auxk"}
     edited.config = config
     moments = edited.root / "saelib" / "stats" / "moments.py"
     (edited.results / "init_death/severe/layer_1.json").unlink()
@@ -122,7 +122,7 @@ def test_the_plan_says_what_changed_in_every_stage(edited: Tree) -> None:
     assert found["train severe 2 center_median"] == ["train.k: 4 -> 5"]
     assert found["train severe 2 baseline"][0] == "train.k: 4 -> 5"
     assert any(
-        "auxk" in text and text.startswith("train.variants.baseline.revival")
+        "auxk" in text and text.startswith("train.variants.baseline.dead_latents")
         for text in found["train severe 2 baseline"]
     )
     assert found["extract calm 3"] == ["missing"]

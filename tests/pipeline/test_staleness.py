@@ -104,7 +104,7 @@ def set_value(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (set_value("train.checkpoint_every", 7), set()),
         (set_value("train.threads", 2), set()),
         (set_value("train.log_to", "tensorboard"), set()),
-        (set_value("train.variants.baseline", {"revival": "auxk"}), {"train/severe/layer_2/baseline"} | ALWAYS),
+        (set_value("train.variants.baseline", {"dead_latents": "auxk"}), {"train/severe/layer_2/baseline"} | ALWAYS),
         (set_value("init_death.k", 9), DEATH | THEORY | ALWAYS),
         (set_value("init_death.layers_per_job", 1), set()),
         (set_value("models.calm.notes", "other words"), ALWAYS),

@@ -147,10 +147,10 @@ def sweep(rng: np.random.Generator, d_in: int, gamma: float, variant: str) -> di
         "options": {
             "preprocessing": {"kind": variant if variant in ("center_median", "pca") else "raw"},
             "architecture": {"kind": "topk"},
-            "revival": {"kind": "auxk" if variant == "auxk" else "none", "coefficient": 0.03},
+            "dead_latents": {"kind": "auxk" if variant == "auxk" else "none", "coefficient": 0.03},
         },
         "preprocessing_reason": None,
-        "path": "torch",
+        "backend": "torch",
         "best_learning_rate": 1e-3,
         "runs": [good | {"learning_rate": 1e-4, "mse": 90.0, "dead_total": 1.0}, good, diverged],
     }

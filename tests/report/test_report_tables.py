@@ -50,7 +50,7 @@ SAE_COLUMNS = [
     "preprocessing",
     "preprocessing_reason",
     "architecture",
-    "revival",
+    "dead_latents",
     "d_in",
     "d_sae",
     "k",
@@ -67,7 +67,7 @@ SAE_COLUMNS = [
     "dead_relu",
     "dead_topk_only",
     "dead_total",
-    "path",
+    "backend",
     "key",
 ]
 
@@ -128,9 +128,9 @@ def test_an_sae_row_is_the_run_at_the_best_learning_rate(suite: Config):
     for name in ("mse", "normalized_mse", "variance_explained", "l0", "dead_relu", "dead_topk_only", "dead_total"):
         assert row[name] == best[name]
     assert (row["learning_rate_at_end"], row["few_tokens_decide"]) == ("no", "no")
-    for name in ("d_in", "d_sae", "k", "steps", "path", "preprocessing_reason", "key"):
+    for name in ("d_in", "d_sae", "k", "steps", "backend", "preprocessing_reason", "key"):
         assert row[name] == sweep[name]
-    assert (row["preprocessing"], row["architecture"], row["revival"]) == ("raw", "topk", "auxk")
+    assert (row["preprocessing"], row["architecture"], row["dead_latents"]) == ("raw", "topk", "auxk")
 
 
 @pytest.mark.parametrize(("best", "said"), [(0, "low"), (1, "no"), (2, "high")])

@@ -75,7 +75,7 @@ def _dense_loss(
 
     `silent`: examples since each latent last fired, before this batch.
     """
-    architecture, revival = variant.architecture, variant.revival
+    architecture, dead_latents = variant.architecture, variant.dead_latents
     pre = (x - p["b_dec"]) @ p["W_enc"] + p["b_enc"]
     penalty = 0.0
     if architecture.kind == "topk":
@@ -99,13 +99,13 @@ def _dense_loss(
     dead = (age >= dead_after).nonzero().flatten()
     e = (x - x_hat).detach()
     extra = torch.zeros((), dtype=x.dtype)
-    if revival.kind == "auxk" and len(dead):
+    if dead_latents.kind == "auxk" and len(dead):
         z_dead = pre[:, dead].relu()
-        k_aux = min(revival.k or x.shape[1] // 2, len(dead))
+        k_aux = min(dead_latents.k or x.shape[1] // 2, len(dead))
         kept = torch.zeros_like(z_dead).scatter(1, z_dead.topk(k_aux).indices, 1.0)
         error = ((e - (z_dead * kept) @ p["W_dec"][dead]) ** 2).sum()
-        extra = revival.coefficient * error / ((e - e.mean(0)) ** 2).sum()
-    elif revival.kind == "ghost" and len(dead):
+        extra = dead_latents.auxk_coefficient * error / ((e - e.mean(0)) ** 2).sum()
+    elif dead_latents.kind == "ghost_grads" and len(dead):
         fit = pre[:, dead].exp() @ p["W_dec"][dead]
         fit = fit * (e.norm(dim=1, keepdim=True) / 2 / fit.norm(dim=1, keepdim=True)).detach()
         error = ((e - fit) ** 2).sum(1).mean()

@@ -37,13 +37,15 @@ def assert_same(found: SAE, expected: SAE) -> None:
         torch.testing.assert_close(a.detach(), b.detach(), rtol=1e-6, atol=1e-7, msg=name)
 
 
-@pytest.mark.parametrize("revival", ["none", "auxk", "ghost"])
+@pytest.mark.parametrize("dead_latents", ["none", "auxk", "ghost_grads"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
 def test_gradient_descent_commutes_with_rotation(
-    make_sae: Make, variant: Variant, batches: Batches, architecture, revival: str
+    make_sae: Make, variant: Variant, batches: Batches, architecture, dead_latents: str
 ):
     # Adam whose epsilon dwarfs all gradients is gradient descent with momentum: the optimizer sees no axes.
-    method = variant(architecture=architecture, revival=revival, optimizer={"kind": "adam", "epsilon": 1e9}, clip=0.5)
+    method = variant(
+        architecture=architecture, dead_latents=dead_latents, optimizer={"kind": "adam", "epsilon": 1e9}, clip=0.5
+    )
     Q, xs = torch.linalg.qr(batches(1)[0][:7])[0], batches(30)
     before, after = make_sae(architecture), make_sae(architecture)
     train(before, method, xs, rate=1e8)
@@ -60,7 +62,7 @@ def test_every_optimizer_commutes_with_a_change_of_axes(make_sae: Make, variant:
     signs = torch.tensor([1.0, -1, -1, 1, 1, -1, 1], dtype=torch.float64)
     Q, xs = torch.diag(signs)[[3, 0, 6, 1, 5, 2, 4]], batches(30)
     before, after = make_sae(), make_sae()
-    method = variant(optimizer=optimizer, revival="auxk")
+    method = variant(optimizer=optimizer, dead_latents="auxk")
     train(before, method, xs)
     turn(before, Q)
     turn(after, Q)
@@ -115,8 +117,8 @@ def test_a_center_in_b_dec_is_a_shift_of_the_data(make_sae: Make, variant: Varia
     here, there = make_sae(), make_sae()
     with torch.no_grad():
         there.b_dec += shift
-    train(here, variant(revival="auxk"), xs)
-    train(there, variant(revival="auxk"), [x + shift for x in xs])
+    train(here, variant(dead_latents="auxk"), xs)
+    train(there, variant(dead_latents="auxk"), [x + shift for x in xs])
     with torch.no_grad():
         there.b_dec -= shift
     for a, b in zip(here.parameters(), there.parameters(), strict=True):

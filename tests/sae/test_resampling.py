@@ -81,7 +81,7 @@ def test_no_token_is_drawn_twice_or_without_a_loss(make_sae: Make, batches: Call
 def test_happens_at_its_steps_and_resets_the_counters(
     make_sae: Make, variant: Variant, batches: Callable, architecture, until: int | None, expected: list[int]
 ):
-    method = variant(architecture=architecture, revival={"kind": "resample", "every": 3, "until": until})
+    method = variant(architecture=architecture, dead_latents={"kind": "resample", "every": 3, "until": until})
     sae, dead = make_sae(architecture), DEAD[:2]
     with torch.no_grad():
         sae.b_enc[dead] = -1e6
@@ -94,14 +94,14 @@ def test_happens_at_its_steps_and_resets_the_counters(
         trainer.step(x)
         if (sae.b_enc[dead] == 0).all():
             happened.append(step)
-            assert not trainer.silent_for[dead].any()
-            assert not trainer.negative_for[dead].any()
+            assert not trainer.tokens_since_fired[dead].any()
+            assert not trainer.tokens_since_positive[dead].any()
             if sae.architecture == "jumprelu":
                 torch.testing.assert_close(sae.threshold[dead].detach(), torch.full((2,), 0.25, dtype=torch.float64))
     assert happened == expected
 
 
 def test_frozen_features_cannot_be_resampled(make_sae: Make, variant: Variant):
-    method = variant(revival={"kind": "resample"}, frozen="features")
+    method = variant(dead_latents={"kind": "resample"}, frozen="features")
     with pytest.raises(UserError, match="frozen: features"):
         TorchTrainer(make_sae(), TrainConfig(d_sae=64, k=2), method, learning_rate=1e-3, variance=1.0)

@@ -28,18 +28,18 @@ def make_trainer(sae: SAE, variant: VariantConfig, **options: object) -> TorchTr
     return TorchTrainer(sae, config, variant, learning_rate=LR, variance=VARIANCE, seed=5)
 
 
-@pytest.mark.parametrize("revival", ["none", "auxk", "ghost"])
+@pytest.mark.parametrize("dead_latents", ["none", "auxk", "ghost_grads"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES, **NAMES)
 def test_nothing_dense_is_kept_for_the_backward_pass_but_the_pre_activations(
-    make_sae: Make, variant: Variant, monkeypatch: pytest.MonkeyPatch, architecture, revival
+    make_sae: Make, variant: Variant, monkeypatch: pytest.MonkeyPatch, architecture, dead_latents
 ):
     tokens, kept, counted = 24, [], []  # a size that nothing else has
     sae = make_sae(architecture)
-    trainer = make_trainer(sae, variant(architecture=architecture, revival=revival))
+    trainer = make_trainer(sae, variant(architecture=architecture, dead_latents=dead_latents))
     x = 3 + torch.randn(tokens, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     for _ in range(4):
         trainer.step(x)
-    assert trainer.flagged.any()
+    assert trainer.dead.any()
 
     def keep(tensor: Tensor) -> Tensor:
         if tensor.ndim == 2 and len(tensor) == tokens and tensor.shape[1] > 7:
@@ -51,20 +51,20 @@ def test_nothing_dense_is_kept_for_the_backward_pass_but_the_pre_activations(
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         trainer.step(x)
     # The pre-activations, which selected entries do without, and those of the dead (AuxK: that are ever positive).
-    assert 0 <= counted[0] - (architecture not in ("topk", "batch_topk")) <= (revival != "none")
+    assert 0 <= counted[0] - (architecture not in ("topk", "batch_topk")) <= (dead_latents != "none")
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("optimizer", ["adam", {"kind": "adam", "sparse": True}, "sign_sgd"], **NAMES)
-@pytest.mark.parametrize("revival", ["none", "auxk", "ghost"])
+@pytest.mark.parametrize("dead_latents", ["none", "auxk", "ghost_grads"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES, **NAMES)
 def test_a_step_waits_for_nothing_from_its_device(
-    make_sae: Make, variant: Variant, architecture, revival: str, optimizer, precision: str
+    make_sae: Make, variant: Variant, architecture, dead_latents: str, optimizer, precision: str
 ):
     # The meta device has shapes and no values: to read one, or to let it decide on a shape, is an error.
-    method = variant(architecture=architecture, revival=revival, optimizer=optimizer, clip=1.0)
+    method = variant(architecture=architecture, dead_latents=dead_latents, optimizer=optimizer, clip=1.0)
     trainer = make_trainer(make_sae(architecture).float().to("meta"), method, precision=precision)
-    for _ in range(5):  # latents are flagged from the fourth on
+    for _ in range(5):  # latents are dead from the fourth on
         trainer.step(torch.empty(16, 7, device="meta"))
     assert trainer.steps_done == 5
 

@@ -27,14 +27,14 @@ def test_counters_count_examples_and_a_selected_zero_is_not_firing(make_sae: Mak
         sae.W_enc.zero_()
         sae.b_enc.fill_(1.0)
     trainer = make_trainer(sae, variant())
-    for _ in range(5):  # 16 examples a step, flagged at 64
+    for _ in range(5):  # 16 examples a step, dead at 64
         with torch.no_grad():
             sae.b_enc[4] = 0.0
         trainer.step(torch.zeros(16, 7, dtype=torch.float64))
     assert trainer.examples == 80
-    assert trainer.silent_for.nonzero().flatten().tolist() == [4]
-    assert trainer.silent_for[4] == trainer.negative_for[4] == 80
-    assert trainer.flagged.nonzero().flatten().tolist() == [4]
+    assert trainer.tokens_since_fired.nonzero().flatten().tolist() == [4]
+    assert trainer.tokens_since_fired[4] == trainer.tokens_since_positive[4] == 80
+    assert trainer.dead.nonzero().flatten().tolist() == [4]
 
 
 def test_a_positive_latent_that_is_never_selected_is_silent_but_not_negative(make_sae: Make, variant: Variant):
@@ -44,8 +44,8 @@ def test_a_positive_latent_that_is_never_selected_is_silent_but_not_negative(mak
         sae.b_enc.copy_(torch.arange(64.0) - 10)
     trainer = make_trainer(sae, variant())
     trainer.step(torch.zeros(16, 7, dtype=torch.float64))
-    assert (trainer.silent_for == 0).nonzero().flatten().tolist() == [62, 63]
-    assert (trainer.negative_for == 0).nonzero().flatten().tolist() == list(range(11, 64))
+    assert (trainer.tokens_since_fired == 0).nonzero().flatten().tolist() == [62, 63]
+    assert (trainer.tokens_since_positive == 0).nonzero().flatten().tolist() == list(range(11, 64))
 
 
 def test_clipping_shortens_the_gradient_of_all_parameters_together(make_sae: Make, variant: Variant, batches: Batches):

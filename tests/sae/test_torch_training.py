@@ -20,7 +20,7 @@ ARCHITECTURES = [
     {"kind": "relu", "l1": 0.02},
     {"kind": "jumprelu", "initial_threshold": 0.3, "bandwidth": 0.2},
 ]
-REVIVALS = ["none", {"kind": "auxk", "k": 2}, "auxk", "ghost"]
+REVIVALS = ["none", {"kind": "auxk", "k": 2}, "auxk", "ghost_grads"]
 NAMES = {"ids": lambda option: option if isinstance(option, str) else "-".join(str(v) for v in option.values())}
 
 
@@ -49,31 +49,33 @@ def plain_training(sae: SAE, variant: VariantConfig, xs: list[Tensor], dense_los
     return p
 
 
-@pytest.mark.parametrize("revival", REVIVALS, **NAMES)
+@pytest.mark.parametrize("dead_latents", REVIVALS, **NAMES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES, **NAMES)
 def test_fifty_steps_equal_plain_dense_training(
-    make_sae: Make, variant: Variant, batches: Batches, dense_loss: Callable, device: str, architecture, revival
+    make_sae: Make, variant: Variant, batches: Batches, dense_loss: Callable, device: str, architecture, dead_latents
 ):
-    method, xs = variant(architecture=architecture, revival=revival), batches(50, device=device)
+    method, xs = variant(architecture=architecture, dead_latents=dead_latents), batches(50, device=device)
     sae = make_sae(architecture, device=device)
     expected = plain_training(sae, method, xs, dense_loss)
     trainer = make_trainer(sae, method)
-    flagged = 0
+    dead_seen = 0
     for x in xs:
         trainer.step(x)
-        flagged += int(trainer.flagged.sum())
-    assert flagged > 0
+        dead_seen += int(trainer.dead.sum())
+    assert dead_seen > 0
     for name, parameter in sae.named_parameters():
         torch.testing.assert_close(parameter.detach(), expected[name].detach(), rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", {"kind": "adam", "sparse": True}, "sign_sgd"], **NAMES)
-@pytest.mark.parametrize("revival", [*REVIVALS, {"kind": "resample", "every": 8}], **NAMES)
+@pytest.mark.parametrize("dead_latents", [*REVIVALS, {"kind": "resample", "every": 8}], **NAMES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES, **NAMES)
 def test_a_resumed_training_has_the_bits_of_an_undisturbed_one(
-    make_sae: Make, variant: Variant, batches: Batches, architecture, revival, optimizer
+    make_sae: Make, variant: Variant, batches: Batches, architecture, dead_latents, optimizer
 ):
-    method = variant(architecture=architecture, revival=revival, optimizer=optimizer, schedule={"warmup": 0.2})
+    method = variant(
+        architecture=architecture, dead_latents=dead_latents, optimizer=optimizer, schedule={"warmup": 0.2}
+    )
     xs = [x.float() for x in batches(24)]
     whole, first = (make_trainer(make_sae(architecture).float(), method) for _ in range(2))
     for x in xs:
@@ -92,10 +94,10 @@ def test_a_resumed_training_has_the_bits_of_an_undisturbed_one(
     assert all(value.is_contiguous() and value.device.type == "cpu" for value in found.values())
 
 
-@pytest.mark.parametrize("revival", ["none", "auxk"])
+@pytest.mark.parametrize("dead_latents", ["none", "auxk"])
 @pytest.mark.parametrize("architecture", ["topk", "batch_topk", "relu"])
 def test_a_latent_dead_by_relu_under_a_frozen_bias_never_changes(
-    make_sae: Make, variant: Variant, batches: Batches, architecture: str, revival: str
+    make_sae: Make, variant: Variant, batches: Batches, architecture: str, dead_latents: str
 ):
     sae, xs = make_sae(architecture), batches(50)
     everything = torch.cat(xs)
@@ -106,7 +108,7 @@ def test_a_latent_dead_by_relu_under_a_frozen_bias_never_changes(
     dead = highest <= 0  # under a frozen bias nothing but their own weights could wake them
     assert 0 < int(dead.sum()) < 64
     before = {name: value.clone() for name, value in sae.state_dict().items()}
-    trainer = make_trainer(sae, variant(architecture=architecture, revival=revival, frozen="b_dec"))
+    trainer = make_trainer(sae, variant(architecture=architecture, dead_latents=dead_latents, frozen="b_dec"))
     for x in xs:
         trainer.step(x)
         assert sae.W_enc.grad is not None
@@ -155,7 +157,7 @@ def test_decoder_rows_keep_unit_norm_and_their_gradient_is_tangent_if_asked(
     make_sae: Make, variant: Variant, batches: Batches, project: bool
 ):
     sae = make_sae()
-    trainer = make_trainer(sae, variant(revival="auxk", project_decoder=project))
+    trainer = make_trainer(sae, variant(dead_latents="auxk", project_decoder=project))
     along = 0.0
     for x in batches(20):
         before = sae.W_dec.detach().clone()

@@ -33,7 +33,7 @@ CONFIG = TrainConfig(
     checkpoint_every=10,
     dead_after_examples=1_000,
 )
-AUXK = VariantConfig.model_validate({"revival": "auxk"})
+AUXK = VariantConfig.model_validate({"dead_latents": "auxk"})
 
 
 def toy(tokens: int = 1_000, seed: int = 0) -> np.ndarray:
@@ -161,8 +161,8 @@ def test_interrupted_at_a_step_it_goes_on_from_the_last_checkpoint(
 @pytest.mark.parametrize(
     "options",
     [
-        {"revival": "ghost"},
-        {"revival": {"kind": "resample", "every": 6, "until": 40}},
+        {"dead_latents": "ghost_grads"},
+        {"dead_latents": {"kind": "resample", "every": 6, "until": 40}},
         {"architecture": "batch_topk", "optimizer": {"kind": "adam", "sparse": True}},
         {"architecture": {"kind": "relu", "l1": 0.01}, "schedule": {"warmup": 0.3, "decay_from": 0.6}},
         {"architecture": "jumprelu", "clip": 1.0, "preprocessing": "pca"},

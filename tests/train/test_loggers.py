@@ -52,7 +52,7 @@ def train(train_on: TrainOn, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
 def history_of(out: Path) -> dict[tuple[float, int], dict[str, float]]:
     """Figures by learning rate and step."""
     rows = pl.read_parquet(out / "history.parquet").to_dicts()
-    return {(row["learning_rate"], row["step"]): loggers._figures(row) for row in rows}
+    return {(row["peak_learning_rate"], row["step"]): loggers._figures(row) for row in rows}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed")
@@ -150,8 +150,8 @@ def test_sweeps_of_one_process_have_a_run_of_wandb_each(tmp_path: Path, monkeypa
         loggers.open_log("wandb", tmp_path / "a", "a", "a1", {}) as first,
         loggers.open_log("wandb", tmp_path / "b", "b", "b1", {}) as second,
     ):
-        first.write([{"learning_rate": 1e-3, "step": 0, "mse": 1.0}])
-        second.write([{"learning_rate": 1e-3, "step": 0, "mse": 2.0}])
+        first.write([{"peak_learning_rate": 1e-3, "step": 0, "mse": 1.0}])
+        second.write([{"peak_learning_rate": 1e-3, "step": 0, "mse": 2.0}])
     assert [[figures for _, figures in run.rows] for run in runs] == [[{"rate 0.001/mse": mse}] for mse in (1.0, 2.0)]
 
 

@@ -45,12 +45,12 @@ def sweep_of(out: Path) -> dict[str, Any]:
 
 
 def test_results_tell_the_whole_sweep(train_on: TrainOn):
-    out = train_on(toy(), toy(seed=1), SMALL, variant(revival="auxk"))
+    out = train_on(toy(), toy(seed=1), SMALL, variant(dead_latents="auxk"))
     assert sorted(path.name for path in out.iterdir()) == list(FILES)
     found = sweep_of(out)
     assert (found["key"], found["model"], found["layer"], found["variant"]) == ("k1", "toy", 4, "test")
     assert (found["d_in"], found["d_sae"], found["k"], found["steps"], found["batch_size"]) == (16, 64, 4, 40, 256)
-    assert (found["options"]["architecture"]["kind"], found["options"]["revival"]["kind"]) == ("topk", "auxk")
+    assert (found["options"]["architecture"]["kind"], found["options"]["dead_latents"]["kind"]) == ("topk", "auxk")
     runs = found["runs"]
     assert [(run["learning_rate"], run["status"]) for run in runs] == [(1e-3, "ok"), (1e-2, "ok")]
     assert found["best_learning_rate"] == min(runs, key=lambda run: run["choosing_token_fvu_median"])["learning_rate"]
@@ -59,7 +59,7 @@ def test_results_tell_the_whole_sweep(train_on: TrainOn):
     assert history["step"].to_list() == [0, 10, 20, 30, 40] * 2
     assert history["examples"].to_list() == [0, 2560, 5120, 7680, 10240] * 2
     # Every rate starts from the same weights.
-    first = history.filter(pl.col("step") == 0).drop("learning_rate")
+    first = history.filter(pl.col("step") == 0).drop("peak_learning_rate")
     assert first.row(0) == first.row(1)
 
 
@@ -99,8 +99,8 @@ def test_history_has_the_training_flags_once_they_can_be_raised(train_on: TrainO
 def test_history_follows_the_schedule_and_the_gradients(train_on: TrainOn):
     options = variant(schedule={"warmup": 0.5, "decay_from": 0.5}, learning_rates=[1e-3])
     history = history_of(train_on(toy(), toy(seed=1), SMALL, options))
-    assert history["learning_rate"].to_list() == [1e-3] * 5  # the variant's own
-    assert history["rate"].to_list() == pytest.approx([None, 5e-4, 1e-3, 11e-3 / 21, 1e-3 / 21])
+    assert history["peak_learning_rate"].to_list() == [1e-3] * 5  # the variant's own
+    assert history["learning_rate"].to_list() == pytest.approx([None, 5e-4, 1e-3, 11e-3 / 21, 1e-3 / 21])
     assert history["grad_norm_W"].is_null().to_list() == [True, False, False, False, False]
     assert (history["grad_norm_W"][1:] > 0).all()
     assert (history["grad_norm_b_dec"][1:] > 0).all()
@@ -111,7 +111,7 @@ def test_history_follows_the_schedule_and_the_gradients(train_on: TrainOn):
 
 def test_training_learns(train_on: TrainOn):
     out = train_on(toy(), toy(seed=1), SMALL.model_copy(update={"steps": 200}), variant(preprocessing="pca"))
-    history = history_of(out).filter(pl.col("learning_rate") == 1e-2)
+    history = history_of(out).filter(pl.col("peak_learning_rate") == 1e-2)
     assert history["normalized_mse"][-1] < 0.5 * history["normalized_mse"][0]
 
 
@@ -138,7 +138,7 @@ def test_every_rate_sees_the_batches_that_it_would_see_alone(train_on: TrainOn):
     for rate in SMALL.learning_rates:
         config = SMALL.model_copy(update={"learning_rates": (rate,)})
         alone = history_of(train_on(toy(), toy(seed=1), config, variant(), folder=f"{rate}"))
-        assert alone.equals(together.filter(pl.col("learning_rate") == rate))
+        assert alone.equals(together.filter(pl.col("peak_learning_rate") == rate))
 
 
 def test_pca_is_training_on_whitened_data(train_on: TrainOn, statistics: Callable[..., dict[str, np.ndarray]]):
@@ -173,10 +173,10 @@ def test_a_rate_that_diverges_is_reported_and_the_sweep_goes_on(train_on: TrainO
     assert found["runs"][1]["status"] == "ok"
     assert found["best_learning_rate"] == 1e-3
     history = history_of(out)
-    assert history.filter(pl.col("learning_rate") == 1e8)["step"].to_list() == [0, 10]  # it ends when it is seen
+    assert history.filter(pl.col("peak_learning_rate") == 1e8)["step"].to_list() == [0, 10]  # it ends when it is seen
     # The others train as if it had never been there.
     alone = train_on(toy(), toy(seed=1), SMALL.model_copy(update={"learning_rates": (1e-3,)}), variant(), folder="x")
-    assert history_of(alone).equals(history.filter(pl.col("learning_rate") == 1e-3))
+    assert history_of(alone).equals(history.filter(pl.col("peak_learning_rate") == 1e-3))
 
 
 def test_rates_that_all_diverge_are_an_error_that_names_what_was_trained(train_on: TrainOn, tmp_path: Path):
@@ -222,7 +222,7 @@ def test_an_old_sweep_never_vouches_for_new_weights(train_on: TrainOn, monkeypat
 
     monkeypatch.setattr(publish, "write_result", full)
     with pytest.raises(OSError, match="disk full"):
-        train_on(toy(), toy(seed=1), SMALL, variant(revival="auxk"), key="new")
+        train_on(toy(), toy(seed=1), SMALL, variant(dead_latents="auxk"), key="new")
     assert not (out / "sweep.json").exists()
 
 

@@ -36,7 +36,7 @@ TRAIN = {
     "record_every": 25,
     "checkpoint_every": 10,
     "dead_after_examples": 1000,
-    "variants": {"plain": {"revival": "auxk"}, "whitened": {"preprocessing": "pca"}},
+    "variants": {"plain": {"dead_latents": "auxk"}, "whitened": {"preprocessing": "pca"}},
 }
 
 

@@ -58,13 +58,13 @@ class TorchTrainer:
         Raises:
             UserError: for resampling where features are frozen.
         """
-        if variant.revival.kind == "resample" and variant.frozen == "features":
-            raise UserError("revival: resample moves features, which frozen: features forbids; use one of them")
+        if variant.dead_latents.kind == "resample" and variant.frozen == "features":
+            raise UserError("dead_latents: resample moves features, which frozen: features forbids; use one of them")
         self._sae, self.config, self.variant = sae, config, variant
         self.learning_rate, self.variance, self.seed = learning_rate, variance, seed
         self.steps_done = self.examples = 0
-        self.silent_for = torch.zeros_like(sae.b_enc, dtype=torch.int64, requires_grad=False)
-        self.negative_for = torch.zeros_like(self.silent_for)
+        self.tokens_since_fired = torch.zeros_like(sae.b_enc, dtype=torch.int64, requires_grad=False)
+        self.tokens_since_positive = torch.zeros_like(self.tokens_since_fired)
         self._trained = _trained_parameters(sae, variant)
         self._optimizer = make_optimizer(self._trained, variant.optimizer)
         self._norms = torch.zeros(2, device=sae.b_enc.device)
@@ -75,9 +75,9 @@ class TorchTrainer:
         return self._sae
 
     @property
-    def flagged(self) -> Tensor:
+    def dead(self) -> Tensor:
         """Latents that count as dead during training: boolean [d_sae]."""
-        return self.silent_for >= self.config.dead_after_examples
+        return self.tokens_since_fired >= self.config.dead_after_examples
 
     def step(self, x: Tensor) -> None:
         """See `Trainer`."""
@@ -94,7 +94,9 @@ class TorchTrainer:
         sae, architecture, precision = self._sae, self.variant.architecture, self.config.precision
         match architecture.kind:
             case "topk":
-                return forward.topk_forward(sae, x, precision, keep=self.variant.revival.kind in ("auxk", "ghost"))
+                return forward.topk_forward(
+                    sae, x, precision, keep=self.variant.dead_latents.kind in ("auxk", "ghost_grads")
+                )
             case "batch_topk":
                 return forward.batch_topk_forward(sae, x, precision)
             case "relu":
@@ -105,21 +107,21 @@ class TorchTrainer:
 
     def _count(self, result: Forward, tokens: int) -> None:
         self.examples += tokens
-        self.silent_for.add_(tokens).masked_fill_(result.fired, 0)
-        self.negative_for.add_(tokens).masked_fill_(result.positive, 0)
+        self.tokens_since_fired.add_(tokens).masked_fill_(result.fired, 0)
+        self.tokens_since_positive.add_(tokens).masked_fill_(result.positive, 0)
 
     def _loss(self, x: Tensor, result: Forward) -> Tensor:
         mse = reconstruction_loss(x, result.x_hat, self.variance)
         loss = mse + result.penalty
-        revival, hidden_pre = self.variant.revival, result.hidden_pre
+        dead_latents, hidden_pre = self.variant.dead_latents, result.hidden_pre
         if hidden_pre is None or self.examples < self.config.dead_after_examples:
             return loss
-        if revival.kind == "auxk":
-            k_aux = revival.k or self._sae.d_in // 2
-            auxiliary = auxk_loss(self._sae, x, result.x_hat, hidden_pre, self.flagged, k_aux)
-            return loss + revival.coefficient * auxiliary
-        if revival.kind == "ghost":
-            return loss + ghost_loss(self._sae, x, result.x_hat, hidden_pre, self.flagged, mse.detach())
+        if dead_latents.kind == "auxk":
+            k_aux = dead_latents.k or self._sae.d_in // 2
+            auxiliary = auxk_loss(self._sae, x, result.x_hat, hidden_pre, self.dead, k_aux)
+            return loss + dead_latents.auxk_coefficient * auxiliary
+        if dead_latents.kind == "ghost_grads":
+            return loss + ghost_loss(self._sae, x, result.x_hat, hidden_pre, self.dead, mse.detach())
         return loss
 
     @torch.no_grad()
@@ -148,17 +150,21 @@ class TorchTrainer:
         if result.smallest is not None:
             threshold = self._sae.threshold
             threshold.lerp_(result.smallest.to(threshold), 1 - THRESHOLD_DECAY if self.steps_done > 1 else 1.0)
-        revival, step = self.variant.revival, self.steps_done
-        if revival.kind != "resample" or step % revival.every or step > (revival.until or self.config.steps // 2):
+        dead_latents, step = self.variant.dead_latents, self.steps_done
+        if (
+            dead_latents.kind != "resample"
+            or step % dead_latents.every
+            or step > (dead_latents.until or self.config.steps // 2)
+        ):
             return
         seed = np.random.SeedSequence([self.seed, step]).generate_state(1)
         generator = torch.Generator().manual_seed(int(seed[0]))
         losses = (x - result.x_hat).square().sum(1)
-        latents = resample(self._sae, x, losses, self.flagged, self._optimizer.moments, generator)
+        latents = resample(self._sae, x, losses, self.dead, self._optimizer.moments, generator)
         if self.variant.architecture.kind == "jumprelu":
             self._sae.threshold[latents] = self.variant.architecture.initial_threshold
-        self.silent_for[latents] = 0
-        self.negative_for[latents] = 0
+        self.tokens_since_fired[latents] = 0
+        self.tokens_since_positive[latents] = 0
 
     def gradient_norms(self) -> dict[str, float]:
         """See `Trainer`."""
@@ -166,7 +172,7 @@ class TorchTrainer:
         return {"W": W, "b_dec": b_dec}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """See `Trainer`. Beside the SAE's own tensors: moments, `silent_for`, `negative_for`, `steps_done`, `examples`.
+        """See `Trainer`. In addition to the SAE's own tensors: moments, counters of tokens, `steps_done`, `examples`.
 
         What is drawn during training follows from the seed and the step; of `batch_topk`, `threshold` is the running
         average of the smallest selected value.
@@ -184,7 +190,7 @@ class TorchTrainer:
         self.steps_done, self.examples = int(state["steps_done"]), int(state["examples"])
 
     def _live(self) -> dict[str, Tensor]:
-        counters = {"silent_for": self.silent_for, "negative_for": self.negative_for}
+        counters = {"tokens_since_fired": self.tokens_since_fired, "tokens_since_positive": self.tokens_since_positive}
         return self._sae.state_dict() | self._optimizer.moments | counters
 
 

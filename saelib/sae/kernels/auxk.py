@@ -4,13 +4,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saelib.sae.kernels.compiled import inner_sum, kernel
-from saelib.sae.kernels.forward import Codes, Kept
+from saelib.sae.kernels.forward import Codes, DeadPreActivations
 from saelib.sae.kernels.passes import block_bounds
 from saelib.sae.kernels.select import row_length, select_buffers, select_row
 from saelib.sae.kernels.threads import Workers
 
 
-def select_helpers(kept: Kept, columns: NDArray[np.int32], codes: Codes, workers: Workers) -> None:
+def select_helpers(kept: DeadPreActivations, columns: NDArray[np.int32], codes: Codes, workers: Workers) -> None:
     """Codes from some of the kept latents alone.
 
     Args:

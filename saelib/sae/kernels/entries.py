@@ -15,7 +15,7 @@ CHUNK_ENTRIES = 1 << 14
 """Fewer are not worth a run."""
 
 
-class Entries(NamedTuple):
+class CodesByLatent(NamedTuple):
     """Latent j has the entries starts[j] to starts[j + 1], in the order of tokens."""
 
     starts: NDArray[np.int64]
@@ -24,18 +24,18 @@ class Entries(NamedTuple):
     """[at least all entries]"""
     codes: NDArray[np.float32]
     """The same."""
-    slopes: NDArray[np.float32]
+    code_grads: NDArray[np.float32]
     """The same; derivatives of half the squared error by the codes."""
 
 
-def empty_entries(d_sae: int, capacity: int) -> Entries:
+def empty_codes_by_latent(d_sae: int, capacity: int) -> CodesByLatent:
     """Room for `capacity`, holding none."""
-    codes, slopes = np.zeros(capacity, np.float32), np.zeros(capacity, np.float32)
-    return Entries(np.zeros(d_sae + 1, np.int64), np.zeros(capacity, np.int32), codes, slopes)
+    codes, code_grads = np.zeros(capacity, np.float32), np.zeros(capacity, np.float32)
+    return CodesByLatent(np.zeros(d_sae + 1, np.int64), np.zeros(capacity, np.int32), codes, code_grads)
 
 
-def group_by_latent(codes: Codes, slopes: NDArray[np.float32], entries: Entries, workers: Workers) -> None:
-    """Fill `entries` from codes and their slopes [tokens, k]: a counting sort."""
+def group_by_latent(codes: Codes, code_grads: NDArray[np.float32], entries: CodesByLatent, workers: Workers) -> None:
+    """Fill `entries` from codes and their code_grads [tokens, k]: a counting sort."""
     tokens, d_sae = len(codes.counts), len(entries.starts) - 1
     chunks = min(CHUNKS, 1 + codes.values.size // CHUNK_ENTRIES)
     bounds = np.linspace(0, tokens, chunks + 1).astype(int).tolist()
@@ -45,7 +45,7 @@ def group_by_latent(codes: Codes, slopes: NDArray[np.float32], entries: Entries,
     places[1:] = np.cumsum(places[:-1], axis=0)
     places[0] = 0
     places += entries.starts[:-1]
-    workers.each(chunks, lambda c, _: place_entries(codes, slopes, bounds[c], bounds[c + 1], places[c], entries))
+    workers.each(chunks, lambda c, _: place_entries(codes, code_grads, bounds[c], bounds[c + 1], places[c], entries))
 
 
 @kernel
@@ -58,7 +58,12 @@ def count_entries(codes: Codes, start: int, stop: int, counts: NDArray[np.int64]
 
 @kernel
 def place_entries(
-    codes: Codes, slopes: NDArray[np.float32], start: int, stop: int, places: NDArray[np.int64], entries: Entries
+    codes: Codes,
+    code_grads: NDArray[np.float32],
+    start: int,
+    stop: int,
+    places: NDArray[np.int64],
+    entries: CodesByLatent,
 ) -> None:
     """Write the entries of tokens `start` to `stop`; those of latent j go to places[j] and on."""
     for token in range(start, stop):
@@ -68,4 +73,4 @@ def place_entries(
             places[latent] = place + 1
             entries.tokens[place] = token
             entries.codes[place] = codes.values[token, q]
-            entries.slopes[place] = slopes[token, q]
+            entries.code_grads[place] = code_grads[token, q]

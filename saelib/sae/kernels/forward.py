@@ -33,7 +33,7 @@ class EncodeBuffers(NamedTuple):
     select: SelectBuffers
 
 
-class Kept(NamedTuple):
+class DeadPreActivations(NamedTuple):
     """Pre-activations that are needed after all tokens were encoded."""
 
     latents: NDArray[np.int32]
@@ -47,9 +47,9 @@ def empty_codes(tokens: int, k: int) -> Codes:
     return Codes(np.zeros((tokens, k), np.float32), np.zeros((tokens, k), np.int32), np.zeros(tokens, np.int32))
 
 
-def keep_nothing(tokens: int) -> Kept:
+def keep_nothing(tokens: int) -> DeadPreActivations:
     """No pre-activations are needed later."""
-    return Kept(np.zeros(0, np.int32), np.zeros((tokens, 0), np.float32))
+    return DeadPreActivations(np.zeros(0, np.int32), np.zeros((tokens, 0), np.float32))
 
 
 def encode_buffers(rows: int, d_sae: int, k: int) -> EncodeBuffers:
@@ -77,7 +77,7 @@ def encode_block(
     bias: NDArray[np.float32],
     centered: NDArray[np.float32],
     codes: Codes,
-    kept: Kept,
+    kept: DeadPreActivations,
     buffers: EncodeBuffers,
 ) -> None:
     """Codes of tokens `start` to `stop`, selected while their pre-activations are in cache.
@@ -100,7 +100,7 @@ def encode_block(
 
 
 @kernel
-def select_block(start: int, stop: int, codes: Codes, kept: Kept, buffers: EncodeBuffers) -> None:
+def select_block(start: int, stop: int, codes: Codes, kept: DeadPreActivations, buffers: EncodeBuffers) -> None:
     """`encode_block`, given the pre-activations in `buffers.hidden`."""
     # Names of their own, and no slices: counting references to arrays costs as much as selecting from a short row.
     hidden, positive, select = buffers.hidden, buffers.positive, buffers.select
@@ -135,7 +135,7 @@ def decode_block(
     W_dec: NDArray[np.float32],
     codes: Codes,
     error: NDArray[np.float32],
-    slopes: NDArray[np.float32],
+    code_grads: NDArray[np.float32],
     error_sum: NDArray[np.float32],
 ) -> None:
     """What codes reconstruct, minus what they should: error = codes W_dec + sign * base, of tokens `start` to `stop`.
@@ -148,7 +148,7 @@ def decode_block(
         W_dec: [d_sae, width]
         codes: Of these tokens.
         error: Written, like base.
-        slopes: Written, [tokens, k]: <error, W_dec row> of each selected latent.
+        code_grads: Written, [tokens, k]: <error, W_dec row> of each selected latent.
         error_sum: Written, [width]: the sum of these errors.
     """
     k = codes.values.shape[1]
@@ -158,7 +158,7 @@ def decode_block(
         _scale_row(base[token], sign, error[token])
         add_weighted_rows(error, token, codes.indices, codes.values, token * k, count, W_dec)
         for q in range(count):
-            slopes[token, q] = dot(W_dec, codes.indices[token, q], error, token)
+            code_grads[token, q] = dot(W_dec, codes.indices[token, q], error, token)
         _add_row(error[token], error_sum)
 
 

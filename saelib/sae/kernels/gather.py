@@ -52,24 +52,24 @@ def sum_row_pairs(first_out, second_out, entries, start, stop, first_rows, secon
     Args:
         first_out: float32 [width], contiguous like the rows; width is a multiple of LANES.
         second_out: The same.
-        entries: `Entries`.
+        entries: `CodesByLatent`.
         start: First entry.
         stop: Behind the last entry.
         first_rows: float32 [tokens, width]
         second_rows: The same.
     """
     width = first_rows.shape[1]
-    tokens, codes, slopes = entries.tokens, entries.codes, entries.slopes
+    tokens, codes, code_grads = entries.tokens, entries.codes, entries.code_grads
     a, b, x, y = first_out, second_out, first_rows, second_rows
     column = 0
     while column + WIDE_PAIR <= width:
-        sum_pairs_wide(a, b, column, tokens, codes, slopes, start, stop, x, y, width)
+        sum_pairs_wide(a, b, column, tokens, codes, code_grads, start, stop, x, y, width)
         column += WIDE_PAIR
     while column + MIDDLE_PAIR <= width:
-        sum_pairs_middle(a, b, column, tokens, codes, slopes, start, stop, x, y, width)
+        sum_pairs_middle(a, b, column, tokens, codes, code_grads, start, stop, x, y, width)
         column += MIDDLE_PAIR
     while column < width:
-        sum_pairs_narrow(a, b, column, tokens, codes, slopes, start, stop, x, y, width)
+        sum_pairs_narrow(a, b, column, tokens, codes, code_grads, start, stop, x, y, width)
         column += LANES
 
 

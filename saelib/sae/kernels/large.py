@@ -9,16 +9,16 @@ from torch import Tensor
 from saelib.config.training import AuxK, TrainConfig, VariantConfig
 from saelib.sae.kernels.auxk import select_helpers, squared_spread
 from saelib.sae.kernels.cpu import integers_are_faster
-from saelib.sae.kernels.entries import empty_entries, group_by_latent
-from saelib.sae.kernels.forward import Codes, EncodeBuffers, Kept, encode_block, encode_buffers
+from saelib.sae.kernels.entries import empty_codes_by_latent, group_by_latent
+from saelib.sae.kernels.forward import Codes, DeadPreActivations, EncodeBuffers, encode_block, encode_buffers
 from saelib.sae.kernels.gemm import pack, pack_panels, padded
 from saelib.sae.kernels.integers import empty_panels, empty_rows, round_latents
-from saelib.sae.kernels.latents import Packed, Part, Totals, update_latents
+from saelib.sae.kernels.latents import LossTerm, Packed, StepTotals, update_latents
 from saelib.sae.kernels.llvm.gemm import PANEL
 from saelib.sae.kernels.parameters import row_width
-from saelib.sae.kernels.passes import Pass, block_bounds, decode_batch, empty_pass
+from saelib.sae.kernels.passes import BatchCodes, block_bounds, decode_batch, empty_batch_codes
 from saelib.sae.kernels.screen import WORTH_IT, screen_batch
-from saelib.sae.kernels.sums import empty_sums, sum_entries
+from saelib.sae.kernels.sums import empty_weight_gradients, sum_entries
 from saelib.sae.kernels.topk_trainer import TopKTrainer
 from saelib.sae.model import SAE
 
@@ -45,10 +45,10 @@ class KernelTrainer(TopKTrainer):
         """See `TopKTrainer`."""
         super().__init__(sae, config, variant, learning_rate=learning_rate, variance=variance, threads=threads)
         self._encode: list[EncodeBuffers] = []
-        self._passes: dict[str, Pass] = {}
+        self._passes: dict[str, BatchCodes] = {}
         self._centered = np.zeros((0, row_width(self.d_in)), np.float32)
         self._kept = np.zeros(0, np.float32)
-        self._sums = empty_sums(self.d_sae, row_width(self.d_in))
+        self._sums = empty_weight_gradients(self.d_sae, row_width(self.d_in))
 
     def step(self, x: Tensor) -> None:
         """One step on one batch, float32 [tokens, d_in], contiguous, on the CPU."""
@@ -57,17 +57,17 @@ class KernelTrainer(TopKTrainer):
         main = self._pass("main", tokens, self.k)
         if len(self._centered) != tokens:
             self._centered = np.zeros_like(main.error)
-        resting = self._resting()
+        untouched = self._untouched()
         kept = self._keep_for_auxk(tokens)
         positive = self._encode_batch(x.numpy(), main.codes, kept)
         error_sum = decode_batch(self._centered, -1, self.parameters.latents.W_dec, main, self._workers)
-        group_by_latent(main.codes, main.slopes, main.entries, self._workers)
+        group_by_latent(main.codes, main.code_grads, main.entries, self._workers)
         self._count(tokens, np.diff(main.entries.starts) > 0, positive)
         scale = 2 / (tokens * self.variance)
-        main_part = Part(main.entries, np.float32(scale))
-        revival_part = self._revive(kept, main, error_sum / tokens)
+        main_term = LossTerm(main.entries, np.float32(scale))
+        auxk_term = self._revive(kept, main, error_sum / tokens)
         self._sum_entries(main)
-        self._update(main_part, revival_part, resting, error_sum * scale)
+        self._update(main_term, auxk_term, untouched, error_sum * scale)
 
     def _pack(self) -> None:
         W_enc = self.parameters.latents.W_enc
@@ -78,23 +78,23 @@ class KernelTrainer(TopKTrainer):
         else:
             self._packed = Packed(pack(W_enc, self.d_in), empty_panels(0, W_enc.shape[1]))
 
-    def _pass(self, name: str, tokens: int, k: int) -> Pass:
+    def _pass(self, name: str, tokens: int, k: int) -> BatchCodes:
         """Arrays for a pass, with the contents of the last batch of this size."""
         if name not in self._passes or self._passes[name].codes.values.shape != (tokens, k):
-            self._passes[name] = empty_pass(tokens, row_width(self.d_in), k, self.d_sae)
+            self._passes[name] = empty_batch_codes(tokens, row_width(self.d_in), k, self.d_sae)
         return self._passes[name]
 
-    def _keep_for_auxk(self, tokens: int) -> Kept:
+    def _keep_for_auxk(self, tokens: int) -> DeadPreActivations:
         """Room for the pre-activations of all latents that will count as dead unless they fire in this batch."""
         may_be_dead = np.zeros(0, np.int32)
-        if isinstance(self.variant.revival, AuxK):
+        if isinstance(self.variant.dead_latents, AuxK):
             may_be_dead = np.flatnonzero(self._silent + tokens >= self.config.dead_after_examples).astype(np.int32)
         size = tokens * len(may_be_dead)
         if len(self._kept) < size:
             self._kept = np.empty(size, np.float32)
-        return Kept(may_be_dead, self._kept[:size].reshape(tokens, -1 if size else 0))
+        return DeadPreActivations(may_be_dead, self._kept[:size].reshape(tokens, -1 if size else 0))
 
-    def _encode_batch(self, x: NDArray[np.float32], codes: Codes, kept: Kept) -> NDArray[np.bool_]:
+    def _encode_batch(self, x: NDArray[np.float32], codes: Codes, kept: DeadPreActivations) -> NDArray[np.bool_]:
         """Write the centered batch, its codes and the pre-activations to keep; returns what was positive, [d_sae]."""
         blocks = block_bounds(len(x), self.d_sae)
         rows = blocks[0][1]
@@ -126,44 +126,44 @@ class KernelTrainer(TopKTrainer):
         self._workers.each(len(tasks), lambda i, _: pack_panels(W_enc, *tasks[i], self._floats))
         return self._floats
 
-    def _revive(self, kept: Kept, main: Pass, mean_error: NDArray[np.float64]) -> Part:
+    def _revive(self, kept: DeadPreActivations, main: BatchCodes, mean_error: NDArray[np.float64]) -> LossTerm:
         """AuxK: dead latents fit the residual, the opposite of the error; `mean_error` [width] is over tokens."""
         tokens = len(main.error)
-        nothing = Part(empty_entries(self.d_sae, 0), np.float32(0))
-        revival = self.variant.revival
-        if not isinstance(revival, AuxK):
+        nothing = LossTerm(empty_codes_by_latent(self.d_sae, 0), np.float32(0))
+        dead_latents = self.variant.dead_latents
+        if not isinstance(dead_latents, AuxK):
             return nothing
         dead = self._silent >= self.config.dead_after_examples
         useful = dead & (self._negative == 0)  # those that are positive nowhere would add nothing
         columns = np.flatnonzero(useful[kept.latents]).astype(np.int32)
-        k = min(self.d_in // 2 if revival.k is None else revival.k, len(columns))
+        k = min(self.d_in // 2 if dead_latents.k is None else dead_latents.k, len(columns))
         left_over = squared_spread(main.error, mean_error, self._workers)
         if k == 0 or not left_over > 0:
             return nothing
-        part = self._pass("revival", tokens, k)
+        part = self._pass("dead_latents", tokens, k)
         select_helpers(kept, columns, part.codes, self._workers)
         decode_batch(main.error, 1, self.parameters.latents.W_dec, part, self._workers)
-        group_by_latent(part.codes, part.slopes, part.entries, self._workers)
+        group_by_latent(part.codes, part.code_grads, part.entries, self._workers)
         self._sum_entries(part)
-        return Part(part.entries, np.float32(2 * revival.coefficient / left_over))
+        return LossTerm(part.entries, np.float32(2 * dead_latents.auxk_coefficient / left_over))
 
-    def _sum_entries(self, part: Pass) -> None:
+    def _sum_entries(self, part: BatchCodes) -> None:
         """Of the latents that are to move."""
         if self.variant.frozen != "features":
             sum_entries(part.entries, part.error, self._centered, self._sums, self._workers)
 
     def _update(
         self,
-        main: Part,
-        revival: Part,
-        resting: NDArray[np.bool_],
+        main: LossTerm,
+        dead_latents: LossTerm,
+        untouched: NDArray[np.bool_],
         error_gradient: NDArray[np.float64],
     ) -> None:
         """A step of the optimizer; `error_gradient` [width] is what b_dec's gradient receives through the output."""
         rule = self._rule()
         tasks = _tasks(padded(self.d_sae) // PANEL)
         count, width = len(tasks), len(self.parameters.b_dec)
-        totals = Totals(np.zeros((count, width), np.float32), np.zeros((count, 1)))
+        totals = StepTotals(np.zeros((count, width), np.float32), np.zeros((count, 1)))
         gradients = np.empty((self.threads, 2, width), np.float32)
         rows = [empty_rows(PANEL, width) for _ in range(self.threads)]
         weights, m, v = self.parameters, self.first_moments, self.second_moments
@@ -177,12 +177,12 @@ class KernelTrainer(TopKTrainer):
                 self._packed,
                 self._sums,
                 main,
-                revival,
-                resting,
+                dead_latents,
+                untouched,
                 rule,
                 gradients[worker],
                 rows[worker],
-                Totals(totals.input_gradient[i], totals.squared_gradient[i]),
+                StepTotals(totals.input_gradient[i], totals.squared_gradient[i]),
             )
 
         self._workers.each(count, run)

@@ -6,14 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saelib.sae.kernels.compiled import inner, inner_sum, kernel
-from saelib.sae.kernels.entries import Entries
+from saelib.sae.kernels.entries import CodesByLatent
 from saelib.sae.kernels.gather import dot
 from saelib.sae.kernels.gemm import pack_panel
 from saelib.sae.kernels.integers import IntegerPanels, IntegerRows, round_panel
 from saelib.sae.kernels.llvm.gather import SLICE
 from saelib.sae.kernels.llvm.gemm import PANEL
-from saelib.sae.kernels.rule import Rule
-from saelib.sae.kernels.sums import Sums
+from saelib.sae.kernels.rule import OptimizerStep
+from saelib.sae.kernels.sums import WeightGradients
 
 ROUNDING = np.float32(8 * np.finfo(np.float32).eps)
 """A row whose norm is as close to 1 counts as unit, so that a row that nothing moves keeps its bits."""
@@ -30,10 +30,10 @@ class Weights(NamedTuple):
     """[at least d_sae]"""
 
 
-class Part(NamedTuple):
+class LossTerm(NamedTuple):
     """A squared error whose gradient some latents receive. No latent receives it of two parts."""
 
-    entries: Entries
+    entries: CodesByLatent
     scale: np.float32
     """What multiplies half the squared error in the loss."""
 
@@ -46,7 +46,7 @@ class Packed(NamedTuple):
     integers: IntegerPanels
 
 
-class Totals(NamedTuple):
+class StepTotals(NamedTuple):
     """What a run of panels adds up, for the caller to sum in order."""
 
     input_gradient: NDArray[np.float32]
@@ -63,14 +63,14 @@ def update_latents(
     first_moments: Weights,
     second_moments: Weights,
     packed: Packed,
-    sums: Sums,
-    main: Part,
-    revival: Part,
-    resting: NDArray[np.bool_],
-    rule: Rule,
+    sums: WeightGradients,
+    main: LossTerm,
+    dead_latents: LossTerm,
+    untouched: NDArray[np.bool_],
+    rule: OptimizerStep,
     gradients: NDArray[np.float32],
     rows: IntegerRows,
-    totals: Totals,
+    totals: StepTotals,
 ) -> None:
     """Move the latents of panels `first` to `last`, set their decoder rows to norm 1 and pack their encoder rows.
 
@@ -83,8 +83,8 @@ def update_latents(
         packed: Changed in place.
         sums: Of the entries of both parts.
         main: The reconstruction of the batch.
-        revival: The part of dead latents.
-        resting: [d_sae]; latents to leave alone if they have no entries.
+        dead_latents: The part of dead latents.
+        untouched: [d_sae]; latents to leave alone if they have no entries.
         rule: The optimizer.
         gradients: Buffer of this worker, [2, width].
         rows: The same, [PANEL, width].
@@ -95,10 +95,10 @@ def update_latents(
     to_decoder, to_encoder = gradients[0], gradients[1]
     for panel in range(first, last):
         moved = False
-        for j in range(panel * PANEL, min((panel + 1) * PANEL, len(resting))):
+        for j in range(panel * PANEL, min((panel + 1) * PANEL, len(untouched))):
             alive = main.entries.starts[j + 1] > main.entries.starts[j]
-            part = main if alive else revival
-            if part.entries.starts[j + 1] == part.entries.starts[j] and resting[j]:
+            part = main if alive else dead_latents
+            if part.entries.starts[j + 1] == part.entries.starts[j] and untouched[j]:
                 continue
             to_bias = _bias_gradient(part, j)
             add_scaled(totals.input_gradient, to_bias, weights.W_enc[j])
@@ -119,7 +119,7 @@ def _bias_gradient(part, j):
     entries = part.entries
     total = np.float32(0)
     for q in range(entries.starts[j], entries.starts[j + 1]):
-        total += entries.slopes[q]
+        total += entries.code_grads[q]
     return total * part.scale
 
 
@@ -190,7 +190,7 @@ def update_vector(
     gradient: NDArray[np.float32],
     first_moment: NDArray[np.float32],
     second_moment: NDArray[np.float32],
-    rule: Rule,
+    rule: OptimizerStep,
 ) -> None:
     """Move one vector of parameters [n], such as b_dec."""
     if rule.sign:

@@ -8,7 +8,7 @@ from saelib.config.training import VariantConfig
 from saelib.sae.schedule import rate_at
 
 
-class Rule(NamedTuple):
+class OptimizerStep(NamedTuple):
     """What to make of gradients in this step."""
 
     moves_features: bool
@@ -30,16 +30,18 @@ class Rule(NamedTuple):
     """1 / (1 - beta2^step)"""
 
 
-def rule_for(variant: VariantConfig, steps: int, step: int, learning_rate: float) -> Rule:
+def optimizer_step(variant: VariantConfig, steps: int, step: int, learning_rate: float) -> OptimizerStep:
     """What step number `step`, 1 to `steps`, makes of gradients."""
     rate = rate_at(step, steps, learning_rate, variant.schedule)
     optimizer = variant.optimizer
     moves_features = variant.frozen != "features"
     if optimizer.kind == "sign_sgd":
         zero = np.float32(0)
-        return Rule(moves_features, variant.project_decoder, True, zero, zero, zero, zero, zero, np.float32(rate), zero)
+        return OptimizerStep(
+            moves_features, variant.project_decoder, True, zero, zero, zero, zero, zero, np.float32(rate), zero
+        )
     beta1, beta2 = optimizer.beta1, optimizer.beta2
-    return Rule(
+    return OptimizerStep(
         moves_features=moves_features,
         project=variant.project_decoder,
         sign=False,

@@ -8,15 +8,22 @@ from torch import Tensor
 
 from saelib.config.training import TrainConfig, VariantConfig
 from saelib.sae.kernels.compiled import inner_sum, kernel
-from saelib.sae.kernels.entries import Entries, count_entries, place_entries
-from saelib.sae.kernels.forward import EncodeBuffers, Kept, decode_block, encode_block, encode_buffers, keep_nothing
+from saelib.sae.kernels.entries import CodesByLatent, count_entries, place_entries
+from saelib.sae.kernels.forward import (
+    DeadPreActivations,
+    EncodeBuffers,
+    decode_block,
+    encode_block,
+    encode_buffers,
+    keep_nothing,
+)
 from saelib.sae.kernels.gather import dot, sum_row_pairs
 from saelib.sae.kernels.gemm import pack, pack_panels
-from saelib.sae.kernels.latents import Totals, Weights, add_scaled, move_latent
+from saelib.sae.kernels.latents import StepTotals, Weights, add_scaled, move_latent
 from saelib.sae.kernels.llvm.gemm import TALL
 from saelib.sae.kernels.parameters import row_width
-from saelib.sae.kernels.passes import Pass, empty_pass
-from saelib.sae.kernels.rule import Rule
+from saelib.sae.kernels.passes import BatchCodes, empty_batch_codes
+from saelib.sae.kernels.rule import OptimizerStep
 from saelib.sae.kernels.topk_trainer import TopKTrainer
 from saelib.sae.model import SAE
 
@@ -28,11 +35,11 @@ RUN = 1024
 
 def is_small(sae: SAE, config: TrainConfig, variant: VariantConfig) -> bool:
     """Whether `SmallKernelTrainer` is the one for this SAE, given that kernels are."""
-    simple = variant.revival.kind == "none" and config.precision == "float32"
+    simple = variant.dead_latents.kind == "none" and config.precision == "float32"
     return simple and sae.d_in * sae.d_sae <= SMALL
 
 
-class Sums(NamedTuple):
+class RunGradients(NamedTuple):
     """Over runs of tokens; without the factor of the loss."""
 
     W_enc: NDArray[np.float32]
@@ -52,14 +59,14 @@ class Buffers(NamedTuple):
 
     centered: NDArray[np.float32]
     """[RUN, width]"""
-    main: Pass
+    main: BatchCodes
     encode: EncodeBuffers
-    kept: Kept
+    kept: DeadPreActivations
     """Nothing."""
 
 
 class SmallKernelTrainer(TopKTrainer):
-    """`saelib.sae.trainer.Trainer` for small TopK SAEs without revival, otherwise like `KernelTrainer`."""
+    """`saelib.sae.trainer.Trainer` for small TopK SAEs without dead_latents, otherwise like `KernelTrainer`."""
 
     _buffers: list[Buffers] | None = None
 
@@ -68,19 +75,21 @@ class SmallKernelTrainer(TopKTrainer):
         tokens = len(x)
         self.steps_done += 1
         runs = _runs(tokens)
-        sums, resting = self._empty_sums(len(runs)), self._resting()
+        sums, untouched = self._empty_sums(len(runs)), self._untouched()
         positive = self._differentiate(x.numpy(), runs, sums)
         self._count(tokens, np.logical_or.reduce(sums.counts > 0), positive)
         scale, rule = 2 / (tokens * self.variance), self._rule()
-        totals = Totals(np.zeros((1, sums.error.shape[1]), np.float32), np.zeros((1, 1)))
+        totals = StepTotals(np.zeros((1, sums.error.shape[1]), np.float32), np.zeros((1, 1)))
         weights, m, v = self.parameters.latents, self.first_moments.latents, self.second_moments.latents
-        apply_sums(weights, m, v, self._panels, sums, np.float32(scale), resting, rule, totals)
+        apply_sums(weights, m, v, self._panels, sums, np.float32(scale), untouched, rule, totals)
         self._finish(sums.error.sum(0, dtype=np.float64) * scale, totals, rule)
 
     def _pack(self) -> None:
         self._panels = pack(self.parameters.latents.W_enc, self.d_in)
 
-    def _differentiate(self, x: NDArray[np.float32], runs: list[tuple[int, int]], sums: Sums) -> NDArray[np.bool_]:
+    def _differentiate(
+        self, x: NDArray[np.float32], runs: list[tuple[int, int]], sums: RunGradients
+    ) -> NDArray[np.bool_]:
         """Sums of each run; returns which latents were positive somewhere, [d_sae]."""
         if self._buffers is None or len(self._buffers) != self.threads:
             self._buffers = [self._empty_buffers() for _ in range(self.threads)]
@@ -96,15 +105,15 @@ class SmallKernelTrainer(TopKTrainer):
 
     def _empty_buffers(self) -> Buffers:
         rows, width = _round_up(RUN), row_width(self.d_in)
-        main = empty_pass(rows, width, self.k, self.d_sae)
+        main = empty_batch_codes(rows, width, self.k, self.d_sae)
         encode = encode_buffers(rows, self.d_sae, self.k)
         return Buffers(np.zeros((rows, width), np.float32), main, encode, keep_nothing(rows))
 
-    def _empty_sums(self, runs: int) -> Sums:
+    def _empty_sums(self, runs: int) -> RunGradients:
         shape = (runs, self.d_sae, row_width(self.d_in))
         W_enc, W_dec = np.empty(shape, np.float32), np.empty(shape, np.float32)
         b_enc, counts = np.empty(shape[:2], np.float32), np.empty(shape[:2], np.int64)
-        return Sums(W_enc, W_dec, b_enc, np.empty((runs, shape[2]), np.float32), counts)
+        return RunGradients(W_enc, W_dec, b_enc, np.empty((runs, shape[2]), np.float32), counts)
 
 
 def _runs(tokens: int) -> list[tuple[int, int]]:
@@ -124,30 +133,32 @@ def differentiate_run(
     b_dec: NDArray[np.float32],
     panels: NDArray[np.float32],
     run: int,
-    sums: Sums,
+    sums: RunGradients,
     buffers: Buffers,
 ) -> None:
     """Write the sums of a run of tokens, x [tokens, d_in]."""
     tokens, (centered, main, encode, kept) = len(x), buffers
     codes, entries = main.codes, main.entries
     encode_block(x, 0, tokens, b_dec, panels, weights.b_enc, centered, codes, kept, encode)
-    decode_block(centered, np.float32(-1), 0, tokens, weights.W_dec, codes, main.error, main.slopes, sums.error[run])
+    decode_block(
+        centered, np.float32(-1), 0, tokens, weights.W_dec, codes, main.error, main.code_grads, sums.error[run]
+    )
     counts = sums.counts[run]
     counts[:] = 0
     count_entries(codes, 0, tokens, counts)
     entries.starts[1:] = np.cumsum(counts)
-    place_entries(codes, main.slopes, 0, tokens, entries.starts[:-1].copy(), entries)
+    place_entries(codes, main.code_grads, 0, tokens, entries.starts[:-1].copy(), entries)
     for j in range(len(counts)):
         start, stop = entries.starts[j], entries.starts[j + 1]
         sum_row_pairs(sums.W_dec[run, j], sums.W_enc[run, j], entries, start, stop, main.error, centered)
-        sums.b_enc[run, j] = _sum_slopes(entries, start, stop)
+        sums.b_enc[run, j] = _sum_code_grads(entries, start, stop)
 
 
 @inner_sum
-def _sum_slopes(entries: Entries, start, stop):
+def _sum_code_grads(entries: CodesByLatent, start, stop):
     total = np.float32(0)
     for q in range(start, stop):
-        total += entries.slopes[q]
+        total += entries.code_grads[q]
     return total
 
 
@@ -157,16 +168,16 @@ def apply_sums(
     first_moments: Weights,
     second_moments: Weights,
     panels: NDArray[np.float32],
-    sums: Sums,
+    sums: RunGradients,
     scale: np.float32,
-    resting: NDArray[np.bool_],
-    rule: Rule,
-    totals: Totals,
+    untouched: NDArray[np.bool_],
+    rule: OptimizerStep,
+    totals: StepTotals,
 ) -> None:
     """Move all latents by the sums times `scale`; the other arguments are those of `update_latents`."""
     gradients = np.empty((2, sums.error.shape[1]), np.float32)
-    for j in range(len(resting)):
-        if resting[j] and not sums.counts[:, j].any():
+    for j in range(len(untouched)):
+        if untouched[j] and not sums.counts[:, j].any():
             continue
         gradients[:] = 0
         to_bias = np.float32(0)

@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saelib.sae.kernels.compiled import kernel
-from saelib.sae.kernels.entries import Entries
+from saelib.sae.kernels.entries import CodesByLatent
 from saelib.sae.kernels.llvm.gather import SLICE, sum_slices
 from saelib.sae.kernels.threads import Workers
 
 
-class Sums(NamedTuple):
+class WeightGradients(NamedTuple):
     """Of latents that have entries; the rows of others hold nothing of meaning."""
 
     W_dec: NDArray[np.float32]
@@ -20,14 +20,18 @@ class Sums(NamedTuple):
     """The same of slope * input."""
 
 
-def empty_sums(d_sae: int, width: int) -> Sums:
+def empty_weight_gradients(d_sae: int, width: int) -> WeightGradients:
     """Zeros."""
     shape = -(-width // SLICE), d_sae, SLICE
-    return Sums(np.zeros(shape, np.float32), np.zeros(shape, np.float32))
+    return WeightGradients(np.zeros(shape, np.float32), np.zeros(shape, np.float32))
 
 
 def sum_entries(
-    entries: Entries, error: NDArray[np.float32], centered: NDArray[np.float32], sums: Sums, workers: Workers
+    entries: CodesByLatent,
+    error: NDArray[np.float32],
+    centered: NDArray[np.float32],
+    sums: WeightGradients,
+    workers: Workers,
 ) -> None:
     """Write the sums of all latents that have entries; `error` and `centered` are [tokens, width].
 
@@ -40,7 +44,7 @@ def sum_entries(
     def work(task: int, worker: int) -> None:
         i = task // 2
         if task % 2:
-            sum_columns(entries, entries.slopes, centered, i * SLICE, narrow[worker], sums.W_enc[i])
+            sum_columns(entries, entries.code_grads, centered, i * SLICE, narrow[worker], sums.W_enc[i])
         else:
             sum_columns(entries, entries.codes, error, i * SLICE, narrow[worker], sums.W_dec[i])
 
@@ -49,7 +53,7 @@ def sum_entries(
 
 @kernel
 def sum_columns(
-    entries: Entries,
+    entries: CodesByLatent,
     weights: NDArray[np.float32],
     rows: NDArray[np.float32],
     first: int,

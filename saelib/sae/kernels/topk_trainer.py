@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saelib.config.training import AuxK, TrainConfig, VariantConfig
-from saelib.sae.kernels.latents import Totals, update_vector
+from saelib.sae.kernels.latents import StepTotals, update_vector
 from saelib.sae.kernels.parameters import Parameters, sae_of
-from saelib.sae.kernels.rule import Rule, rule_for
+from saelib.sae.kernels.rule import OptimizerStep, optimizer_step
 from saelib.sae.kernels.threads import Workers, shared_workers
 from saelib.sae.model import SAE
 
@@ -50,7 +50,10 @@ class TopKTrainer(ABC):
         moments = (self.d_in, self.d_sae) if self._has_moments else (1, 1)
         self.first_moments, self.second_moments = Parameters(*moments), Parameters(*moments)
         self._silent, self._negative = np.zeros(self.d_sae, np.int64), np.zeros(self.d_sae, np.int64)
-        self.silent_for, self.negative_for = torch.from_numpy(self._silent), torch.from_numpy(self._negative)
+        self.tokens_since_fired, self.tokens_since_positive = (
+            torch.from_numpy(self._silent),
+            torch.from_numpy(self._negative),
+        )
         self._pack()
         self._sae = sae_of(self.parameters, self.k)
         self._norms = {"W": 0.0, "b_dec": 0.0}
@@ -70,7 +73,14 @@ class TopKTrainer(ABC):
         if self._has_moments:
             state |= dict(self.first_moments.copies("m.")) | dict(self.second_moments.copies("v."))
         counters = {"steps_done": torch.tensor(self.steps_done), "examples": torch.tensor(self.examples)}
-        return state | counters | {"silent_for": self.silent_for.clone(), "negative_for": self.negative_for.clone()}
+        return (
+            state
+            | counters
+            | {
+                "tokens_since_fired": self.tokens_since_fired.clone(),
+                "tokens_since_positive": self.tokens_since_positive.clone(),
+            }
+        )
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from `state_dict`, bit for bit."""
@@ -78,8 +88,8 @@ class TopKTrainer(ABC):
         if self._has_moments:
             self.first_moments.load(state, "m.")
             self.second_moments.load(state, "v.")
-        self.silent_for.copy_(state["silent_for"])
-        self.negative_for.copy_(state["negative_for"])
+        self.tokens_since_fired.copy_(state["tokens_since_fired"])
+        self.tokens_since_positive.copy_(state["tokens_since_positive"])
         self.steps_done, self.examples = int(state["steps_done"]), int(state["examples"])
         self._pack()
 
@@ -91,17 +101,17 @@ class TopKTrainer(ABC):
     def _workers(self) -> Workers:
         return shared_workers(self.threads)
 
-    def _rule(self) -> Rule:
+    def _rule(self) -> OptimizerStep:
         """Of the step under way."""
-        return rule_for(self.variant, self.config.steps, self.steps_done, self.learning_rate)
+        return optimizer_step(self.variant, self.config.steps, self.steps_done, self.learning_rate)
 
-    def _resting(self) -> NDArray[np.bool_]:
+    def _untouched(self) -> NDArray[np.bool_]:
         """[d_sae]; latents that stay as they are if this step brings them no gradient. Before the step is counted."""
         optimizer = self.variant.optimizer
         if optimizer.kind == "sign_sgd" or optimizer.sparse:
             return np.ones(self.d_sae, np.bool_)
         never_moved = self._silent == self.examples  # no gradient since training began, so that moments are 0
-        if isinstance(self.variant.revival, AuxK) and self.examples >= self.config.dead_after_examples:
+        if isinstance(self.variant.dead_latents, AuxK) and self.examples >= self.config.dead_after_examples:
             never_moved &= self._negative == self.examples
         return never_moved
 
@@ -113,7 +123,7 @@ class TopKTrainer(ABC):
         self._silent[fired] = 0
         self._negative[positive] = 0
 
-    def _finish(self, error_gradient: NDArray[np.float64], totals: Totals, rule: Rule) -> None:
+    def _finish(self, error_gradient: NDArray[np.float64], totals: StepTotals, rule: OptimizerStep) -> None:
         """Move b_dec and note the norms of gradients.
 
         Args:

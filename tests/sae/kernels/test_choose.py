@@ -43,7 +43,7 @@ def trainer_for(variant: VariantConfig, rate: float = 1e-3, threads: int = 1, **
     [
         (VariantConfig(), 4096, "KernelTrainer"),
         (VariantConfig(), 64, "SmallKernelTrainer"),
-        (VariantConfig(revival=AuxK(kind="auxk")), 64, "KernelTrainer"),
+        (VariantConfig(dead_latents=AuxK(kind="auxk")), 64, "KernelTrainer"),
         (VariantConfig(optimizer=Adam(sparse=True), frozen="b_dec"), 64, "SmallKernelTrainer"),
         (VariantConfig(optimizer=SignSGD(kind="sign_sgd")), 64, "SmallKernelTrainer"),
     ],
@@ -61,7 +61,7 @@ def test_kernels_train_what_they_can(
     ("variant", "reason"),
     [
         (VariantConfig(architecture=ReLU(kind="relu")), "architecture relu"),
-        (VariantConfig(revival=GhostGradients(kind="ghost")), "revival ghost"),
+        (VariantConfig(dead_latents=GhostGradients(kind="ghost_grads")), "dead_latents ghost"),
         (VariantConfig(clip=1.0), "clip"),
     ],
 )

@@ -28,7 +28,7 @@ def one_torch_thread() -> Iterator[None]:
 
 
 D_IN, D_SAE, K, TOKENS = 70, 300, 8, 500
-AUXK = VariantConfig(revival=AuxK(kind="auxk", k=24))
+AUXK = VariantConfig(dead_latents=AuxK(kind="auxk", k=24))
 NO_AVX512 = "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+movbe"
 
 
@@ -71,7 +71,7 @@ def test_the_number_of_threads_changes_no_bit(variant: VariantConfig) -> None:
     for trainer in trainers:
         for x in batches:
             trainer.step(x)
-    assert trainers[0].silent_for.any()
+    assert trainers[0].tokens_since_fired.any()
     assert_same_bits(trainers[0].state_dict(), trainers[1].state_dict())
     assert_same_bits(trainers[0].state_dict(), trainers[2].state_dict())
 
@@ -119,7 +119,7 @@ def test_a_latent_that_is_positive_nowhere_never_changes(base: VariantConfig, op
     assert torch.equal(now["b_enc"][5], start["b_enc"][5])
     assert torch.equal(now["b_dec"], start["b_dec"])
     assert not torch.equal(now["W_dec"][6], start["W_dec"][6])
-    assert trainer.negative_for[5] == trainer.silent_for[5] == 10 * TOKENS
+    assert trainer.tokens_since_positive[5] == trainer.tokens_since_fired[5] == 10 * TOKENS
 
 
 @pytest.mark.parametrize("base", [AUXK, SMALL])

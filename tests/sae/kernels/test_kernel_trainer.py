@@ -65,8 +65,8 @@ class DenseTrainer:
     def __init__(self, sae: SAE, config: TrainConfig, variant: VariantConfig, learning_rate: float) -> None:
         self.sae = SAE("topk", {name: value.clone() for name, value in sae.state_dict().items()}, sae.k)
         self.config, self.variant, self.learning_rate = config, variant, learning_rate
-        self.silent_for = torch.zeros(sae.d_sae, dtype=torch.int64)
-        self.negative_for = torch.zeros(sae.d_sae, dtype=torch.int64)
+        self.tokens_since_fired = torch.zeros(sae.d_sae, dtype=torch.int64)
+        self.tokens_since_positive = torch.zeros(sae.d_sae, dtype=torch.int64)
         self.examples = 0
         self.losses: list[float] = []
         self.moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in self.sae.named_parameters()}
@@ -87,14 +87,14 @@ class DenseTrainer:
         codes = torch.zeros_like(hidden).scatter(1, indices, values)
         self.examples += len(x)
         fired, positive = (codes > 0).any(0), (hidden > 0).any(0)
-        self.silent_for = torch.where(fired, 0, self.silent_for + len(x))
-        self.negative_for = torch.where(positive, 0, self.negative_for + len(x))
+        self.tokens_since_fired = torch.where(fired, 0, self.tokens_since_fired + len(x))
+        self.tokens_since_positive = torch.where(positive, 0, self.tokens_since_positive + len(x))
         x_hat = sae.decode(codes)
         loss = (x - x_hat).square().sum(1).mean() / VARIANCE
-        revival = self.variant.revival
-        if isinstance(revival, AuxK):
-            dead = self.silent_for >= self.config.dead_after_examples
-            loss = loss + revival.coefficient * self._auxk(hidden, dead, (x - x_hat).detach(), revival.k)
+        dead_latents = self.variant.dead_latents
+        if isinstance(dead_latents, AuxK):
+            dead = self.tokens_since_fired >= self.config.dead_after_examples
+            loss = loss + dead_latents.auxk_coefficient * self._auxk(hidden, dead, (x - x_hat).detach(), dead_latents.k)
         self.losses.append(loss.item())
         sae.zero_grad()
         loss.backward()
@@ -159,14 +159,14 @@ def loss_of(sae: SAE, x: Tensor) -> float:
         return ((sae(x) - x).square().sum(1).mean() / VARIANCE).item()
 
 
-AUXK = VariantConfig(revival=AuxK(kind="auxk", coefficient=0.5, k=12))
+AUXK = VariantConfig(dead_latents=AuxK(kind="auxk", auxk_coefficient=0.5, k=12))
 VARIANTS = {
     "plain": VariantConfig(),
     "sparse_adam_alone": VariantConfig(optimizer=Adam(sparse=True)),
     "frozen_b_dec_alone": VariantConfig(frozen="b_dec"),
     "no_projection": VariantConfig(project_decoder=False),
     "auxk": AUXK,
-    "auxk_default_k": VariantConfig(revival=AuxK(kind="auxk")),
+    "auxk_default_k": VariantConfig(dead_latents=AuxK(kind="auxk")),
     "frozen_b_dec": AUXK.model_copy(update={"frozen": "b_dec"}),
     "frozen_features": VariantConfig(frozen="features"),
     "sparse_adam": AUXK.model_copy(update={"optimizer": Adam(sparse=True)}),
@@ -183,9 +183,9 @@ def test_latents_that_only_auxk_moved_keep_their_momentum() -> None:
     for i, x in enumerate(make_batches(size, steps)):
         for trainer in (dense, fast):
             trainer.step(x + (center if i % 4 else -center))
-        only_helped |= (dense.silent_for == dense.examples) & (gradient(dense.sae.b_enc) != 0)
+        only_helped |= (dense.tokens_since_fired == dense.examples) & (gradient(dense.sae.b_enc) != 0)
     assert only_helped.any()
-    assert dense.negative_for.any()
+    assert dense.tokens_since_positive.any()
     start = make_sae(size).W_enc
     update = (dense.sae.W_enc - start).norm()
     assert (fast.sae.W_enc - dense.sae.W_enc).norm() <= 1e-3 * update
@@ -195,7 +195,7 @@ CASES = [
     *[(SIZES[0], name, False) for name in VARIANTS],
     *[(size, "auxk", False) for size in SIZES[1:]],
     (SIZES[1], "plain", False),
-    *[(SIZES[0], name, True) for name in VARIANTS if VARIANTS[name].revival.kind == "none"],
+    *[(SIZES[0], name, True) for name in VARIANTS if VARIANTS[name].dead_latents.kind == "none"],
     *[(size, "plain", True) for size in (SIZES[2], SIZES[3], Size(64, 128, 8, 1100))],
 ]
 
@@ -216,8 +216,8 @@ def test_fifty_steps_agree_with_dense_autograd(size: Size, name: str, small: boo
         fast.step(x)
         dense.step(x)
         assert fast.gradient_norms() == pytest.approx(dense.norms, rel=1e-3)
-        torch.testing.assert_close(fast.silent_for, dense.silent_for)
-        torch.testing.assert_close(fast.negative_for, dense.negative_for)
+        torch.testing.assert_close(fast.tokens_since_fired, dense.tokens_since_fired)
+        torch.testing.assert_close(fast.tokens_since_positive, dense.tokens_since_positive)
     start = make_sae(size).state_dict()
     for key, value in dense.sae.state_dict().items():
         update = (value - start[key]).norm()

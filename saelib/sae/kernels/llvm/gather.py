@@ -86,17 +86,19 @@ def _sum_slices(_, out, out_start, tokens, weights, start, stop, rows):
 
 def _weighted_row_pairs(vectors: int) -> Any:
     @intrinsic
-    def sum_rows(_, first_out, second_out, column, tokens, codes, slopes, start, stop, first_rows, second_rows, stride):
-        """first_out = sum over q of codes[q] * first_rows[tokens[q]], second_out the same of slopes and second_rows.
+    def sum_rows(
+        _, first_out, second_out, column, tokens, codes, code_grads, start, stop, first_rows, second_rows, stride
+    ):
+        """first_out = sum over q of codes[q] * first_rows[tokens[q]]; second_out: of code_grads and second_rows.
 
         Of `vectors * LANES` columns from `column`; q runs from `start` to `stop`, in order; rows lie `stride` apart.
         """
         integer = types.int64
-        outs, entries = (first_out, second_out, integer), (tokens, codes, slopes, integer, integer)
+        outs, entries = (first_out, second_out, integer), (tokens, codes, code_grads, integer, integer)
         signature = types.void(*outs, *entries, first_rows, second_rows, integer)
 
         def generate(context, b, signature, values):
-            first_out, second_out, tokens, codes, slopes, first_rows, second_rows = (
+            first_out, second_out, tokens, codes, code_grads, first_rows, second_rows = (
                 pointer(context, b, signature.args[i], values[i]) for i in (0, 1, 3, 4, 5, 8, 9)
             )
             column, start, stop, stride = (values[i] for i in (2, 6, 7, 10))
@@ -104,7 +106,7 @@ def _weighted_row_pairs(vectors: int) -> Any:
             def one_entry(q, sums):
                 entry = b.add(start, q)
                 token = b.sext(b.load(b.gep(tokens, [entry])), INT64)
-                code, slope = (splat(b, b.load(b.gep(base, [entry]))) for base in (codes, slopes))
+                code, slope = (splat(b, b.load(b.gep(base, [entry]))) for base in (codes, code_grads))
                 place = b.add(b.mul(token, stride), column)
                 first = [fma(b, code, load(b, first_rows, place, v), sums[v]) for v in range(vectors)]
                 second = [fma(b, slope, load(b, second_rows, place, v), sums[vectors + v]) for v in range(vectors)]
