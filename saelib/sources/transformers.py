@@ -81,7 +81,8 @@ class TextTokenizer:
         return found._replace(left_out=spelled)
 
     def _encode(self, text: str, **options: bool) -> Tokens:
-        encoded = self._tokenizer(text, return_special_tokens_mask=True, **options)
+        # Quietly: what is longer than the model takes is cut, split or refused later, and not run as it is.
+        encoded = self._tokenizer(text, return_special_tokens_mask=True, verbose=False, **options)
         ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
         if max(ids, default=0) >= self._vocabulary:
             raise UserError(
