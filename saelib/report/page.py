@@ -77,7 +77,7 @@ SAE_COLUMNS = (
     Column("variant", "variant"),
     Column("preprocessing", "preprocessing"),
     Column("architecture", "architecture"),
-    Column("dead_latents", "dead_latents", "of dead features, during training"),
+    Column("dead_latents", "dead latents", "of dead features, during training"),
     Column("learning_rate", "learning rate", "the best of the sweep", lambda value: f"{value:g}"),
     Column("learning_rate_at_end", "at an end?", "whether the best rate is the lowest or the highest of those tried"),
     Column(
