@@ -8,12 +8,16 @@ Pre-activations are compared as integers that have the same bits: floats > 0 are
 others give 0 or less, and the compiler turns maxima and counts of integers into vector instructions.
 """
 
-from typing import NamedTuple
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from saelib.files.compiled import compiled_from
 from saelib.progress import announce_compiling
 
 announce_compiling()
@@ -21,7 +25,11 @@ NEVER = np.int32(2**31 - 1)
 SHARED, AT_CENTER = -1, -2
 """What `Own.row` holds for a token without pre-activations of its own, and for one whose are all zero."""
 
-_compiled = njit(cache=True, nogil=True)
+_SOURCE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+
+
+def _compiled(function: Callable[..., Any]) -> Any:
+    return compiled_from(njit(cache=True, nogil=True)(function), _SOURCE)
 
 
 class Own(NamedTuple):

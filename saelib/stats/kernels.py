@@ -3,18 +3,33 @@
 `values` are rows of `saelib.stats.slabs`: float32 [n, d_in], relative to `origin` [d_in], in scaled units.
 """
 
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numba
 import numpy as np
 
+from saelib.files.compiled import compiled_from
 from saelib.progress import announce_compiling
 
 announce_compiling()
+_SOURCE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 # Sums may be reordered, but NaN and infinity keep their meaning: they are how a bad token is found. Divisions stay what
 # they are: the means of all tokens times 1 / d, rounded, would be off the same way, and `ln_mean` with them.
 _REORDERED = {"reassoc", "contract", "nsz"}
-_jit = numba.njit(cache=True, nogil=True, fastmath=_REORDERED)
 # Inlined: a call goes to one copy in the process that compiled it and to another, with its own order, from the cache.
 _inner = numba.njit(nogil=True, forceinline=True, fastmath=_REORDERED)
+
+
+def _jit(function: Callable[..., Any]) -> Any:
+    return compiled_from(numba.njit(cache=True, nogil=True, fastmath=_REORDERED)(function), _SOURCE)
+
+
+def _exact_jit(function: Callable[..., Any]) -> Any:
+    return compiled_from(numba.njit(cache=True, nogil=True)(function), _SOURCE)
+
 
 # Rows of `pilots` and the first rows of `sums` in `add_moments`.
 RAW, NORMALIZED, UNIT = 0, 1, 2
@@ -24,7 +39,7 @@ _ROWS_IN_FLOAT32 = 64
 _LEAST_SQUARE, _LEAST_NORM = np.float32(1e-30), np.float32(1e-37)
 
 
-@numba.njit(cache=True, nogil=True)
+@_exact_jit
 def decode_half(bits, scale, out):
     """float16, given as its bits (uint16 [n, d]), times `scale`, into float32 `out`. Infinity becomes NaN.
 

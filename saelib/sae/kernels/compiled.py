@@ -7,6 +7,7 @@ from typing import Any
 
 from numba import njit
 
+from saelib.files.compiled import compiled_from
 from saelib.progress import announce_compiling
 
 announce_compiling()
@@ -27,9 +28,7 @@ inner_sum = njit(**_options, fastmath={"contract", "reassoc", "nsz"})
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """For functions that Python calls.
 
-    numba drops what it cached when the function's own file changes, but the code compiled into it comes from several;
-    so its stamp is replaced by the package's.
+    numba drops what it cached when the function's own file changes, but the code compiled into it comes from several:
+    so the whole package decides.
     """
-    dispatcher: Any = njit(**_options, cache=True)(function)
-    dispatcher._cache._cache_file._source_stamp = SOURCES
-    return dispatcher
+    return compiled_from(njit(**_options, cache=True)(function), SOURCES)
