@@ -71,9 +71,10 @@ def plan(
         ],
         json,
     )
+    at_least = "at least " if any(one.bytes is None for one in needs) else ""
     typer.echo(
         f"\n{len(needs)} models, {sum(one.layers for one in needs)} layers, {needs[0].tokens:,} tokens each. "
-        f"Stores: {'at least ' if any(one.bytes is None for one in needs) else ''}{_size(total)} (twice that for layers whose rows float16 does not keep), free in {config.results}: "
+        f"Stores: {at_least}{_size(total)} (twice that for layers whose rows float16 does not keep), free in {config.results}: "
         f"{_size(free)}. A forward pass is one batch, at full length."
     )
     for title, attribute in (("Missing", "missing"), ("To know", "notes")):
