@@ -74,8 +74,8 @@ def plan(
     at_least = "at least " if any(one.bytes is None for one in needs) else ""
     typer.echo(
         f"\n{len(needs)} models, {sum(one.layers for one in needs)} layers, {needs[0].tokens:,} tokens each. "
-        f"Stores: {at_least}{_size(total)} (twice that for layers whose rows float16 does not keep), free in {config.results}: "
-        f"{_size(free)}. A forward pass is one batch, at full length."
+        f"Stores: {at_least}{_size(total)} (twice that for layers whose rows float16 does not keep), "
+        f"free in {config.results}: {_size(free)}. A forward pass is one batch, at full length."
     )
     for title, attribute in (("Missing", "missing"), ("To know", "notes")):
         about: dict[str, list[str]] = {}
