@@ -202,8 +202,8 @@ def jobs(tree: Tree, stage: str = "") -> list[int]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             arguments = (process / "cmdline").read_bytes().split(b"\0")
-            script = arguments[1].decode() if len(arguments) > 1 else ""
-            if script.startswith(f"scripts/{stage}") and Path(os.readlink(process / "cwd")) == tree.root:
+            script = Path(arguments[1].decode() if len(arguments) > 1 else "")
+            if script.parent == tree.root / "scripts" and script.stem.startswith(stage):
                 found.append(int(process.name))
         except (OSError, UnicodeDecodeError):  # it has ended, or is another's
             continue

@@ -9,6 +9,7 @@ from tools.miniature import Tree
 
 STAGES = ("start", "extract", "stats", "init_death", "theory", "train", "report")
 WHOM = ("all", "controller", "job")
+ATTEMPTS = 20
 START_SECONDS = 2.0
 """Until a run has its first job at work."""
 
@@ -21,7 +22,7 @@ def kill(ground: Ground, case: Case) -> str:
     case.name = f"kill {whom}"
     as_it_writes = stage != "start" and case.rng.random() < 0.5
     share = case.rng.random()
-    while True:
+    for _ in range(ATTEMPTS):
         with ground.copy() as tree:
             drop(tree, case.rng.choice(STAGES[1:]) if stage == "start" else stage, case.rng)
             run = Run(tree)
@@ -35,6 +36,7 @@ def kill(ground: Ground, case: Case) -> str:
             if whom == "job":
                 _check_lonely_end(run)
             return ground.settle(tree)
+    raise DefectFound(f"{whom} could not be killed in {ATTEMPTS} runs: no job of the stage {stage} was found at work")
 
 
 def _wait(ground: Ground, run: Run, stage: str, share: float, as_it_writes: bool) -> str:
