@@ -18,7 +18,7 @@ def clone(edited: Tree, tmp_path: Path) -> Tree:
     """A clone in a folder of the name that `git clone` gives it, whose own code is told apart by what its jobs log."""
     edited.root.rename(tmp_path / "saelib")
     tree = Tree(tmp_path / "saelib")
-    jobs = tree.root / "saelib" / "jobs.py"
+    jobs = tree.root / "saelib" / "pipeline" / "jobs.py"
     text = jobs.read_text()
     old = "    started = time.monotonic()\n"
     assert old in text
