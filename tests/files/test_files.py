@@ -65,7 +65,7 @@ def test_reading_what_is_not_there_or_not_json(tmp_path: Path) -> None:
 WRITER = """
 import sys, itertools
 from pathlib import Path
-from saelib.files.publish import write_json
+from saelib.files.sealed import write_json
 for i in itertools.count():
     write_json(Path(sys.argv[1]), {"i": i, "pad": "x" * 200000})
 """
@@ -76,6 +76,7 @@ def test_killed_at_any_moment_the_file_is_whole(tmp_path: Path) -> None:
     for delay in (0.0, 0.01, 0.03):
         process = subprocess.Popen([sys.executable, "-c", WRITER, str(file)])
         while not file.exists():
+            assert process.poll() is None, "the writer ended before it was killed"
             time.sleep(0.005)
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
