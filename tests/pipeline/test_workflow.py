@@ -84,7 +84,7 @@ def test_jobs_run_the_scripts_and_the_code_beside_the_snakefile(
     open_suite: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", "/mine:/clone")
-    assert open_suite(home="/work/../clone").script("stats") == "/clone/scripts/stats.py"
+    assert open_suite(home="/elsewhere/../clone").script("stats") == "/clone/scripts/stats.py"
     assert os.environ["PYTHONPATH"] == "/clone:/mine"
 
 

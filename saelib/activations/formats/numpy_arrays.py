@@ -31,7 +31,8 @@ def open_npz(path: Path, member: str) -> Found:
                     copy.write(piece)
                 copy.seek(0)
                 return _map(copy, path, size)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+    # What zipfile and numpy raise for damaged members; RuntimeError also for encrypted and strangely compressed ones.
+    except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError) as error:
         encrypted = isinstance(error, RuntimeError) and "encrypted" in str(error)
         raise damaged(path, "it is encrypted" if encrypted else "") from None
 

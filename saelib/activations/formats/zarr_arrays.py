@@ -41,7 +41,8 @@ def open_zarr(path: Path, member: str, fill_missing_chunks: bool) -> Found:
         found = of_numpy(node, together=node.chunks[0] if node.ndim else 1)
         if not fill_missing_chunks and found.floating:
             _refuse_missing(path, folder, node)
-    except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError, RuntimeError, OSError) as error:
+    # All that zarr was seen to raise for metadata that are damaged or of a kind that it does not know.
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError) as error:
         why = "a data type that zarr does not know here" if "data type" in str(error) else "its metadata cannot be read"
         raise damaged(path, why) from error
     return found
