@@ -64,5 +64,5 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
 	  || { echo "ESM3's packages need Python 3.11 or 3.12; 'make env-esm3 PYTHON=python3.11' names another one"; exit 1; }
 	$(PYTHON) -m venv .envs/esm3
-	.envs/esm3/bin/python -m pip install --disable-pip-version-check -c envs/esm3-constraints.txt -e '.[esm3]' pytest
+	.envs/esm3/bin/python -m pip install --disable-pip-version-check -c envs/esm3-constraints.txt -e '.[esm3]' pytest hypothesis
 	touch $@

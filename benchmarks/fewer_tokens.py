@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.timing import environment, environment_line, show
 from saelib.activations.rows import ArrayRows, read_float32
 from saelib.init_death import measure
-from saelib.preprocessing.fit import make_preprocess
+from saelib.preprocessing.fit import make_preprocessing
 from saelib.stats import LayerStats, compute_stats
 from saelib.store import Store, open_store
 
@@ -34,7 +34,7 @@ class Found:
 
     stats: LayerStats
     dead: Mapping[str, float]
-    """Preprocessing -> fraction dead at initialization, on these very tokens."""
+    """PreprocessingName -> fraction dead at initialization, on these very tokens."""
 
 
 def main(argv: list[str]) -> None:
@@ -82,8 +82,8 @@ def find(x: NDArray[np.float32]) -> Found:
     """Statistics of `x` [tokens, d_in], and dead features on it."""
     rows = ArrayRows(x)
     stats = compute_stats(rows, whitening=False)
-    preprocesses = {name: make_preprocess(name, stats.arrays) for name in PREPROCESSINGS}
-    death = measure(rows, preprocesses, D_SAE, K, seeds=[0])
+    preprocessings = {name: make_preprocessing(name, stats.arrays) for name in PREPROCESSINGS}
+    death = measure(rows, preprocessings, D_SAE, K, seeds=[0])
     return Found(stats, {name: found.dead_total.mean for name, found in death.preprocessings.items()})
 
 

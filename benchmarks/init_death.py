@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.timing import environment, environment_line, median_cpu, show
 from saelib.activations.rows import ArrayRows
 from saelib.init_death import measure, random_encoder
-from saelib.preprocessing.transform import Preprocess
+from saelib.preprocessing.transform import Preprocessing
 
 D_IN, D_SAE, K = 768, 8192, 64
 GAMMA = 5.0
@@ -28,18 +28,20 @@ def main(argv: list[str]) -> None:
     tokens = 10_000 if options.quick else 100_000
 
     x, mean = activations(tokens)
-    preprocesses = {"raw": Preprocess(np.zeros(D_IN)), "center_mean": Preprocess(mean)}
+    preprocessings = {"raw": Preprocessing(np.zeros(D_IN)), "center_mean": Preprocessing(mean)}
     w_enc = random_encoder(D_IN, D_SAE, seed=0)
     torch.set_num_threads(1)
     found: dict[str, dict[str, Dead]] = {}
 
     def ours() -> None:
-        found["saelib"] = by_saelib(x, preprocesses)
+        found["saelib"] = by_saelib(x, preprocessings)
 
     def torch_topk() -> None:
-        found["torch.topk"] = {name: by_torch(x, preprocess.center, w_enc) for name, preprocess in preprocesses.items()}
+        found["torch.topk"] = {
+            name: by_torch(x, preprocess.center, w_enc) for name, preprocess in preprocessings.items()
+        }
 
-    by_saelib(x[:BLOCK], preprocesses)  # compile
+    by_saelib(x[:BLOCK], preprocessings)  # compile
     with threadpool_limits(1):
         seconds = median_cpu({"one GEMM": lambda: one_gemm(x, w_enc), "saelib": ours, "torch.topk": torch_topk})
 
@@ -68,9 +70,9 @@ def one_gemm(x: np.ndarray, w_enc: np.ndarray) -> None:
         np.matmul(part, w_enc, out=hidden[: len(part)])
 
 
-def by_saelib(x: np.ndarray, preprocesses: dict[str, Preprocess]) -> dict[str, Dead]:
+def by_saelib(x: np.ndarray, preprocessings: dict[str, Preprocessing]) -> dict[str, Dead]:
     """All preprocessings at once."""
-    result = measure(ArrayRows(x), preprocesses, D_SAE, K, seeds=[0])
+    result = measure(ArrayRows(x), preprocessings, D_SAE, K, seeds=[0])
     return {name: (death.dead_relu.mean, death.dead_total.mean) for name, death in result.preprocessings.items()}
 
 

@@ -23,7 +23,7 @@ from saelib.config.load import check_config
 from saelib.extract.stage import extract
 from saelib.init_death import measure as measure_death
 from saelib.init_death import save_result
-from saelib.preprocessing.fit import make_preprocess
+from saelib.preprocessing.fit import make_preprocessing
 from saelib.stats import compute_stats, save_stats
 
 Run = Callable[[Path], object]
@@ -134,10 +134,10 @@ def of_init_death(size: Size, _parent: Path) -> Run:
     """One seed, every preprocessing that a suite has unless told otherwise."""
     rows = tiled(size)
     arrays = fitted(size.d_in)
-    preprocesses = {name: make_preprocess(name, arrays) for name in PREPROCESSINGS}
+    preprocessings = {name: make_preprocessing(name, arrays) for name in PREPROCESSINGS}
 
     def run(folder: Path) -> None:
-        result = measure_death(rows, preprocesses, size.d_sae, K, seeds=[0])
+        result = measure_death(rows, preprocessings, size.d_sae, K, seeds=[0])
         save_result(result, folder / "layer_1.json", "k")
 
     return run
@@ -161,7 +161,7 @@ def of_train(size: Size, _parent: Path) -> Run:
 def of_whitening(size: Size, _parent: Path) -> Run:
     """What the variant `pca` does to each row that it reads, in each epoch."""
     block = activations(size.tokens, size.d_in, seed=0)
-    preprocess, offset = make_preprocess("pca", fitted(size.d_in)), np.zeros(size.d_in, np.float32)
+    preprocess, offset = make_preprocessing("pca", fitted(size.d_in)), np.zeros(size.d_in, np.float32)
     return lambda _folder: preprocess.apply(block, offset)
 
 

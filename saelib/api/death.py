@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from saelib.api.activations import Source, open_activations
 from saelib.api.stats import compute_stats
-from saelib.config.training import Preprocessing as PreprocessingName
+from saelib.config.training import PreprocessingName
 from saelib.errors import UserError
 from saelib.stats.layer_stats import LayerStats
 
@@ -50,13 +50,15 @@ def measure_init_death(
         0.0
     """
     from saelib.init_death.measure import measure
-    from saelib.preprocessing.fit import make_preprocess
+    from saelib.preprocessing.fit import make_preprocessing
 
     rows = open_activations(activations).rows
     stats = (
         fitted_to if isinstance(fitted_to, LayerStats) else compute_stats(fitted_to if fitted_to is not None else rows)
     )
-    fitted = {name: make_preprocess(name, stats.arrays, tokens=stats.tokens, name=rows.name) for name in preprocessings}
+    fitted = {
+        name: make_preprocessing(name, stats.arrays, tokens=stats.tokens, name=rows.name) for name in preprocessings
+    }
     return measure(rows, fitted, d_sae, k, seeds, threads)
 
 

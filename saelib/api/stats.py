@@ -1,9 +1,8 @@
 """Statistics of activations, and the preprocessings that are fitted to them."""
 
 from saelib.api.activations import Source, open_activations
-from saelib.config.training import Preprocessing as PreprocessingName
-from saelib.config.training import PreprocessingConfig
-from saelib.preprocessing.transform import Preprocess
+from saelib.config.training import PreprocessingConfig, PreprocessingName
+from saelib.preprocessing.transform import Preprocessing
 from saelib.stats.layer_stats import LayerStats
 
 
@@ -30,7 +29,7 @@ def compute_stats(activations: Source, *, workers: int = 1, whitening: bool = Tr
 
 def fit_preprocessing(
     kind: PreprocessingName | PreprocessingConfig, fitted_to: LayerStats | Source, name: str = "activations"
-) -> Preprocess:
+) -> Preprocessing:
     """Fits a preprocessing to activations: `apply` turns tokens into what an SAE reads, `restore` turns them back.
 
     Args:
@@ -48,7 +47,7 @@ def fit_preprocessing(
         >>> np.allclose(center.restore(x, acts[:100]), acts[:100], atol=1e-4)
         True
     """
-    from saelib.preprocessing.fit import make_preprocess
+    from saelib.preprocessing.fit import make_preprocessing
 
     stats = fitted_to if isinstance(fitted_to, LayerStats) else compute_stats(fitted_to)
-    return make_preprocess(kind, stats.arrays, tokens=stats.tokens, name=name)
+    return make_preprocessing(kind, stats.arrays, tokens=stats.tokens, name=name)

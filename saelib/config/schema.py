@@ -13,7 +13,7 @@ from saelib.config.datasets import DatasetConfig
 from saelib.config.families import Dtype
 from saelib.config.sizes import every_layer
 from saelib.config.sources import ArraysSource, SourceConfig
-from saelib.config.training import NEED_EIGENVECTORS, Preprocessing, StreamConfig, TrainConfig
+from saelib.config.training import NEED_EIGENVECTORS, PreprocessingName, StreamConfig, TrainConfig
 
 UNKNOWN_BLOCKS = (
     "how many blocks the model has is not known without loading it; add `blocks: 12` (their number) beside `layers`, "
@@ -181,7 +181,7 @@ class InitDeathConfig(Section):
     d_sae: Count = 2_048
     k: Count = 64
     seeds: Count = 3
-    preprocessings: tuple[Preprocessing, ...] = (
+    preprocessings: tuple[PreprocessingName, ...] = (
         "raw",
         "center_median",
         "center_mean",

@@ -10,7 +10,7 @@ Positive = Annotated[float, Field(gt=0)]
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
 Rates = Annotated[tuple[Positive, ...], Field(min_length=1)]
 
-Preprocessing = Literal[
+PreprocessingName = Literal[
     "raw",
     "center_median",
     "center_mean",
@@ -36,7 +36,7 @@ def _by_name(value: Any) -> Any:
 class PlainPreprocessing(Section):
     """A preprocessing without options."""
 
-    kind: Preprocessing
+    kind: PreprocessingName
 
 
 class PartialWhitening(Section):

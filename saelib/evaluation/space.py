@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saelib.activations.rows import ArrayRows, Rows, read_float32
 from saelib.errors import UserError
-from saelib.preprocessing.transform import Preprocess
+from saelib.preprocessing.transform import Preprocessing
 from saelib.stats.medians import geometric_median
 from saelib.stats.slabs import open_slabs
 
@@ -25,7 +25,7 @@ CONSTANT = 1e-13
 class PreparedRows:
     """Rows as an SAE reads them, as `saelib.activations.rows.Rows`."""
 
-    def __init__(self, rows: Rows, preprocess: Preprocess) -> None:
+    def __init__(self, rows: Rows, preprocess: Preprocessing) -> None:
         """`rows`: [tokens, d_in] -> [tokens, d_out]."""
         self.name = rows.name
         self.shape = (rows.shape[0], preprocess.d_out)
@@ -96,7 +96,7 @@ class Space:
     and mean are given back to its reconstruction, and whitening is undone.
     """
 
-    def __init__(self, preprocess: Preprocess, train: Rows, device: str) -> None:
+    def __init__(self, preprocess: Preprocessing, train: Rows, device: str) -> None:
         """`train`: the rows that the SAE will be trained on, as stored."""
         self.preprocess, bias = preprocess.without_center()
         self.device = device

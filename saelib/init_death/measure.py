@@ -13,7 +13,7 @@ from saelib.activations.rows import Rows
 from saelib.errors import UserError
 from saelib.init_death.encoder import random_encoder
 from saelib.init_death.result import Death, InitDeath, death_from_firsts
-from saelib.preprocessing.transform import Preprocess
+from saelib.preprocessing.transform import Preprocessing
 
 if TYPE_CHECKING:
     from saelib.init_death.near import Near
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def measure(
-    rows: Rows, preprocesses: Mapping[str, Preprocess], d_sae: int, k: int, seeds: Sequence[int], threads: int = 1
+    rows: Rows, preprocessings: Mapping[str, Preprocessing], d_sae: int, k: int, seeds: Sequence[int], threads: int = 1
 ) -> InitDeath:
     """Dead features of untrained TopK SAEs: random unit encoder, no encoder bias, TopK of ReLU.
 
@@ -30,7 +30,7 @@ def measure(
 
     Args:
         rows: held-out activations.
-        preprocesses: name -> preprocessing, of the width of `rows`.
+        preprocessings: name -> preprocessing, of the width of `rows`.
         d_sae: features of each dictionary.
         k: features selected on a token.
         seeds: one random dictionary each.
@@ -39,11 +39,11 @@ def measure(
     Raises:
         UserError: for impossible settings, and for activations that hold NaN or infinity.
     """
-    _check(rows, preprocesses, d_sae, k, seeds)
+    _check(rows, preprocessings, d_sae, k, seeds)
     from saelib.init_death.trial import Trial  # compiles: only where it is used
 
     tokens, d_in = rows.shape
-    groups = _group(rows, preprocesses)
+    groups = _group(rows, preprocessings)
     encoders = {(d, seed): random_encoder(d, d_sae, seed) for d in {g.base.d_out for g in groups} for seed in seeds}
     trials = [[Trial(encoders[group.base.d_out, seed], group.deltas, k) for seed in seeds] for group in groups]
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
@@ -60,7 +60,7 @@ def measure(
     found: dict[str, Death] = {}
     for group, of_group in zip(groups, trials, strict=True):
         found |= _deaths(group, of_group, tokens, curve_tokens)
-    in_order = {name: found[name] for name in preprocesses}
+    in_order = {name: found[name] for name in preprocessings}
     return InitDeath(tokens, d_in, d_sae, k, tuple(seeds), curve_tokens, in_order)
 
 
@@ -69,10 +69,10 @@ class _Group:
     """Preprocessings whose values differ by a constant vector only, so that one matrix product serves them all."""
 
     names: tuple[str, ...]
-    base: Preprocess
+    base: Preprocessing
     deltas: NDArray[np.float64]
     """[len(names), d_out]; the values of names[v] are those of `base` plus deltas[v]."""
-    preprocesses: tuple[Preprocess, ...]
+    preprocessings: tuple[Preprocessing, ...]
     """One for each name."""
 
     def near(self, x: NDArray[np.float32], block: NDArray[np.floating], offset: NDArray[np.float32] | None) -> "Near":
@@ -81,22 +81,22 @@ class _Group:
 
         if not self.deltas.any():
             return nothing_near(len(self.names), x)
-        return find_near(x, self.deltas, self.preprocesses, block, offset)
+        return find_near(x, self.deltas, self.preprocessings, block, offset)
 
 
-def _group(rows: Rows, preprocesses: Mapping[str, Preprocess]) -> list[_Group]:
+def _group(rows: Rows, preprocessings: Mapping[str, Preprocessing]) -> list[_Group]:
     """Those that only subtract a center share a base close to the data's own mean; the others stand alone."""
-    shifted = [name for name, p in preprocesses.items() if p.scale is None and p.token_norm == "none"]
+    shifted = [name for name, p in preprocessings.items() if p.scale is None and p.token_norm == "none"]
     groups = [
         _Group((name,), preprocess, np.zeros((1, preprocess.d_out)), (preprocess,))
-        for name, preprocess in preprocesses.items()
+        for name, preprocess in preprocessings.items()
         if name not in shifted
     ]
     if shifted:
         center = _block(rows, 0).mean(axis=0, dtype=np.float64) + (0 if rows.offset is None else rows.offset)
-        deltas = np.stack([center - preprocesses[name].center for name in shifted])
-        of_shifted = tuple(preprocesses[name] for name in shifted)
-        groups.insert(0, _Group(tuple(shifted), Preprocess(center), deltas, of_shifted))
+        deltas = np.stack([center - preprocessings[name].center for name in shifted])
+        of_shifted = tuple(preprocessings[name] for name in shifted)
+        groups.insert(0, _Group(tuple(shifted), Preprocessing(center), deltas, of_shifted))
     return groups
 
 
@@ -118,15 +118,15 @@ def _deaths(
         yield name, death_from_firsts(positive, selected, tokens, curve_tokens)
 
 
-def _check(rows: Rows, preprocesses: Mapping[str, Preprocess], d_sae: int, k: int, seeds: Sequence[int]) -> None:
+def _check(rows: Rows, preprocessings: Mapping[str, Preprocessing], d_sae: int, k: int, seeds: Sequence[int]) -> None:
     tokens, d_in = rows.shape
     if tokens < 1:
         raise UserError(f"{rows.name}: holds no tokens to measure death on")
     if not 1 <= k <= d_sae:
         raise UserError(f"{rows.name}: k = {k}, d_sae = {d_sae}: k must lie between 1 and d_sae")
-    if not seeds or not preprocesses:
+    if not seeds or not preprocessings:
         raise UserError(f"{rows.name}: measuring init death needs at least one seed and one preprocessing")
-    for name, preprocess in preprocesses.items():
+    for name, preprocess in preprocessings.items():
         if preprocess.d_in != d_in:
             raise UserError(
                 f"{rows.name}: has {d_in} dimensions, but the preprocessing '{name}' was fitted on {preprocess.d_in}"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saelib.init_death.kernels import AT_CENTER, SHARED
-from saelib.preprocessing.transform import Preprocess
+from saelib.preprocessing.transform import Preprocessing
 
 NEAR = 2.0**-6
 """Nearer than this share of what cancels, a token gets a product of its own. Above it float32 keeps 17 bits."""
@@ -46,7 +46,7 @@ def nothing_near(variants: int, x: NDArray[np.float32]) -> Near:
 def find_near(
     x: NDArray[np.float32],
     deltas: NDArray[np.float64],
-    preprocesses: Sequence[Preprocess],
+    preprocessings: Sequence[Preprocessing],
     block: NDArray[np.floating],
     offset: NDArray[np.float32] | None,
 ) -> Near:
@@ -55,7 +55,7 @@ def find_near(
     Args:
         x: [tokens, d_in]; tokens about the base.
         deltas: [variants, d_in]; base less center.
-        preprocesses: One for each variant, which only subtracts its center.
+        preprocessings: One for each variant, which only subtracts its center.
         block: [tokens, d_in]; the tokens as stored, without the offset.
         offset: [d_in], or None.
     """
@@ -65,7 +65,7 @@ def find_near(
         return found
     tokens, variants = np.nonzero(near.T)
     values = np.empty((len(tokens), x.shape[1]), np.float32)
-    for variant, preprocess in enumerate(preprocesses):
+    for variant, preprocess in enumerate(preprocessings):
         of_variant = variants == variant
         values[of_variant] = preprocess.apply(block[tokens[of_variant]], offset)
     apart = values.any(axis=1)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from saelib.config import Config
 from saelib.init_death import measure, save_result
-from saelib.preprocessing.fit import make_preprocess
+from saelib.preprocessing.fit import make_preprocessing
 from saelib.progress import progress
 from saelib.stats import load_arrays
 from saelib.store import open_store
@@ -25,7 +25,7 @@ def run(config: Config, job: "Job") -> None:
             store = open_store(config.store_path(target.model, target.layer))
             arrays = load_arrays(config.stats_path(target.model, target.layer))
             fitted = {"tokens": store.train.shape[0], "name": f"{target.model} layer {target.layer}"}
-            preprocesses = {name: make_preprocess(name, arrays, **fitted) for name in options.preprocessings}
-            result = measure(store.heldout, preprocesses, options.d_sae, options.k, seeds, threads=1)
+            preprocessings = {name: make_preprocessing(name, arrays, **fitted) for name in options.preprocessings}
+            result = measure(store.heldout, preprocessings, options.d_sae, options.k, seeds, threads=1)
             save_result(result, target.output, target.key)
             advance(1, note=f"{target.model} layer {target.layer}")

@@ -13,7 +13,7 @@ from saelib.files.sealed import write_json
 from saelib.interchange.fields import DICTIONARY_LEARNING
 from saelib.interchange.reading import Config, read_config, read_torch
 from saelib.interchange.refuse import refuse_token_norm
-from saelib.preprocessing.transform import Preprocess
+from saelib.preprocessing.transform import Preprocessing
 from saelib.sae.check import Shapes, check_k, check_tensors
 from saelib.sae.file import HEADER, SavedSAE, latent_by_latent
 from saelib.sae.fold import center_input, fold_preprocess, uncenter_input, unit_decoder
@@ -112,7 +112,7 @@ def read(folder: Path) -> SavedSAE:
     if kind in UNCENTERED:
         sae = center_input(sae)
     about = {"imported_from": "dictionary_learning", "config": config.values}
-    return SavedSAE(sae, Preprocess(np.zeros(sae.d_in)), about)
+    return SavedSAE(sae, Preprocessing(np.zeros(sae.d_in)), about)
 
 
 def _refuse_transcoder(config: Config) -> None:

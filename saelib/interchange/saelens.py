@@ -13,7 +13,7 @@ from saelib.errors import UserError
 from saelib.files.sealed import write_json
 from saelib.interchange.reading import Config, read_safetensors
 from saelib.interchange.saelens_settings import FACTOR, NORMALIZATIONS, read_settings, refuse_unknown, token_norm
-from saelib.preprocessing.transform import Preprocess, TokenNorm
+from saelib.preprocessing.transform import Preprocessing, TokenNorm
 from saelib.sae.check import Shapes, check_k, check_tensors
 from saelib.sae.file import SavedSAE, latent_by_latent
 from saelib.sae.fold import center_input, fold_preprocess, rescale_input, scale_decoder, unit_decoder
@@ -90,7 +90,7 @@ def read(folder: Path) -> SavedSAE:
     if factor:
         sae = scale_decoder(sae, tensors[factor])
     about = {"imported_from": "saelens", "config": stored.values}
-    return SavedSAE(sae, Preprocess(np.zeros(d_in), None, norm), about)
+    return SavedSAE(sae, Preprocessing(np.zeros(d_in), None, norm), about)
 
 
 def _our_convention(sae: SAE, config: Config, norm: TokenNorm) -> SAE:

@@ -13,7 +13,7 @@ from saelib.files.sealed import write_json
 from saelib.interchange.fields import SPARSIFY
 from saelib.interchange.reading import Config, read_config, read_safetensors
 from saelib.interchange.refuse import refuse_token_norm
-from saelib.preprocessing.transform import Preprocess
+from saelib.preprocessing.transform import Preprocessing
 from saelib.sae.check import Shapes, check_k, check_tensors
 from saelib.sae.file import HEADER, SavedSAE, latent_by_latent
 from saelib.sae.fold import fold_preprocess
@@ -88,7 +88,7 @@ def read(folder: Path) -> SavedSAE:
     }
     sae = SAE(architecture, latent_by_latent(ours), check_k(config.values.get("k"), d_sae, config.path))
     about = {"imported_from": "sparsify", "config": config.values}
-    return SavedSAE(sae, Preprocess(np.zeros(d_in)), about)
+    return SavedSAE(sae, Preprocessing(np.zeros(d_in)), about)
 
 
 def _refuse_early_transcoder(config: Config) -> None:

@@ -12,11 +12,11 @@ from saelib.config.training import (
     AutoPreprocessing,
     PartialWhitening,
     PlainPreprocessing,
-    Preprocessing,
     PreprocessingConfig,
+    PreprocessingName,
 )
 from saelib.errors import UserError
-from saelib.preprocessing.transform import Preprocess
+from saelib.preprocessing.transform import Preprocessing
 
 MIN_VARIANCE = 1e-10
 """Dimensions with less than this share of the largest variance are noise of rounding; they are not blown up to 1."""
@@ -25,9 +25,13 @@ MIN_VARIANCE = 1e-10
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def make_preprocess(
-    config: PreprocessingConfig | Preprocessing, arrays: Arrays, *, tokens: int | None = None, name: str = "statistics"
-) -> Preprocess:
+def make_preprocessing(
+    config: PreprocessingConfig | PreprocessingName,
+    arrays: Arrays,
+    *,
+    tokens: int | None = None,
+    name: str = "statistics",
+) -> Preprocessing:
     """Build a preprocessing from a layer's statistics.
 
     - `raw`: nothing. `center_median`, `center_mean`, `center_coordinate_median`, `center_trimmed_mean`: minus the
@@ -51,23 +55,23 @@ def make_preprocess(
             d_in + 1 tokens to whiten by, and a subspace of higher rank than the activations have.
     """
     if isinstance(config, str):
-        if config not in get_args(Preprocessing):
-            raise UserError(f"no preprocessing '{config}'; allowed: {', '.join(get_args(Preprocessing))}")
+        if config not in get_args(PreprocessingName):
+            raise UserError(f"no preprocessing '{config}'; allowed: {', '.join(get_args(PreprocessingName))}")
         config = PlainPreprocessing(kind=config)
-    source = _Source(arrays, tokens, f"{name}: preprocessing '{config.kind}'")
+    statistics = _Statistics(arrays, tokens, f"{name}: preprocessing '{config.kind}'")
     match config:
         case PartialWhitening(alpha=alpha):
-            return _whitening(source, alpha)
+            return _whitening(statistics, alpha)
         case ActiveSubspace(rank=rank):
-            return Preprocess(source.get("center_median"), subspace=_leading_directions(source, rank))
+            return Preprocessing(statistics.get("center_median"), subspace=_leading_directions(statistics, rank))
         case PlainPreprocessing(kind=kind):
-            return _plain(source, kind)
+            return _plain(statistics, kind)
         case AutoPreprocessing():
-            raise UserError(f"{source.what} is to be chosen first, by saelib.preprocessing.choose")
+            raise UserError(f"{statistics.what} is to be chosen first, by saelib.preprocessing.choose")
 
 
 @dataclass(frozen=True)
-class _Source:
+class _Statistics:
     """Statistics, and what is built from them."""
 
     arrays: Arrays
@@ -91,46 +95,48 @@ class _Source:
         return variances > MIN_VARIANCE * largest
 
 
-def _plain(source: _Source, kind: Preprocessing) -> Preprocess:
+def _plain(statistics: _Statistics, kind: PreprocessingName) -> Preprocessing:
     match kind:
         case "raw":
-            return Preprocess(np.zeros_like(source.get("mean")))
+            return Preprocessing(np.zeros_like(statistics.get("mean")))
         case "center_median" | "center_coordinate_median" | "center_trimmed_mean":
-            return Preprocess(source.get(kind))
+            return Preprocessing(statistics.get(kind))
         case "center_mean":
-            return Preprocess(source.get("mean"))
+            return Preprocessing(statistics.get("mean"))
         case "layernorm":
-            return Preprocess(np.zeros_like(source.get("mean")), token_norm="layernorm")
+            return Preprocessing(np.zeros_like(statistics.get("mean")), token_norm="layernorm")
         case "ln_center":
-            return Preprocess(source.get("ln_center_median"), token_norm="layernorm")
+            return Preprocessing(statistics.get("ln_center_median"), token_norm="layernorm")
         case "rescale":
-            return Preprocess(np.zeros_like(source.get("mean")), token_norm="sqrt_d")
+            return Preprocessing(np.zeros_like(statistics.get("mean")), token_norm="sqrt_d")
         case "zscore":
-            std = source.get("std")
-            scale = np.divide(1, std, out=np.zeros_like(std), where=source.varies(std**2))
-            return Preprocess(source.get("mean"), scale.astype(np.float32))
+            std = statistics.get("std")
+            scale = np.divide(1, std, out=np.zeros_like(std), where=statistics.varies(std**2))
+            return Preprocessing(statistics.get("mean"), scale.astype(np.float32))
         case "pca":
-            return _whitening(source, alpha=1)
+            return _whitening(statistics, alpha=1)
 
 
-def _whitening(source: _Source, alpha: float) -> Preprocess:
-    mean, eigenvalues = source.get("mean"), source.get("eigenvalues")
-    if alpha > 0 and source.tokens is not None and source.tokens <= len(mean):
+def _whitening(statistics: _Statistics, alpha: float) -> Preprocessing:
+    mean, eigenvalues = statistics.get("mean"), statistics.get("eigenvalues")
+    if alpha > 0 and statistics.tokens is not None and statistics.tokens <= len(mean):
         # All tokens would lie at one distance from each other, whatever they mean.
         raise UserError(
-            f"{source.what}: {source.tokens} training tokens do not determine a covariance in {len(mean)} dimensions; "
-            f"whitening needs {len(mean) + 1} at the very least and {5 * len(mean)} to be of use (extraction.tokens); "
-            f"'center_median' asks for no covariance"
+            f"{statistics.what}: {statistics.tokens} training tokens do not determine a covariance in {len(mean)} "
+            f"dimensions; whitening needs {len(mean) + 1} at the very least and {5 * len(mean)} to be of use "
+            f"(extraction.tokens); 'center_median' asks for no covariance"
         )
-    kept = source.varies(eigenvalues)
-    matrix = source.get("eigenvectors")[:, kept] * eigenvalues[kept] ** (-alpha / 2)
-    return Preprocess(mean, matrix.astype(np.float32))
+    kept = statistics.varies(eigenvalues)
+    matrix = statistics.get("eigenvectors")[:, kept] * eigenvalues[kept] ** (-alpha / 2)
+    return Preprocessing(mean, matrix.astype(np.float32))
 
 
-def _leading_directions(source: _Source, rank: int | None) -> NDArray[np.float32]:
-    available = int(source.varies(source.get("eigenvalues")).sum())
+def _leading_directions(statistics: _Statistics, rank: int | None) -> NDArray[np.float32]:
+    available = int(statistics.varies(statistics.get("eigenvalues")).sum())
     if rank is not None and rank > available:
-        raise UserError(f"{source.what}: rank {rank} is more than the {available} directions the activations vary in")
-    vectors = source.get("eigenvectors")
+        raise UserError(
+            f"{statistics.what}: rank {rank} is more than the {available} directions the activations vary in"
+        )
+    vectors = statistics.get("eigenvectors")
     rank = rank or max(1, min(len(vectors) // 2, available))
     return vectors[:, :rank].astype(np.float32)

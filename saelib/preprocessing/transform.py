@@ -20,8 +20,8 @@ TokenNorm = Literal["none", "layernorm", "sqrt_d"]
 
 
 @dataclass(frozen=True, eq=False)
-class Preprocess:
-    """One preprocessing, fitted. Build it with `make_preprocess`."""
+class Preprocessing:
+    """One preprocessing, fitted. Build it with `make_preprocessing`."""
 
     center: NDArray[np.float64]
     """[d_in]; subtracted after the token norm, before the scale."""
@@ -37,7 +37,7 @@ class Preprocess:
         """Shows what is done and the widths, not the arrays."""
         center = "a center" if self.center.any() else "no center"
         scale = "no scale" if self.scale is None else f"a {'matrix' if self.scale.ndim == 2 else 'vector'} as scale"
-        return f"Preprocess({self.d_in:,} -> {self.d_out:,}, token norm {self.token_norm}, {center}, {scale})"
+        return f"Preprocessing({self.d_in:,} -> {self.d_out:,}, token norm {self.token_norm}, {center}, {scale})"
 
     @property
     def d_in(self) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saelib.errors import UserError
 from saelib.files.publish import published_file
-from saelib.preprocessing.transform import Preprocess, TokenNorm
+from saelib.preprocessing.transform import Preprocessing, TokenNorm
 from saelib.sae.check import check_k, check_tensors, in_words
 from saelib.sae.model import SAE, Architecture
 
@@ -31,7 +31,7 @@ class SavedSAE:
     """An SAE with its preprocessing: it reads `preprocess.apply(x)`."""
 
     sae: SAE
-    preprocess: Preprocess
+    preprocess: Preprocessing
     """Without the center that b_dec started from: that one is part of b_dec."""
     about: dict[str, Any]
     """Free: what it was trained on, by which options, and how it measured. JSON."""
@@ -117,13 +117,15 @@ def latent_by_latent(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors | {"W_enc": tensors["W_enc"].T.contiguous().T}
 
 
-def _preprocess(center: Tensor, scale: Tensor | None, token_norm: TokenNorm, d_sae_in: int, path: Path) -> Preprocess:
+def _preprocess(
+    center: Tensor, scale: Tensor | None, token_norm: TokenNorm, d_sae_in: int, path: Path
+) -> Preprocessing:
     tensors, shapes = {CENTER: center}, dict[str, tuple[str, ...]]({CENTER: ("d_model",)})
     if scale is not None:
         tensors[SCALE] = scale
         shapes[SCALE] = ("d_model",) if scale.ndim == 1 else ("d_model", "d_in")
     check_tensors(tensors, shapes, path)
-    preprocess = Preprocess(
+    preprocess = Preprocessing(
         center.double().numpy(), None if scale is None else scale.float().contiguous().numpy(), token_norm
     )
     if preprocess.d_out != d_sae_in:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saelib.errors import UserError
-from saelib.preprocessing.transform import Preprocess
+from saelib.preprocessing.transform import Preprocessing
 from saelib.sae.file import SavedSAE, latent_by_latent
 from saelib.sae.model import SAE
 
@@ -38,7 +38,7 @@ def fold_preprocess(saved: SavedSAE) -> SavedSAE:
         b_enc=b_enc + shift @ W_enc,
         b_dec=folded_b_dec,
     )
-    return replace(saved, sae=folded, preprocess=Preprocess(np.zeros(len(center)), None, preprocess.token_norm))
+    return replace(saved, sae=folded, preprocess=Preprocessing(np.zeros(len(center)), None, preprocess.token_norm))
 
 
 def rescale_input(sae: SAE, factor: float) -> SAE:

@@ -12,7 +12,7 @@ from saelib.evaluation.reconstruction import Evaluation
 from saelib.files.publish import remove_drafts
 from saelib.files.sealed import write_result
 from saelib.files.tables import write_table
-from saelib.preprocessing.transform import Preprocess
+from saelib.preprocessing.transform import Preprocessing
 from saelib.sae.file import SavedSAE, save_sae
 from saelib.train.history import HISTORY, Run
 
@@ -25,7 +25,7 @@ def publish(
     runs: Sequence[Run],
     choosing: Mapping[float, Evaluation],
     reported: Mapping[float, Evaluation],
-    preprocess: Preprocess,
+    preprocess: Preprocessing,
 ) -> None:
     """Write `history.parquet`, `weights.safetensors` of the best run and, last, `sweep.json`.
 

@@ -19,7 +19,7 @@ from saelib.config.training import StreamConfig
 from saelib.errors import UserError
 from saelib.evaluation.reconstruction import Evaluation, evaluate, rows_at_a_time
 from saelib.evaluation.space import Sample, Space
-from saelib.preprocessing.fit import make_preprocess
+from saelib.preprocessing.fit import make_preprocessing
 from saelib.sae.autograd.trainer import TorchTrainer
 from saelib.sae.choose import make_trainer, step_all
 from saelib.sae.initial_weights import initial_sae, set_firing_rate
@@ -82,7 +82,7 @@ class Sweep:
         Args:
             train: Rows to train on, or at least rows like them, to measure scales on.
             heldout: Rows of other examples, to measure on.
-            arrays: The layer's statistics, as `make_preprocess` takes them.
+            arrays: The layer's statistics, as `make_preprocessing` takes them.
             config: Sizes, steps and rates.
             variant: The method; its preprocessing is not `auto` (see `saelib.preprocessing.choose`).
             output: The folder of this variant's results.
@@ -106,7 +106,7 @@ class Sweep:
             )
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        preprocess = make_preprocess(variant.preprocessing, arrays, tokens=train.shape[0], name=str(subject))
+        preprocess = make_preprocessing(variant.preprocessing, arrays, tokens=train.shape[0], name=str(subject))
         self.config, self.variant, self.seed, self.subject = config, variant, seed, subject
         self.space = Space(preprocess, train, device)
         self._heldout, self._output, self._key, self._reason = heldout, output, key, reason

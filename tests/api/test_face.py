@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import saelib
-from saelib.preprocessing.transform import Preprocess
+from saelib.preprocessing.transform import Preprocessing
 from saelib.sae.file import SavedSAE, save_sae
 from saelib.sae.model import SAE
 
@@ -36,7 +36,7 @@ def sae_file(tmp_path_factory: pytest.TempPathFactory, acts: np.ndarray) -> Path
     path = tmp_path_factory.mktemp("sae") / "weights.safetensors"
     center = acts.mean(0, dtype=np.float64)
     scale = (1 / acts.std(0)).astype(np.float32)
-    save_sae(SavedSAE(SAE("topk", tensors, K), Preprocess(center, scale), {}), path)
+    save_sae(SavedSAE(SAE("topk", tensors, K), Preprocessing(center, scale), {}), path)
     return path
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from saelib.cli import main
-from saelib.preprocessing.transform import Preprocess
+from saelib.preprocessing.transform import Preprocessing
 from saelib.sae.file import SavedSAE, save_sae
 from saelib.sae.model import SAE
 from saelib.store import StoreMetadata, StoreWriter
@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
     rows = torch.randn(32, 8, generator=torch.Generator().manual_seed(0))
     tensors = {"W_enc": rows.T, "W_dec": rows / 8, "b_enc": torch.zeros(32), "b_dec": torch.zeros(8)}
     save_sae(
-        SavedSAE(SAE("topk", tensors, 4), Preprocess(x.mean(0).astype(np.float64)), {}), tmp_path / "sae.safetensors"
+        SavedSAE(SAE("topk", tensors, 4), Preprocessing(x.mean(0).astype(np.float64)), {}), tmp_path / "sae.safetensors"
     )
     return tmp_path
 

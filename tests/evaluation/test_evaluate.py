@@ -18,7 +18,7 @@ from saelib.evaluation import reconstruction as evaluation
 from saelib.evaluation.caveats import few_tokens_decide
 from saelib.evaluation.reconstruction import Evaluation, evaluate
 from saelib.evaluation.space import Space
-from saelib.preprocessing.transform import Preprocess
+from saelib.preprocessing.transform import Preprocessing
 from saelib.sae.model import SAE, Architecture
 from saelib.train.sweep import PROBE_ROWS
 
@@ -148,7 +148,7 @@ def make_sae(architecture: Architecture = "topk", d_in: int = 6, d_sae: int = 9,
 
 def measure(sae: SAE, x: np.ndarray) -> Evaluation:
     rows = ArrayRows(x, block_rows=512)
-    space = Space(Preprocess(np.zeros(x.shape[1])), rows, "cpu")
+    space = Space(Preprocessing(np.zeros(x.shape[1])), rows, "cpu")
     return evaluate([sae], space.samples(rows, len(x), 300), space)[0]
 
 
@@ -249,7 +249,7 @@ def test_what_is_measured_does_not_depend_on_how_much_is_held_at_once(monkeypatc
     assert [evaluation.rows_at_a_time(d_sae) for d_sae in (1, 8192, 2**20, 2**30)] == [2048, 2048, 16, 1]
     x = activations(500, 3)[:, :6]
     rows = ArrayRows(x, block_rows=512)
-    space = Space(Preprocess(np.zeros(6)), rows, "cpu")
+    space = Space(Preprocessing(np.zeros(6)), rows, "cpu")
     found = [vars(evaluate([make_sae()], space.samples(rows, 500, n), space)[0]) for n in (7, 500)]
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
@@ -257,7 +257,7 @@ def test_what_is_measured_does_not_depend_on_how_much_is_held_at_once(monkeypatc
 def test_several_saes_are_measured_as_each_alone():
     x = activations(500, 3)[:, :6]
     rows = ArrayRows(x, block_rows=512)
-    space = Space(Preprocess(np.zeros(6)), rows, "cpu")
+    space = Space(Preprocessing(np.zeros(6)), rows, "cpu")
     saes = [make_sae(), make_sae("relu", k=None)]
     assert evaluate(saes, space.samples(rows, 500, 99), space) == [
         evaluate([sae], space.samples(rows, 500, 99), space)[0] for sae in saes

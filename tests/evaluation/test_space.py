@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from saelib.activations.rows import ArrayRows, read_float32
-from saelib.config.training import Preprocessing
+from saelib.config.training import PreprocessingName
 from saelib.evaluation.space import Space, measure_scale
-from saelib.preprocessing.fit import make_preprocess
+from saelib.preprocessing.fit import make_preprocessing
 
 Statistics = Callable[[np.ndarray], dict[str, np.ndarray]]
 
@@ -25,9 +25,9 @@ def rows_with_offset() -> tuple[ArrayRows, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", ["zscore", "pca"])
-def test_a_whitening_is_of_the_rows(name: Preprocessing, statistics: Statistics):
+def test_a_whitening_is_of_the_rows(name: PreprocessingName, statistics: Statistics):
     rows, x = rows_with_offset()
-    preprocess = make_preprocess(name, statistics(x))
+    preprocess = make_preprocessing(name, statistics(x))
     space = Space(preprocess, rows, "cpu")
     seen = np.concatenate([sample.x.numpy() for sample in space.samples(rows, 700, 100)])
     np.testing.assert_allclose(seen, preprocess.apply(x), atol=1e-5)
@@ -39,9 +39,9 @@ def test_a_whitening_is_of_the_rows(name: Preprocessing, statistics: Statistics)
 
 
 @pytest.mark.parametrize("name", ["raw", "center_mean", "layernorm", "ln_center", "rescale"])
-def test_centering_leaves_the_rows_and_moves_the_bias(name: Preprocessing, statistics: Statistics):
+def test_centering_leaves_the_rows_and_moves_the_bias(name: PreprocessingName, statistics: Statistics):
     rows, x = rows_with_offset()
-    space = Space(make_preprocess(name, statistics(x)), rows, "cpu")
+    space = Space(make_preprocessing(name, statistics(x)), rows, "cpu")
     expected = x
     if name in ("layernorm", "ln_center"):
         expected = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5)
@@ -58,9 +58,9 @@ def test_centering_leaves_the_rows_and_moves_the_bias(name: Preprocessing, stati
 
 
 @pytest.mark.parametrize("name", ["raw", "pca"])
-def test_samples_cover_every_row_once_in_order(name: Preprocessing, statistics: Statistics):
+def test_samples_cover_every_row_once_in_order(name: PreprocessingName, statistics: Statistics):
     rows, x = rows_with_offset()
-    space = Space(make_preprocess(name, statistics(x)), rows, "cpu")
+    space = Space(make_preprocessing(name, statistics(x)), rows, "cpu")
     for stop, at_a_time in ((1, 100), (256, 1000), (700, 33), (700, 256)):
         samples = list(space.samples(rows, stop, at_a_time))
         assert max(len(sample.x) for sample in samples) <= at_a_time

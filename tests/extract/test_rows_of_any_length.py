@@ -14,7 +14,7 @@ from saelib.config import Config
 from saelib.config.load import check_config
 from saelib.init_death import InitDeath, load_result, measure
 from saelib.pipeline.plan import make_plan
-from saelib.preprocessing.fit import make_preprocess
+from saelib.preprocessing.fit import make_preprocessing
 from saelib.report import build
 from saelib.report.results import read_results
 from saelib.report.tables import layers_table
@@ -138,7 +138,7 @@ def suite(file: Path, results: Path) -> Config:
 
 def of_the_file(x: np.ndarray, config: Config) -> tuple[LayerStats, InitDeath]:
     stats = compute_stats(ArrayRows(x[:TRAIN]))
-    fitted = {name: make_preprocess(name, stats.arrays, tokens=TRAIN) for name in PREPROCESSINGS}
+    fitted = {name: make_preprocessing(name, stats.arrays, tokens=TRAIN) for name in PREPROCESSINGS}
     options = config.init_death
     return stats, measure(ArrayRows(x[TRAIN:]), fitted, options.d_sae, options.k, range(options.seeds))
 
@@ -160,7 +160,7 @@ def test_tables_say_what_the_file_says(tmp_path: Path, kind: str) -> None:
     for name in ("gamma", "gamma_raw", "gamma_unit", "effective_rank", "norm_ratio"):
         assert row[name] == pytest.approx(getattr(wanted, name), rel=1e-3), name
     assert load_stats(config.stats_path("toy", 1)).warnings == wanted.warnings
-    whitened = (make_preprocess("pca", a).d_out for a in (load_arrays(config.stats_path("toy", 1)), wanted.arrays))
+    whitened = (make_preprocessing("pca", a).d_out for a in (load_arrays(config.stats_path("toy", 1)), wanted.arrays))
     assert next(whitened) == next(whitened)
     found = load_result(config.init_death_path("toy", 1))
     for name in PREPROCESSINGS:

@@ -12,7 +12,7 @@ from saelib.errors import UserError
 from saelib.init_death import InitDeath, measure, product, random_encoder, trial
 from saelib.init_death.kernels import NEVER
 from saelib.init_death.near import nothing_near
-from saelib.preprocessing.transform import Preprocess
+from saelib.preprocessing.transform import Preprocessing
 
 D, D_SAE, TOKENS = 12, 96, 300
 SEEDS = [4, 9]
@@ -35,23 +35,23 @@ def activations(mean: float = 3.0, tokens: int = TOKENS) -> NDArray[np.float32]:
     return x.astype(np.float32)
 
 
-def preprocessings(x: NDArray[np.floating]) -> dict[str, Preprocess]:
+def preprocessings(x: NDArray[np.floating]) -> dict[str, Preprocessing]:
     """One of each kind; nothing is fitted, since any constants will do."""
     rng = np.random.default_rng(1)
     mean = x.mean(axis=0, dtype=np.float64)
     matrix = rng.standard_normal((D, 7)).astype(np.float32)
     return {
-        "diagonal": Preprocess(mean, np.geomspace(1, 9, D).astype(np.float32)),
-        "raw": Preprocess(np.zeros(D)),
-        "near": Preprocess(mean + 0.3 * rng.standard_normal(D)),
-        "matrix": Preprocess(mean + 1, matrix),
-        "mean": Preprocess(mean),
-        "layernorm": Preprocess(rng.standard_normal(D), token_norm="layernorm"),
-        "rescale": Preprocess(np.zeros(D), token_norm="sqrt_d"),
+        "diagonal": Preprocessing(mean, np.geomspace(1, 9, D).astype(np.float32)),
+        "raw": Preprocessing(np.zeros(D)),
+        "near": Preprocessing(mean + 0.3 * rng.standard_normal(D)),
+        "matrix": Preprocessing(mean + 1, matrix),
+        "mean": Preprocessing(mean),
+        "layernorm": Preprocessing(rng.standard_normal(D), token_norm="layernorm"),
+        "rescale": Preprocessing(np.zeros(D), token_norm="sqrt_d"),
     }
 
 
-def pre_activations(x: NDArray[np.floating], preprocess: Preprocess, seed: int) -> NDArray[np.float64]:
+def pre_activations(x: NDArray[np.floating], preprocess: Preprocessing, seed: int) -> NDArray[np.float64]:
     values = x.astype(np.float64)
     if preprocess.token_norm == "layernorm":
         values = values - values.mean(1, keepdims=True)
@@ -100,7 +100,7 @@ def test_the_curve_is_what_fewer_tokens_would_have_given() -> None:
 
 @pytest.mark.parametrize("tokens", [1, 2, 64, 65])
 def test_the_curve_ends_at_the_number_of_tokens(tokens: int) -> None:
-    curve = measure(ArrayRows(activations(tokens=tokens)), {"raw": Preprocess(np.zeros(D))}, 8, 2, [0]).curve_tokens
+    curve = measure(ArrayRows(activations(tokens=tokens)), {"raw": Preprocessing(np.zeros(D))}, 8, 2, [0]).curve_tokens
     assert curve[0] == 1
     assert curve[-1] == tokens
     assert (np.diff(curve) > 0).all()
@@ -135,9 +135,9 @@ def test_rows_with_an_offset_keep_their_signal(gamma: float, left_out: str) -> N
     small = activations(mean=0)
     offset = gamma * np.linalg.norm(small.std(0)) * random_encoder(D, 1, seed=1)[:, 0]
     rows = OffsetRows(small, offset)
-    preprocesses = {name: p for name, p in preprocessings(rows.exact()).items() if name != left_out}
-    result = measure(rows, preprocesses, D_SAE, 5, SEEDS)
-    for name, preprocess in preprocesses.items():
+    fitted = {name: p for name, p in preprocessings(rows.exact()).items() if name != left_out}
+    result = measure(rows, fitted, D_SAE, 5, SEEDS)
+    for name, preprocess in fitted.items():
         by_hand = [dead_by_hand(pre_activations(rows.exact(), preprocess, seed), 5) for seed in SEEDS]
         death = result.preprocessings[name]
         np.testing.assert_allclose(death.dead_relu.per_seed, np.array(by_hand)[:, 0], atol=1e-12, err_msg=name)
@@ -162,7 +162,7 @@ def test_shifts_are_exact() -> None:
 
 
 def test_tokens_that_select_nothing_leave_all_features_dead() -> None:
-    result = measure(ArrayRows(np.zeros((50, D), np.float32)), {"raw": Preprocess(np.zeros(D))}, 32, 4, [0])
+    result = measure(ArrayRows(np.zeros((50, D), np.float32)), {"raw": Preprocessing(np.zeros(D))}, 32, 4, [0])
     death = result.preprocessings["raw"]
     assert (death.dead_relu.mean, death.dead_topk_only.mean, death.dead_total.mean) == (1, 0, 1)
 
@@ -170,7 +170,7 @@ def test_tokens_that_select_nothing_leave_all_features_dead() -> None:
 def test_one_direction_leaves_k_features_on_each_side() -> None:
     """In one dimension the unit columns are +1 or -1, so that half the features tie on every token."""
     x = np.random.default_rng(0).standard_normal((500, 1)).astype(np.float32)
-    death = measure(ArrayRows(x), {"raw": Preprocess(np.zeros(1))}, 200, 8, [0]).preprocessings["raw"]
+    death = measure(ArrayRows(x), {"raw": Preprocessing(np.zeros(1))}, 200, 8, [0]).preprocessings["raw"]
     assert death.dead_relu.mean == 0
     assert death.dead_total.mean == pytest.approx(1 - 2 * 8 / 200)
 
@@ -194,11 +194,11 @@ def test_what_is_not_finite_is_named_by_row(row: int, value: float) -> None:
     x = activations()
     x[row, 3] = value
     with pytest.raises(UserError, match=f"layer x: row {row} holds NaN"):
-        measure(ArrayRows(x, "layer x", block_rows=100), {"raw": Preprocess(np.zeros(D))}, 8, 2, [0])
+        measure(ArrayRows(x, "layer x", block_rows=100), {"raw": Preprocessing(np.zeros(D))}, 8, 2, [0])
 
 
 def measure_wrongly(**changes: object) -> InitDeath:
-    arguments = {"rows": ArrayRows(activations(), "layer x"), "preprocesses": {"raw": Preprocess(np.zeros(D))}}
+    arguments = {"rows": ArrayRows(activations(), "layer x"), "preprocessings": {"raw": Preprocessing(np.zeros(D))}}
     return measure(**(arguments | {"d_sae": 8, "k": 2, "seeds": [0]} | changes))  # pyright: ignore[reportArgumentType]
 
 
@@ -208,8 +208,8 @@ def measure_wrongly(**changes: object) -> InitDeath:
         ({"k": 0}, "layer x: k = 0, d_sae = 8"),
         ({"k": 9}, "layer x: k = 9, d_sae = 8"),
         ({"seeds": []}, "layer x: .*at least one seed"),
-        ({"preprocesses": {}}, "layer x: .*one preprocessing"),
-        ({"preprocesses": {"zscore": Preprocess(np.zeros(D + 1))}}, "layer x: .* 12 .*'zscore' was fitted on 13"),
+        ({"preprocessings": {}}, "layer x: .*one preprocessing"),
+        ({"preprocessings": {"zscore": Preprocessing(np.zeros(D + 1))}}, "layer x: .* 12 .*'zscore' was fitted on 13"),
         ({"rows": ArrayRows(np.zeros((0, D)), "layer y")}, "layer y: holds no tokens"),
     ],
 )

@@ -7,13 +7,16 @@ import pytest
 from saelib.activations.rows import ArrayRows
 from saelib.errors import UserError
 from saelib.init_death import InitDeath, Rate, load_result, measure, save_result
-from saelib.preprocessing.transform import Preprocess
+from saelib.preprocessing.transform import Preprocessing
 
 
 def some_result() -> InitDeath:
     x = np.random.default_rng(0).standard_normal((100, 6)) + 2
-    preprocesses = {"raw": Preprocess(np.zeros(6)), "pca": Preprocess(x.mean(0), np.eye(6, 4, dtype=np.float32))}
-    return measure(ArrayRows(x), preprocesses, 16, 3, [0, 1, 2])
+    preprocessings = {
+        "raw": Preprocessing(np.zeros(6)),
+        "pca": Preprocessing(x.mean(0), np.eye(6, 4, dtype=np.float32)),
+    }
+    return measure(ArrayRows(x), preprocessings, 16, 3, [0, 1, 2])
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:

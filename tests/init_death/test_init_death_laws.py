@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from saelib.activations.rows import ArrayRows
 from saelib.init_death import Death, measure
-from saelib.preprocessing.transform import Preprocess
+from saelib.preprocessing.transform import Preprocessing
 from saelib.synthetic.features import sparse_features
 from saelib.theory import dead_relu, dead_total, dead_total_paper
 
@@ -17,11 +17,11 @@ def gaussian(tokens: int, d: int, seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal((tokens, d), dtype=np.float32)
 
 
-def at_gammas(signal: NDArray[np.float32], norm: float, gammas: NDArray[np.float64]) -> dict[str, Preprocess]:
+def at_gammas(signal: NDArray[np.float32], norm: float, gammas: NDArray[np.float64]) -> dict[str, Preprocessing]:
     """Give centered `signal` of norm ||sigma|| = `norm` a mean of each severity, by subtracting its negative."""
     direction = np.random.default_rng(5).standard_normal(signal.shape[1])
     direction /= np.linalg.norm(direction)
-    return {str(gamma): Preprocess(-gamma * norm * direction) for gamma in gammas}
+    return {str(gamma): Preprocessing(-gamma * norm * direction) for gamma in gammas}
 
 
 def rates(deaths: dict[str, Death]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -75,8 +75,8 @@ def test_the_papers_synthetic_data_follow_the_closed_forms() -> None:
 def test_centering_on_the_geometric_median_revives_all(gamma: float) -> None:
     source = sparse_features(gamma, seed=1)
     x = source.sample(30_000, np.random.default_rng(0))
-    preprocesses = {"raw": Preprocess(np.zeros(50)), "center_median": Preprocess(geometric_median(x[:500]))}
-    found = measure(ArrayRows(x), preprocesses, 100, 5, [0, 1, 2]).preprocessings
+    preprocessings = {"raw": Preprocessing(np.zeros(50)), "center_median": Preprocessing(geometric_median(x[:500]))}
+    found = measure(ArrayRows(x), preprocessings, 100, 5, [0, 1, 2]).preprocessings
     assert found["raw"].dead_total.mean > 0.2
     assert found["center_median"].dead_relu.mean == 0
     assert found["center_median"].dead_total.mean < 1 * POINT
@@ -96,7 +96,7 @@ def test_death_does_not_feel_scale_rotation_or_the_norms_of_tokens() -> None:
     x = gaussian(2000, 64) + 2.5 * np.sqrt(64) * np.eye(64, dtype=np.float32)[7]
     rotation = np.linalg.qr(rng.standard_normal((64, 64)))[0].astype(np.float32)
     per_token = rng.uniform(0.1, 10, (len(x), 1)).astype(np.float32)
-    raw, back = Preprocess(np.zeros(64)), Preprocess(np.zeros(64), rotation)
+    raw, back = Preprocessing(np.zeros(64)), Preprocessing(np.zeros(64), rotation)
     expected = measure(ArrayRows(x), {"raw": raw}, 512, 8, [0]).preprocessings["raw"]
     assert 0.05 < expected.dead_relu.mean < expected.dead_total.mean < 0.95
     # x @ rotation.T with the encoder rotated likewise is x with the encoder itself
@@ -112,13 +112,13 @@ def test_low_rank_activations_need_whitening() -> None:
     x = ((gaussian(tokens, d) * np.sqrt(variances)) @ basis.T + 5).astype(np.float32)
     mean = np.full(d, 5.0)
 
-    def whitened(alpha: float) -> Preprocess:
-        return Preprocess(mean, (basis * variances ** (-alpha / 2)).astype(np.float32))
+    def whitened(alpha: float) -> Preprocessing:
+        return Preprocessing(mean, (basis * variances ** (-alpha / 2)).astype(np.float32))
 
     alphas = {f"alpha {alpha}": whitened(alpha) for alpha in (0.1, 0.2, 0.3, 0.4)}
     # random unit encoders within the top r directions: Active Subspace Init
-    subspaces = {f"top {r}": Preprocess(mean, basis[:, :r].astype(np.float32)) for r in (8, 32, 128)}
-    others = {"centered": Preprocess(mean), "zscore": Preprocess(mean, (1 / x.std(0)).astype(np.float32))}
+    subspaces = {f"top {r}": Preprocessing(mean, basis[:, :r].astype(np.float32)) for r in (8, 32, 128)}
+    others = {"centered": Preprocessing(mean), "zscore": Preprocessing(mean, (1 / x.std(0)).astype(np.float32))}
     deaths = measure(ArrayRows(x), alphas | subspaces | others | {"pca": whitened(1.0)}, d_sae, k, [0]).preprocessings
     total = {name: death.dead_total.mean for name, death in deaths.items()}
     assert deaths["centered"].dead_relu.mean < 1 * POINT

@@ -8,10 +8,10 @@ import pytest
 from numpy.typing import NDArray
 
 from saelib.activations.rows import ArrayRows
-from saelib.config.training import PartialWhitening, Preprocessing
+from saelib.config.training import PartialWhitening, PreprocessingName
 from saelib.init_death import Death, measure, product, trial
-from saelib.preprocessing.fit import make_preprocess
-from saelib.preprocessing.transform import Preprocess, layer_norm
+from saelib.preprocessing.fit import make_preprocessing
+from saelib.preprocessing.transform import Preprocessing, layer_norm
 from saelib.sae.kernels.cpu import why_unsupported
 from saelib.stats import compute_stats
 
@@ -32,13 +32,13 @@ def outliers(gamma: float = GAMMA) -> NDArray[np.float32]:
     return x.astype(np.float32)
 
 
-def fitted(x: NDArray[np.float32]) -> dict[str, Preprocess]:
+def fitted(x: NDArray[np.float32]) -> dict[str, Preprocessing]:
     arrays = compute_stats(ArrayRows(x)).arrays
-    plain = {name: make_preprocess(name, arrays) for name in get_args(Preprocessing)}
-    return plain | {"partial_pca": make_preprocess(PartialWhitening(kind="partial_pca", alpha=0.5), arrays)}
+    plain = {name: make_preprocessing(name, arrays) for name in get_args(PreprocessingName)}
+    return plain | {"partial_pca": make_preprocessing(PartialWhitening(kind="partial_pca", alpha=0.5), arrays)}
 
 
-def at_center(preprocess: Preprocess) -> NDArray[np.float32]:
+def at_center(preprocess: Preprocessing) -> NDArray[np.float32]:
     """A token that the preprocessing maps to zero, as near as float32 comes."""
     if preprocess.token_norm == "layernorm" and not preprocess.center.any():
         return np.full(D, 7.3, np.float32)
@@ -48,8 +48,8 @@ def at_center(preprocess: Preprocess) -> NDArray[np.float32]:
     return preprocess.center.astype(np.float32)
 
 
-def rates(rows: ArrayRows, preprocesses: dict[str, Preprocess], k: int) -> dict[str, tuple[float, float]]:
-    found = measure(rows, preprocesses, D_SAE, k, [0])
+def rates(rows: ArrayRows, preprocessings: dict[str, Preprocessing], k: int) -> dict[str, tuple[float, float]]:
+    found = measure(rows, preprocessings, D_SAE, k, [0])
     return {name: (death.dead_relu.mean, death.dead_total.mean) for name, death in found.preprocessings.items()}
 
 
@@ -60,13 +60,13 @@ def test_a_token_at_the_center_changes_nothing(
 ) -> None:
     monkeypatch.setattr(trial, "make_product", make_product)
     x = outliers()
-    preprocesses = fitted(x)
-    without = rates(ArrayRows(x), preprocesses, k)
-    for name, preprocess in preprocesses.items():
+    preprocessings = fitted(x)
+    without = rates(ArrayRows(x), preprocessings, k)
+    for name, preprocess in preprocessings.items():
         token = at_center(preprocess)
         assert np.abs(preprocess.apply(token[None])).max() == 0, name
         more = np.insert(x, [0, 1_500, 1_500, TOKENS], token, axis=0)
-        assert rates(ArrayRows(more), preprocesses, k)[name] == without[name], name
+        assert rates(ArrayRows(more), preprocessings, k)[name] == without[name], name
 
 
 @pytest.mark.parametrize("make_product", PRODUCTS)
@@ -77,10 +77,10 @@ def test_a_token_of_zeros_behind_an_offset_changes_nothing(
     monkeypatch.setattr(trial, "make_product", make_product)
     x = outliers()
     offset = np.median(x, axis=0).astype(np.float16).astype(np.float32)
-    preprocesses = {name: fitted(x)[name] for name in ("raw", "center_median", "rescale")}
-    without = rates(ArrayRows(x - offset, offset=offset), preprocesses, 8)
+    preprocessings = {name: fitted(x)[name] for name in ("raw", "center_median", "rescale")}
+    without = rates(ArrayRows(x - offset, offset=offset), preprocessings, 8)
     more = np.insert(x, 1_500, 0, axis=0)
-    found = rates(ArrayRows(more - offset, offset=offset), preprocesses, 8)
+    found = rates(ArrayRows(more - offset, offset=offset), preprocessings, 8)
     assert found["raw"] == without["raw"]
     assert found["rescale"] == without["rescale"]
 
@@ -90,10 +90,10 @@ def test_the_reported_case() -> None:
     rng = np.random.default_rng(1)
     mean = rng.standard_normal(64)
     x = (rng.standard_normal((4_000, 64)) + 20 * 8 * mean / np.linalg.norm(mean)).astype(np.float32)
-    preprocesses = {"raw": Preprocess(np.zeros(64)), "center_mean": Preprocess(x.mean(0, dtype=np.float64))}
+    preprocessings = {"raw": Preprocessing(np.zeros(64)), "center_mean": Preprocessing(x.mean(0, dtype=np.float64))}
 
     def raw(x: NDArray[np.float32]) -> Death:
-        return measure(ArrayRows(x), preprocesses, 1024, 16, [0]).preprocessings["raw"]
+        return measure(ArrayRows(x), preprocessings, 1024, 16, [0]).preprocessings["raw"]
 
     before = raw(x)
     assert 0.40 < before.dead_relu.mean < 0.45
@@ -109,7 +109,7 @@ def test_a_token_near_the_center_is_counted_as_by_hand(shrink: float) -> None:
     """Small against what cancels in the shared product, but far above float32's rounding of itself."""
     x = outliers()
     x[::7] = shrink * np.random.default_rng(2).standard_normal((len(x[::7]), D))
-    found = rates(ArrayRows(x), {"raw": Preprocess(np.zeros(D)), "far": Preprocess(np.full(D, 50.0))}, 8)
+    found = rates(ArrayRows(x), {"raw": Preprocessing(np.zeros(D)), "far": Preprocessing(np.full(D, 50.0))}, 8)
     w_enc = trial_encoder()
     hidden = x.astype(np.float64) @ w_enc
     largest = np.sort(hidden, axis=1)[:, -8][:, None]

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from saelib.config.training import ActiveSubspace, PartialWhitening
-from saelib.preprocessing.fit import make_preprocess
-from saelib.preprocessing.transform import Preprocess
+from saelib.preprocessing.fit import make_preprocessing
+from saelib.preprocessing.transform import Preprocessing
 from saelib.sae.file import SavedSAE
 from saelib.sae.model import SAE, Architecture
 
@@ -36,7 +36,7 @@ def rows() -> NDArray[np.float32]:
 
 
 @pytest.fixture(scope="session")
-def make_preprocessing(rows: NDArray[np.float32]) -> Callable[[str], Preprocess]:
+def fit(rows: NDArray[np.float32]) -> Callable[[str], Preprocessing]:
     """A preprocessing by name, fitted to `rows`."""
     x = rows.astype(np.float64)
     x_ln = (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True)
@@ -52,15 +52,15 @@ def make_preprocessing(rows: NDArray[np.float32]) -> Callable[[str], Preprocess]
         "eigenvalues": values[::-1].copy(),
         "eigenvectors": vectors[:, ::-1].copy(),
     }
-    return lambda name: make_preprocess(OPTIONS.get(name, name), arrays)
+    return lambda name: make_preprocessing(OPTIONS.get(name, name), arrays)
 
 
 @pytest.fixture(scope="session")
-def make(rows: NDArray[np.float32], make_preprocessing: Callable[[str], Preprocess]) -> Make:
+def make(rows: NDArray[np.float32], fit: Callable[[str], Preprocessing]) -> Make:
     """An SAE (architecture, preprocessing) that fires sensibly on `rows`, none of its weights special."""
 
     def saved(architecture: Architecture, preprocessing: str) -> SavedSAE:
-        preprocess = make_preprocessing(preprocessing)
+        preprocess = fit(preprocessing)
         read = preprocess.apply(rows)
         d_in, generator = preprocess.d_out, torch.Generator().manual_seed(1)
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from saelib.config.training import Preprocessing
+from saelib.config.training import PreprocessingName
 from saelib.errors import UserError
 from saelib.interchange import FORMATS, check_output, export_sae, import_sae, load_own
 from saelib.sae.file import save_sae
 from saelib.sae.model import Architecture
 
-PREPROCESSINGS = [*get_args(Preprocessing), "partial_pca", "active_subspace"]
+PREPROCESSINGS = [*get_args(PreprocessingName), "partial_pca", "active_subspace"]
 TOKEN_NORMS = {"layernorm", "ln_center", "rescale"}
 CASES = [
     (library, architecture, preprocessing)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from saelib.config.training import Preprocessing
+from saelib.config.training import PreprocessingName
 from saelib.errors import UserError
 from saelib.sae.file import SavedSAE
 from saelib.sae.fold import (
@@ -22,7 +22,7 @@ from saelib.sae.fold import (
 from saelib.sae.model import SAE
 
 Wide = NDArray[np.float64]
-PREPROCESSINGS = [*get_args(Preprocessing), "partial_pca", "active_subspace"]
+PREPROCESSINGS = [*get_args(PreprocessingName), "partial_pca", "active_subspace"]
 
 
 def wide(value: torch.Tensor) -> Wide:

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from benchmarks.peers import PEERS, python_of
-from saelib.config.training import Preprocessing
+from saelib.config.training import PreprocessingName
 from saelib.errors import UserError
 from saelib.interchange import export_sae, import_sae
 from saelib.sae.model import Architecture
 
 pytestmark = pytest.mark.interop
 
-PREPROCESSINGS = [*get_args(Preprocessing), "partial_pca", "active_subspace"]
+PREPROCESSINGS = [*get_args(PreprocessingName), "partial_pca", "active_subspace"]
 TOKEN_NORMS = {"layernorm", "ln_center", "rescale"}
 EXPORTS = [
     (library, architecture, preprocessing)

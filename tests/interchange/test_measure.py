@@ -11,7 +11,7 @@ import saelib.evaluation.reconstruction
 from saelib.activations.rows import ArrayRows
 from saelib.errors import UserError
 from saelib.evaluation.measure import measure
-from saelib.preprocessing.transform import Preprocess
+from saelib.preprocessing.transform import Preprocessing
 from saelib.sae.file import SavedSAE
 from saelib.sae.model import SAE, Architecture
 
@@ -80,7 +80,7 @@ def test_an_sae_that_outputs_the_mean_explains_nothing(size: float) -> None:
     x = rng.standard_normal((2000, 8)) + size * rng.standard_normal(8)
     tensors = {"W_enc": torch.zeros(8, 16), "W_dec": torch.zeros(16, 8), "b_enc": torch.zeros(16)}
     sae = SAE("topk", {**tensors, "b_dec": torch.zeros(8)}, 2)
-    found = measure(SavedSAE(sae, Preprocess(x.mean(0)), {}), ArrayRows(x))
+    found = measure(SavedSAE(sae, Preprocessing(x.mean(0)), {}), ArrayRows(x))
     assert found.variance_explained == pytest.approx(0, abs=1e-6)
     assert found.l0 == 0
     assert found.dead_relu == found.dead_total == 1

@@ -12,15 +12,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from saelib.config.training import Preprocessing
+from saelib.config.training import PreprocessingName
 from saelib.errors import UserError
-from saelib.preprocessing.transform import Preprocess
+from saelib.preprocessing.transform import Preprocessing
 from saelib.sae.file import SavedSAE, load_sae, save_sae
 from saelib.sae.model import SAE, Architecture
 
 
 @pytest.mark.parametrize("architecture", get_args(Architecture))
-@pytest.mark.parametrize("preprocessing", [*get_args(Preprocessing), "partial_pca", "active_subspace"])
+@pytest.mark.parametrize("preprocessing", [*get_args(PreprocessingName), "partial_pca", "active_subspace"])
 def test_saved_and_loaded(
     architecture: str, preprocessing: str, make: Any, run: Any, rows: Any, tmp_path: Path
 ) -> None:
@@ -153,6 +153,6 @@ def test_a_new_sae_takes_the_place_of_the_old(make: Any, tmp_path: Path) -> None
     path = tmp_path / "sae.safetensors"
     save_sae(make("topk", "raw"), path)
     zeros = {"W_enc": torch.zeros(3, 4), "W_dec": torch.zeros(4, 3), "b_enc": torch.zeros(4), "b_dec": torch.zeros(3)}
-    save_sae(SavedSAE(SAE("relu", zeros), Preprocess(np.zeros(3)), {}), path)
+    save_sae(SavedSAE(SAE("relu", zeros), Preprocessing(np.zeros(3)), {}), path)
     assert load_sae(path).sae.d_sae == 4
     assert [file.name for file in tmp_path.iterdir()] == ["sae.safetensors"]

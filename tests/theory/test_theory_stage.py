@@ -10,7 +10,7 @@ from saelib.activations.rows import ArrayRows
 from saelib.config.load import check_config
 from saelib.files.sealed import read_json
 from saelib.init_death import measure
-from saelib.preprocessing.fit import make_preprocess
+from saelib.preprocessing.fit import make_preprocessing
 from saelib.stats import compute_stats, save_stats
 from saelib.theory.stage import write_predictions
 
@@ -30,7 +30,9 @@ def test_death_from_a_mean_along_the_ones_is_predicted(tmp_path: Path) -> None:
     save_stats(stats, config.stats_path("m", 1), "key")
     write_predictions(config, "key")
     (row,) = read_json(config.theory_path())["rows"]
-    measured = measure(ArrayRows(x), {"raw": make_preprocess("raw", stats.arrays)}, 2048, 64, [0]).preprocessings["raw"]
+    measured = measure(ArrayRows(x), {"raw": make_preprocessing("raw", stats.arrays)}, 2048, 64, [0]).preprocessings[
+        "raw"
+    ]
     assert stats.gamma < 0.02
     assert (row["gamma"], row["gamma_unit"]) == (stats.gamma, stats.gamma_unit)
     assert measured.dead_total.mean > 0.1

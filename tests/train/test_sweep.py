@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from saelib.config import TrainConfig, VariantConfig
 from saelib.errors import UserError
-from saelib.preprocessing.fit import make_preprocess
+from saelib.preprocessing.fit import make_preprocessing
 from saelib.sae.file import load_sae
 from saelib.synthetic.features import sparse_features
 from saelib.train import publish, sweep
@@ -143,7 +143,7 @@ def test_every_rate_sees_the_batches_that_it_would_see_alone(train_on: TrainOn):
 
 def test_pca_is_training_on_whitened_data(train_on: TrainOn, statistics: Callable[..., dict[str, np.ndarray]]):
     train, heldout = toy(), toy(seed=1)
-    whiten = make_preprocess("pca", statistics(train)).apply
+    whiten = make_preprocessing("pca", statistics(train)).apply
     pca = train_on(train, heldout, SMALL, variant(preprocessing="pca"), folder="pca")
     raw = train_on(whiten(train), whiten(heldout), SMALL, variant(), folder="raw")
     in_pca, in_raw = load_file(pca / "weights.safetensors"), load_file(raw / "weights.safetensors")

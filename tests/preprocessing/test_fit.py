@@ -7,12 +7,12 @@ import pytest
 from numpy.typing import NDArray
 
 from saelib.config import VariantConfig
-from saelib.config.training import Preprocessing
+from saelib.config.training import PreprocessingName
 from saelib.errors import UserError
-from saelib.preprocessing.fit import make_preprocess
-from saelib.preprocessing.transform import Preprocess, layer_norm
+from saelib.preprocessing.fit import make_preprocessing
+from saelib.preprocessing.transform import Preprocessing, layer_norm
 
-NAMES: tuple[Preprocessing, ...] = get_args(Preprocessing)
+NAMES: tuple[PreprocessingName, ...] = get_args(PreprocessingName)
 OPTIONS: list[Any] = [*NAMES, {"kind": "partial_pca", "alpha": 0.3}, "active_subspace"]
 """Every preprocessing, as a suite has it."""
 
@@ -38,9 +38,9 @@ def statistics(x: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def fitted(options: Any, x: NDArray[np.float64]) -> Preprocess:
+def fitted(options: Any, x: NDArray[np.float64]) -> Preprocessing:
     """From what stands in a suite under `preprocessing`."""
-    return make_preprocess(VariantConfig(preprocessing=options).preprocessing, statistics(x))
+    return make_preprocessing(VariantConfig(preprocessing=options).preprocessing, statistics(x))
 
 
 def test_raw_changes_nothing() -> None:
@@ -187,7 +187,7 @@ def test_offset_is_the_same_as_the_sum(options: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["center_mean", "center_median", "zscore", "pca", "ln_center"])
-def test_a_huge_mean_costs_no_precision(name: Preprocessing) -> None:
+def test_a_huge_mean_costs_no_precision(name: PreprocessingName) -> None:
     """At gamma 1e6 float32 sums would keep about 5 bits of the signal; kept apart they keep them all."""
     small = activations(mean=0).astype(np.float32)
     offset = np.full(12, 0, dtype=np.float32)
@@ -229,12 +229,12 @@ def test_the_activations_are_left_alone() -> None:
 
 def test_missing_statistics_are_named() -> None:
     with pytest.raises(UserError, match=r"gpt2 layer 3: .*'zscore' needs 'std'.*they hold: mean$"):
-        make_preprocess("zscore", {"mean": np.ones(3)}, name="gpt2 layer 3")
+        make_preprocessing("zscore", {"mean": np.ones(3)}, name="gpt2 layer 3")
 
 
 def test_unknown_name_lists_the_known() -> None:
     with pytest.raises(UserError, match="allowed: raw, center_median"):
-        make_preprocess("whiten", {"mean": np.ones(3)})  # pyright: ignore[reportArgumentType]
+        make_preprocessing("whiten", {"mean": np.ones(3)})  # pyright: ignore[reportArgumentType]
 
 
 def test_auto_is_no_preprocessing_yet() -> None:
@@ -243,14 +243,14 @@ def test_auto_is_no_preprocessing_yet() -> None:
 
 
 @pytest.mark.parametrize("name", ["zscore", "pca"])
-def test_constant_activations_are_refused(name: Preprocessing) -> None:
+def test_constant_activations_are_refused(name: PreprocessingName) -> None:
     with pytest.raises(UserError, match="constant"):
-        make_preprocess(name, statistics(np.ones((10, 3))))
+        make_preprocessing(name, statistics(np.ones((10, 3))))
 
 
 def test_nan_in_statistics_is_refused() -> None:
     with pytest.raises(UserError, match="'center_median' of the statistics holds NaN"):
-        make_preprocess("center_median", {"center_median": np.array([1.0, np.nan])})
+        make_preprocessing("center_median", {"center_median": np.array([1.0, np.nan])})
 
 
 def test_a_covariance_needs_more_tokens_than_dimensions() -> None:
@@ -258,7 +258,7 @@ def test_a_covariance_needs_more_tokens_than_dimensions() -> None:
     for options in ("pca", {"kind": "partial_pca", "alpha": 0.1}):
         config = VariantConfig.model_validate({"preprocessing": options}).preprocessing
         with pytest.raises(UserError, match=r"toy: .*: 12 training tokens .* 12 dimensions; whitening needs 13"):
-            make_preprocess(config, arrays, tokens=12, name="toy")
-        make_preprocess(config, arrays, tokens=13)
+            make_preprocessing(config, arrays, tokens=12, name="toy")
+        make_preprocessing(config, arrays, tokens=13)
     centered = VariantConfig.model_validate({"preprocessing": {"kind": "partial_pca", "alpha": 0}}).preprocessing
-    make_preprocess(centered, arrays, tokens=12)
+    make_preprocessing(centered, arrays, tokens=12)
