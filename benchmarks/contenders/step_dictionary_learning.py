@@ -1,4 +1,4 @@
-"""dictionary_learning, through its own trainer."""
+"""A training step of dictionary_learning, through its own trainer."""
 
 from dictionary_learning.trainers.top_k import TopKTrainer
 from torch import Tensor

@@ -33,7 +33,7 @@ def make(setting: Setting) -> Step:
 
 
 def kernel_route(weights: Tensor, setting: Setting) -> Callable[[Tensor], object]:
-    """Block by block, as in a training step."""
+    """Multiplies block by block, as in a training step."""
     from saelib.sae.kernels.gemm import BLOCK_ROWS, encode_rows, pack, padded
     from saelib.sae.kernels.threads import Workers
 

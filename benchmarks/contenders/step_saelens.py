@@ -1,4 +1,4 @@
-"""SAELens, through its own trainer."""
+"""A training step of SAELens, through its own trainer."""
 
 from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig

@@ -1,4 +1,4 @@
-"""saelib, on the path it chooses for this machine unless the setting names one."""
+"""A training step of saelib, on the backend that it chooses for this machine unless the setting names one."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""sparsify: its coder, optimizer and the body of its training loop, for one layer."""
+"""A training step of sparsify: its coder, optimizer and the body of its training loop, for one layer."""
 
 import torch
 from schedulefree import ScheduleFreeWrapper
