@@ -3,7 +3,7 @@
 set -u
 
 base=/tmp/saelib-slurm
-[ "$(readlink /etc/slurm/slurm.conf)" = "$base/slurm.conf" ] || { echo "stop.sh: no Slurm of start.sh is running"; exit 0; }
+[ "$(readlink /etc/slurm/slurm.conf)" = "$base/slurm.conf" ] || { echo "stop.sh: there is no Slurm to stop"; exit 0; }
 
 scancel --user=root 2>/dev/null
 for name in slurmd.n1 slurmd.n2 slurmctld munged; do
