@@ -31,10 +31,13 @@ Packages of single families are in `saelib.environments`.
 
 
 @contextmanager
-def explain_missing_extras() -> Iterator[None]:
+def explain_missing_extras(extra: str | None = None) -> Iterator[None]:
     """Turns the failed import of a package that an extra installs into one sentence; use it with `with` or as `@`.
 
     Every other failed import is a defect, of saelib or of an installation, and is raised as it is.
+
+    Args:
+        extra: The extra that installs everything the block needs; None: the one of the missing package.
 
     Raises:
         UserError: with the command that installs the package.
@@ -50,5 +53,5 @@ def explain_missing_extras() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
             raise
-        command = f"pip install 'saelib[{EXTRAS[error.name]}]'"
+        command = f"pip install 'saelib[{extra or EXTRAS[error.name]}]'"
         raise UserError(f"this needs {error.name}, which is not installed; run: {command}") from error

@@ -87,3 +87,13 @@ def test_a_function_names_the_extra_it_lacks(
     monkeypatch.chdir(acts)
     code = f"import saelib\ntry:\n    {call}\nexcept saelib.UserError as error:\n    print(error)"
     assert f"needs {package}, which is not installed; run: pip install 'saelib[" in bare(code=code)
+
+
+def test_a_model_names_the_extra_that_brings_all_it_needs(acts: Path) -> None:
+    code = (
+        "from saelib.config.families import Esm2Source\nfrom saelib.errors import UserError\n"
+        "from saelib.sources import open_source\n"
+        "try:\n    open_source(Esm2Source(family='esm2', weights={'path': 'w.pt'}))\n"
+        "except UserError as error:\n    print(error)"
+    )
+    assert "needs torch, which is not installed; run: pip install 'saelib[models]'" in bare(code=code)
