@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,26 +43,29 @@ def test_it_says_what_it_is(wheel: Path) -> None:
     assert {"train", "models", "pipeline", "report", "interop", "all"} <= set(metadata.get_all("Provides-Extra", []))
 
 
+def outside() -> dict[str, str]:
+    """Environment variables without those that would let Python find the clone."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+
+
 @pytest.fixture(scope="module")
 def empty(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bin folder of an environment with the wheel and what it depends on; no extra."""
     root = tmp_path_factory.mktemp("empty")
+    apart: Any = {"cwd": root, "env": outside(), "capture_output": True, "text": True}
     pins = ["-c", str(PROJECT / "constraints.txt")]
-    probe = subprocess.run(
-        [*PIP, "download", "--no-deps", *pins, "-d", str(root), "annotated-doc"], capture_output=True
-    )
+    probe = subprocess.run([*PIP, "download", "--no-deps", *pins, "-d", ".", "annotated-doc"], **apart)
     if probe.returncode:
         pytest.skip("pip has no package index here, from which the dependencies could be installed")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(root / "env")], check=True, timeout=60)
-    install = [*PIP, "--python", str(root / "env"), "install", "--no-compile", *pins, str(wheel)]
-    done = subprocess.run(install, capture_output=True, text=True, timeout=600)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", "env"], check=True, **apart)
+    install = [*PIP, "--python", "env", "install", "--no-compile", *pins, str(wheel)]
+    done = subprocess.run(install, timeout=600, **apart)
     assert done.returncode == 0, done.stderr
     return root / "env" / "bin"
 
 
 def run(command: list[str], folder: Path, code: int = 0) -> str:
-    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, env=outside(), capture_output=True, text=True, timeout=120)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout if code == 0 else done.stderr
 
