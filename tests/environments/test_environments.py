@@ -1,5 +1,6 @@
 """Families, pip extras, conda files and pinned versions name the same packages, and what is missing is said."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -104,7 +105,7 @@ def test_what_measures_arrays_needs_no_heavy_package():
 
 
 def test_a_missing_package_is_named_with_the_extra_that_installs_it():
-    packages = {"PIL": "pillow", "vl_convert": "vl-convert-python", "tokenizers": "transformers"}
+    packages = {"PIL": "pillow", "vl_convert": "vl-convert-python", "tokenizers": "transformers"} | {"google": "onnx"}
     for module, extra in EXTRAS.items():
         package = packages.get(module, module.replace("_", "-"))
         assert package in {requirement.name for requirement in required(extra)}, f"{module}: not in {extra}"
@@ -167,3 +168,26 @@ def test_looking_imports_nothing_heavy():
 def test_the_path_to_python_is_absolute(made):
     """Jobs on a cluster may start elsewhere."""
     assert os.path.isabs(interpreter("esm3"))
+
+
+def test_every_package_that_is_imported_is_required_by_the_core_or_by_an_extra():
+    """A package that only comes along with another one would be missing the day that one drops it."""
+    brought = {"google": "onnx", "llvmlite": "numba", "pydantic_core": "pydantic", "tokenizers": "transformers"}
+    names = {"PIL": "pillow", "botocore": "boto3", "esm": "fair-esm", "vl_convert": "vl-convert-python"}
+    names |= brought | {"yaml": "pyyaml"}
+    known = {canonicalize_name(requirement.name) for requirement in required(*PROJECT["optional-dependencies"])}
+    found = {
+        name.partition(".")[0]
+        for file in [*(ROOT / "saelib").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]
+        for node in ast.walk(ast.parse(file.read_text()))
+        for name in _imported(node)
+    }
+    foreign = found - sys.stdlib_module_names - {"saelib"}
+    assert {"torch", "numba", "snakemake"} <= foreign
+    assert {name for name in foreign if canonicalize_name(names.get(name, name)) not in known} == set()
+
+
+def _imported(node):
+    if isinstance(node, ast.ImportFrom):
+        return [node.module] if node.module and not node.level else []
+    return [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
