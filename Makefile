@@ -53,7 +53,7 @@ $(VENV)/bin/python:
 
 # constraints.txt pins the versions that were tested together, torch included, so no other wheel of it is fetched.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[esm2,sd3]'
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[esm2,pipeline,sd3]'
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -6,16 +6,17 @@ from typing import Annotated
 
 import typer
 
+import saelib
 from saelib.cli.sae import sae_app
 from saelib.cli.show import FillMissingChunks, show_rows, show_values
 from saelib.cli.suite import suite_app
 from saelib.errors import UserError, exit_on_user_error
+from saelib.extras import explain_missing_extras
 
 app = typer.Typer(
-    help="Will the features of a sparse autoencoder be born dead? Measure, explain and prevent it.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 store_app = typer.Typer(help="Look after activation stores.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
@@ -30,8 +31,28 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 
 
 def main() -> None:
-    """Entry point of `saelib`."""
-    exit_on_user_error(app)
+    """Runs the command that is given, as `saelib` and as `python -m saelib`."""
+    exit_on_user_error(_run)
+
+
+def _run() -> None:
+    with explain_missing_extras():
+        app()
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"saelib {saelib.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Will the features of a sparse autoencoder be born dead? Measure, explain and prevent it."""
 
 
 @app.command()

@@ -195,6 +195,19 @@ def fetch(configfile: Configfile = DEFAULT) -> None:
     typer.echo(f"{configfile}: all weights and data are in {cache_folder()}")
 
 
+@suite_app.command()
+def schema() -> None:
+    """Print the JSON schema of a suite's configuration: every key with its type, default and description.
+
+    Editors complete and check YAML by it: put `# yaml-language-server: $schema=FILE` on the first line of a suite.
+
+    Example: saelib schema > schema.json
+    """
+    from saelib.config.json_schema import schema_text
+
+    typer.echo(schema_text(), nl=False)
+
+
 @suite_app.command("alphafold3-inputs")
 def alphafold3_inputs(
     model: Annotated[str, typer.Option(help="A model of the suite, of family alphafold3.")],

@@ -26,8 +26,11 @@ class SlurmWorkers(Section):
     memory: Annotated[str, StringConstraints(pattern=r"^\d+ ?[KMGT]i?B$")] = "16GiB"
     """Of each."""
     walltime: Annotated[str, StringConstraints(pattern=r"^(\d+-)?\d+:\d\d:\d\d$")] = "04:00:00"
+    """Time limit of each, as Slurm writes it."""
     partition: str | None = None
+    """Slurm's partition; none: the default one."""
     account: str | None = None
+    """Slurm's account; none: the default one."""
     interface: str | None = None
     """Network interface for workers and scheduler, such as `ib0`; none: dask's choice."""
     directives: tuple[str, ...] = ()

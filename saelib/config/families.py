@@ -101,6 +101,7 @@ class StableDiffusion3Source(ModelSource):
     prompt: FilesConfig | None = None
     """A .safetensors with one prompt's `prompt_embeds` and `pooled_prompt_embeds`; none: zeros."""
     device_map: Literal["auto", "balanced", "sequential"] | None = None
+    """Spread the blocks over several GPUs, as accelerate does; none: the whole model on one device."""
     batch_size: Count = 4
 
 

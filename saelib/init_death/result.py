@@ -1,7 +1,7 @@
 """What a measurement found, and its file."""
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,10 @@ class Rate:
         """Sample standard deviation over seeds; 0 for a single seed."""
         return statistics.stdev(self.per_seed) if len(self.per_seed) > 1 else 0.0
 
+    def __repr__(self) -> str:
+        """Shows the mean and its spread."""
+        return f"Rate({self.mean:.1%}, sd {self.sd:.1%} over {len(self.per_seed)} dictionaries)"
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {"mean": self.mean, "sd": self.sd, "per_seed": list(self.per_seed)}
@@ -43,9 +47,9 @@ class Death:
     """Positive on some token, among the k selected on none."""
     dead_total: Rate
     """Selected on no token: the sum of the two."""
-    curve_relu: tuple[float, ...]
+    curve_relu: tuple[float, ...] = field(repr=False)
     """`dead_relu`, mean over seeds, had there been only as many tokens as `InitDeath.curve_tokens` says."""
-    curve_total: tuple[float, ...]
+    curve_total: tuple[float, ...] = field(repr=False)
     """`dead_total`, likewise."""
 
     def to_dict(self) -> dict[str, Any]:

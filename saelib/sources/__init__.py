@@ -3,6 +3,7 @@
 from importlib import import_module
 
 from saelib.config import SourceConfig
+from saelib.extras import explain_missing_extras
 from saelib.sources.base import Activations, Source
 
 FAMILIES = {
@@ -37,9 +38,10 @@ def open_source(config: SourceConfig, device: str = "cpu", dtype: str = "float32
         dtype: of the forward pass: "float32", "bfloat16" or "float16". Activations are float32 whatever it is.
 
     Raises:
-        UserError: where files or device are missing, or the files are not such a model.
+        UserError: where packages, files or device are missing, or the files are not such a model.
     """
-    return import_module(FAMILIES[config.family]).open_source(config, device, dtype)
+    with explain_missing_extras("models"):
+        return import_module(FAMILIES[config.family]).open_source(config, device, dtype)
 
 
 __all__ = ["FAMILIES", "Activations", "Source", "open_source"]
