@@ -57,9 +57,9 @@ def choose_preprocessing(stats: "LayerStats", d_sae: int, k: int, tokens: int) -
 
 
 def percent(fraction: float) -> str:
-    """Enough digits to tell a few dead features from none, and 1.01% from the limit of 1%."""
+    """Write a rate with enough digits to tell a few dead features from none, and 1.01% from the limit of 1%."""
     if fraction == 0:
-        return "none"
+        return "0%"
     if fraction < 0.00005:
-        return "under 0.01%"
+        return "<0.01%"
     return f"{fraction:.2%}" if fraction < 0.1 else f"{fraction:.1%}"

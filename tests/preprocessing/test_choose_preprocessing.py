@@ -26,7 +26,7 @@ LOW_RANK = np.r_[10.0, np.full(99, 1e-3)]
 @pytest.mark.parametrize(
     ("scale", "offset", "kind", "said"),
     [
-        (FLAT, 0.0, "raw", "predicts none dead at initialization, no more than 1%"),
+        (FLAT, 0.0, "raw", "predicts 0% dead at initialization, no more than 1%"),
         (FLAT, 30.0, "center_median", "more than 1%"),
         (LOW_RANK, 0.0, "pca", "of 100 (1.0"),
         (LOW_RANK, 2.0, "pca", "is below 2%"),
