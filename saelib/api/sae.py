@@ -12,7 +12,7 @@ from saelib.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from saelib.evaluation.reconstruction import Evaluation
+    from saelib.evaluation.result import Evaluation
     from saelib.sae.file import SavedSAE
 
 Library = Literal["saelens", "dictionary_learning", "sparsify"]

@@ -1,22 +1,22 @@
 """What a measurement found, and its file."""
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from saelib.errors import UserError
-from saelib.files.sealed import read_json, write_result
+from saelib.files.sealed import read_result, write_result
 
 
 @dataclass(frozen=True)
 class Rate:
     """A fraction of the features in [0, 1], once for each seed."""
 
-    per_seed: tuple[float, ...]
+    per_seed: Annotated[tuple[float, ...], Field(min_length=1)]
 
     @property
     def mean(self) -> float:
@@ -69,6 +69,8 @@ class InitDeath:
     curve_tokens: tuple[int, ...]
     """1, 2, 4, … and `tokens`."""
     preprocessings: dict[str, Death]
+    key: str = field(default="", compare=False)
+    """What a file was made from, as one hash; empty for a measurement that was not read from a file."""
 
     def __getitem__(self, preprocessing: str) -> Death:
         """Gives the death under one preprocessing, by its name."""
@@ -98,22 +100,8 @@ def save_result(result: InitDeath, path: Path, key: str) -> None:
 
 
 def load_result(path: Path) -> InitDeath:
-    """Read a measurement. Raises `UserError` where the file is missing or holds something else."""
-    raw = read_json(path)
-    try:
-        return InitDeath(
-            **{name: raw[name] for name in ("tokens", "d_in", "d_sae", "k")},
-            seeds=tuple(raw["seeds"]),
-            curve_tokens=tuple(raw["curve_tokens"]),
-            preprocessings={name: _death(entry) for name, entry in raw["preprocessings"].items()},
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a measurement of init death ({type(error).__name__}: {error})") from None
-
-
-def _death(raw: dict[str, Any]) -> Death:
-    rates = {name: Rate(tuple(raw[name]["per_seed"])) for name in RATES}
-    return Death(**rates, curve_relu=tuple(raw["curve_relu"]), curve_total=tuple(raw["curve_total"]))
+    """Read a measurement. Raises `UserError` if the file is missing or holds something else; it names the field."""
+    return read_result(InitDeath, path)
 
 
 def death_from_firsts(

@@ -22,6 +22,7 @@ import vl_convert
 import saelib
 from saelib import theory
 from saelib.config import Config
+from saelib.preprocessing.choose import percent
 from saelib.preprocessing.recommend import ACCEPTED, ORDER, TOLERATED
 from saelib.report.charts import make_charts
 from saelib.report.palette import ADVICE, PREPROCESSINGS
@@ -42,14 +43,6 @@ class Column:
     """From a number to text; none: the column holds text."""
 
 
-def _rate(value: float) -> str:
-    if value == 0:
-        return "0%"
-    if value < 0.00005:
-        return "<0.01%"
-    return f"{value:.2%}" if value < 0.1 else f"{value:.1%}"
-
-
 def _decimals(digits: int) -> Callable[[float], str]:
     return lambda value: f"{value:.{digits}f}"
 
@@ -64,11 +57,11 @@ LAYER_COLUMNS = (
     Column("gamma_raw", "γ raw", "the same on the tokens as they are", _decimals(2)),
     Column("effective_rank", "eff. rank", "directions in which the activations vary", _decimals(0)),
     Column("d_in", "of", "dimensions of the activations", str),
-    Column("predicted_dead_total", "theory", "all dead, as the closed form predicts from γ (the solid line)", _rate),
-    Column("dead_relu", "ReLU-dead", "never positive; raw activations", _rate),
-    Column("dead_total", "all dead", "never selected; raw activations", _rate),
-    Column("dead_total_center_median", "centered", "all dead after centering on the geometric median", _rate),
-    Column("dead_total_pca", "whitened", "all dead after PCA whitening", _rate),
+    Column("predicted_dead_total", "theory", "all dead, as the closed form predicts from γ (the solid line)", percent),
+    Column("dead_relu", "ReLU-dead", "never positive; raw activations", percent),
+    Column("dead_total", "all dead", "never selected; raw activations", percent),
+    Column("dead_total_center_median", "centered", "all dead after centering on the geometric median", percent),
+    Column("dead_total_pca", "whitened", "all dead after PCA whitening", percent),
 )
 SAE_COLUMNS = (
     Column("model", "model"),
@@ -92,9 +85,9 @@ SAE_COLUMNS = (
     ),
     Column("normalized_mse", "normalized MSE", "mean squared error over the training rows' variance", _decimals(3)),
     Column("l0", "L0", "features active for a token, on average", _decimals(1)),
-    Column("dead_relu", "ReLU-dead", "never positive", _rate),
-    Column("dead_topk_only", "TopK-dead", "positive somewhere, never selected", _rate),
-    Column("dead_total", "all dead", "never selected", _rate),
+    Column("dead_relu", "ReLU-dead", "never positive", percent),
+    Column("dead_topk_only", "TopK-dead", "positive somewhere, never selected", percent),
+    Column("dead_total", "all dead", "never selected", percent),
 )
 
 
@@ -104,8 +97,8 @@ def _cost_columns() -> tuple[Column, ...]:
     for name in ORDER:
         label = PREPROCESSINGS[name][0]
         columns += [
-            Column(f"born_dead_{name}", f"{label}: born dead", "all dead at initialization", _rate),
-            Column(f"dead_{name}", "dead, trained", f"{label}: all dead after training", _rate),
+            Column(f"born_dead_{name}", f"{label}: born dead", "all dead at initialization", percent),
+            Column(f"dead_{name}", "dead, trained", f"{label}: all dead after training", percent),
             Column(f"explained_{name}", "explained", f"{label}: 1 - typical FVU of the trained SAE", _decimals(3)),
         ]
     return tuple(columns)
