@@ -29,7 +29,7 @@ def read_result(kind: type[Result], path: Path) -> Result:
     """Read a result as the dataclass `kind`, whose fields are checked; entries that are not fields are left out.
 
     Raises:
-        UserError: If the file is missing or not JSON, or if a field is missing, of another type or not finite. The
+        UserError: If the file is missing or not JSON, or if a field is missing, has another type or is not finite. The
             message names the file and the field.
     """
     from pydantic import ConfigDict, TypeAdapter, ValidationError

@@ -1,4 +1,4 @@
-"""What a measurement found, and its file."""
+"""Death at initialization, as measured on one layer, and its file."""
 
 import statistics
 from dataclasses import dataclass, field
@@ -14,13 +14,13 @@ from saelib.files.sealed import read_result, write_result
 
 @dataclass(frozen=True)
 class Rate:
-    """A fraction of the features in [0, 1], once for each seed."""
+    """A fraction of the latents in [0, 1], once for each seed."""
 
     per_seed: Annotated[tuple[float, ...], Field(min_length=1)]
 
     @property
     def mean(self) -> float:
-        """Over seeds."""
+        """Mean over seeds."""
         return statistics.fmean(self.per_seed)
 
     @property
@@ -29,27 +29,27 @@ class Rate:
         return statistics.stdev(self.per_seed) if len(self.per_seed) > 1 else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Converts to JSON."""
         return {"mean": self.mean, "sd": self.sd, "per_seed": list(self.per_seed)}
 
 
 @dataclass(frozen=True)
 class Death:
-    """Dead features under one preprocessing."""
+    """Dead latents under one preprocessing."""
 
     dead_relu: Rate
-    """Positive on no token."""
+    """Latents that are positive on no token."""
     dead_topk_only: Rate
-    """Positive on some token, among the k selected on none."""
+    """Latents that are positive on some token, but never among the k selected."""
     dead_total: Rate
-    """Selected on no token: the sum of the two."""
+    """Latents that are selected on no token: the sum of the two."""
     curve_relu: tuple[float, ...]
-    """`dead_relu`, mean over seeds, had there been only as many tokens as `InitDeath.curve_tokens` says."""
+    """`dead_relu`, mean over seeds, after each number of tokens in `InitDeath.curve_tokens`."""
     curve_total: tuple[float, ...]
-    """`dead_total`, likewise."""
+    """`dead_total`, mean over seeds, after the same numbers of tokens."""
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Converts to JSON."""
         rates = {name: getattr(self, name).to_dict() for name in RATES}
         return rates | {"curve_relu": list(self.curve_relu), "curve_total": list(self.curve_total)}
 
@@ -59,7 +59,7 @@ RATES = ("dead_relu", "dead_topk_only", "dead_total")
 
 @dataclass(frozen=True)
 class InitDeath:
-    """Dead features of randomly initialized TopK SAEs on one layer's tokens."""
+    """Dead latents of randomly initialized TopK SAEs on one layer's tokens."""
 
     tokens: int
     d_in: int
@@ -70,10 +70,10 @@ class InitDeath:
     """1, 2, 4, … and `tokens`."""
     preprocessings: dict[str, Death]
     key: str = field(default="", compare=False)
-    """What a file was made from, as one hash; empty for a measurement that was not read from a file."""
+    """One hash over everything that a file was made from; empty for a measurement that was not read from a file."""
 
     def __getitem__(self, preprocessing: str) -> Death:
-        """Gives the death under one preprocessing, by its name."""
+        """Gives the death under the preprocessing of this name."""
         return self.preprocessings[preprocessing]
 
     def __repr__(self) -> str:
@@ -82,7 +82,7 @@ class InitDeath:
         return f"InitDeath({self.tokens:,} tokens, d_sae={self.d_sae:,}, k={self.k}, {len(self.seeds)} seeds; {dead})"
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; `load_result` reads it back."""
+        """Converts to JSON; `load_result` reads it back."""
         return {
             "tokens": self.tokens,
             "d_in": self.d_in,
@@ -107,9 +107,9 @@ def load_result(path: Path) -> InitDeath:
 def death_from_firsts(
     first_positive: NDArray[np.int32], first_selected: NDArray[np.int32], tokens: int, curve_tokens: tuple[int, ...]
 ) -> Death:
-    """Rates from the number of the first token at which each feature was positive and selected: both [seeds, d_sae].
+    """Compute rates from the first tokens at which each latent was positive and was selected: both [seeds, d_sae].
 
-    After N tokens a feature is dead when its first token is N or later.
+    After N tokens, a latent is dead if its first token is N or later.
     """
     relu, total = _dead_after(first_positive, tokens), _dead_after(first_selected, tokens)
     return Death(

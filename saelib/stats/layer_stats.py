@@ -50,7 +50,7 @@ class LayerStats:
     """What `docs/architecture.md` lists, by name: vectors float64 [d_in]; eigenvectors float32 [d_in, d_in], in
     columns. `compute_stats` fills it; `load_stats` leaves it empty, because `load_arrays` can be slow."""
     key: str = field(default="", compare=False)
-    """What a file was made from, as one hash; empty for statistics that were not read from a file."""
+    """One hash over everything that a file was made from; empty for statistics that were not read from a file."""
 
     def __repr__(self) -> str:
         """Shows the sizes and what decides death, not the arrays."""

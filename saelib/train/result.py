@@ -66,7 +66,7 @@ class SweepResult:
 
     @property
     def learning_rate_at_end(self) -> AtEnd | None:
-        """Where the best learning rate lies among those tried; None if every run diverged."""
+        """Whether the best learning rate is the lowest or highest of those tried; None if every run diverged."""
         if self.best_learning_rate is None:
             return None
         return rate_at_end(self.best_learning_rate, [run.learning_rate for run in self.runs])

@@ -12,7 +12,7 @@ from saelib.stats import compute_stats
 
 
 def choice(scale: np.ndarray, offset: float, **options: Any) -> Choice:
-    """Of Gaussian activations with these standard deviations and a mean `offset` in one dimension."""
+    """Statistics of Gaussian activations with these standard deviations and a mean `offset` in one dimension."""
     x = np.random.default_rng(0).standard_normal((2_000, len(scale))) * scale
     x[:, 0] += offset
     arguments = {"d_sae": 8192, "k": 64, "tokens": 100_000} | options

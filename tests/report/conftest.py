@@ -51,7 +51,7 @@ def make_config(results: Path, only: tuple[str, ...] = tuple(MODELS), **changes:
 
 
 def write_results(config: Config) -> None:
-    """Every result that the config asks for, as the earlier stages write them."""
+    """Writes every result that the config asks for, as the earlier stages write them."""
     rng = np.random.default_rng(0)
     predictions = []
     for name in config.models:
@@ -198,7 +198,7 @@ def suite(tmp_path: Path) -> Config:
 
 @pytest.fixture(scope="session")
 def render() -> Callable[[Config], str]:
-    """Make the page of a suite, and nothing else."""
+    """Renders the page of a suite, and nothing else."""
 
     def page(config: Config) -> str:
         results = report.read_results(config)

@@ -1,4 +1,4 @@
-"""What the tables hold, and what happens to results that are missing or broken."""
+"""The tables repeat the result files, and results that are missing or broken become gaps."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -23,7 +23,7 @@ def edit(path: Path, **changes: Any) -> None:
 
 
 def count_shown(result: Any, row: dict[str, Any], but: str = "") -> int:
-    """Compare a row with those fields of a result that it shows, and count them."""
+    """Compares a row with those fields of a result that it shows, and counts them."""
     shown = {field.name for field in fields(result)} & row.keys() - {but}
     assert {name: row[name] for name in shown} == {name: getattr(result, name) for name in shown}
     return len(shown)
