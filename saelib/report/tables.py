@@ -16,7 +16,6 @@ from saelib.train.result import MeasuredRun, SweepResult
 
 _TYPES = {int: pl.Int64, float: pl.Float64, str: pl.String}
 
-
 OPTIONS = ("preprocessing", "architecture", "dead_latents")
 """The options of a variant whose kind has a column."""
 
