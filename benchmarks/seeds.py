@@ -17,7 +17,8 @@ from saelib.config import Config, load_config
 from saelib.files.sealed import read_sealed
 from saelib.stats import load_arrays
 from saelib.store import open_store
-from saelib.train import Subject, Sweep, train_from_store
+from saelib.train.loop import train_from_store
+from saelib.train.sweep import Subject, Sweep
 
 PACKAGES = ("numpy", "numba", "torch")
 FIGURES = ("learning_rate", "dead_relu", "dead_total", "token_fvu_median", "variance_explained")

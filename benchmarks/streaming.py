@@ -26,8 +26,9 @@ from saelib.extract.batches import Batch, open_batches
 from saelib.extract.stage import extract
 from saelib.files.sealed import read_sealed
 from saelib.store import Split, open_store
-from saelib.train import Subject, Sweep, train_from_store, train_from_stream
 from saelib.train.batches_from_model import StreamedBatches
+from saelib.train.loop import train_from_store, train_from_stream
+from saelib.train.sweep import Subject, Sweep
 
 PACKAGES = ("torch", "transformers", "zarr", "numpy", "numba")
 RATE = 0.003

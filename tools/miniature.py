@@ -131,6 +131,6 @@ def _suite() -> dict[str, Any]:
             "dead_after_examples": 1000,
             "record_every": 10,
             "checkpoint_every": 10,
-            "variants": {"baseline": {}, "center_median": {"preprocessing": "auto", "dead_latents": "auxk"}},
+            "variants": {"baseline": {}, "auto": {"preprocessing": "auto", "dead_latents": "auxk"}},
         },
     }

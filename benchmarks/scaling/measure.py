@@ -16,7 +16,6 @@ from threadpoolctl import threadpool_limits
 from benchmarks.scaling.sizes import BATCH, K, Point, Size, Sweep
 from benchmarks.stats import TiledRows, activations
 from benchmarks.timing import cpu_seconds, peak_memory
-from saelib import train
 from saelib.activations.rows import ArrayRows, Rows
 from saelib.config import Config, TrainConfig, VariantConfig
 from saelib.config.load import check_config
@@ -25,6 +24,7 @@ from saelib.init_death import measure as measure_death
 from saelib.init_death import save_result
 from saelib.preprocessing.fit import make_preprocessing
 from saelib.stats import compute_stats, save_stats
+from saelib.train import loop, sweep
 
 Run = Callable[[Path], object]
 """A run of a stage, which writes its results to the given folder."""
@@ -149,11 +149,11 @@ def of_train(size: Size, _parent: Path) -> Run:
     config = TrainConfig.model_validate(options | {"learning_rates": [1e-3], "record_every": options["steps"]})
     rows = ArrayRows(activations(2 * BATCH, size.d_in, seed=0), "benchmark")
     heldout, zeros = ArrayRows(activations(HELDOUT, size.d_in, seed=1), "benchmark"), {"mean": np.zeros(size.d_in)}
-    subject = train.Subject("benchmark", 1, "baseline")
+    subject = sweep.Subject("benchmark", 1, "baseline")
 
     def run(folder: Path) -> None:
         places = {"output": folder, "key": "k", "seed": 0, "subject": subject, "device": "cpu"}
-        train.train_from_store(train.Sweep(rows, heldout, zeros, config, VariantConfig(), **places), rows)
+        loop.train_from_store(sweep.Sweep(rows, heldout, zeros, config, VariantConfig(), **places), rows)
 
     return run
 

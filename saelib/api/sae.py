@@ -13,7 +13,7 @@ from saelib.extras import explain_missing_extras
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from saelib.evaluation.reconstruction import Evaluation
+    from saelib.evaluation.result import Evaluation
     from saelib.sae.file import SavedSAE
 
 Library = Literal["saelens", "dictionary_learning", "sparsify"]

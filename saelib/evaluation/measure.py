@@ -7,7 +7,8 @@ from saelib.activations.open import open_rows
 from saelib.activations.rows import Rows
 from saelib.errors import UserError
 from saelib.evaluation.caveats import few_tokens_decide
-from saelib.evaluation.reconstruction import Evaluation, evaluate, rows_at_a_time
+from saelib.evaluation.reconstruction import evaluate, rows_at_a_time
+from saelib.evaluation.result import Evaluation
 from saelib.evaluation.space import Space
 from saelib.sae.file import SavedSAE
 from saelib.sae.fold import fold_preprocess

@@ -3,14 +3,13 @@
 import hashlib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from saelib.errors import UserError
 from saelib.files.publish import published_file
-from saelib.files.sealed import read_json, write_result
+from saelib.files.sealed import read_result, write_result
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,8 @@ class LayerStats:
     arrays: dict[str, NDArray[np.floating]] = field(default_factory=dict, repr=False, compare=False)
     """What `docs/architecture.md` lists, by name: vectors float64 [d_in]; eigenvectors float32 [d_in, d_in], in
     columns. `compute_stats` fills it; `load_stats` leaves it empty, because `load_arrays` can be slow."""
+    key: str = field(default="", compare=False)
+    """One hash over everything that a file was made from; empty for statistics that were not read from a file."""
 
     def __repr__(self) -> str:
         """Shows the sizes and what decides death, not the arrays."""
@@ -59,7 +60,7 @@ class LayerStats:
         return f"LayerStats({self.tokens:,} tokens x {self.d_in:,}, {shown}{warned})"
 
 
-_SCALARS = [scalar.name for scalar in fields(LayerStats) if scalar.name != "arrays"]
+_SCALARS = [scalar.name for scalar in fields(LayerStats) if scalar.name not in ("arrays", "key")]
 
 
 def save_stats(stats: LayerStats, json_path: Path, key: str) -> None:
@@ -81,9 +82,9 @@ def load_stats(json_path: Path) -> LayerStats:
     """Read the scalars; `arrays` is left empty (see `load_arrays`).
 
     Raises:
-        UserError: where the file is missing or not one that `save_stats` wrote.
+        UserError: if the file is missing or not one that `save_stats` wrote; the message names the field.
     """
-    return LayerStats(**_read(json_path)[1])
+    return read_result(LayerStats, json_path)
 
 
 def load_arrays(json_path: Path) -> dict[str, NDArray[np.floating]]:
@@ -95,7 +96,7 @@ def load_arrays(json_path: Path) -> dict[str, NDArray[np.floating]]:
     from safetensors.numpy import load_file
 
     arrays_path = json_path.with_suffix(".safetensors")
-    expected, _ = _read(json_path)
+    expected = read_result(_Arrays, json_path).arrays_sha256
     if not arrays_path.is_file():
         raise UserError(f"{arrays_path}: missing, although {json_path.name} speaks of it; compute the statistics again")
     if _sha256(arrays_path) != expected:
@@ -106,12 +107,11 @@ def load_arrays(json_path: Path) -> dict[str, NDArray[np.floating]]:
     return load_file(arrays_path)
 
 
-def _read(json_path: Path) -> tuple[str, dict[str, Any]]:
-    """Checksum of the arrays, and the scalars by name."""
-    content = read_json(json_path)
-    if not isinstance(content, dict) or set(content) != {"key", "arrays_sha256", "checksum", *_SCALARS}:
-        raise UserError(f"{json_path}: not statistics of this version of saelib; delete it and compute them again")
-    return content["arrays_sha256"], {name: content[name] for name in _SCALARS}
+@dataclass(frozen=True)
+class _Arrays:
+    """What the JSON file says of the arrays."""
+
+    arrays_sha256: str
 
 
 def _sha256(path: Path) -> str:

@@ -5,9 +5,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from saelib.config import Config
-from saelib.files.sealed import write_result
 from saelib.stats import load_stats
 from saelib.theory import predict
+from saelib.theory.result import LayerPrediction, save_predictions
 
 if TYPE_CHECKING:
     from saelib.pipeline.plan import Job
@@ -36,9 +36,9 @@ def write_predictions(config: Config, key: str, partly: bool = False) -> None:
             if stats.gamma_unit is None:
                 log.warning("%s layer %d: gamma_unit is not defined, so nothing is predicted", model, layer)
                 continue
-            row = {"model": model, "layer": layer, "gamma_unit": stats.gamma_unit, "gamma": stats.gamma}
-            row |= {"d_sae": d_sae, "k": k, "tokens": tokens} | asdict(predict(stats.gamma_unit, d_sae, k, tokens))
+            figures = asdict(predict(stats.gamma_unit, d_sae, k, tokens))
             paper = None if stats.gamma is None else predict(stats.gamma, d_sae, k, tokens).dead_total_paper
-            rows.append(row | {"dead_total_paper": paper})
-    write_result(config.theory_path(), key, {"rows": rows})
+            figures |= {"dead_total_paper": paper}
+            rows.append(LayerPrediction(model, layer, stats.gamma_unit, stats.gamma, d_sae, k, tokens, **figures))
+    save_predictions(rows, config.theory_path(), key)
     log.info("%d layers", len(rows))

@@ -9,7 +9,8 @@ import polars as pl
 
 from saelib.config import TrainConfig
 from saelib.config.training import ScheduleConfig
-from saelib.evaluation.reconstruction import Evaluation, evaluate
+from saelib.evaluation.reconstruction import evaluate
+from saelib.evaluation.result import Evaluation
 from saelib.evaluation.space import Sample, Space
 from saelib.sae.schedule import rate_at
 from saelib.sae.trainer import Trainer

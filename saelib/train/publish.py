@@ -8,13 +8,14 @@ from typing import Any
 import polars as pl
 
 from saelib.evaluation.caveats import AtEnd, about_rate, few_tokens_decide, rate_at_end
-from saelib.evaluation.reconstruction import Evaluation
+from saelib.evaluation.result import Evaluation
 from saelib.files.publish import remove_drafts
 from saelib.files.sealed import write_result
 from saelib.files.tables import write_table
 from saelib.preprocessing.transform import Preprocessing
 from saelib.sae.file import SavedSAE, save_sae
 from saelib.train.history import HISTORY, Run
+from saelib.train.result import DivergedRun, MeasuredRun, run_entry
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +46,12 @@ def publish(
     history = pl.DataFrame([row for run in runs for row in run.history], schema=HISTORY)
     write_table(history, output / "history.parquet")
     trainer = next(run.trainer for run in runs if run.learning_rate == best)
-    figures = {
-        rate: {**vars(found), "choosing_token_fvu_median": choosing[rate].token_fvu_median}
+    measured = {
+        rate: MeasuredRun(**vars(found), learning_rate=rate, choosing_token_fvu_median=choosing[rate].token_fvu_median)
         for rate, found in reported.items()
     }
-    about = {**described, "learning_rate": best, **figures[best]}
+    figures = {name: value for name, value in run_entry(measured[best]).items() if name != "status"}
+    about = {**described, **figures}
     save_sae(SavedSAE(trainer.sae, preprocess, about), output / "weights.safetensors")
     at_end = rate_at_end(best, [run.learning_rate for run in runs])
     _warn(described, reported[best], best, at_end)
@@ -57,10 +59,7 @@ def publish(
         **described,
         "best_learning_rate": best,
         "learning_rate_at_end": at_end,
-        "runs": [
-            {"learning_rate": run.learning_rate, "status": run.status, **figures.get(run.learning_rate, {})}
-            for run in runs
-        ],
+        "runs": [run_entry(measured.get(run.learning_rate, DivergedRun(run.learning_rate))) for run in runs],
     }
     write_result(output / "sweep.json", described["key"], sweep)
 

@@ -17,7 +17,8 @@ from saelib.activations.rows import Rows, read_float32
 from saelib.config import TrainConfig, VariantConfig
 from saelib.config.training import StreamConfig
 from saelib.errors import UserError
-from saelib.evaluation.reconstruction import Evaluation, evaluate, rows_at_a_time
+from saelib.evaluation.reconstruction import evaluate, rows_at_a_time
+from saelib.evaluation.result import Evaluation
 from saelib.evaluation.space import Sample, Space
 from saelib.preprocessing.fit import make_preprocessing
 from saelib.sae.autograd.trainer import TorchTrainer

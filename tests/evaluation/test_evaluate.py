@@ -16,7 +16,8 @@ from saelib.activations.rows import ArrayRows
 from saelib.config import TrainConfig, VariantConfig
 from saelib.evaluation import reconstruction as evaluation
 from saelib.evaluation.caveats import few_tokens_decide
-from saelib.evaluation.reconstruction import Evaluation, evaluate
+from saelib.evaluation.reconstruction import evaluate
+from saelib.evaluation.result import Evaluation
 from saelib.evaluation.space import Space
 from saelib.preprocessing.transform import Preprocessing
 from saelib.sae.model import SAE, Architecture

@@ -8,7 +8,8 @@ import torch
 
 from saelib.activations.rows import ArrayRows
 from saelib.config import TrainConfig, VariantConfig
-from saelib.train import Subject, Sweep, train_from_store
+from saelib.train.loop import train_from_store
+from saelib.train.sweep import Subject, Sweep
 
 
 @pytest.fixture(autouse=True)

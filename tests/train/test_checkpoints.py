@@ -89,7 +89,9 @@ from pathlib import Path
 import numpy as np
 from saelib.config import TrainConfig, VariantConfig
 from saelib.activations.rows import ArrayRows
-from saelib.train import Subject, Sweep, checkpoint, sweep, train_from_store
+from saelib.train import checkpoint, sweep
+from saelib.train.loop import train_from_store
+from saelib.train.sweep import Subject, Sweep
 import torch
 torch.set_num_threads(1)
 

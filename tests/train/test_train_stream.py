@@ -23,8 +23,10 @@ from saelib.files.sealed import read_sealed
 from saelib.pipeline.plan import make_plan
 from saelib.store import open_store
 from saelib.synthetic.features import sparse_features
-from saelib.train import Subject, Sweep, sweep, train_from_store, train_from_stream
+from saelib.train import sweep
 from saelib.train.batches_from_model import Position, StreamedBatches
+from saelib.train.loop import train_from_store, train_from_stream
+from saelib.train.sweep import Subject, Sweep
 
 STAGES = {"extract": saelib.extract.stage.run, "stats": saelib.stats.stage.run, "train": saelib.train.stage.run}
 TRAIN = {
