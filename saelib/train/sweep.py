@@ -25,7 +25,7 @@ from saelib.sae.choose import make_trainer, step_all
 from saelib.sae.initial_weights import initial_sae, set_firing_rate
 from saelib.sae.kernels.cpu import vector_lanes
 from saelib.sae.model import SAE
-from saelib.sae.trainer import Trainer
+from saelib.sae.trainer import Trainer, TrainerSettings
 from saelib.train.batches_from_model import START, Position
 from saelib.train.checkpoint import Checkpoints, Identity, Reached
 from saelib.train.halves import choosing_half, only
@@ -219,16 +219,8 @@ class Sweep:
         sae = self._initial_sae(train, subspace)
         runs = []
         for rate in variant.learning_rates or config.learning_rates:
-            trainer = make_trainer(
-                deepcopy(sae),  # which some train in place
-                config,
-                variant,
-                learning_rate=rate,
-                variance=self.space.trained.variance,
-                seed=self.seed,
-                threads=config.threads,
-            )
-            runs.append(Run(rate, trainer))
+            settings = TrainerSettings(config, variant, rate, self.space.trained.variance, self.seed, config.threads)
+            runs.append(Run(rate, make_trainer(deepcopy(sae), settings)))  # some train it in place
         return runs
 
     def _initial_sae(self, train: Rows, subspace: NDArray[np.float32] | None) -> SAE:

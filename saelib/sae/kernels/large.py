@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saelib.config.training import AuxK, TrainConfig, VariantConfig
+from saelib.config.training import AuxK
 from saelib.sae.kernels.auxk import select_helpers, squared_spread
 from saelib.sae.kernels.cpu import integers_are_faster
 from saelib.sae.kernels.entries import empty_codes_by_latent, group_by_latent
@@ -21,6 +21,7 @@ from saelib.sae.kernels.screen import WORTH_IT, screen_batch
 from saelib.sae.kernels.sums import empty_weight_gradients, sum_entries
 from saelib.sae.kernels.topk_trainer import TopKTrainer
 from saelib.sae.model import SAE
+from saelib.sae.trainer import TrainerSettings
 
 UPDATE_TASKS = 32
 """Runs of panels that are updated apart."""
@@ -32,18 +33,9 @@ class KernelTrainer(TopKTrainer):
     The loss is that of `TorchTrainer`. Sums are made in a fixed order: the number of threads changes no bit.
     """
 
-    def __init__(
-        self,
-        sae: SAE,
-        config: TrainConfig,
-        variant: VariantConfig,
-        *,
-        learning_rate: float,
-        variance: float,
-        threads: int = 1,
-    ) -> None:
+    def __init__(self, sae: SAE, settings: TrainerSettings) -> None:
         """See `TopKTrainer`."""
-        super().__init__(sae, config, variant, learning_rate=learning_rate, variance=variance, threads=threads)
+        super().__init__(sae, settings)
         self._encode: list[EncodeBuffers] = []
         self._passes: dict[str, BatchCodes] = {}
         self._centered = np.zeros((0, row_width(self.d_in)), np.float32)
@@ -63,7 +55,7 @@ class KernelTrainer(TopKTrainer):
         error_sum = decode_batch(self._centered, -1, self.parameters.latents.W_dec, main, self._workers)
         group_by_latent(main.codes, main.code_grads, main.entries, self._workers)
         self._count(tokens, np.diff(main.entries.starts) > 0, positive)
-        scale = 2 / (tokens * self.variance)
+        scale = 2 / (tokens * self.settings.variance)
         main_term = LossTerm(main.entries, np.float32(scale))
         auxk_term = self._revive(kept, main, error_sum / tokens)
         self._sum_entries(main)

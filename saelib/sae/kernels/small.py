@@ -78,7 +78,7 @@ class SmallKernelTrainer(TopKTrainer):
         sums, untouched = self._empty_sums(len(runs)), self._untouched()
         positive = self._differentiate(x.numpy(), runs, sums)
         self._count(tokens, np.logical_or.reduce(sums.counts > 0), positive)
-        scale, rule = 2 / (tokens * self.variance), self._rule()
+        scale, rule = 2 / (tokens * self.settings.variance), self._rule()
         totals = StepTotals(np.zeros((1, sums.error.shape[1]), np.float32), np.zeros((1, 1)))
         weights, m, v = self.parameters.latents, self.first_moments.latents, self.second_moments.latents
         apply_sums(weights, m, v, self._panels, sums, np.float32(scale), untouched, rule, totals)

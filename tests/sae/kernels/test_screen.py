@@ -5,6 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from saelib.sae.kernels.cpu import why_unsupported
+from saelib.sae.trainer import TrainerSettings
 
 pytestmark = pytest.mark.skipif(why_unsupported() is not None, reason="the kernels do not run on this processor")
 
@@ -117,7 +118,9 @@ def test_training_is_the_same_with_the_whole_product_in_float32(alike: int, monk
     trainers = []
     for selection in ("screened", "float32"):
         config = TrainConfig(d_sae=D_SAE, k=K, steps=10, selection=selection)
-        trainers.append(trainer.KernelTrainer(sae, config, VariantConfig(), learning_rate=1e-3, variance=10.0))
+        trainers.append(
+            trainer.KernelTrainer(sae, TrainerSettings(config, VariantConfig(), learning_rate=1e-3, variance=10.0))
+        )
     x = torch.randn(300, WIDTH, generator=random)
     for _ in range(5):
         for one in trainers:
