@@ -152,8 +152,9 @@ def of_train(size: Size, _parent: Path) -> Run:
     subject = train.Subject("benchmark", 1, "baseline")
 
     def run(folder: Path) -> None:
-        places = {"output": folder, "key": "k", "seed": 0, "subject": subject, "device": "cpu"}
-        train.train_from_store(train.Sweep(rows, heldout, zeros, config, VariantConfig(), **places), rows)
+        data = train.LayerData(rows, heldout, zeros)
+        sweep = train.start_sweep(data, config, VariantConfig(), subject=subject, seed=0, device="cpu")
+        train.train_from_store(sweep, rows, train.Destination(folder, "k"))
 
     return run
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from saelib.config.training import VariantConfig
-from saelib.sae.kernels.cpu import why_unsupported
+from saelib.sae.autograd.trainer import TorchTrainer
+from saelib.sae.kernels.cpu import vector_lanes, why_unsupported
 from saelib.sae.model import SAE
 from saelib.sae.trainer import Trainer, TrainerSettings
 
@@ -20,8 +21,6 @@ def make_trainer(sae: SAE, settings: TrainerSettings) -> Trainer:
     """
     obstacle = _why_not_kernels(sae, settings.variant)
     if obstacle is not None:
-        from saelib.sae.autograd.trainer import TorchTrainer
-
         log.info("training with torch: %s", obstacle)
         return TorchTrainer(sae, settings)
 
@@ -57,6 +56,13 @@ def step_all(trainers: Sequence[Trainer], x: Tensor, threads: int) -> None:
         if trainer not in side_by_side:
             trainer.step(x)
     shared_workers(threads).each(len(side_by_side), lambda i, _: side_by_side[i].step(x))
+
+
+def backend(trainer: Trainer) -> str:
+    """A name for the code that computes the steps, which decides their last bits."""
+    if isinstance(trainer, TorchTrainer):
+        return f"torch {trainer.sae.b_enc.device.type}"
+    return "kernels avx512" if vector_lanes() == 16 else "kernels avx2"
 
 
 def _why_not_kernels(sae: SAE, variant: VariantConfig) -> str | None:
