@@ -10,14 +10,22 @@ from saelib.config.training import AuxK
 from saelib.sae.kernels.auxk import select_helpers, squared_spread
 from saelib.sae.kernels.cpu import integers_are_faster
 from saelib.sae.kernels.entries import empty_codes_by_latent, group_by_latent
-from saelib.sae.kernels.forward import Codes, DeadPreActivations, EncodeBuffers, encode_block, encode_buffers
+from saelib.sae.kernels.forward import (
+    Codes,
+    DeadPreActivations,
+    EncodeBuffers,
+    EncodedBatch,
+    Encoder,
+    encode_block,
+    encode_buffers,
+)
 from saelib.sae.kernels.gemm import pack, pack_panels, padded
 from saelib.sae.kernels.integers import empty_panels, empty_rows, round_latents
 from saelib.sae.kernels.latents import LossTerm, Packed, StepTotals, update_latents
 from saelib.sae.kernels.llvm.gemm import PANEL
 from saelib.sae.kernels.parameters import row_width
 from saelib.sae.kernels.passes import BatchCodes, block_bounds, decode_batch, empty_batch_codes
-from saelib.sae.kernels.screen import WORTH_IT, screen_batch
+from saelib.sae.kernels.screen import WORTH_IT, IntegerEncoder, screen_batch
 from saelib.sae.kernels.sums import empty_weight_gradients, sum_entries
 from saelib.sae.kernels.topk_trainer import TopKTrainer
 from saelib.sae.model import SAE
@@ -94,15 +102,15 @@ class KernelTrainer(TopKTrainer):
             self._encode = [encode_buffers(rows, self.d_sae, self.k) for _ in range(self.threads)]
         for buffers in self._encode:
             buffers.positive[:] = 0
-        latents, b_dec = self.parameters.latents, self.parameters.b_dec
+        latents, b_dec, centered = self.parameters.latents, self.parameters.b_dec, self._centered
         if not len(self._packed.floats) and not len(kept.latents):
-            own = self._encode, self._workers
-            blocks = screen_batch(x, blocks, b_dec, latents, self._packed.integers, self._centered, codes, *own)
-        panels = self._float_panels() if blocks else self._floats
+            rounded = IntegerEncoder(b_dec, self._packed.integers, latents.b_enc)
+            blocks = screen_batch(x, blocks, rounded, latents.W_enc, centered, codes, self._encode, self._workers)
+        encoder = Encoder(b_dec, self._float_panels() if blocks else self._floats, latents.b_enc)
+        encoded = EncodedBatch(centered, codes, kept)
 
         def encode(block: int, worker: int) -> None:
-            own = self._encode[worker]
-            encode_block(x, *blocks[block], b_dec, panels, latents.b_enc, self._centered, codes, kept, own)
+            encode_block(x, *blocks[block], encoder, encoded, self._encode[worker])
 
         self._workers.each(len(blocks), encode)
         return np.logical_or.reduce([buffers.positive[: self.d_sae] for buffers in self._encode])

@@ -18,16 +18,15 @@ def select(x: NDArray[np.float32], W_enc: NDArray[np.float32], b_enc: NDArray[np
     from saelib.sae.kernels.forward import empty_codes, encode_buffers
     from saelib.sae.kernels.gemm import padded
     from saelib.sae.kernels.integers import round_latents
-    from saelib.sae.kernels.latents import Weights
-    from saelib.sae.kernels.screen import screen_batch
+    from saelib.sae.kernels.screen import IntegerEncoder, screen_batch
     from saelib.sae.kernels.threads import shared_workers
 
     bias = np.full(padded(len(W_enc)), -np.inf, np.float32)
     bias[: len(W_enc)] = b_enc
     codes, buffers, centered = empty_codes(len(x), K), [encode_buffers(60, len(W_enc), K)], np.zeros_like(x)
     b_dec = np.full(x.shape[1], 0.25, np.float32)
-    workers, weights = shared_workers(1), Weights(W_enc, W_enc, bias)
-    left = screen_batch(x, BLOCKS, b_dec, weights, round_latents(W_enc), centered, codes, buffers, workers)
+    encoder = IntegerEncoder(b_dec, round_latents(W_enc), bias)
+    left = screen_batch(x, BLOCKS, encoder, W_enc, centered, codes, buffers, shared_workers(1))
     return left, codes, x.astype(np.float64) - b_dec, buffers[0].positive[: len(W_enc)]
 
 
