@@ -17,8 +17,9 @@ from saelib.config import Config, load_config
 from saelib.files.sealed import read_sealed
 from saelib.stats import load_arrays
 from saelib.store import open_store
-from saelib.train.loop import train_from_store
-from saelib.train.sweep import Subject, Sweep
+from saelib.train.start import LayerData, start_sweep
+from saelib.train.sweep import Destination, Subject
+from saelib.train.training import train_from_store
 
 PACKAGES = ("numpy", "numba", "torch")
 FIGURES = ("learning_rate", "dead_relu", "dead_total", "token_fvu_median", "variance_explained")
@@ -57,22 +58,13 @@ def train(config: Config, subject: Subject, seeds: int) -> Spread:
     """Trains a sweep for each seed, in a folder that is removed afterwards."""
     store = open_store(config.store_path(subject.model, subject.layer))
     arrays = load_arrays(config.stats_path(subject.model, subject.layer))
+    data = LayerData(store.train, store.heldout, arrays, store.heldout.examples())
     figures: dict[str, list[float]] = {name: [] for name in FIGURES}
     for seed in range(config.seed, config.seed + seeds):
         with tempfile.TemporaryDirectory() as folder:
-            sweep = Sweep(
-                store.train,
-                store.heldout,
-                arrays,
-                config.train,
-                config.train.variants[subject.variant],
-                output=Path(folder),
-                key=f"seed {seed}",
-                seed=seed,
-                subject=subject,
-                heldout_examples=store.heldout.examples(),
-            )
-            train_from_store(sweep, store.train)
+            variant = config.train.variants[subject.variant]
+            sweep = start_sweep(data, config.train, variant, subject=subject, seed=seed)
+            train_from_store(sweep, store.train, Destination(Path(folder), f"seed {seed}"))
             found = read_sealed(Path(folder) / "sweep.json")
         best = next(run for run in found["runs"] if run["learning_rate"] == found["best_learning_rate"])
         for name in FIGURES:

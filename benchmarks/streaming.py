@@ -27,8 +27,9 @@ from saelib.extract.stage import extract
 from saelib.files.sealed import read_sealed
 from saelib.store import Split, open_store
 from saelib.train.batches_from_model import StreamedBatches
-from saelib.train.loop import train_from_store, train_from_stream
-from saelib.train.sweep import Subject, Sweep
+from saelib.train.start import LayerData, start_sweep
+from saelib.train.sweep import Destination, RunningSweep, Subject
+from saelib.train.training import train_from_store, train_from_stream
 
 PACKAGES = ("torch", "transformers", "zarr", "numpy", "numba")
 RATE = 0.003
@@ -65,13 +66,13 @@ class Setting:
 
     def sweep(
         self, rows: Rows, heldout: Rows, output: Path, layer: int, train: TrainConfig, variant: str = "", seed: int = 0
-    ) -> Sweep:
-        """A variant on a layer: the baseline, or `auxk`."""
-        arrays = {"mean": np.zeros(rows.shape[1])}
-        places: dict[str, Any] = {"output": output / f"{layer}{variant}", "key": "benchmark", "seed": seed}
+    ) -> tuple[RunningSweep, Destination]:
+        """A variant on a layer, the baseline or `auxk`, and where its results go."""
+        data = LayerData(rows, heldout, {"mean": np.zeros(rows.shape[1])})
         chosen = VariantConfig.model_validate({"dead_latents": variant or "none"})
         subject = Subject(self.name, layer, variant or "baseline")
-        return Sweep(rows, heldout, arrays, train, chosen, subject=subject, device="cpu", **places)
+        sweep = start_sweep(data, train, chosen, subject=subject, seed=seed, device="cpu")
+        return sweep, Destination(output / f"{layer}{variant}", "benchmark")
 
 
 @dataclass(frozen=True)
@@ -148,14 +149,14 @@ def cost_tasks(setting: Setting, recorded: Recorded, parent: Path) -> tuple[dict
     heldout = {layer: ArrayRows(recorded.rows("heldout", layer), "memory") for layer in setting.layers}
     paths = {layer: stores / f"layer_{layer}.zarr" for layer in setting.layers}
 
-    def sweeps() -> list[Sweep]:
+    def sweeps() -> dict[RunningSweep, Destination]:
         torch.set_num_threads(config.train.threads)
         folder = Path(tempfile.mkdtemp(dir=parent))
-        return [
+        return dict(
             setting.sweep(rows[layer], heldout[layer], folder, layer, train, variant)
             for layer in setting.layers
             for variant in ("", "auxk")
-        ]
+        )
 
     def forward() -> None:
         done = 0
@@ -165,8 +166,8 @@ def cost_tasks(setting: Setting, recorded: Recorded, parent: Path) -> tuple[dict
                 break
 
     def steps() -> None:
-        for sweep in sweeps():
-            train_from_store(sweep, rows[sweep.subject.layer])
+        for sweep, destination in sweeps().items():
+            train_from_store(sweep, rows[sweep.subject.layer], destination)
 
     def streamed() -> None:
         batches = open_batches(setting.name, config, setting.layers)
@@ -177,8 +178,8 @@ def cost_tasks(setting: Setting, recorded: Recorded, parent: Path) -> tuple[dict
 
     def stored() -> None:
         extract(setting.name, config, dict.fromkeys(setting.layers, tempfile.mkdtemp(dir=parent)), paths)
-        for sweep in sweeps():
-            train_from_store(sweep, open_store(paths[sweep.subject.layer]).train)
+        for sweep, destination in sweeps().items():
+            train_from_store(sweep, open_store(paths[sweep.subject.layer]).train, destination)
 
     tasks: dict[str, Task] = {
         "forward passes alone": forward,
@@ -203,13 +204,13 @@ def measure_errors(
     def error(buffer_rows: int | None, seed: int) -> float:
         mixed = ArrayRows(np.random.default_rng(seed).permutation(values), "memory")
         output = Path(tempfile.mkdtemp(dir=parent))
-        sweep = setting.sweep(mixed, heldout, output, layer, train, seed=seed)
+        sweep, destination = setting.sweep(mixed, heldout, output, layer, train, seed=seed)
         if buffer_rows is None:
-            train_from_store(sweep, mixed)
+            train_from_store(sweep, mixed, destination)
         else:
             batches = setting.batches(recorded, values.shape[1], batch_size, buffer_rows, seed)
-            train_from_stream([sweep], batches, setting.name)
-        return read_sealed(output / str(layer) / "sweep.json")["runs"][0]["normalized_mse"]
+            train_from_stream({sweep: destination}, batches, setting.name)
+        return read_sealed(destination.folder / "sweep.json")["runs"][0]["normalized_mse"]
 
     stored = [error(None, seed) for seed in range(seeds)]
     found: list[dict[str, Any]] = [{"buffer_rows": None, "examples": examples, "errors": stored, "ratios": []}]

@@ -10,6 +10,7 @@ from saelib.config import TrainConfig, VariantConfig
 from saelib.sae.autograd.trainer import TorchTrainer
 from saelib.sae.choose import make_trainer, step_all
 from saelib.sae.initial_weights import initial_sae
+from saelib.sae.trainer import TrainerSettings
 
 
 def make(setting: Setting) -> Step:
@@ -21,19 +22,8 @@ def make(setting: Setting) -> Step:
     for seed in range(setting.saes):
         sae = initial_sae(setting.d_in, config, variant, seed=seed)
         raise_biases(sae.b_enc, setting)
-        if setting.path == "torch":
-            trainer = TorchTrainer(sae, config, variant, learning_rate=setting.learning_rate, variance=1.0)
-        else:
-            trainer = make_trainer(
-                sae,
-                config,
-                variant,
-                learning_rate=setting.learning_rate,
-                variance=1.0,
-                seed=seed,
-                threads=setting.threads,
-            )
-        trainers.append(trainer)
+        settings = TrainerSettings(config, variant, setting.learning_rate, 1.0, seed, setting.threads)
+        trainers.append(TorchTrainer(sae, settings) if setting.path == "torch" else make_trainer(sae, settings))
 
     def step(x: Tensor) -> None:
         if setting.dead:

@@ -24,7 +24,9 @@ from saelib.init_death import measure as measure_death
 from saelib.init_death import save_result
 from saelib.preprocessing.fit import make_preprocessing
 from saelib.stats import compute_stats, save_stats
-from saelib.train import loop, sweep
+from saelib.train.start import LayerData, start_sweep
+from saelib.train.sweep import Destination, Subject
+from saelib.train.training import train_from_store
 
 Run = Callable[[Path], object]
 """A run of a stage, which writes its results to the given folder."""
@@ -149,11 +151,12 @@ def of_train(size: Size, _parent: Path) -> Run:
     config = TrainConfig.model_validate(options | {"learning_rates": [1e-3], "record_every": options["steps"]})
     rows = ArrayRows(activations(2 * BATCH, size.d_in, seed=0), "benchmark")
     heldout, zeros = ArrayRows(activations(HELDOUT, size.d_in, seed=1), "benchmark"), {"mean": np.zeros(size.d_in)}
-    subject = sweep.Subject("benchmark", 1, "baseline")
+    subject = Subject("benchmark", 1, "baseline")
 
     def run(folder: Path) -> None:
-        places = {"output": folder, "key": "k", "seed": 0, "subject": subject, "device": "cpu"}
-        loop.train_from_store(sweep.Sweep(rows, heldout, zeros, config, VariantConfig(), **places), rows)
+        data = LayerData(rows, heldout, zeros)
+        sweep = start_sweep(data, config, VariantConfig(), subject=subject, seed=0, device="cpu")
+        train_from_store(sweep, rows, Destination(folder, "k"))
 
     return run
 

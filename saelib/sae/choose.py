@@ -5,51 +5,33 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from saelib.config.training import TrainConfig, VariantConfig
-from saelib.sae.kernels.cpu import why_unsupported
+from saelib.config.training import VariantConfig
+from saelib.sae.autograd.trainer import TorchTrainer
+from saelib.sae.kernels.cpu import vector_lanes, why_unsupported
 from saelib.sae.model import SAE
-from saelib.sae.trainer import Trainer
+from saelib.sae.trainer import Trainer, TrainerSettings
 
 log = logging.getLogger(__name__)
 
 
-def make_trainer(
-    sae: SAE,
-    config: TrainConfig,
-    variant: VariantConfig,
-    *,
-    learning_rate: float,
-    variance: float,
-    seed: int,
-    threads: int = 1,
-) -> Trainer:
+def make_trainer(sae: SAE, settings: TrainerSettings) -> Trainer:
     """A trainer that starts from `sae`, which it may take over; the log says which kind, and why.
 
-    Args:
-        sae: On the device to train on; its architecture is the variant's.
-        config: Steps, batch and the like.
-        variant: The method.
-        learning_rate: The highest of the schedule.
-        variance: ||sigma||^2 of the data, by which the squared error is divided.
-        seed: Of what is drawn during training.
-        threads: Of the kernels; torch's own are not set here.
+    `sae` is on the device to train on, and its architecture is the variant's.
     """
-    obstacle = _why_not_kernels(sae, variant)
+    obstacle = _why_not_kernels(sae, settings.variant)
     if obstacle is not None:
-        from saelib.sae.autograd.trainer import TorchTrainer
-
         log.info("training with torch: %s", obstacle)
-        return TorchTrainer(sae, config, variant, learning_rate=learning_rate, variance=variance, seed=seed)
+        return TorchTrainer(sae, settings)
 
     from saelib.sae.kernels.large import KernelTrainer
     from saelib.sae.kernels.small import SmallKernelTrainer, is_small
 
-    small = is_small(sae, config, variant)
+    small = is_small(sae, settings.config, settings.variant)
     log.info("training with the kernels for %s", "small TopK SAEs on a CPU" if small else "TopK on a CPU")
-    if config.precision == "bfloat16":
+    if settings.config.precision == "bfloat16":
         log.info("the kernels select in float32: precision: bfloat16 has no effect")
-    kind = SmallKernelTrainer if small else KernelTrainer
-    return kind(sae, config, variant, learning_rate=learning_rate, variance=variance, threads=threads)
+    return SmallKernelTrainer(sae, settings) if small else KernelTrainer(sae, settings)
 
 
 def step_all(trainers: Sequence[Trainer], x: Tensor, threads: int) -> None:
@@ -74,6 +56,13 @@ def step_all(trainers: Sequence[Trainer], x: Tensor, threads: int) -> None:
         if trainer not in side_by_side:
             trainer.step(x)
     shared_workers(threads).each(len(side_by_side), lambda i, _: side_by_side[i].step(x))
+
+
+def backend(trainer: Trainer) -> str:
+    """A name for the code that computes the steps, which decides their last bits."""
+    if isinstance(trainer, TorchTrainer):
+        return f"torch {trainer.sae.b_enc.device.type}"
+    return "kernels avx512" if vector_lanes() == 16 else "kernels avx2"
 
 
 def _why_not_kernels(sae: SAE, variant: VariantConfig) -> str | None:

@@ -76,7 +76,9 @@ def compute_stats(rows: Rows, *, workers: "Workers" = 1, whitening: bool = True)
     stats = LayerStats(
         tokens=rows.shape[0],
         d_in=rows.shape[1],
-        **gammas,
+        gamma=gammas["gamma"],
+        gamma_raw=gammas["gamma_raw"],
+        gamma_unit=gammas["gamma_unit"],
         sigma=float(np.linalg.norm(arrays["std"])),
         norm_ratio=norms["max"] / norms["p50"],
         norm_quantiles=norms,

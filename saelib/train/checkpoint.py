@@ -4,11 +4,11 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from saelib.errors import UserError
 from saelib.files.publish import published_folder, remove_drafts
 from saelib.files.sealed import seal, unseal
-from saelib.train.batches_from_model import START, Position
-from saelib.train.history import Run
+from saelib.train.batches_from_model import Position
+from saelib.train.sweep import Destination, Run, RunningSweep
 
 log = logging.getLogger(__name__)
 
@@ -52,15 +52,6 @@ def _flat(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, list(settings) if isinstance(settings, tuple) else settings
 
 
-class Reached(NamedTuple):
-    """How far a sweep has come."""
-
-    step: int = 0
-    """Steps that are done."""
-    position: Position = START
-    """Where a stream goes on, for a sweep that trains from one."""
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """A published checkpoint; its tensors are still on disk."""
@@ -72,16 +63,17 @@ class Checkpoint:
     rates: list[dict[str, Any]]
     position: dict[str, int]
 
-    def load_into(self, runs: Sequence[Run]) -> None:
-        """Bring `runs` to where this left them. Raises `ValueError`, before anything changed, where it is damaged."""
-        files = [self.folder / f"rate_{number}.safetensors" for number in range(len(runs))]
+    def load_into(self, sweep: RunningSweep) -> None:
+        """Bring a sweep to where this left it. Raises `ValueError`, before anything changes, if it is damaged."""
+        files = [self.folder / f"rate_{number}.safetensors" for number in range(len(sweep.runs))]
         for file, rate in zip(files, self.rates, strict=True):
             if rate["sha256"] is not None and _sha256(file) != rate["sha256"]:
                 raise ValueError(f"the checksum of {file.name} is wrong")
-        for file, rate, run in zip(files, self.rates, runs, strict=True):
+        for file, rate, run in zip(files, self.rates, sweep.runs, strict=True):
             run.status, run.history = rate["status"], rate["history"]
             if rate["sha256"] is not None:
                 run.trainer.load_state_dict(load_file(file))
+        sweep.steps_done, sweep.position = self.step, Position(**self.position)
 
 
 class Checkpoints:
@@ -97,18 +89,23 @@ class Checkpoints:
         self.root, self.identity = root, identity
         self.folder = root / hashlib.sha256(identity.key.encode()).hexdigest()[:12]
 
-    def save(self, runs: Sequence[Run], reached: Reached) -> None:
-        """Publish the state of `runs`, then remove all but the last two.
+    def observe(self, sweep: RunningSweep) -> None:
+        """Save every `checkpoint_every` steps, and when the last learning rate has diverged: it is not tried again."""
+        if sweep.steps_done % sweep.config.checkpoint_every == 0 or not sweep.alive:
+            self.save(sweep)
+
+    def save(self, sweep: RunningSweep) -> None:
+        """Publish the state of a sweep, then remove all checkpoints but the last two.
 
         Raises:
             UserError: where it cannot be written, as on a full disk; the earlier checkpoints are still there.
         """
-        path = self.folder / f"step_{reached.step:08d}"
+        path = self.folder / f"step_{sweep.steps_done:08d}"
         try:
             with published_folder(path) as draft:
-                rates = [_save_run(run, draft / f"rate_{number}.safetensors") for number, run in enumerate(runs)]
+                rates = [_save_run(run, draft / f"rate_{number}.safetensors") for number, run in enumerate(sweep.runs)]
                 identity = {"key": self.identity.key, "settings": self.identity.settings}
-                place = {"step": reached.step, "position": asdict(reached.position)}
+                place = {"step": sweep.steps_done, "position": asdict(sweep.position)}
                 state = json.dumps(identity | place | {"rates": rates}, allow_nan=False)
                 (draft / STATE).write_text(seal(state))
         except (OSError, UserError) as error:
@@ -119,8 +116,8 @@ class Checkpoints:
         for old in _found(self.folder)[KEPT:]:
             shutil.rmtree(old.folder, ignore_errors=True)  # another job of the same sweep may be doing so too
 
-    def resume(self, runs: Sequence[Run]) -> Reached:
-        """Bring `runs` to where the newest sound checkpoint left them; the beginning where there is none.
+    def resume(self, sweep: RunningSweep) -> None:
+        """Bring a sweep to where the newest sound checkpoint left it; without one it stays at its start.
 
         Raises:
             UserError: where a checkpoint of another config lies in this one's place, with the difference.
@@ -131,12 +128,11 @@ class Checkpoints:
                 difference = self.identity.difference(checkpoint.key, checkpoint.settings)
                 raise UserError(f"{checkpoint.folder}: belongs to another config ({difference}); remove it")
             try:
-                checkpoint.load_into(runs)
+                checkpoint.load_into(sweep)
             except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
                 log.warning("%s: damaged (%s); training goes on from an earlier point", checkpoint.folder, error)
             else:
-                return Reached(checkpoint.step, Position(**checkpoint.position))
-        return Reached()
+                return
 
     def warn_of_others(self) -> None:
         """Say where another config left checkpoints, and in what it differs: they stay until `remove`."""
@@ -157,6 +153,11 @@ class Checkpoints:
         for folder in (self.folder, self.root):
             with suppress(OSError):  # it is not empty then, or was never made
                 folder.rmdir()
+
+
+def checkpoints_of(sweep: RunningSweep, destination: Destination) -> Checkpoints:
+    """The checkpoints below the folder of a sweep's results."""
+    return Checkpoints(destination.folder / "checkpoints", Identity(destination.key, sweep.settings))
 
 
 def _save_run(run: Run, file: Path) -> dict[str, Any]:

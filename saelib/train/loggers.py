@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from saelib.errors import UserError
+from saelib.train.sweep import RunningSweep
 
 Kind = Literal["none", "tensorboard", "trackio", "wandb"]
 Row = Mapping[str, Any]
@@ -61,6 +62,23 @@ def open_log(kind: Kind, folder: Path, name: str, run_id: str, settings: Mapping
         yield log
     finally:
         log.close()
+
+
+class LogWriter:
+    """An observer that writes the rows of a sweep's history to a log, each once."""
+
+    def __init__(self, log: Log) -> None:
+        """`log`: empty."""
+        self._log, self._written = log, -1
+
+    def observe(self, sweep: RunningSweep) -> None:
+        """Write the rows that were recorded since the last call, step by step."""
+        if max(run.history[-1]["step"] for run in sweep.runs) == self._written:
+            return
+        rows = [row for run in sweep.runs for row in run.history if row["step"] > self._written]
+        for step in sorted({row["step"] for row in rows}):
+            self._log.write([row for row in rows if row["step"] == step])
+            self._written = step
 
 
 class _NoLog:

@@ -14,8 +14,9 @@ from saelib.files.sealed import write_result
 from saelib.files.tables import write_table
 from saelib.preprocessing.transform import Preprocessing
 from saelib.sae.file import SavedSAE, save_sae
-from saelib.train.history import HISTORY, Run
+from saelib.train.history import HISTORY
 from saelib.train.result import DivergedRun, MeasuredRun, run_entry
+from saelib.train.sweep import Run
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,9 @@ from saelib.sources.precision import exact_float32
 from saelib.stats import load_arrays, load_stats
 from saelib.store import Store, open_store
 from saelib.train.batches_from_model import StreamedBatches
-from saelib.train.loop import train_from_store, train_from_stream
-from saelib.train.sweep import Subject, Sweep
+from saelib.train.start import LayerData, start_sweep
+from saelib.train.sweep import Destination, RunningSweep, Subject
+from saelib.train.training import train_from_store, train_from_stream
 
 if TYPE_CHECKING:
     from saelib.pipeline.plan import Job
@@ -31,7 +32,7 @@ def run(config: Config, job: "Job") -> None:
         return
     for target in job.targets:
         store = open_store(config.store_path(target.model, target.layer))
-        train_from_store(_sweep(config, target, store), store.train)
+        train_from_store(_start(config, target, store), store.train, _destination(target))
 
 
 def _stream(config: Config, job: "Job") -> None:
@@ -43,7 +44,7 @@ def _stream(config: Config, job: "Job") -> None:
     assert stream is not None
     layers = sorted({target.layer for target in job.targets})
     stores = {layer: open_store(config.store_path(name, layer)) for layer in layers}
-    sweeps = [_sweep(config, target, stores[target.layer]) for target in job.targets]
+    sweeps = {_start(config, target, stores[target.layer]): _destination(target) for target in job.targets}
     batches = StreamedBatches(
         open_batches(name, config, layers),
         {layer: store.train.offset for layer, store in stores.items()},
@@ -57,23 +58,21 @@ def _stream(config: Config, job: "Job") -> None:
     train_from_stream(sweeps, batches, name)
 
 
-def _sweep(config: Config, target: "Target", store: Store) -> Sweep:
-    stats_path = config.stats_path(target.model, target.layer)
+def _start(config: Config, target: "Target", store: Store) -> RunningSweep:
     variant, reason = _chosen(config, target, store)
-    return Sweep(
+    data = LayerData(
         store.train,
         store.heldout,
-        load_arrays(stats_path),
-        config.train,
-        variant,
-        output=target.output.parent,
-        key=target.key,
-        seed=config.seed,
-        subject=Subject(target.model, target.layer, target.variant),
-        reason=reason,
-        stream=config.models[target.model].stream,
-        heldout_examples=store.heldout.examples(),
+        load_arrays(config.stats_path(target.model, target.layer)),
+        store.heldout.examples(),
+        config.models[target.model].stream,
     )
+    subject = Subject(target.model, target.layer, target.variant)
+    return start_sweep(data, config.train, variant, subject=subject, seed=config.seed, reason=reason)
+
+
+def _destination(target: "Target") -> Destination:
+    return Destination(target.output.parent, target.key)
 
 
 def _chosen(config: Config, target: "Target", store: Store) -> tuple[VariantConfig, str | None]:

@@ -21,7 +21,7 @@ from saelib.evaluation.result import Evaluation
 from saelib.evaluation.space import Space
 from saelib.preprocessing.transform import Preprocessing
 from saelib.sae.model import SAE, Architecture
-from saelib.train.sweep import PROBE_ROWS
+from saelib.train.history import PROBE_ROWS
 
 TrainOn = Callable[..., Path]
 

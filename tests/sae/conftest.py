@@ -1,3 +1,5 @@
+"""SAEs and batches to train on, a loss written the plain way, and the saved SAEs of `tests.saved_saes`."""
+
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +10,9 @@ from torch import Tensor
 from saelib.config.training import TrainConfig, VariantConfig
 from saelib.sae.initial_weights import initial_sae
 from saelib.sae.model import SAE
+from tests.saved_saes import fit, make, rows
+
+__all__ = ["_one_thread", "batches", "dense_loss", "device", "fit", "make", "make_sae", "rows", "variant"]
 
 
 @pytest.fixture(autouse=True)

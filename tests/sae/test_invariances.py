@@ -9,6 +9,7 @@ from torch import Tensor
 from saelib.config.training import TrainConfig, VariantConfig
 from saelib.sae.autograd.trainer import TorchTrainer
 from saelib.sae.model import SAE
+from saelib.sae.trainer import TrainerSettings
 
 Make = Callable[..., SAE]
 Variant = Callable[..., VariantConfig]
@@ -19,7 +20,7 @@ VARIANCE = 11.0
 
 def train(sae: SAE, variant: VariantConfig, xs: list[Tensor], variance: float = VARIANCE, rate: float = 1e-2) -> None:
     config = TrainConfig(d_sae=64, k=2, dead_after_examples=64)
-    trainer = TorchTrainer(sae, config, variant, learning_rate=rate, variance=variance)
+    trainer = TorchTrainer(sae, TrainerSettings(config, variant, learning_rate=rate, variance=variance))
     for x in xs:
         trainer.step(x)
 

@@ -23,6 +23,17 @@ class Codes(NamedTuple):
     """[tokens]"""
 
 
+class Encoder(NamedTuple):
+    """Parameters of the encoder, as it reads them."""
+
+    b_dec: NDArray[np.float32]
+    """[at least d_in]"""
+    panels: NDArray[np.float32]
+    """`gemm.pack` of W_enc."""
+    b_enc: NDArray[np.float32]
+    """[padded d_sae]; -inf beyond d_sae."""
+
+
 class EncodeBuffers(NamedTuple):
     """Of one worker."""
 
@@ -40,6 +51,15 @@ class DeadPreActivations(NamedTuple):
     """[n]"""
     hidden: NDArray[np.float32]
     """[tokens, n]"""
+
+
+class EncodedBatch(NamedTuple):
+    """What encoding a batch writes."""
+
+    centered: NDArray[np.float32]
+    """[tokens, width]; x - b_dec, left alone beyond d_in."""
+    codes: Codes
+    kept: DeadPreActivations
 
 
 def empty_codes(tokens: int, k: int) -> Codes:
@@ -72,12 +92,8 @@ def encode_block(
     x: NDArray[np.float32],
     start: int,
     stop: int,
-    b_dec: NDArray[np.float32],
-    panels: NDArray[np.float32],
-    bias: NDArray[np.float32],
-    centered: NDArray[np.float32],
-    codes: Codes,
-    kept: DeadPreActivations,
+    encoder: Encoder,
+    encoded: EncodedBatch,
     buffers: EncodeBuffers,
 ) -> None:
     """Codes of tokens `start` to `stop`, selected while their pre-activations are in cache.
@@ -85,18 +101,14 @@ def encode_block(
     Args:
         x: [tokens, d_in]
         start: First token.
-        stop: Behind the last; no more tokens than the buffers have rows.
-        b_dec: [at least d_in]
-        panels: `gemm.pack` of W_enc.
-        bias: b_enc, -inf beyond d_sae.
-        centered: Written, [tokens, width], beyond d_in left alone: x - b_dec.
-        codes: Written.
-        kept: Latents whose pre-activations to write down.
-        buffers: Of this worker.
+        stop: The token behind the last one; no more tokens than the buffers have rows.
+        encoder: Parameters.
+        encoded: Written.
+        buffers: Those of this worker.
     """
-    center_rows(x, start, stop, b_dec, centered)
-    gemm_rows(centered, start, stop - start, panels, bias, buffers.hidden)
-    select_block(start, stop, codes, kept, buffers)
+    center_rows(x, start, stop, encoder.b_dec, encoded.centered)
+    gemm_rows(encoded.centered, start, stop - start, encoder.panels, encoder.b_enc, buffers.hidden)
+    select_block(start, stop, encoded.codes, encoded.kept, buffers)
 
 
 @kernel

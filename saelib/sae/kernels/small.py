@@ -12,6 +12,8 @@ from saelib.sae.kernels.entries import CodesByLatent, count_entries, place_entri
 from saelib.sae.kernels.forward import (
     DeadPreActivations,
     EncodeBuffers,
+    EncodedBatch,
+    Encoder,
     decode_block,
     encode_block,
     encode_buffers,
@@ -78,7 +80,7 @@ class SmallKernelTrainer(TopKTrainer):
         sums, untouched = self._empty_sums(len(runs)), self._untouched()
         positive = self._differentiate(x.numpy(), runs, sums)
         self._count(tokens, np.logical_or.reduce(sums.counts > 0), positive)
-        scale, rule = 2 / (tokens * self.variance), self._rule()
+        scale, rule = 2 / (tokens * self.settings.variance), self._rule()
         totals = StepTotals(np.zeros((1, sums.error.shape[1]), np.float32), np.zeros((1, 1)))
         weights, m, v = self.parameters.latents, self.first_moments.latents, self.second_moments.latents
         apply_sums(weights, m, v, self._panels, sums, np.float32(scale), untouched, rule, totals)
@@ -139,7 +141,8 @@ def differentiate_run(
     """Write the sums of a run of tokens, x [tokens, d_in]."""
     tokens, (centered, main, encode, kept) = len(x), buffers
     codes, entries = main.codes, main.entries
-    encode_block(x, 0, tokens, b_dec, panels, weights.b_enc, centered, codes, kept, encode)
+    encoder, encoded = Encoder(b_dec, panels, weights.b_enc), EncodedBatch(centered, codes, kept)
+    encode_block(x, 0, tokens, encoder, encoded, encode)
     decode_block(
         centered, np.float32(-1), 0, tokens, weights.W_dec, codes, main.error, main.code_grads, sums.error[run]
     )
