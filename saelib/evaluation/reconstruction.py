@@ -20,7 +20,7 @@ AT_A_TIME = 2**24
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Reconstruction and death over some rows. NaN or infinity where training has diverged."""
+    """Reconstruction and death over some rows. Figures are NaN or infinite if training has diverged."""
 
     mse: float
     """||x - x_hat||^2, summed over dimensions, averaged over tokens; x as the model has it (`Space`)."""
@@ -29,18 +29,18 @@ class Evaluation:
     variance_explained: float
     """1 - sum ||x - x_hat||^2 / sum ||x - mean||^2, about the mean of the rows that are measured."""
     token_fvu_median: float
-    """Of each token's own ||x - x_hat||^2 / ||x - c||^2, with c the geometric median of the training rows
+    """Median of each token's own ||x - x_hat||^2 / ||x - c||^2, with c the geometric median of the training rows
     (`Space.center`): what is unexplained of a typical token, however much of all variance a few massive ones hold."""
     token_fvu_mean: float
-    """Tokens at c itself are left out of both; without any other, 0."""
+    """Mean of the same. Tokens at c itself are left out of both; if there are no others, both are 0."""
     mse_trained: float
-    """`mse` of what the SAE reads, preprocessed; so for the next two."""
+    """`mse` in the preprocessed rows that the SAE reads; the next two figures are too."""
     normalized_mse_trained: float
     variance_explained_trained: float
     l0: float
     """Latents that fire for a token (selected with a value above 0), on average."""
     mean_kth_activation: float
-    """The k-th largest value of a token on average, 0 where fewer fire; without k, the smallest that fires."""
+    """The k-th largest value of a token on average, 0 if fewer fire; for SAEs without k, the smallest that fires."""
     dead_relu: float
     """Fraction of latents whose pre-activation is never above 0."""
     dead_topk_only: float
@@ -48,7 +48,7 @@ class Evaluation:
     dead_total: float
     """Their sum: the fraction that never fires."""
     bias_capture: float | None
-    """<b_dec, mu> / ||mu||^2 with mu the mean of what the SAE reads (paper, section 5); None where it is 0."""
+    """<b_dec, mu> / ||mu||^2 with mu the mean of what the SAE reads (paper, section 5); None if mu is 0."""
     bias_distance: float | None
     """1 - ||b_dec - mu|| / ||mu||."""
     feature_capture: float | None
@@ -56,7 +56,7 @@ class Evaluation:
 
     @property
     def finite(self) -> bool:
-        """Whether every figure is a number."""
+        """True if every figure is a finite number."""
         return all(value is None or math.isfinite(value) for value in vars(self).values())
 
 
@@ -101,7 +101,7 @@ class _Meter:
         self.tokens.add(x, errors)
 
     def _topk(self, hidden_pre: Tensor) -> Tensor:
-        """Without a dense code, which would cost as much as the encoder."""
+        """Reconstructions without a dense code, which would cost as much as the encoder."""
         assert self.sae.k is not None
         values, indices = largest(hidden_pre, self.sae.k)
         values = values.relu()
@@ -133,7 +133,7 @@ class _Meter:
         )
 
     def _captures(self) -> dict[str, float | None]:
-        """What of the mean the bias and the latents have taken up."""
+        """Shares of the mean that the bias and the latents have taken up."""
         mean = self.space.mean
         if mean is None:
             return {"bias_capture": None, "bias_distance": None, "feature_capture": None}
