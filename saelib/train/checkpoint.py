@@ -111,7 +111,7 @@ class Checkpoints:
         except (OSError, UserError) as error:
             raise UserError(
                 f"{path}: the checkpoint could not be written ({error}); what was saved before is kept, and training "
-                f"goes on from there when it is started again"
+                f"resumes from there when it is started again"
             ) from None
         for old in _found(self.folder)[KEPT:]:
             shutil.rmtree(old.folder, ignore_errors=True)  # another job of the same sweep may be doing so too
@@ -130,7 +130,7 @@ class Checkpoints:
             try:
                 checkpoint.load_into(sweep)
             except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-                log.warning("%s: damaged (%s); training goes on from an earlier point", checkpoint.folder, error)
+                log.warning("%s: damaged (%s); training resumes from an earlier point", checkpoint.folder, error)
             else:
                 return
 

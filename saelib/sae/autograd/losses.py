@@ -88,7 +88,7 @@ def _candidates(dead: Tensor) -> Tensor:
 def _pre_activations_of(
     latents: Tensor, dead: Tensor, sae: SAE, x: Tensor, hidden_pre: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Of some latents: pre-activations [tokens, some] that gradients flow through, and decoder rows [some, d_in].
+    """Pre-activations [tokens, some] of some latents, with gradients, and their decoder rows [some, d_in].
 
     Latents that are not dead are -infinity everywhere, which is never selected and whose exp is 0.
     """
