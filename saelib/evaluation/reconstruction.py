@@ -59,7 +59,7 @@ class _Meter:
         self.tokens.add(x, errors)
 
     def _topk(self, hidden_pre: Tensor) -> Tensor:
-        """Without a dense code, which would cost as much as the encoder."""
+        """Reconstructions without a dense code, which would cost as much as the encoder."""
         assert self.sae.k is not None
         values, indices = largest(hidden_pre, self.sae.k)
         values = values.relu()
@@ -91,7 +91,7 @@ class _Meter:
         )
 
     def _captures(self) -> dict[str, float | None]:
-        """What of the mean the bias and the latents have taken up."""
+        """Shares of the mean that the bias and the latents have taken up."""
         mean = self.space.mean
         if mean is None:
             return {"bias_capture": None, "bias_distance": None, "feature_capture": None}

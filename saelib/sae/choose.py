@@ -1,4 +1,4 @@
-"""The fastest trainer for what is asked, and one batch through several trainers."""
+"""Choice of the fastest trainer that can do a method, and one step of several trainers."""
 
 import logging
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def make_trainer(sae: SAE, settings: TrainerSettings) -> Trainer:
 def step_all(trainers: Sequence[Trainer], x: Tensor, threads: int) -> None:
     """One step of every trainer on the batch `x` [tokens, d_in]: small SAEs side by side, others one after another.
 
-    The kernels use `threads` in all; which way makes no difference to the bits.
+    The kernels use `threads` threads in all. The bits are the same either way.
     """
     if why_unsupported() is not None:
         for trainer in trainers:
@@ -66,7 +66,7 @@ def backend(trainer: Trainer) -> str:
 
 
 def _why_not_kernels(sae: SAE, variant: VariantConfig) -> str | None:
-    """None where the kernels can do it."""
+    """The obstacle to the kernels; None if they can do it."""
     if sae.b_dec.device.type != "cpu":
         return f"the SAE is on {sae.b_dec.device}"
     if variant.architecture.kind != "topk":

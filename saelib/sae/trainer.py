@@ -11,7 +11,7 @@ from saelib.sae.model import SAE
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """How to train one SAE; each trainer is made as `kind(sae, settings)`."""
+    """Settings for training one SAE; every kind of trainer is made as `kind(sae, settings)`."""
 
     config: TrainConfig
     """Number of steps, batch size and the like."""

@@ -1,4 +1,4 @@
-"""A sweep in the middle of its training, as a folder: what a job that was killed goes on from."""
+"""A sweep in the middle of its training, as a folder: a job that was killed resumes from it."""
 
 import hashlib
 import json
@@ -27,14 +27,14 @@ STATE = "state.json"
 
 @dataclass(frozen=True)
 class Identity:
-    """What a checkpoint belongs to."""
+    """The config, code and data that a checkpoint belongs to."""
 
     key: str
     settings: Mapping[str, Any]
-    """What decides the key, as far as it can be said in words (JSON); code and activations are in the key alone."""
+    """The settings in the key, by name (JSON); code and activations are in the key alone."""
 
     def difference(self, key: str, settings: Mapping[str, Any]) -> str:
-        """What became of the settings of something with another key: 'train.steps: 100 -> 200'."""
+        """The changes since settings with another key, in words: 'train.steps: 100 -> 200'."""
         old, new = dict(_flat(settings)), dict(_flat(self.settings))
         changed = [
             f"{name}: {old.get(name, '(none)')} -> {new.get(name, '(none)')}"
@@ -80,8 +80,8 @@ class Checkpoints:
     """The checkpoints of one sweep: `{root}/{of the key}/step_00001000/`, the last two of them.
 
     Each holds `state.json` (key, settings, step, a stream's position, each rate's status, history and checksum) and,
-    for each rate that is still at work, `rate_{number}.safetensors`. A checkpoint appears whole or not at all. Each key
-    has a folder of its own, so that training never goes on from what another config left.
+    for each rate that has not diverged, `rate_{number}.safetensors`. A checkpoint appears whole or not at all. Each key
+    has a folder of its own, so training never resumes from what another config left.
     """
 
     def __init__(self, root: Path, identity: Identity) -> None:
@@ -98,7 +98,7 @@ class Checkpoints:
         """Publish the state of a sweep, then remove all checkpoints but the last two.
 
         Raises:
-            UserError: where it cannot be written, as on a full disk; the earlier checkpoints are still there.
+            UserError: if it cannot be written, as on a full disk; the earlier checkpoints are still there.
         """
         path = self.folder / f"step_{sweep.steps_done:08d}"
         try:
@@ -111,7 +111,7 @@ class Checkpoints:
         except (OSError, UserError) as error:
             raise UserError(
                 f"{path}: the checkpoint could not be written ({error}); what was saved before is kept, and training "
-                f"goes on from there when it is started again"
+                f"resumes from there when it is started again"
             ) from None
         for old in _found(self.folder)[KEPT:]:
             shutil.rmtree(old.folder, ignore_errors=True)  # another job of the same sweep may be doing so too
@@ -120,7 +120,7 @@ class Checkpoints:
         """Bring a sweep to where the newest sound checkpoint left it; without one it stays at its start.
 
         Raises:
-            UserError: where a checkpoint of another config lies in this one's place, with the difference.
+            UserError: if a checkpoint of another config lies in this one's place; the message says how they differ.
         """
         remove_drafts(self.folder)
         for checkpoint in _found(self.folder):
@@ -130,12 +130,12 @@ class Checkpoints:
             try:
                 checkpoint.load_into(sweep)
             except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-                log.warning("%s: damaged (%s); training goes on from an earlier point", checkpoint.folder, error)
+                log.warning("%s: damaged (%s); training resumes from an earlier point", checkpoint.folder, error)
             else:
                 return
 
     def warn_of_others(self) -> None:
-        """Say where another config left checkpoints, and in what it differs: they stay until `remove`."""
+        """Warn of checkpoints that another config left, and say how it differs; they stay until `remove`."""
         for folder in sorted(self.root.glob("*")):
             if folder != self.folder and (left := _found(folder)):
                 difference = self.identity.difference(left[0].key, left[0].settings)
@@ -144,8 +144,8 @@ class Checkpoints:
     def remove(self) -> None:
         """Delete every checkpoint, those of other configs too: the sweep is done.
 
-        What another job that makes the same sweep is just writing stays, and is that job's: of two controlling
-        processes one after the other, the first may have left its job at work.
+        A checkpoint that another job of the same sweep is writing stays, and belongs to that job: a controlling process
+        that was killed may have left its job running.
         """
         for folder in (*self.folder.glob("[!.]*"), *self.root.glob("*")):
             if folder != self.folder:

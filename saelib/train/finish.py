@@ -43,7 +43,7 @@ def _measured(sweep: RunningSweep, marked: NDArray[np.bool_]) -> dict[float, Eva
 
 
 def _description(sweep: RunningSweep, key: str) -> dict[str, Any]:
-    """What was trained, and how. JSON."""
+    """Description of what was trained, and how. JSON."""
     return {
         "key": key,
         **asdict(sweep.subject),

@@ -14,7 +14,7 @@ class Batch(Protocol):
 
     @property
     def position(self) -> Position:
-        """Where a stream resumes after this batch."""
+        """Position at which a stream resumes after this batch."""
         ...
 
     def read_by(self, sweep: RunningSweep) -> Tensor:

@@ -1,4 +1,4 @@
-"""The results of a sweep, put in place."""
+"""Publication of a sweep's results."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -34,11 +34,11 @@ def publish(
     Args:
         output: The folder.
         described: What was trained, and how. JSON.
-        runs: All of the sweep.
-        choosing: By learning rate, on the held-out rows that rates are chosen on; those that are missing diverged.
-            The least median of the tokens' own FVU is the best: a few massive tokens have no say in it.
+        runs: All runs of the sweep.
+        choosing: Figures by learning rate, on the held-out rows that rates are chosen on; missing rates diverged.
+            The best rate has the smallest median of the tokens' own FVU, which a few massive tokens do not decide.
         reported: The same on the other held-out rows.
-        preprocess: What the SAE's rows went through.
+        preprocess: The preprocessing of the SAE's rows.
     """
     remove_drafts(output)
     # An earlier sweep.json must not vouch for the files that are about to be replaced.
@@ -66,7 +66,7 @@ def publish(
 
 
 def _warn(described: Mapping[str, Any], measured: Evaluation, best: float, at_end: AtEnd) -> None:
-    """Log what to mind about the best run."""
+    """Log warnings about the best run."""
     name = f"{described['model']} layer {described['layer']}, variant {described['variant']}"
     if text := few_tokens_decide(measured.variance_explained, measured.token_fvu_median):
         log.warning("%s: %s", name, text)

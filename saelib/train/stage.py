@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 @exact_float32()
 def run(config: Config, job: "Job") -> None:
     """Train each target's variant at every learning rate of the config; all targets are of one model."""
-    # Bits depend on the number of threads, which must therefore not be the machine's affair.
+    # Bits depend on the number of threads, so the machine must not decide it.
     torch.set_num_threads(config.train.threads)
     if config.models[job.targets[0].model].stream is not None:
         _stream(config, job)
@@ -36,7 +36,7 @@ def run(config: Config, job: "Job") -> None:
 
 
 def _stream(config: Config, job: "Job") -> None:
-    """All targets from the same forward passes; preprocessings and scales come from their stores all the same."""
+    """Train all targets from the same forward passes; preprocessings and scales still come from their stores."""
     from saelib.extract.batches import open_batches
 
     name = job.targets[0].model
@@ -76,7 +76,7 @@ def _destination(target: "Target") -> Destination:
 
 
 def _chosen(config: Config, target: "Target", store: Store) -> tuple[VariantConfig, str | None]:
-    """The target's variant, with a preprocessing in the place of `auto`, and the reason for it."""
+    """The target's variant, with a preprocessing in place of `auto`, and the reason for that choice."""
     options, variant = config.train, config.train.variants[target.variant]
     if variant.preprocessing.kind != "auto":
         return variant, None

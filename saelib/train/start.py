@@ -25,7 +25,7 @@ from saelib.train.sweep import Run, RunningSweep, Subject
 
 @dataclass(frozen=True, eq=False)
 class LayerData:
-    """What is known of a layer before training."""
+    """A layer's rows and statistics: all that training needs to know of it."""
 
     train: Rows
     """Rows to train on, or at least rows like them: scales are measured on them."""
@@ -37,7 +37,7 @@ class LayerData:
     """[tokens], the example that each held-out row came from, so that no example is in both halves
     (`saelib.train.halves`). None: neighboring rows are taken to belong together."""
     stream: StreamConfig | None = None
-    """How the batches come, if they do not come from `train`."""
+    """Options of the stream that the batches come from, if they do not come from `train`."""
 
 
 def start_sweep(

@@ -20,7 +20,7 @@ from saelib.train.batches_from_model import START, Position
 
 @dataclass(frozen=True)
 class Subject:
-    """What is trained: names for messages and results."""
+    """Names of what is trained, for messages and results."""
 
     model: str
     layer: int
@@ -33,7 +33,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Destination:
-    """Where the results of a sweep go."""
+    """Place of a sweep's results."""
 
     folder: Path
     """The folder of this variant's results; checkpoints and logs lie below it."""
@@ -72,10 +72,10 @@ class RunningSweep:
     """[held-out tokens]; marks the rows that the learning rate is chosen on. Results are measured on the others."""
     runs: list[Run]
     reason: str | None = None
-    """Why this preprocessing was chosen, if it was chosen automatically."""
+    """Reason for this preprocessing, if it was chosen automatically."""
     steps_done: int = 0
     position: Position = START
-    """Where a stream of batches resumes."""
+    """Position at which a stream of batches resumes."""
 
     @property
     def alive(self) -> list[Run]:
@@ -84,7 +84,7 @@ class RunningSweep:
 
     @property
     def is_over(self) -> bool:
-        """Whether all steps are done, or every learning rate has diverged."""
+        """True if all steps are done, or every learning rate has diverged."""
         return self.steps_done >= self.config.steps or not self.alive
 
     def step(self, x: Tensor, position: Position = START) -> None:

@@ -81,7 +81,7 @@ def naive_evaluation(out: Path, raw: np.ndarray, train: np.ndarray, kind: str, k
 
 
 def of_tokens(x: np.ndarray, kind: str) -> tuple[Any, Any]:
-    """What a token norm takes away."""
+    """Shift and size that a token norm takes away."""
     if kind in ("layernorm", "ln_center"):
         return x.mean(1, keepdims=True), np.sqrt(x.var(1, keepdims=True) + 1e-5)
     if kind == "rescale":
@@ -104,7 +104,7 @@ def token_errors(x: np.ndarray, x_hat: np.ndarray, train: np.ndarray) -> dict[st
 
 
 def geometric_median(x: np.ndarray) -> np.ndarray:
-    """By plain Weiszfeld steps."""
+    """Plain Weiszfeld steps."""
     x = x.astype(np.float64)
     center = x.mean(0)
     for _ in range(500):

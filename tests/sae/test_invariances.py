@@ -1,4 +1,4 @@
-"""What training must not notice: the orientation of the data, its units, and where its zero is."""
+"""Training does not notice the orientation of the data, its units, and its origin."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,7 @@ def train(sae: SAE, variant: VariantConfig, xs: list[Tensor], variance: float = 
 
 @torch.no_grad()
 def turn(sae: SAE, Q: Tensor) -> None:
-    """What reads x Q as `sae` reads x."""
+    """Make `sae` read x Q as it read x."""
     sae.W_enc.copy_(Q.T @ sae.W_enc)
     sae.W_dec.copy_(sae.W_dec @ Q)
     sae.b_dec.copy_(sae.b_dec @ Q)

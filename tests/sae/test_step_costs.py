@@ -1,4 +1,4 @@
-"""What a step does without: dense tensors for its backward pass, waiting, and (if asked) half of the bits."""
+"""A step needs no dense tensors for its backward pass, does not wait, and can do with half of the bits."""
 
 from collections.abc import Callable
 

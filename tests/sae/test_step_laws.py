@@ -1,4 +1,4 @@
-"""What each step counts, reports and keeps to: counters, clipping, norms, schedule, thresholds."""
+"""Laws of each step: counters, clipping, norms, schedule, thresholds."""
 
 from collections.abc import Callable
 

@@ -17,7 +17,8 @@ from saelib.sae.schedule import rate_at
 from saelib.sae.trainer import TrainerSettings
 
 THRESHOLD_DECAY = 0.9
-"""Of the running average of `batch_topk`'s bar: over about 10 batches, as one has little noise and the SAE moves."""
+"""Decay of the running average of `batch_topk`'s bar, which spans about 10 batches: one has little noise, and the SAE
+moves."""
 UNIT = 8
 """A decoder row counts as unit while its norm is within this many units of rounding of 1, so that one which nothing
 moves keeps its bits."""
@@ -27,7 +28,7 @@ class TorchTrainer:
     """Minimizes ||x - x_hat||^2 / variance and the penalties of the variant; see `saelib.sae.trainer.Trainer`.
 
     A step is: forward, counters, loss, backward, projection of W_dec's gradient, clipping, optimizer, unit decoder
-    rows, and what happens at some steps only (resampling).
+    rows, and resampling, which happens at some steps only.
 
     Gradients of what is frozen are not computed, and count as 0 in `gradient_norms`.
 
@@ -180,13 +181,13 @@ class TorchTrainer:
 
 
 def _trained_parameters(sae: SAE, variant: VariantConfig) -> dict[str, Parameter]:
-    """What training may move; the others stop asking for gradients."""
+    """The parameters that training may move; the others stop asking for gradients."""
     for name, parameter in sae.named_parameters():
         parameter.requires_grad_({"none": True, "b_dec": name != "b_dec", "features": name == "b_dec"}[variant.frozen])
     return {name: parameter for name, parameter in sae.named_parameters() if parameter.requires_grad}
 
 
 def _norm(*parameters: Parameter) -> Tensor:
-    """L2 norm of the gradients together; 0 for what has none."""
+    """L2 norm of all the gradients together; parameters without one count as 0."""
     norms = [p.new_zeros(()) if p.grad is None else torch.linalg.vector_norm(p.grad) for p in parameters]
     return torch.linalg.vector_norm(torch.stack(norms))

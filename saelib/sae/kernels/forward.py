@@ -1,4 +1,4 @@
-"""From a batch to codes, errors and the gradients of codes, a block of tokens at a time."""
+"""Codes, errors and the gradients of codes of a batch, a block of tokens at a time."""
 
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ class Encoder(NamedTuple):
 
 
 class EncodeBuffers(NamedTuple):
-    """Of one worker."""
+    """Buffers of one worker."""
 
     hidden: NDArray[np.float32]
     """Pre-activations of a block, [rows, row_length]; -inf beyond d_sae."""
@@ -54,7 +54,7 @@ class DeadPreActivations(NamedTuple):
 
 
 class EncodedBatch(NamedTuple):
-    """What encoding a batch writes."""
+    """Results of encoding a batch."""
 
     centered: NDArray[np.float32]
     """[tokens, width]; x - b_dec, left alone beyond d_in."""
@@ -63,7 +63,7 @@ class EncodedBatch(NamedTuple):
 
 
 def empty_codes(tokens: int, k: int) -> Codes:
-    """Without any latent selected."""
+    """Codes without any latent selected."""
     return Codes(np.zeros((tokens, k), np.float32), np.zeros((tokens, k), np.int32), np.zeros(tokens, np.int32))
 
 
@@ -73,7 +73,7 @@ def keep_nothing(tokens: int) -> DeadPreActivations:
 
 
 def encode_buffers(rows: int, d_sae: int, k: int) -> EncodeBuffers:
-    """For blocks of up to `rows` tokens."""
+    """Buffers for blocks of up to `rows` tokens."""
     length = row_length(padded(d_sae), k)
     hidden = np.full((rows, length), -np.inf, np.float32)
     return EncodeBuffers(hidden, np.zeros(length, np.uint8), select_buffers(padded(d_sae), k))
@@ -150,15 +150,15 @@ def decode_block(
     code_grads: NDArray[np.float32],
     error_sum: NDArray[np.float32],
 ) -> None:
-    """What codes reconstruct, minus what they should: error = codes W_dec + sign * base, of tokens `start` to `stop`.
+    """Reconstruction minus its target: error = codes W_dec + sign * base, of tokens `start` to `stop`.
 
     Args:
         base: [tokens, width]
         sign: 1 or -1.
         start: First token.
-        stop: Behind the last.
+        stop: The token behind the last one.
         W_dec: [d_sae, width]
-        codes: Of these tokens.
+        codes: Those of these tokens.
         error: Written, like base.
         code_grads: Written, [tokens, k]: <error, W_dec row> of each selected latent.
         error_sum: Written, [width]: the sum of these errors.

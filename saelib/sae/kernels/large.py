@@ -148,7 +148,7 @@ class KernelTrainer(TopKTrainer):
         return LossTerm(part.entries, np.float32(2 * dead_latents.auxk_coefficient / left_over))
 
     def _sum_entries(self, part: BatchCodes) -> None:
-        """Of the latents that are to move."""
+        """Sum the gradients of the latents that may move."""
         if self.variant.frozen != "features":
             sum_entries(part.entries, part.error, self._centered, self._sums, self._workers)
 

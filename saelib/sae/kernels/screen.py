@@ -60,7 +60,7 @@ def screen_batch(
     buffers: list[EncodeBuffers],
     workers: Workers,
 ) -> list[tuple[int, int]]:
-    """What `forward.encode_block` does, block by block. Pre-activations count as positive by their sign in integers.
+    """Do what `forward.encode_block` does, block by block. Pre-activations count as positive by their sign in integers.
 
     Args:
         x: [tokens, d_in]

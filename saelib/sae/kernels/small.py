@@ -36,13 +36,13 @@ RUN = 1024
 
 
 def is_small(sae: SAE, config: TrainConfig, variant: VariantConfig) -> bool:
-    """Whether `SmallKernelTrainer` is the one for this SAE, given that kernels are."""
+    """True if `SmallKernelTrainer` is the best of the kernels for this SAE."""
     simple = variant.dead_latents.kind == "none" and config.precision == "float32"
     return simple and sae.d_in * sae.d_sae <= SMALL
 
 
 class RunGradients(NamedTuple):
-    """Over runs of tokens; without the factor of the loss."""
+    """Gradients, summed over each run of tokens; without the factor of the loss."""
 
     W_enc: NDArray[np.float32]
     """[runs, d_sae, width]"""
@@ -57,14 +57,14 @@ class RunGradients(NamedTuple):
 
 
 class Buffers(NamedTuple):
-    """Of one worker."""
+    """Buffers of one worker."""
 
     centered: NDArray[np.float32]
     """[RUN, width]"""
     main: BatchCodes
     encode: EncodeBuffers
     kept: DeadPreActivations
-    """Nothing."""
+    """Holds nothing: no pre-activations are needed later."""
 
 
 class SmallKernelTrainer(TopKTrainer):

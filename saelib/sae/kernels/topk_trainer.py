@@ -1,4 +1,4 @@
-"""What all trainers on kernels share: parameters, moments, counters, and the end of a step."""
+"""The common part of all trainers on kernels: parameters, moments, counters, and the end of a step."""
 
 from abc import ABC, abstractmethod
 
@@ -17,7 +17,7 @@ from saelib.sae.trainer import TrainerSettings
 
 
 class TopKTrainer(ABC):
-    """`saelib.sae.trainer.Trainer` but for `step`."""
+    """A `saelib.sae.trainer.Trainer` without `step`."""
 
     def __init__(self, sae: SAE, settings: TrainerSettings) -> None:
         """Copy `sae`, which is a TopK SAE on the CPU. The kernels have Adam and SignSGD, and no clipping."""
@@ -80,7 +80,7 @@ class TopKTrainer(ABC):
         return shared_workers(self.threads)
 
     def _rule(self) -> OptimizerStep:
-        """Of the step under way."""
+        """The optimizer's numbers for the step under way."""
         return optimizer_step(self.variant, self.config.steps, self.steps_done, self.settings.learning_rate)
 
     def _untouched(self) -> NDArray[np.bool_]:
@@ -107,7 +107,7 @@ class TopKTrainer(ABC):
         Args:
             error_gradient: [width]; what b_dec's gradient receives through the output.
             totals: [runs, width] and [runs, 1], of all latents.
-            rule: The optimizer.
+            rule: The optimizer's numbers for this step.
         """
         b_dec = self.parameters.b_dec
         gradient = error_gradient - totals.input_gradient.sum(0, dtype=np.float64)

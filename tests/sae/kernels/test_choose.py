@@ -1,4 +1,4 @@
-"""Which trainer is chosen, what the log says, and several trainers on one batch."""
+"""The choice of the trainer, its reason in the log, and several trainers on one batch."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""What must hold of the kernels whatever the loss: bits, threads, resuming, what is dead stays, bad input."""
+"""Laws of the kernels for any loss: bits, threads, resuming, dead latents stay, bad input."""
 
 import os
 import subprocess
