@@ -1,6 +1,5 @@
 """The statistics of one layer, and the two files they are kept in."""
 
-import hashlib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saelib.errors import UserError
+from saelib.files.digest import file_sha256
 from saelib.files.publish import published_file
 from saelib.files.sealed import read_json, write_result
 
@@ -73,7 +73,7 @@ def save_stats(stats: LayerStats, json_path: Path, key: str) -> None:
     arrays_path = json_path.with_suffix(".safetensors")
     with published_file(arrays_path) as draft:
         save_file({name: np.ascontiguousarray(array) for name, array in stats.arrays.items()}, draft)
-        checksum = _sha256(draft)
+        checksum = file_sha256(draft)
     write_result(json_path, key, {"arrays_sha256": checksum} | {n: getattr(stats, n) for n in _SCALARS})
 
 
@@ -98,7 +98,7 @@ def load_arrays(json_path: Path) -> dict[str, NDArray[np.floating]]:
     expected, _ = _read(json_path)
     if not arrays_path.is_file():
         raise UserError(f"{arrays_path}: missing, although {json_path.name} speaks of it; compute the statistics again")
-    if _sha256(arrays_path) != expected:
+    if file_sha256(arrays_path) != expected:
         raise UserError(
             f"{arrays_path}: its checksum is not the one in {json_path.name} (corrupt, or from another run); "
             f"delete both files and compute the statistics again"
@@ -112,8 +112,3 @@ def _read(json_path: Path) -> tuple[str, dict[str, Any]]:
     if not isinstance(content, dict) or set(content) != {"key", "arrays_sha256", "checksum", *_SCALARS}:
         raise UserError(f"{json_path}: not statistics of this version of saelib; delete it and compute them again")
     return content["arrays_sha256"], {name: content[name] for name in _SCALARS}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
