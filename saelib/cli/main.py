@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from saelib.cli.plan import plan_app
 from saelib.cli.sae import sae_app
 from saelib.cli.show import FillMissingChunks, show_rows, show_values
 from saelib.cli.suite import suite_app
@@ -20,6 +21,7 @@ app = typer.Typer(
 store_app = typer.Typer(help="Look after activation stores.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
 app.add_typer(sae_app)
+app.add_typer(plan_app)
 app.add_typer(suite_app)
 
 MANY = 10**15
