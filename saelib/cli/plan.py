@@ -24,7 +24,7 @@ def plan(
     configfile: Configfile = DEFAULT,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """What a suite will need, model by model; what is missing; and every result that is stale, and why.
+    """Show what each model of a suite will need, what is missing, and which results are stale and why.
 
     Nothing is downloaded and no model is loaded. Sizes come from `width` and `parameters` in the config;
     a width also from a model's config.json or GGUF file, where that is on this machine.
@@ -80,7 +80,7 @@ def plan(
 
 
 def _stale_in_words(planned: "Plan") -> "Iterator[str]":
-    """What the next run makes, and why: a line for each stage and reason."""
+    """Lists what the next run makes and why: one line per stage and reason."""
     from saelib.pipeline.reasons import in_short
     from saelib.pipeline.time_left import duration
 
@@ -120,7 +120,7 @@ def _place(target: "Target") -> dict[str, object]:
 
 
 def _seconds_left(planned: "Plan") -> float | None:
-    """Of a run on all processors of this machine; None where nothing has run yet that it could go by."""
+    """Estimates the seconds of a run on all CPUs of this machine; None before any job has ever ended."""
     from saelib.pipeline.time_left import Forecast, earlier_seconds
 
     return Forecast(planned.config, planned.jobs, earlier_seconds(planned.config.results)).seconds_left(
