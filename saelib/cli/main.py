@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import saelib
+from saelib.cli.plan import plan_app
 from saelib.cli.sae import sae_app
 from saelib.cli.show import FillMissingChunks, show_rows, show_values
 from saelib.cli.suite import suite_app
@@ -21,12 +22,13 @@ app = typer.Typer(
 store_app = typer.Typer(help="Look after activation stores.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
 app.add_typer(sae_app)
+app.add_typer(plan_app)
 app.add_typer(suite_app)
 
 MANY = 10**15
-"""More of anything than the closed forms are good for; beyond, they would leave the range of float64."""
+"""Largest size that the closed forms accept; beyond it they would leave the range of float64."""
 PASSES = 20
-"""Over the rows, about, of `saelib stats`: most are steps of the two geometric medians."""
+"""Approximate number of times that `saelib stats` reads the rows, mostly for the two geometric medians."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -58,14 +60,12 @@ def options(
 @app.command()
 def theory(
     gamma: Annotated[float, typer.Option(min=0, help="Severity ||mean|| / ||std||: gamma_unit of saelib stats.")],
-    d_sae: Annotated[int, typer.Option(min=1, max=MANY, help="Features of the SAE.")] = 8192,
-    k: Annotated[int, typer.Option(min=1, max=MANY, help="Features that stay active for a token.")] = 64,
-    tokens: Annotated[
-        int, typer.Option(min=2, max=MANY, help="Tokens a feature gets to prove itself alive.")
-    ] = 100_000,
+    d_sae: Annotated[int, typer.Option(min=1, max=MANY, help="Latents of the SAE.")] = 8192,
+    k: Annotated[int, typer.Option(min=1, max=MANY, help="Latents that are selected for each token.")] = 64,
+    tokens: Annotated[int, typer.Option(min=2, max=MANY, help="Tokens on which each latent may fire.")] = 100_000,
     json: Json = False,
 ) -> None:
-    """What the closed forms predict: the fraction of features dead at initialization.
+    """Predict the fraction of latents that are dead at initialization, by the closed forms.
 
     dead_relu: never above 0 before the selection. dead_total: never selected, dead_relu included.
     dead_total_paper: the same by the paper's form, which is too low below gamma 2 or so.
@@ -87,11 +87,11 @@ def stats(
                                              ".npz, .safetensors, .pt, .zarr, .h5, .parquet, .arrow), a folder of them "
                                              "or a pattern ('acts/*.npy'), a data set saved by datasets, or a store. "
                                              "FILE::NAME where it holds several arrays.")],
-    workers: Annotated[int, typer.Option(min=1, help="Processor cores to use.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="CPU cores to use.")] = 1,
     fill_missing_chunks: FillMissingChunks = False,
     json: Json = False,
 ) -> None:  # fmt: skip
-    """Gamma, effective rank and what else decides death, of activations you already have.
+    """Measure gamma, effective rank and the other statistics that decide death, on your own activations.
 
     The file is read block by block, so its size does not matter. Example: saelib stats activations.npy
     """

@@ -1,4 +1,4 @@
-"""What every part of the configuration shares."""
+"""Types that all parts of the configuration share."""
 
 from typing import Annotated, Any
 

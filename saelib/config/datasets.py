@@ -1,4 +1,4 @@
-"""What models are shown: every kind of data set."""
+"""Settings of the data that models are shown, one class per kind of data set."""
 
 from typing import Annotated, Literal, Self
 

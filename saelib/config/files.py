@@ -1,4 +1,4 @@
-"""Where files come from: this machine, a Python wheel, the Hugging Face hub, or any address."""
+"""Sources of files: this machine, a Python wheel, the Hugging Face hub, or a URL."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -54,7 +54,7 @@ class WebFiles(Section):
     url: Annotated[str, StringConstraints(pattern=r"^(https?|ftp)://[^\s@]+$")]
     """The address, without user or password."""
     sha256: Sha256 | None = None
-    """Of the downloaded file; none: the sum of the first download is logged, so that it can be put here."""
+    """SHA-256 of the downloaded file. Without it, the sum of the first download is logged, to be copied here."""
     inside: str = "."
     """Folder, file or glob inside an archive."""
 

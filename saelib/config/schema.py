@@ -88,9 +88,9 @@ class StageResources(Section):
     """What a cluster is asked for, for the jobs of one stage; what is not given is estimated."""
 
     mem_mb: Annotated[int, Field(ge=600)] | None = None
-    """Of the first attempt; each further one gets as much again. Two Snakemakes run in each job: 600 at least."""
+    """Memory of the first attempt, in MB; each retry adds as much. At least 600, for the two Snakemakes."""
     runtime: Count | None = None
-    """Minutes, for every attempt."""
+    """Time limit of every attempt, in minutes."""
     gpu: Annotated[int, Field(ge=0)] | None = None
     """GPUs of a job, where the suite's `gpus` is on."""
 
@@ -128,11 +128,11 @@ class ModelConfig(Section):
     width: Count | None = None
     """d_in, where it should be known (`saelib plan`) before the weights are here; another width is an error."""
     parameters: Count | None = None
-    """Of the weights, for the same purpose."""
+    """Number of weights, for the estimates of memory and time before the weights are here."""
     resources: ModelResources = ModelResources()
-    """Of this model's jobs on a cluster, where the estimates do not fit."""
+    """Resources of this model's jobs on a cluster; set them if the estimates are wrong."""
     license: str = ""
-    """Of the weights; stated in the tables' notes."""
+    """License of the weights; the tables' notes state it."""
     notes: str = ""
     """How in-distribution the data is, and whatever else a reader of the tables should know."""
 
@@ -167,7 +167,7 @@ class ExtractionConfig(Section):
     window_rows: Count = 65_536
     """Rows are shuffled within windows of this size, which are held in memory for every layer of a pass."""
     dtype: Dtype = "float32"
-    """Of the forward pass, where a model's `source` does not say."""
+    """Number format of the forward pass, unless a model's `source` sets its own `dtype`."""
     threads: Count = 2
     """Processor threads of the forward pass, however many cores a job is given: with the number of threads, rounding
     may change."""
@@ -216,7 +216,7 @@ class Config(Section):
     """A suite: what to run, on which models, into which folder."""
 
     results: Annotated[Path, AfterValidator(Path.expanduser)] = Path("results")
-    """From the working folder, as every path here."""
+    """Folder of all results, relative to the working folder like every path in the config."""
     stores: BucketUrl | None = None
     """Where activation stores lie, as `s3://bucket/prefix` (see docs/storage.md); none: in the results folder."""
     dask: DaskConfig | None = None

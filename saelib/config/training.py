@@ -96,9 +96,9 @@ class JumpReLU(Section):
 
     kind: Literal["jumprelu"]
     target_l0: Positive | None = None
-    """None: `train.k`."""
+    """Average number of active latents per token to aim at. Without it, `train.k`."""
     coefficient: Positive = 1.0
-    """Of (L0 / target - 1)^2."""
+    """Weight of the penalty (L0 / target - 1)^2."""
     bandwidth: Positive = 1e-3
     """Width of the kernel that stands in for the step's derivative."""
     initial_threshold: Positive = 1e-3
@@ -138,7 +138,7 @@ class Resampling(Section):
 
     kind: Literal["resample"]
     every: Count = 25_000
-    """Steps."""
+    """Steps between two resamplings."""
     until: Count | None = None
     """The last step at which it happens; none: half of all steps."""
 
@@ -220,7 +220,7 @@ class VariantConfig(Section):
     frozen: Literal["none", "b_dec", "features"] = "none"
     """What training must not move: `b_dec`, or `features` (everything but b_dec)."""
     learning_rates: Rates | None = None
-    """Of this variant; none: `train.learning_rates`."""
+    """Learning rates of this variant alone. Without it, `train.learning_rates`."""
 
 
 class StreamConfig(Section):
@@ -256,16 +256,16 @@ class TrainConfig(Section):
     record_every: Count = 20
     """Steps between recorded rows."""
     checkpoint_every: Count = 1_000
-    """Steps between checkpoints, from which a job that was killed goes on."""
+    """Steps between checkpoints, from which a killed job resumes."""
     log_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
-    """Where the recorded rows go beside history.parquet; the package must be installed."""
+    """Logger that gets the recorded rows in addition to history.parquet; its package must be installed."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the encoder's matrix product, where torch makes it; the kernels for CPUs always select as float32 does."""
+    """Precision of the encoder's matrix product in torch; the CPU kernels always select as float32 does."""
     selection: Literal["screened", "float32"] = "screened"
     """How the kernels find what TopK selects: from candidates of a product of 16-bit integers, whose error is bounded,
     decided in float32, or by the whole product in float32. The same is selected but for ties within rounding."""
     threads: Count = 1
-    """Processor threads of a job; small SAEs train faster several at once than one on several cores."""
+    """CPU threads of a job; small SAEs train faster several at once than one on several cores."""
     variants: dict[Name, VariantConfig] = {
         "baseline": VariantConfig(),
         "auxk": VariantConfig(dead_latents=AuxK(kind="auxk")),

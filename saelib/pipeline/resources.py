@@ -20,20 +20,20 @@ WORKING_ROWS = 24
 times as wide before and after its nonlinearity, twice over. Attention is not counted: it runs in blocks."""
 
 BASE_MB = {"extract": 1500, "stats": 900, "init_death": 900, "theory": 600, "train": 1500, "report": 1500}
-"""Of a job on nothing: its own process with the stage's libraries, and on a cluster two Snakemakes beside it."""
+"""Memory of an idle job in MB: its process with the stage's libraries, and the two Snakemakes of a cluster job."""
 UNKNOWN_WIDTH, UNKNOWN_PARAMETERS = 4096, 10**9
-"""Taken where the config does not say."""
+"""Sizes that are assumed for a model whose config does not state them."""
 WINDOW_BYTES = 2**29
-"""Of training data in memory, two windows of `saelib.train.batches_from_store` while one gives way to the next."""
+"""Memory of training data: two windows of `saelib.train.batches_from_store`, while one replaces the other."""
 GPU_BYTES = 36e9
-"""Of a GPU of 40 GB, what a model that is spread over several may fill."""
+"""Memory that a model spread over several GPUs may fill on each, for GPUs of 40 GB."""
 
 START_MINUTES = 30
-"""Of every job: the queue's slack, loading weights, a slow file system."""
+"""Minutes added to every job for the queue's slack, loading weights and a slow file system."""
 LONGEST_MINUTES = 24 * 60
 """No estimate asks for more, for many partitions give no more; a training that is ended goes on from a checkpoint."""
 CPU_FLOPS, GPU_FLOPS, DISK_BYTES = 1e10, 1e13, 2e7
-"""What a thread, a GPU and a shared disk do in a second, at the least."""
+"""Lower bounds on the speed of a thread, a GPU and a shared disk, per second."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Resources:
 
 
 def job_resources(config: Config, stage: str, name: str, attempt: int = 1) -> Resources:
-    """What to ask for.
+    """Estimates the resources to request for a job.
 
     Args:
         config: the suite.
@@ -137,7 +137,7 @@ def _forward_gpus(config: Config, model: ModelConfig) -> int:
 
 
 def _bytes(config: Config, stage: str, model: ModelConfig) -> float:
-    """Beside `BASE_MB`."""
+    """Estimates the memory that a job needs in addition to `BASE_MB`, in bytes."""
     d_in = model.width or UNKNOWN_WIDTH
     square = 8 * d_in**2
     if stage == "extract":
@@ -160,7 +160,7 @@ def _bytes(config: Config, stage: str, model: ModelConfig) -> float:
 
 
 def _forward_bytes(config: Config, model: ModelConfig, d_in: int) -> float:
-    """Of the model itself, in the memory of a processor."""
+    """Estimates the bytes of the model itself in CPU memory."""
     if isinstance(model.source, ArraysSource):
         return 0
     known = model.model_copy(update={"width": d_in, "parameters": model.parameters or UNKNOWN_PARAMETERS})
@@ -169,7 +169,7 @@ def _forward_bytes(config: Config, model: ModelConfig, d_in: int) -> float:
 
 
 def _seconds(config: Config, stage: str, model: ModelConfig, gpu: int) -> float:
-    """Beside `START_MINUTES`."""
+    """Estimates the seconds that a job needs in addition to `START_MINUTES`."""
     d_in, settings = model.width or UNKNOWN_WIDTH, config.extraction
     rows = settings.tokens + settings.heldout_tokens
     if stage == "extract":

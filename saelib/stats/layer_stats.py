@@ -1,6 +1,5 @@
 """The statistics of one layer, and the two files they are kept in."""
 
-import hashlib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saelib.errors import UserError
+from saelib.files.digest import file_sha256
 from saelib.files.publish import published_file
 from saelib.files.sealed import read_result, write_result
 
@@ -74,7 +74,7 @@ def save_stats(stats: LayerStats, json_path: Path, key: str) -> None:
     arrays_path = json_path.with_suffix(".safetensors")
     with published_file(arrays_path) as draft:
         save_file({name: np.ascontiguousarray(array) for name, array in stats.arrays.items()}, draft)
-        checksum = _sha256(draft)
+        checksum = file_sha256(draft)
     write_result(json_path, key, {"arrays_sha256": checksum} | {n: getattr(stats, n) for n in _SCALARS})
 
 
@@ -99,7 +99,7 @@ def load_arrays(json_path: Path) -> dict[str, NDArray[np.floating]]:
     expected = read_result(_Arrays, json_path).arrays_sha256
     if not arrays_path.is_file():
         raise UserError(f"{arrays_path}: missing, although {json_path.name} speaks of it; compute the statistics again")
-    if _sha256(arrays_path) != expected:
+    if file_sha256(arrays_path) != expected:
         raise UserError(
             f"{arrays_path}: its checksum is not the one in {json_path.name} (corrupt, or from another run); "
             f"delete both files and compute the statistics again"
@@ -112,8 +112,3 @@ class _Arrays:
     """What the JSON file says of the arrays."""
 
     arrays_sha256: str
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from saelib.errors import UserError
+from saelib.files.digest import file_sha256
 from saelib.files.publish import published_folder, remove_drafts
 from saelib.files.sealed import seal, unseal
 from saelib.train.batches_from_model import Position
@@ -67,7 +68,7 @@ class Checkpoint:
         """Bring a sweep to where this left it. Raises `ValueError`, before anything changes, if it is damaged."""
         files = [self.folder / f"rate_{number}.safetensors" for number in range(len(sweep.runs))]
         for file, rate in zip(files, self.rates, strict=True):
-            if rate["sha256"] is not None and _sha256(file) != rate["sha256"]:
+            if rate["sha256"] is not None and file_sha256(file) != rate["sha256"]:
                 raise ValueError(f"the checksum of {file.name} is wrong")
         for file, rate, run in zip(files, self.rates, sweep.runs, strict=True):
             run.status, run.history = rate["status"], rate["history"]
@@ -165,7 +166,7 @@ def _save_run(run: Run, file: Path) -> dict[str, Any]:
     if run.status == "diverged":
         return record | {"sha256": None}
     save_file(run.trainer.state_dict(), file)
-    return record | {"sha256": _sha256(file)}
+    return record | {"sha256": file_sha256(file)}
 
 
 def _found(folder: Path) -> list[Checkpoint]:
@@ -177,8 +178,3 @@ def _found(folder: Path) -> list[Checkpoint]:
         except (OSError, ValueError, TypeError) as error:
             log.warning("%s: damaged (%s)", file, error)
     return sorted(found, key=lambda checkpoint: checkpoint.step, reverse=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
