@@ -136,7 +136,7 @@ def test_chunks_that_were_left_out_are_filled_where_the_suite_says_so(tmp_path: 
     zarr.create_array(tmp_path / "a.zarr", data=values, chunks=(500, 8))
     plain = suite(tmp_path, str(tmp_path / "a.zarr"))
     filled = suite(tmp_path, str(tmp_path / "a.zarr"), fill_missing_chunks=True)
-    with pytest.raises(UserError, match=r"1 of 12 chunks are missing.*fill_missing_chunks: true beside `files`"):
+    with pytest.raises(UserError, match=r"1 of 12 chunks are missing.*fill_missing_chunks: true next to `files`"):
         extract(plain)
     assert key(plain) != key(filled)
     found, _ = stored(extract(filled), "train")
