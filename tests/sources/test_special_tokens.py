@@ -94,8 +94,8 @@ def test_they_are_counted_and_logged_now_and_then(byte_level, caplog):
         read(TEXT)
     assert read.spelled == 12
     said = [record.getMessage() for record in caplog.records]
-    assert [message.split()[5] for message in said] == ["2", "10"]
-    assert said[0].startswith(f"toy: its texts have spelled 2 special tokens so far, just now {END} (special_tokens_in")
+    assert [message.split()[4] for message in said] == ["2", "10"]
+    assert said[0].startswith(f"toy: its texts contain 2 special tokens so far, the latest is {END} (special_tokens_in")
 
 
 def test_unknown_words_are_no_special_tokens_unless_spelled():

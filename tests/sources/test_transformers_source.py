@@ -142,7 +142,7 @@ def test_a_padding_token_the_model_does_not_know_is_not_used(tmp_path, save, ope
     tokenizer.add_special_tokens({"pad_token": "[new]"})
     tokenizer.save_pretrained(folder)
     np.testing.assert_array_equal(open_text(folder).forward(examples(*sentences), [3]).layers[3], expected)
-    with pytest.raises(UserError, match="the tokenizer gives token 19, but the model has 19"):
+    with pytest.raises(UserError, match="the tokenizer returns token 19, but the model has 19"):
         open_text(folder).forward(examples("the [new] cat"), [1])
 
 
