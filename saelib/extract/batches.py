@@ -15,7 +15,7 @@ from saelib.config.sources import ArraysSource
 from saelib.datasets import open_dataset
 from saelib.errors import UserError
 from saelib.sources import open_source
-from saelib.sources.precision import exact_float32
+from saelib.sources.precision import exact_float32, pick_device
 from saelib.store import Split
 
 ARRAY_ROWS = 4096
@@ -146,15 +146,6 @@ def _same_context(rows: Mapping[int, Rows]) -> int:
     """Returns the number of rows of one example; 1 if the files do not say, or disagree."""
     contexts = {opened.context if isinstance(opened, FileRows) else 1 for opened in rows.values()}
     return contexts.pop() if len(contexts) == 1 else 1
-
-
-def pick_device() -> str:
-    """A CUDA device where there is one, else Apple's, else the processor."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _check_width(name: str, batch: Batch, width: int | None) -> None:

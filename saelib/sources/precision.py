@@ -1,4 +1,4 @@
-"""Exact float32: no device rounds the factors of products and convolutions to TF32 or bfloat16."""
+"""The device that torch computes on, and exact float32 there: no factors rounded to TF32 or bfloat16."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,6 +7,18 @@ from typing import Any
 
 PLACES = ("", "cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn")
 """Parts of `torch.backends` that have their own switch `fp32_precision` (from torch 2.9 on)."""
+
+
+def pick_device(*, float64: bool = False) -> str:
+    """Returns "cuda" if there is such a device, otherwise Apple's "mps", otherwise "cpu".
+
+    Apple's device is left out if `float64` is needed, which it does not have.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() and not float64 else "cpu"
 
 
 @contextmanager

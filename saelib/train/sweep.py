@@ -26,6 +26,7 @@ from saelib.sae.initial_weights import initial_sae, set_firing_rate
 from saelib.sae.kernels.cpu import vector_lanes
 from saelib.sae.model import SAE
 from saelib.sae.trainer import Trainer
+from saelib.sources.precision import pick_device
 from saelib.train.batches_from_model import START, Position
 from saelib.train.checkpoint import Checkpoints, Identity, Reached
 from saelib.train.halves import choosing_half, only
@@ -105,7 +106,7 @@ class Sweep:
                 "on one half and to measure on the other (extraction.heldout_tokens)"
             )
         if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            device = pick_device(float64=True)  # sums of the evaluation are float64
         preprocess = make_preprocessing(variant.preprocessing, arrays, tokens=train.shape[0], name=str(subject))
         self.config, self.variant, self.seed, self.subject = config, variant, seed, subject
         self.space = Space(preprocess, train, device)

@@ -106,7 +106,7 @@ def test_what_the_tokens_do_not_define_is_left_out_and_said() -> None:
     assert stats.gamma_raw == pytest.approx(np.linalg.norm(x.mean(0)) / np.linalg.norm(x.std(0)), rel=1e-6)
     assert stats.warnings == [
         "all 3000 tokens are the same after LayerNorm, so gamma is not defined",
-        "all 3000 tokens are the same but for length, so gamma_unit is not defined",
+        "all 3000 tokens are the same except for their length, so gamma_unit is not defined",
     ]
 
 
