@@ -1,4 +1,4 @@
-"""What cannot be read is refused in one clear sentence, whatever it is; no library's advice and no Python in it."""
+"""Every unreadable file is refused in one clear sentence, without a library's advice or Python errors in it."""
 
 import json
 import os
@@ -37,7 +37,7 @@ SAVED: dict[str, Callable[[Path, np.ndarray], Any]] = {
 
 
 class Unsafe:
-    """What a pickle could run."""
+    """An object whose pickle runs code."""
 
 
 def write_arrow(path: Path, table: pa.Table) -> None:

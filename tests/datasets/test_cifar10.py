@@ -36,7 +36,7 @@ def png(image) -> bytes:
 
 
 def write_parquet(path, pixels=PIXELS, **more):
-    """As `datasets` writes an Image column."""
+    """Writes images as `datasets` writes an Image column."""
     images = [{"bytes": png(image), "path": f"{i}.png"} for i, image in enumerate(pixels)]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     columns = {"label": pa.array(range(len(pixels))), "img": pa.array(images, kind)} | more

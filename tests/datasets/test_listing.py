@@ -1,4 +1,4 @@
-"""What a folder holds and a data set does not read is counted, said, and never all of it."""
+"""Files in a folder that a data set does not read are counted and reported; some file has to be left to read."""
 
 import gzip
 import logging

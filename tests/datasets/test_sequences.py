@@ -203,7 +203,7 @@ def test_what_is_no_letter_is_refused(tmp_path, letter):
 
 
 def write_parts(folder: Path, parts: list[range]) -> list[LocalFiles]:
-    """Record `r{i}` is a protein that spells the number i."""
+    """Writes files in which record `r{i}` is a protein that spells the number i."""
     files = []
     for number, part in enumerate(parts):
         path = folder / f"part{number}-{part.start}.fa"

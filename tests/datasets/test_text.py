@@ -52,7 +52,7 @@ def dataset(path, **options):
 
 
 def streamed(documents, **options):
-    """The same from a list in memory."""
+    """Opens the same data set from a list in memory."""
     config = Text(kind="text", files=(LocalFiles(path="unused"),), **options)
     return StreamedText(lambda: ((f"list#{i}", text) for i, text in enumerate(documents)), "list", config)
 

@@ -1,4 +1,4 @@
-"""What lies in the stores is what the model says, for any batch size, from one pass."""
+"""The stores hold what the model computes, for any batch size, from one pass."""
 
 from pathlib import Path
 from typing import Any

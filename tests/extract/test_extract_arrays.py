@@ -1,4 +1,4 @@
-"""The family `arrays`: what lies in the stores is what lies in the files, and examples stay in one split."""
+"""The family `arrays`: the stores hold what the files hold, and the rows of an example stay in one split."""
 
 import os
 import warnings

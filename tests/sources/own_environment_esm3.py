@@ -58,7 +58,7 @@ def examples(*sequences: str) -> list[Example]:
 
 
 def hidden_states(model, sequence: str):
-    """What the stack of blocks says of one protein alone: its input, `hiddens`, and the normed end."""
+    """Returns the stream of one protein alone, by the package's own stack: its input, `hiddens`, and the normed end."""
     caught = {}
     hook = model.transformer.register_forward_hook(lambda _, args, out: caught.update(first=args[0], out=out))
     with torch.no_grad():

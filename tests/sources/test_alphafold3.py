@@ -1,4 +1,4 @@
-"""AlphaFold 3's files: what is written for its program, and what is read of it, in the layouts of its versions.
+"""AlphaFold 3's files: the inputs written for its program and the outputs read from it, in the layouts of its versions.
 
 The program itself is not here. A stand-in reads the same input and writes the same output; its embeddings are a
 function of the sequence alone.

@@ -111,7 +111,7 @@ NUMBER = 3
 
 
 def line(text: str) -> str:
-    """The end of messages about this line of the code above."""
+    """Returns the end of messages about this line of the code above."""
     number = 1 + [text in found for found in CODE.splitlines()].index(True)
     return rf"\(.*own_nets\.py, line {number}\)"
 

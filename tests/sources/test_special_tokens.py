@@ -17,7 +17,7 @@ TEXT = f"the cat{END} sat on{END}"
 
 @pytest.fixture(scope="module")
 def byte_level():
-    """As GPT-2's: the end of a text is also the token for unknown ones, of which there are none."""
+    """Saves a tokenizer like GPT-2's, whose end-of-text token is also the unknown token, which it never needs."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

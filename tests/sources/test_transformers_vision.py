@@ -159,7 +159,7 @@ def test_a_narrower_pass_is_narrower_and_still_gives_float32(checkpoints, name):
 
 
 def test_parts_that_lie_elsewhere_are_brought_when_needed(checkpoints, monkeypatch):
-    """As on a machine whose GPUs have no room for the blocks, which accelerate then reads from disk in each pass."""
+    """Imitates a machine whose GPUs have no room for the blocks, which accelerate then reads from disk in each pass."""
     pixels = examples(pictures(2, 16))
     expected = opened(checkpoints["dinov2"]).forward(pixels, [3]).layers[3]
     places = {"embeddings": "cpu", "encoder": "disk", "layernorm": "cpu"}

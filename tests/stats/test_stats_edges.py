@@ -14,7 +14,7 @@ from saelib.stats import compute_stats
 
 
 def tokens(n: int = 3000, d_in: int = 16) -> np.ndarray:
-    """With a mean that LayerNorm leaves alone: 1 and -1 in turn."""
+    """Draws tokens with a mean that LayerNorm does not change: 1 and -1 in turn."""
     mean = np.resize([1, -1], d_in).astype(np.float32)
     return np.random.default_rng(0).standard_normal((n, d_in)).astype(np.float32) + mean
 

@@ -1,4 +1,4 @@
-"""Stores on a real S3 server: what holds for a folder holds there, and a server's faults are said, not hidden."""
+"""Stores on a real S3 server behave like stores in a folder, and a server's faults are reported."""
 
 import json
 import os
