@@ -7,8 +7,7 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-LN_EPS = 1e-5
-
+from saelib.stats.layer_stats import LN_EPS
 
 AT_CENTER = 2.0**-22
 """A token this close to a center, as a share of the two lengths that were subtracted, counts as lying on it: float32

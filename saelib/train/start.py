@@ -19,6 +19,7 @@ from saelib.sae.choose import make_trainer
 from saelib.sae.initial_weights import initial_sae, set_firing_rate
 from saelib.sae.model import SAE
 from saelib.sae.trainer import TrainerSettings
+from saelib.sources.precision import pick_device
 from saelib.train.halves import choosing_half
 from saelib.train.sweep import Run, RunningSweep, Subject
 
@@ -74,7 +75,7 @@ def start_sweep(
             "on one half and to measure on the other (extraction.heldout_tokens)"
         )
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = pick_device(float64=True)  # sums of the evaluation are float64
     preprocess = make_preprocessing(variant.preprocessing, data.statistics, tokens=tokens, name=str(subject))
     space = Space(preprocess, data.train, device)
     choosing = choosing_half(heldout.shape[0], data.heldout_examples, heldout.name)

@@ -1,4 +1,4 @@
-"""On a real Slurm the workflow ends in the results of one machine, whatever happens to jobs, nodes and controllers."""
+"""On a real Slurm the workflow gives the results of one machine, whatever happens to jobs, nodes and controllers."""
 
 import re
 import shutil
