@@ -5,11 +5,12 @@ import os
 import sys
 from pathlib import Path
 
+PACKAGES = {"gpu"}
 HELPERS = {"__init__", "__main__", "peers", "timing"}
 
 
 def main() -> None:
-    names = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in HELPERS)
+    names = sorted({path.stem for path in Path(__file__).parent.glob("*.py")} - HELPERS | PACKAGES)
     if len(sys.argv) < 2 or sys.argv[1] not in names:
         sys.exit(f"usage: python -m benchmarks NAME [--json]; NAME is one of: {', '.join(names)}")
     # A forced kernel type can halve the speed of OpenBLAS. OpenBLAS reads it when numpy is loaded.

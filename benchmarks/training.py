@@ -22,7 +22,7 @@ from benchmarks.contenders.worker import Setting
 from benchmarks.peers import PEERS, python_of
 from benchmarks.timing import environment, environment_line, show
 
-CONTENDERS = Path(__file__).parent / "contenders"
+ROOT = Path(__file__).parents[1]
 PACKAGES = ("numpy", "numba", "torch")
 AVX2_ONLY = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+f16c,+popcnt,+lzcnt"}
 LARGE = Setting(d_in=768, d_sae=8192, k=64, batch_size=4096, threads=2, dead=0, k_aux=384)
@@ -107,6 +107,7 @@ class Contender:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE if not os.environ.get("VERBOSE") else None,
             text=True,
+            cwd=ROOT,
             env=os.environ | environment | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(setting.threads)},
         )
 
@@ -136,7 +137,7 @@ def command_of(name: str) -> list[str] | None:
     """Returns the command that starts a contender; None if its environment is missing."""
     python = python_of(name) if name in PEERS else Path(sys.executable)
     script = "saelib" if name.startswith("saelib") else name
-    return [str(python), str(CONTENDERS / f"step_{script}.py")] if python else None
+    return [str(python), "-m", f"benchmarks.contenders.step_{script}"] if python else None
 
 
 def write_batches(setting: Setting, folder: Path) -> str:

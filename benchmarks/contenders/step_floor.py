@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
-from worker import Setting, Step, serve
 
+from benchmarks.contenders.worker import Setting, Step, serve
 from saelib.sae.kernels.cpu import why_unsupported
 
 

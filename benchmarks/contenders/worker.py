@@ -7,13 +7,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from itertools import cycle
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from benchmarks.gpu.clock import paced
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,11 @@ class Setting:
     """For saelib: `float32` computes the whole product in float32."""
     learning_rate: float = 3e-4
     batches: str = ""
-    """A file of float32 [batches, batch_size, d_in]."""
+    """File of float32 [batches, batch_size, d_in]; none: one batch is drawn on the device, and steps on it are timed
+    in a row, as a GPU needs it (`benchmarks.gpu`)."""
+    device: str = "cpu"
+    precision: str = "float32"
+    """Of matrix products: `float32`, `tf32` or `bfloat16`."""
 
 
 Step = Callable[[Tensor], object]
@@ -57,27 +63,48 @@ def raise_biases(b_enc: Tensor, setting: Setting) -> None:
         b_enc[setting.dead :] += RAISED
 
 
+def autocast(setting: Setting) -> torch.autocast:
+    """Lets torch choose what it makes in bfloat16, if the setting asks for that."""
+    return torch.autocast(setting.device, torch.bfloat16, enabled=setting.precision == "bfloat16")
+
+
 def serve(make: Callable[[Setting], Step]) -> None:
     """Answers each line `n` on stdin with the duration of n steps, until stdin ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # output of libraries must not mix with the answers
     setting = Setting(**json.loads(sys.argv[1]))
     torch.set_num_threads(setting.threads)
-    batches = cycle(torch.from_numpy(np.load(setting.batches)).unbind())
+    torch.set_float32_matmul_precision("high" if setting.precision == "tf32" else "highest")
     torch.manual_seed(0)
     step = make(setting)
+    batches = cycle(torch.from_numpy(np.load(setting.batches)).unbind() if setting.batches else [draw_batch(setting)])
     for line in sys.stdin:
-        seconds = []
-        _forget_peak()
-        time.sleep(PAUSE)
-        step(next(batches))  # not timed: the caches are still full of another contender's data
-        for _ in range(int(line)):
-            batch = next(batches)
-            start = time.perf_counter()
-            step(batch)
-            seconds.append(time.perf_counter() - start)
-        answer = {"seconds": seconds, "peak_mb": _peak_mb(), "label": getattr(step, "label", "")}
+        if setting.batches:
+            answer = _turn(step, batches, int(line))
+        else:
+            answer = asdict(paced(lambda: step(next(batches)), setting.device, int(line)))
         print(json.dumps(answer), file=answers, flush=True)
+
+
+def draw_batch(setting: Setting) -> Tensor:
+    """Gaussian activations about a mean as long as their spread, on the setting's device."""
+    generator = torch.Generator(setting.device).manual_seed(0)
+    mean = torch.randn(setting.d_in, device=setting.device, generator=generator)
+    return mean + torch.randn(setting.batch_size, setting.d_in, device=setting.device, generator=generator)
+
+
+def _turn(step: Step, batches: Iterator[Tensor], steps: int) -> dict[str, object]:
+    """Times each of some steps on a CPU."""
+    seconds = []
+    _forget_peak()
+    time.sleep(PAUSE)
+    step(next(batches))  # not timed: it finds the caches full of another contender's data
+    for _ in range(steps):
+        batch = next(batches)
+        start = time.perf_counter()
+        step(batch)
+        seconds.append(time.perf_counter() - start)
+    return {"seconds": seconds, "peak_mb": _peak_mb(), "label": getattr(step, "label", "")}
 
 
 def _forget_peak() -> None:

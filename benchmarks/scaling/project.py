@@ -8,11 +8,12 @@ from benchmarks.scaling.sizes import Size
 from saelib.config import Config, ModelConfig, VariantConfig
 from saelib.config.sources import ArraysSource
 from saelib.pipeline.needs import ModelNeeds, suite_needs, training_jobs
-from saelib.pipeline.resources import job_resources, sweeps_of_a_job
+from saelib.pipeline.resources import WINDOW_BYTES, code_bytes, job_resources, most_rates, sae_bytes, sweeps_of_a_job
 from saelib.train.checkpoint import KEPT
 
-WINDOW_BYTES = 2**28
-"""Bytes of training data that `saelib.train.batches_from_store.ShuffledBatches` keeps in memory."""
+TRAINED_COPIES, SAVED_COPIES = 4, 3
+"""Of an SAE's matrices on a GPU (weights, gradients, two moments) and in a checkpoint (no gradients); on a CPU the
+kernels hold one more, which `saelib.pipeline.resources` counts."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def _train(
         disk_hours=0 if needs.streamed_tokens else rows * d_in * 2 / hardware.disk_bandwidth / 3600,
         disk=costs.disk["train"](size),
         memory=_memory(config, "train", f"{needs.name}/{name}"),
-        gpu_memory=rates * _sae_bytes(d_in, options.d_sae, 4) + WINDOW_BYTES + 8 * options.batch_size * options.d_sae,
+        gpu_memory=rates * sae_bytes(d_in, options.d_sae, TRAINED_COPIES) + WINDOW_BYTES + code_bytes(options),
     )
 
 
@@ -154,8 +155,8 @@ def _stream(config: Config, model: ModelConfig, needs: ModelNeeds, hardware: Har
     tokens = needs.streamed_tokens * training_jobs(config, model)
     seconds = hardware.gpu_seconds(2.0 * (model.parameters or 0) * tokens, dtype=dtype)
     options = config.train
-    saes = sweeps_of_a_job(config, model) * len(options.learning_rates)
-    memory = (needs.gpu_bytes or 0) + saes * _sae_bytes(needs.width or 0, options.d_sae, 4)
+    saes = sweeps_of_a_job(config, model) * most_rates(options)
+    memory = (needs.gpu_bytes or 0) + saes * sae_bytes(needs.width or 0, options.d_sae, TRAINED_COPIES)
     return StageCost(gpu_hours=seconds / 3600, gpu_memory=memory)
 
 
@@ -165,9 +166,8 @@ def checkpoint_bytes(config: Config) -> int:
     These are `KEPT` checkpoints, each with the parameters and two moments of every learning rate.
     """
     options = config.train
-    rates = max(len(variant.learning_rates or options.learning_rates) for variant in options.variants.values())
     widest = max((model.width or 0 for model in config.models.values()), default=0)
-    return KEPT * rates * _sae_bytes(widest, options.d_sae, 3)
+    return KEPT * most_rates(options) * sae_bytes(widest, options.d_sae, SAVED_COPIES)
 
 
 def without_gpus(config: Config, costs: Costs) -> dict[str, float]:
@@ -184,11 +184,6 @@ def without_gpus(config: Config, costs: Costs) -> dict[str, float]:
             size = Size(options.steps * options.batch_size, model.width, options.d_sae)
             hours["train"] += len(model.trained_layers) * rates * costs.seconds["train"](size) / 3600
     return hours
-
-
-def _sae_bytes(d_in: int, d_sae: int, copies: int) -> int:
-    """Bytes of both matrices, in float32."""
-    return copies * 2 * d_in * d_sae * 4
 
 
 def _memory(config: Config, stage: str, name: str) -> float:

@@ -7,7 +7,7 @@ Estimates are generous: too small a request kills a job, too large a one only le
 import math
 from dataclasses import dataclass
 
-from saelib.config import Config, ModelConfig
+from saelib.config import Config, ModelConfig, TrainConfig
 from saelib.config.schema import StageResources
 from saelib.config.sizes import known_size
 from saelib.config.sources import AlphaFold3Source, ArraysSource, TokenModelSource
@@ -23,8 +23,8 @@ BASE_MB = {"extract": 1500, "stats": 900, "init_death": 900, "theory": 600, "tra
 """Memory of an idle job in MB: its process with the stage's libraries, and the two Snakemakes of a cluster job."""
 UNKNOWN_WIDTH, UNKNOWN_PARAMETERS = 4096, 10**9
 """Sizes that are assumed for a model whose config does not state them."""
-WINDOW_BYTES = 2**29
-"""Memory of training data: two windows of `saelib.train.batches_from_store`, while one replaces the other."""
+WINDOW_BYTES = 2**28
+"""Training data in memory: one window of `saelib.train.batches_from_store`."""
 GPU_BYTES = 36e9
 """Memory that a model spread over several GPUs may fill on each, for GPUs of 40 GB."""
 
@@ -116,6 +116,22 @@ def sweeps_of_a_job(config: Config, model: ModelConfig) -> int:
     return min(wanted, model.stream.sweeps_per_pass or wanted) or 1
 
 
+def sae_bytes(d_in: int, d_sae: int, copies: int) -> int:
+    """Bytes of an SAE's two matrices in float32, each held `copies` times: weights, gradients, moments and the like."""
+    return copies * 2 * d_in * d_sae * 4
+
+
+def code_bytes(options: TrainConfig) -> int:
+    """Bytes of a batch's pre-activations and codes, both dense, in float32."""
+    return 2 * options.batch_size * options.d_sae * 4
+
+
+def most_rates(options: TrainConfig) -> int:
+    """Number of learning rates of the variant that has the most."""
+    own = [len(variant.learning_rates or options.learning_rates) for variant in options.variants.values()]
+    return max(own, default=len(options.learning_rates))
+
+
 def _gpus(config: Config, stage: str, model: ModelConfig) -> int:
     if not config.gpus or stage not in ("extract", "train"):
         return 0
@@ -149,12 +165,12 @@ def _bytes(config: Config, stage: str, model: ModelConfig) -> float:
     if stage == "init_death":
         options = config.init_death
         return 4 * d_in * options.d_sae * options.seeds * (len(options.preprocessings) + 1) + 4 * square
-    # Encoder and decoder, each with its gradient, two moments and a copy in another order; the codes of a batch.
+    # The matrices with their gradients, two moments and a copy in another order; the codes of a batch.
     options = config.train
-    sweep = 40 * options.d_sae * d_in * _rates(config) + 4 * square
-    codes = 8 * options.d_sae * options.batch_size
+    sweep = sae_bytes(d_in, options.d_sae, copies=5) * most_rates(options) + 4 * square
+    codes = code_bytes(options)
     if model.stream is None:
-        return WINDOW_BYTES + sweep + codes
+        return 2 * WINDOW_BYTES + sweep + codes  # two windows while one gives way to the next
     buffer = max(model.stream.buffer_rows, options.batch_size) * d_in * 2 * len(model.trained_layers)
     return buffer + sweeps_of_a_job(config, model) * sweep + codes + _forward_bytes(config, model, d_in)
 
@@ -185,7 +201,7 @@ def _seconds(config: Config, stage: str, model: ModelConfig, gpu: int) -> float:
     options = config.train
     speed = GPU_FLOPS if gpu else CPU_FLOPS * options.threads
     tokens = options.steps * options.batch_size
-    training = sweeps_of_a_job(config, model) * _rates(config) * 4 * tokens * d_in * options.d_sae / speed
+    training = sweeps_of_a_job(config, model) * most_rates(options) * 4 * tokens * d_in * options.d_sae / speed
     return training + (_forward_seconds(config, model, gpu, tokens) if model.stream else 0)
 
 
@@ -193,9 +209,3 @@ def _forward_seconds(config: Config, model: ModelConfig, gpu: int, tokens: int) 
     parameters = 0 if isinstance(model.source, ArraysSource) else model.parameters or UNKNOWN_PARAMETERS
     speed = GPU_FLOPS * gpu if gpu else CPU_FLOPS * config.extraction.threads
     return 3 * parameters * tokens / speed
-
-
-def _rates(config: Config) -> int:
-    """Learning rates of the variant that has most."""
-    own = (len(variant.learning_rates or ()) for variant in config.train.variants.values())
-    return max(len(config.train.learning_rates), *own)
