@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saelib.errors import UserError
-from saelib.init_death import cap_law
+from saelib.theory import cap_law
 
 BINS = 96
 _BINS_PER_SD = 16

@@ -1,6 +1,6 @@
 """Death before training, predicted for every dictionary size, k and number of tokens from one pass of random probes.
 
-Counting needs a pass for each dictionary. The cap law (`saelib.init_death.cap_law`) needs only what some thousand
+Counting needs a pass for each dictionary. The cap law (`saelib.theory.cap_law`) needs only what some thousand
 random unit vectors, the probes, see of the tokens: each stands for a latent of a dictionary of any size.
 
 >>> import numpy as np

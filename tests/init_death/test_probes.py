@@ -44,7 +44,7 @@ def massive() -> NDArray[np.float32]:
 def clustered() -> NDArray[np.float32]:
     """Near-duplicates of 200 directions: the bars of such tokens rise and fall together."""
     centers = gaussian(200, mean=1.0)
-    return np.repeat(centers, TOKENS // 200, axis=0) + gaussian() / np.float32(20)
+    return (centers.repeat(TOKENS // 200, axis=0) + 0.05 * gaussian()).astype(np.float32)
 
 
 def assert_close(found: DeathEstimate, counted: dict[str, float], dictionaries: int) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from saelib.init_death import cap_law
+from saelib.theory import cap_law
 
 
 @pytest.mark.parametrize("d", [2, 3, 8, 64, 768])
