@@ -94,7 +94,7 @@ def _gradients(exact: TorchTrainer, x: Tensor) -> dict[str, Tensor]:
     variant = exact.variant
     p = {name: value.detach().clone().requires_grad_() for name, value in exact.sae.named_parameters()}
     dead_after, silent = exact.config.dead_after_examples, exact.tokens_since_fired
-    dense_loss(p, x, variant, exact.config.k, exact.variance, silent, dead_after)[0].backward()
+    dense_loss(p, x, variant, exact.config.k, exact.settings.variance, silent, dead_after)[0].backward()
     gradients = {name: value.grad for name, value in p.items() if value.grad is not None}
     if variant.project_decoder:
         along = (gradients["W_dec"] * p["W_dec"].detach()).sum(1, keepdim=True)
