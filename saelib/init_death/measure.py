@@ -48,7 +48,7 @@ def measure(
     trials = [[Trial(encoders[group.base.d_out, seed], group.deltas, k) for seed in seeds] for group in groups]
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         for start in range(0, tokens, rows.block_rows):
-            block = finitefinite_block(rows, start)
+            block = finite_block(rows, start)
             work = []
             for group, of_group in zip(groups, trials, strict=True):
                 x = group.base.apply(block, rows.offset)
@@ -93,9 +93,7 @@ def _group(rows: Rows, preprocessings: Mapping[str, Preprocessing]) -> list[_Gro
         if name not in shifted
     ]
     if shifted:
-        center = finitefinite_block(rows, 0).mean(axis=0, dtype=np.float64) + (
-            0 if rows.offset is None else rows.offset
-        )
+        center = finite_block(rows, 0).mean(axis=0, dtype=np.float64) + (0 if rows.offset is None else rows.offset)
         deltas = np.stack([center - preprocessings[name].center for name in shifted])
         of_shifted = tuple(preprocessings[name] for name in shifted)
         groups.insert(0, _Group(tuple(shifted), Preprocessing(center), deltas, of_shifted))
