@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from saelib.activations.open import FileRows, open_rows
 from saelib.activations.rows import Rows, read_float32
 from saelib.config import Config, ModelConfig
+from saelib.config.sites import Layer, number_of
 from saelib.config.sources import ArraysSource
 from saelib.datasets import open_dataset
 from saelib.errors import UserError
@@ -28,8 +29,8 @@ class Batch:
 
     number: int
     """Number of the pass within its split, from 0; passes without tokens are counted, but not yielded."""
-    layers: dict[int, NDArray[np.float32]]
-    """Layer -> [tokens, d_in]."""
+    layers: Mapping[Layer, NDArray[np.float32]]
+    """Layer, or site of a layer -> [tokens, d_in]."""
     example: NDArray[np.int32]
     """[tokens]: the number of each token's example within its split."""
     ids: list[str]
@@ -52,8 +53,8 @@ class OpenBatches(Protocol):
         ...
 
 
-def open_batches(name: str, config: Config, layers: Sequence[int]) -> OpenBatches:
-    """Loads a model of the suite. Each of its batches holds the residual stream of all `layers`."""
+def open_batches(name: str, config: Config, layers: Sequence[Layer]) -> OpenBatches:
+    """Loads a model of the suite. Each of its batches holds all `layers`, at the sites that are asked for."""
     model = config.models[name]
     if isinstance(model.source, ArraysSource):
         found = _of_files(model.source, config, layers)
@@ -72,7 +73,7 @@ def open_batches(name: str, config: Config, layers: Sequence[int]) -> OpenBatche
     return checked
 
 
-def _of_model(name: str, model: ModelConfig, config: Config, layers: Sequence[int]) -> OpenBatches:
+def _of_model(name: str, model: ModelConfig, config: Config, layers: Sequence[Layer]) -> OpenBatches:
     import torch
 
     assert not isinstance(model.source, ArraysSource)
@@ -101,20 +102,21 @@ def _of_model(name: str, model: ModelConfig, config: Config, layers: Sequence[in
     return batches
 
 
-def _of_files(source: ArraysSource, config: Config, layers: Sequence[int]) -> OpenBatches:
+def _of_files(source: ArraysSource, config: Config, layers: Sequence[Layer]) -> OpenBatches:
     """Opens files of activations as batches; the last rows are held out.
 
     Held-out rows are not drawn at random because neighboring rows often come from one document. All rows of one example
     in an array [examples, context, d_in] are in the same split.
     """
-    rows = {layer: open_rows(source.files[layer], source.fill_missing_chunks) for layer in layers}
+    numbers = [number_of(layer) for layer in layers]  # files have no other sites
+    rows = {layer: open_rows(source.files[layer], source.fill_missing_chunks) for layer in numbers}
     total, context = _same_rows(source, rows), _same_context(rows)
     settings = config.extraction
     heldout_start = (total - settings.heldout_tokens) // context * context
     if heldout_start < settings.tokens:
         apart = f" ({context} rows of one example stay in one split)" if context > 1 else ""
         raise UserError(
-            f"{source.files[layers[0]]}: has {total:,} rows; extraction.tokens {settings.tokens:,} and "
+            f"{source.files[numbers[0]]}: has {total:,} rows; extraction.tokens {settings.tokens:,} and "
             f"extraction.heldout_tokens {settings.heldout_tokens:,} need {settings.tokens + settings.heldout_tokens:,}"
             f"{apart}; lower them, or give longer files"
         )
@@ -126,7 +128,7 @@ def _of_files(source: ArraysSource, config: Config, layers: Sequence[int]) -> Op
             example = (np.arange(at, stop) // context - begin // context).astype(np.int32)
             # Messages call an example by the number of its first row in this batch.
             ids = [f"row {max(at, row)}" for row in range(at // context * context, stop, context)]
-            acts = {layer: read_float32(rows[layer], at, stop) for layer in layers}
+            acts = {layer: read_float32(rows[layer], at, stop) for layer in numbers}
             yield Batch(number, acts, example, ids, int(example[0]))
 
     return batches

@@ -1,6 +1,6 @@
-"""The interface of models: one forward pass returns the residual stream after every wanted block."""
+"""The interface of models: one forward pass returns every wanted layer, at every wanted site."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from saelib.config.sites import SITE_FAMILIES, Layer, LayerSite, number_of
 from saelib.datasets.base import Example
 from saelib.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
+    from saelib.sources.sites import SublayerRecorder
 
 RUN_BY_RUN = "write a plug-in (family: plugin, docs/plugins.md) that returns each run as a layer of its own"
 """Advice for models whose blocks run more than once."""
@@ -24,41 +26,63 @@ RUN_BY_RUN = "write a plug-in (family: plugin, docs/plugins.md) that returns eac
 class Activations:
     """The result of one forward pass."""
 
-    layers: dict[int, NDArray[np.float32]]
-    """Layer -> [tokens, d_in], with the tokens of the examples one after another."""
+    layers: dict[Layer, NDArray[np.float32]]
+    """Layer, or site of a layer -> [tokens, d_in], with the tokens of the examples one after another."""
     tokens_per_example: list[int]
     """Number of tokens kept from each example, in the order given; their sum is `tokens`."""
 
 
 class Source(Protocol):
-    """A loaded model. Layer i is the residual stream after block i, before any final norm; layer 0 the embeddings."""
+    """A loaded model. Layer i is the residual stream after block i, before any final norm; layer 0 the embeddings.
+
+    `LayerSite(i, "attention_out")` and `LayerSite(i, "mlp_out")` are what the attention and the MLP of block i add to
+    the stream; the families in `SITE_FAMILIES` have them.
+    """
 
     n_layers: int
     """Number of blocks, which is also the number of the last layer."""
 
     def d_in(self, layer: int) -> int:
-        """Returns the width of a layer."""
+        """Returns the width of a layer, which is the same at all of its sites."""
         ...
 
-    def forward(self, examples: Sequence[Example], layers: Sequence[int]) -> Activations:
+    def forward(self, examples: Sequence[Example], layers: Sequence[Layer]) -> Activations:
         """Runs the examples through the model once, as one batch, and returns every wanted layer.
 
         Padding is dropped, and so are special tokens unless the config keeps them.
 
         Raises:
-            UserError: for a layer that the model does not have, or examples of the wrong kind (images, text).
+            UserError: for a layer or site that the model does not have, or examples of the wrong kind (images, text).
         """
         ...
 
 
-def check_layers(layers: Sequence[int], n_layers: int, model: str, first: int = 0) -> None:
-    """Raises `UserError` for a layer outside `first` to `n_layers`. Its message calls the model `model`."""
-    wrong = [layer for layer in layers if not first <= layer <= n_layers]
+def check_layers(
+    layers: Sequence[Layer], n_layers: int, model: str, first: int = 0, *, has_sites: bool = False
+) -> None:
+    """Raises `UserError` for a layer outside `first` to `n_layers`, or a site that there is not.
+
+    Args:
+        layers: The layers and sites that are asked for.
+        n_layers: The number of the last layer.
+        model: The name of the model in the message.
+        first: The number of the first layer.
+        has_sites: Whether the source can record other sites than the residual stream.
+    """
+    wrong = [layer for layer in layers if not first <= number_of(layer) <= n_layers]
     if wrong:
         raise UserError(
             f"{model}: has no layer {', '.join(map(str, wrong))}; its layers are {first} to {n_layers}"
             + (" (0: the embeddings)" if first == 0 else "")
         )
+    for layer in layers:
+        if isinstance(layer, LayerSite) and not has_sites:
+            raise UserError(
+                f"{model}: has no {layer.site}, only the residual stream; families with other sites are "
+                f"{', '.join(SITE_FAMILIES)}"
+            )
+        if isinstance(layer, LayerSite) and layer.layer == 0:
+            raise UserError(f"{model}: layer 0 is the embeddings, which have no {layer.site}; ask for layer 1 or later")
 
 
 def texts(examples: Sequence[Example], model: str) -> list[str]:
@@ -89,28 +113,30 @@ def first_of(value: Any) -> "torch.Tensor":
 @contextmanager
 def recorded(
     blocks: Sequence["torch.nn.Module"],
-    layers: Sequence[int],
+    layers: Sequence[Layer],
     name: str | Callable[[int], str],
     stream_of: Callable[[Any], Any] = first_of,
-) -> Iterator[dict[int, Any]]:
+) -> Iterator[dict[Layer, Any]]:
     """Records the residual stream of each layer while one forward pass runs inside the `with` block.
 
     The dict that it yields is filled with copies, because a later block may change its input in place. Layer 0 is the
-    input of the first block, and layer i the output of block i. The layers must exist (see `check_layers`).
+    input of the first block, and layer i the output of block i. Other sites of a layer are the outputs of modules
+    within its block (`saelib.sources.sites`). The layers must exist (see `check_layers`).
 
     Args:
         blocks: All residual blocks of the model, in order.
-        layers: The layers to record.
+        layers: The layers and sites to record.
         name: The name of the model in messages, or a function that returns the name of one of its layers.
-        stream_of: Finds the stream in the output of a block, or in its first input.
+        stream_of: Finds the stream in the output of a block or of a module within it, or in a block's first input.
 
     Raises:
-        UserError: if a block runs more than once in the pass, runs before an earlier one, stands at two places of
-            `blocks`, or is wanted and does not run. Its number would not stand for exactly one residual stream.
+        UserError: if the module of a site is not found or is not what its block adds to the stream, or if a block runs
+            more than once in the pass, runs before an earlier one, stands at two places of `blocks`, or is wanted and
+            does not run. Its number would not stand for exactly one residual stream.
     """
     name_of = name if callable(name) else lambda layer: f"{name}: layer {layer}"
     check_distinct(blocks, name_of)
-    stream: dict[int, Any] = {}
+    stream: dict[Layer, Any] = {}
     runs: list[int] = []
 
     def keep(layer: int, value: Any) -> None:
@@ -128,6 +154,9 @@ def recorded(
             keep(0, args[0] if args else kwargs["hidden_states"])
 
     handles = []
+    inside = _inside(blocks, layers, stream, stream_of, name_of)
+    for recorder in inside:
+        handles.extend(recorder.hook())
     for layer, block in enumerate(blocks, 1):
         handles.append(
             block.register_forward_pre_hook(lambda _, args, kwargs, i=layer: before(i, args, kwargs), with_kwargs=True)
@@ -139,7 +168,28 @@ def recorded(
     finally:
         for handle in handles:
             handle.remove()
-    _check_runs(runs, layers, name_of)
+    _check_runs(runs, [number_of(layer) for layer in layers], name_of)
+    for recorder in inside:
+        recorder.check()
+
+
+def _inside(
+    blocks: Sequence["torch.nn.Module"],
+    layers: Sequence[Layer],
+    stream: dict[Layer, Any],
+    stream_of: Callable[[Any], Any],
+    name_of: Callable[[int], str],
+) -> list["SublayerRecorder"]:
+    """Returns a recorder for each block of which other sites than its output are wanted."""
+    wanted: dict[int, list[LayerSite]] = {}
+    for layer in layers:
+        if isinstance(layer, LayerSite):
+            wanted.setdefault(layer.layer, []).append(layer)
+    if not wanted:
+        return []
+    from saelib.sources.sites import SublayerRecorder
+
+    return [SublayerRecorder(blocks[i - 1], sites, stream, stream_of, name_of) for i, sites in wanted.items()]
 
 
 def check_distinct(blocks: Sequence["torch.nn.Module"], name_of: Callable[[int], str]) -> None:
@@ -181,7 +231,7 @@ def input_device(model: "torch.nn.Module") -> "torch.device":
     return torch.device("cpu") if device.type == "meta" else device
 
 
-def kept_rows(stream: dict[int, "torch.Tensor"], keep: "torch.Tensor") -> Activations:
+def kept_rows(stream: Mapping[Any, "torch.Tensor"], keep: "torch.Tensor") -> Activations:
     """Concatenates the tokens that are kept from each example.
 
     Args:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from saelib.config.sites import Layer
 from saelib.config.sources import Dinov2OnnxSource
 from saelib.datasets.base import Example
 from saelib.errors import UserError
@@ -47,7 +48,7 @@ class Dinov2Onnx:
         check_layers([layer], self.n_layers, NAME)
         return self.model.config.hidden_size
 
-    def forward(self, examples: Sequence[Example], layers: Sequence[int]) -> Activations:
+    def forward(self, examples: Sequence[Example], layers: Sequence[Layer]) -> Activations:
         """Returns the outputs of the blocks, before the final LayerNorm (see `Source.forward`).
 
         Raises:
@@ -55,7 +56,7 @@ class Dinov2Onnx:
         """
         import torch
 
-        check_layers(layers, self.n_layers, NAME)
+        check_layers(layers, self.n_layers, NAME, has_sites=True)
         pixels = images(examples, NAME)
         height, width = pixels.shape[1:3]
         patch = self.model.config.patch_size

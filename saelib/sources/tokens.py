@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from saelib.config.sites import Layer
 from saelib.config.sources import TokenModelSource
 from saelib.datasets.base import Example
 from saelib.errors import UserError
@@ -81,13 +82,13 @@ class TokenSource:
         check_layers([layer], self.n_layers, self.name)
         return self._d_in
 
-    def forward(self, examples: Sequence[Example], layers: Sequence[int]) -> Activations:
+    def forward(self, examples: Sequence[Example], layers: Sequence[Layer]) -> Activations:
         """Runs the model on the examples (see `Source.forward`), in several passes if they exceed `batch_tokens`.
 
         Raises:
             UserError: also if special tokens alone fill `max_length`.
         """
-        check_layers(layers, self.n_layers, self.name)
+        check_layers(layers, self.n_layers, self.name, has_sites=True)
         tokens = [self._tokenize(text) for text in texts(examples, self.name)]
         rows = [row for number, one in enumerate(tokens) for row in self._rows(number, one) if row.ids]
         passes = [(group, self._pass([rows[i] for i in group], layers)) for group in self._passes(rows)]
@@ -134,7 +135,7 @@ class TokenSource:
             group.append(i)
         yield group
 
-    def _pass(self, rows: Sequence[Row], layers: Sequence[int]) -> Activations:
+    def _pass(self, rows: Sequence[Row], layers: Sequence[Layer]) -> Activations:
         ids, mask, keep = self._pad(rows)
         with torch.inference_mode(), recorded(self._blocks, layers, self.name, self._stream) as stream:
             self._call(ids, mask)
@@ -158,7 +159,7 @@ class TokenSource:
 def _in_order(passes: Sequence[tuple[list[int], Activations]], n_rows: int) -> Activations:
     """Puts the rows of several passes back into the order of the examples. Without a pass, there are no layers."""
     counts = [0] * n_rows
-    pieces: dict[int, list[np.ndarray]] = {}
+    pieces: dict[Layer, list[np.ndarray]] = {}
     for group, acts in passes:
         bounds = np.cumsum([0, *acts.tokens_per_example])
         for layer, values in acts.layers.items():

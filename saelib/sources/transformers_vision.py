@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from saelib.config.sites import Layer
 from saelib.config.sources import TransformersVisionSource
 from saelib.datasets.base import Example
 from saelib.errors import UserError
@@ -92,13 +93,13 @@ class VisionTransformer:
         check_layers([layer], self.n_layers, self.name)
         return self._d_in
 
-    def forward(self, examples: Sequence[Example], layers: Sequence[int]) -> Activations:
+    def forward(self, examples: Sequence[Example], layers: Sequence[Layer]) -> Activations:
         """Returns the outputs of the blocks, before the final norm (see `Source.forward`).
 
         Raises:
             UserError: also if a side of the images is not a whole number of patches.
         """
-        check_layers(layers, self.n_layers, self.name)
+        check_layers(layers, self.n_layers, self.name, has_sites=True)
         pixels = images(examples, self.name)
         patches = self._patches(*pixels.shape[1:3])
         batch = torch.from_numpy(self._normalize(pixels)).to(input_device(self._model), self._dtype)

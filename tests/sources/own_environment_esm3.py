@@ -11,6 +11,7 @@ from esm.models.esm3 import ESM3
 from esm.tokenization import EsmSequenceTokenizer
 
 from saelib.config.files import LocalFiles
+from saelib.config.sites import LayerSite
 from saelib.config.sources import Esm3Source
 from saelib.datasets import Example
 from saelib.errors import UserError
@@ -85,6 +86,18 @@ def test_layers_are_the_packages_hidden_states(model, repository):
             torch.testing.assert_close(model.transformer.norm(last), normed, atol=1e-4, rtol=0)
         assert (last - normed).abs().max() > 0.1
         start = rows.stop
+
+
+@pytest.mark.parametrize("layer", [1, LAYERS])
+def test_attention_and_mlp_are_scaled_as_the_package_scales_them(model, repository, layer):
+    sites = [LayerSite(layer, "attention_out"), LayerSite(layer, "mlp_out")]
+    acts = opened(repository).forward(examples(*SEQUENCES), [layer - 1, layer, *sites])
+    before, after, attention, mlp = acts.layers.values()
+    np.testing.assert_allclose(before + attention + mlp, after, atol=1e-4)
+    block = model.transformer.blocks[layer - 1]
+    with torch.no_grad():
+        expected = block.ffn(torch.from_numpy(before + attention)) / block.scaling_factor
+    np.testing.assert_allclose(mlp, expected, atol=1e-4)
 
 
 def test_sizes_are_what_the_package_builds_its_checkpoint_with(monkeypatch):

@@ -9,6 +9,7 @@ import torch
 from transformers import BertConfig, BertForPreTraining
 
 from saelib.config.files import LocalFiles
+from saelib.config.sites import LayerSite
 from saelib.config.sources import AntibertySource
 from saelib.datasets import Example
 from saelib.errors import UserError
@@ -66,6 +67,19 @@ def test_layers_are_the_models_hidden_states_at_the_residues(package):
         for layer in range(4):
             np.testing.assert_allclose(acts.layers[layer][rows], states[layer][0, 1:-1].numpy(), atol=1e-5)
         start = rows.stop
+
+
+@pytest.mark.parametrize("layer", [1, 3])
+def test_attention_and_mlp_are_what_the_block_norms_the_sums_of(package, layer):
+    folder, model = package
+    sites = [LayerSite(layer, "attention_out"), LayerSite(layer, "mlp_out")]
+    acts = opened(folder).forward(examples("MKVLAAGXW", "ACDEF"), [layer - 1, layer, *sites])
+    before, after, attention, mlp = (torch.from_numpy(values) for values in acts.layers.values())
+    block = model.bert.encoder.layer[layer - 1]
+    with torch.no_grad():
+        middle = block.attention.output.LayerNorm(before + attention)
+        torch.testing.assert_close(block.output.LayerNorm(middle + mlp), after, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(block.output.dense(block.intermediate(middle)), mlp, atol=1e-5, rtol=1e-5)
 
 
 def test_special_tokens_on_request_and_long_sequences_cut(package):

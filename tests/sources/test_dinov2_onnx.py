@@ -6,6 +6,7 @@ from onnx import TensorProto, helper, numpy_helper
 from transformers import Dinov2Config, Dinov2Model
 
 from saelib.config.files import Wheel
+from saelib.config.sites import LayerSite
 from saelib.datasets.base import Example
 from saelib.errors import UserError
 from saelib.fetch import fetch
@@ -105,6 +106,18 @@ def test_layers_equal_those_of_the_model_that_was_exported(model, tiny, height, 
         assert acts.layers[layer].dtype == np.float32
         assert acts.layers[layer].shape == (2 * patches, tiny.d_in(layer))
         np.testing.assert_allclose(acts.layers[layer], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [1, LAYERS])
+def test_attention_and_mlp_are_taken_after_the_layer_scales(model, tiny_file, layer):
+    sites = [LayerSite(layer, "attention_out"), LayerSite(layer, "mlp_out")]
+    acts = Dinov2Onnx(tiny_file, keep_cls=True).forward(crops(1), [layer - 1, layer, *sites]).layers
+    before, after, attention, mlp = (torch.from_numpy(acts[key]) for key in (layer - 1, layer, *sites))
+    torch.testing.assert_close(before + attention + mlp, after, atol=1e-4, rtol=1e-4)
+    block = model.encoder.layer[layer - 1]
+    with torch.inference_mode():
+        expected = block.layer_scale1(block.attention(block.norm1(before)[None])[0])[0]
+        torch.testing.assert_close(attention, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_last_layer_is_taken_before_the_final_norm(model, tiny_file):

@@ -7,9 +7,11 @@ import esm
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import gelu
 from transformers import EsmConfig, EsmModel
 
 from saelib.config.files import LocalFiles
+from saelib.config.sites import LayerSite
 from saelib.config.sources import Esm2Source, TransformersSource
 from saelib.datasets import Example
 from saelib.errors import UserError
@@ -83,6 +85,17 @@ def test_layers_are_fair_esms_and_the_last_one_is_not_normed(model, checkpoint):
         np.testing.assert_allclose(normed, expected[LAYERS][1:-1], atol=2e-5)
         assert (last - expected[LAYERS][1:-1]).abs().max() > 0.1
         start = rows.stop
+
+
+@pytest.mark.parametrize("layer", [1, LAYERS])
+def test_attention_and_mlp_are_what_fair_esms_layer_adds(model, checkpoint, layer):
+    sites = [LayerSite(layer, "attention_out"), LayerSite(layer, "mlp_out")]
+    acts = opened(checkpoint).forward(examples(*SEQUENCES), [layer - 1, layer, *sites])
+    before, after, attention, mlp = acts.layers.values()
+    np.testing.assert_allclose(before + attention + mlp, after, atol=2e-5)
+    block, middle = model.layers[layer - 1], torch.from_numpy(before + attention)
+    with torch.no_grad():
+        np.testing.assert_allclose(mlp, block.fc2(gelu(block.fc1(block.final_layer_norm(middle)))), atol=2e-5)
 
 
 def test_every_layer_comes_from_one_pass(checkpoint):

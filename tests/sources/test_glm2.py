@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from saelib.config.files import LocalFiles
+from saelib.config.sites import LayerSite
 from saelib.config.sources import Glm2Source
 from saelib.datasets import Example
 from saelib.errors import UserError
@@ -131,6 +132,19 @@ def test_every_layer_is_the_published_models(folder, weights):
             np.testing.assert_allclose(acts.layers[layer][rows], stream[layer][1:], atol=1e-4)
         start = rows.stop
     assert not (folder / "ran").exists()  # the code beside the weights
+
+
+@pytest.mark.parametrize("layer", [1, LAYERS])
+def test_attention_and_mlp_are_the_published_models(folder, weights, layer):
+    sites = [LayerSite(layer, "attention_out"), LayerSite(layer, "mlp_out")]
+    before, attention, mlp = (
+        opened(folder, keep_special_tokens=True).forward(examples(SEQUENCES[0]), [layer - 1, *sites]).layers.values()
+    )
+    reference, block = Reference(weights), f"encoder.layers.{layer - 1}"
+    expected = reference.attention(reference.norm(before, f"{block}.attention_norm"), f"{block}.attention")
+    np.testing.assert_allclose(attention, expected, atol=2e-5)
+    expected = reference.mlp(reference.norm(before + attention, f"{block}.ffn_norm"), f"{block}.feed_forward")
+    np.testing.assert_allclose(mlp, expected, atol=2e-5)
 
 
 def test_nucleotides_are_small_letters_and_strands_are_tokens(folder, weights):

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from saelib.config.files import LocalFiles
+from saelib.config.sites import LayerSite
 from saelib.config.sources import Progen2Source
 from saelib.datasets import Example
 from saelib.errors import UserError
@@ -160,6 +161,17 @@ def test_every_layer_is_the_published_models(folder, weights):
         for layer in range(LAYERS + 1):
             np.testing.assert_allclose(acts.layers[layer][rows], stream[layer][1:-1], atol=2e-5)
         start = rows.stop
+
+
+@pytest.mark.parametrize("layer", [1, LAYERS])
+def test_attention_and_mlp_read_the_same_stream(folder, weights, layer):
+    sites = [LayerSite(layer, "attention_out"), LayerSite(layer, "mlp_out")]
+    attention, mlp = opened(folder).forward(examples(SEQUENCES[0]), sites).layers.values()
+    ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(f"1{SEQUENCES[0]}2").ids
+    reference, block = Reference(weights), f"h.{layer - 1}"
+    normed = reference.norm(reference.stream(ids)[layer - 1], f"{block}.ln_1")
+    np.testing.assert_allclose(attention, reference.attention(normed, f"{block}.attn")[1:-1], atol=2e-5)
+    np.testing.assert_allclose(mlp, reference.mlp(normed, f"{block}.mlp")[1:-1], atol=2e-5)
 
 
 def test_the_model_norms_the_last_layer_once_more(folder, weights):

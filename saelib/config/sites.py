@@ -1,0 +1,65 @@
+"""Sites: the places within a layer that activations are recorded at."""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple, TypeAlias, get_args
+
+Site = Literal["residual", "attention_out", "mlp_out"]
+"""The residual stream after a block, or what the block's attention or MLP adds to the stream (docs/models.md)."""
+SITES: tuple[Site, ...] = get_args(Site)
+
+SITE_FAMILIES = (
+    "transformers",
+    "transformers_vision",
+    "esm2",
+    "esm3",
+    "progen2",
+    "glm2",
+    "antiberty",
+    "dinov2_onnx",
+)
+"""Families of models whose attention and MLP outputs can be recorded; the others have the residual stream alone."""
+
+
+class LayerSite(NamedTuple):
+    """A site of a layer other than its residual stream."""
+
+    layer: int
+    site: Site
+
+    def __str__(self) -> str:
+        """Names it in messages: '5 mlp_out'."""
+        return f"{self.layer} {self.site}"
+
+
+Layer: TypeAlias = int | LayerSite
+"""A layer's number stands for its residual stream, and a `LayerSite` for another site of it."""
+
+
+def at_site(layer: int, site: Site) -> Layer:
+    """Returns what stands for a site of a layer: the layer's number alone if the site is the residual stream."""
+    return layer if site == "residual" else LayerSite(layer, site)
+
+
+def number_of(layer: Layer) -> int:
+    """Returns the number of a layer, whatever the site."""
+    return layer.layer if isinstance(layer, LayerSite) else layer
+
+
+def site_of(layer: Layer) -> Site:
+    """Returns the site that `layer` stands for."""
+    return layer.site if isinstance(layer, LayerSite) else "residual"
+
+
+def file_stem(layer: Layer) -> str:
+    """Returns the stem of result files: 'layer_5', or 'layer_5_mlp_out' at another site."""
+    return f"layer_{layer}".replace(" ", "_")
+
+
+def in_order(layers: Iterable[Layer]) -> list[Layer]:
+    """Sorts by site, then by layer."""
+    return sorted(layers, key=lambda layer: (SITES.index(site_of(layer)), number_of(layer)))
+
+
+def every_site(layers: Sequence[int], sites: Sequence[Site]) -> tuple[Layer, ...]:
+    """Returns each layer at each site, in the order of `in_order`."""
+    return tuple(in_order(at_site(layer, site) for site in sites for layer in layers))
