@@ -68,7 +68,8 @@ def compare_all(options: argparse.Namespace) -> Iterator[Comparison]:
     kept = options.append.read_text().splitlines() if options.append and options.append.exists() else []
     known = [Comparison(**json.loads(line)) for line in kept]
     yield from known
-    stores = sorted((options.results / "extract").glob("*/layer_*.zarr"), key=lambda path: (path.parent, number(path)))
+    found = (options.results / "extract").glob("*/layer_*[0-9].zarr")  # of residual streams
+    stores = sorted(found, key=lambda path: (path.parent, number(path)))
     for path in stores[:: options.every]:
         done = {one.setting for one in known if (one.model, one.layer) == (path.parent.name, number(path))}
         if missing := [setting for setting in options.settings if setting not in done]:

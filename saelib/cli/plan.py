@@ -99,24 +99,27 @@ def _stale_in_words(planned: "Plan") -> "Iterator[str]":
 
 def _places(targets: "list[Target]") -> str:
     """Models and layers of results, such as 'gpt2 1-11, esm2 3: '; nothing for those of the whole suite."""
-    from saelib.config.schema import compact
+    from saelib.config.sites import Layer, names
 
-    layers: dict[str, set[int]] = {}
+    layers: dict[str, set[Layer]] = {}
     for target in targets:
         if target.model:
             name = f"{target.model} {target.variant}".strip()
             layers.setdefault(name, set()).add(target.layer)
     if not layers:
         return ""
-    shown = [f"{name} {compact(tuple(sorted(numbers)))}" for name, numbers in list(layers.items())[:MOST_PLACES]]
+    shown = [f"{name} {names(numbers)}" for name, numbers in list(layers.items())[:MOST_PLACES]]
     more = [f"{len(layers) - MOST_PLACES} more"] if len(layers) > MOST_PLACES else []
     return f"{', '.join(shown + more)}: "
 
 
 def _place(target: "Target") -> dict[str, object]:
     """What a result is about, for programs; None where it is about the whole suite."""
-    layer = target.layer if target.model else None
-    return {"stage": target.stage, "model": target.model or None, "layer": layer, "variant": target.variant or None}
+    from saelib.config.sites import number_of, site_of
+
+    layer, site = (number_of(target.layer), site_of(target.layer)) if target.model else (None, None)
+    model, variant = target.model or None, target.variant or None
+    return {"stage": target.stage, "model": model, "layer": layer, "site": site, "variant": variant}
 
 
 def _seconds_left(planned: "Plan") -> float | None:

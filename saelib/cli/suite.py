@@ -26,6 +26,7 @@ def redo(
     stage: Annotated[str, typer.Argument(help="extract, stats, init_death, theory, train or report.")],
     model: Annotated[list[str] | None, typer.Option(help="Only of this model; may be given several times.")] = None,
     layers: Annotated[str | None, typer.Option(help="Only of these layers, such as 3,5-7.")] = None,
+    site: Annotated[list[str] | None, typer.Option(help="Only of this site of the layers, such as mlp_out.")] = None,
     variant: Annotated[list[str] | None, typer.Option(help="Only this variant of training; may be repeated.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     configfile: Configfile = DEFAULT,
@@ -41,7 +42,7 @@ def redo(
     from saelib.pipeline.workflow import claim
 
     config = load_config(configfile)
-    chosen = chosen_targets(config, stage, model or [], _layers(layers), variant or [])
+    chosen = chosen_targets(config, stage, model or [], _layers(layers), variant or [], site or [])
     counts = Counter(target.stage for target in chosen)
     listed = ", ".join(f"{count:,} of {name}" for name, count in counts.items())
     if not chosen:

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from saelib.config.architectures import family_of, is_architecture
-from saelib.config.schema import Config, ModelConfig, compact
+from saelib.config.schema import Config, ModelConfig
+from saelib.config.sites import compact
 from saelib.config.sizes import stated_size
 from saelib.errors import UserError
 

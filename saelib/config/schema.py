@@ -11,6 +11,7 @@ from saelib.config.base import Count, Fraction, Name, Section
 from saelib.config.cluster import DaskConfig
 from saelib.config.datasets import DatasetConfig
 from saelib.config.families import Dtype
+from saelib.config.sites import SITE_FAMILIES, Layer, Site, compact, every_site, file_stem
 from saelib.config.sizes import every_layer
 from saelib.config.sources import ArraysSource, SourceConfig
 from saelib.config.training import NEED_EIGENVECTORS, PreprocessingName, StreamConfig, TrainConfig
@@ -118,6 +119,9 @@ class ModelConfig(Section):
     layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_model_layers, Layers)]
     """Layer i is the residual stream after block i: `5`, `1-12`, `1-` (to the last), `all`, or a list of these. `all`
     is every block's; of files, every one that is listed."""
+    sites: Annotated[tuple[Site, ...], Field(min_length=1)] = ("residual",)
+    """Sites of each layer: `residual` is the stream; `attention_out` and `mlp_out` are what the block's attention and
+    MLP add to it (docs/models.md). All come from the same passes, and each has its own results and trained SAEs."""
     representative_layer: int | None = None
     """The layer that stands for the model in figures, and that SAEs are trained on."""
     train_layers: Annotated[tuple[int, ...] | None, BeforeValidator(_some_of_the_layers, Layers | None)] = None
@@ -137,11 +141,35 @@ class ModelConfig(Section):
     """How in-distribution the data is, and whatever else a reader of the tables should know."""
 
     @property
+    def places(self) -> tuple[Layer, ...]:
+        """Every layer at every site."""
+        return every_site(self.layers, self.sites)
+
+    @property
+    def trained_places(self) -> tuple[Layer, ...]:
+        """Layers that SAEs are trained on, at every site."""
+        return every_site(self.trained_layers, self.sites)
+
+    @property
     def trained_layers(self) -> tuple[int, ...]:
         """Layers that SAEs are trained on."""
         if self.train_layers is not None:
             return self.train_layers
         return () if self.representative_layer is None else (self.representative_layer,)
+
+    @model_validator(mode="after")
+    def _sites_exist(self) -> Self:
+        if len(set(self.sites)) < len(self.sites):
+            raise ValueError(f"sites {', '.join(self.sites)} name one twice")
+        others = ", ".join(site for site in self.sites if site != "residual")
+        if others and self.source.family not in SITE_FAMILIES:
+            raise ValueError(
+                f"sites: the family '{self.source.family}' has no {others}, only residual; families with other sites "
+                f"are {', '.join(SITE_FAMILIES)}"
+            )
+        if others and 0 in self.layers:
+            raise ValueError(f"sites: layer 0 is the embeddings, which have no {others}; leave it out of layers")
+        return self
 
     @model_validator(mode="after")
     def _trained_layers_are_swept(self) -> Self:
@@ -241,23 +269,23 @@ class Config(Section):
         trained = [variant.preprocessing.kind for variant in self.train.variants.values()]
         return not NEED_EIGENVECTORS.isdisjoint((*self.init_death.preprocessings, *trained))
 
-    def store_path(self, model: str, layer: int) -> Path | str:
+    def store_path(self, model: str, layer: Layer) -> Path | str:
         """Where stage `extract` puts a layer: a folder, or an s3:// URL."""
         if self.stores:
-            return f"{self.stores}/{model}/layer_{layer}.zarr"
-        return self.results / "extract" / model / f"layer_{layer}.zarr"
+            return f"{self.stores}/{model}/{file_stem(layer)}.zarr"
+        return self.results / "extract" / model / f"{file_stem(layer)}.zarr"
 
-    def stats_path(self, model: str, layer: int) -> Path:
+    def stats_path(self, model: str, layer: Layer) -> Path:
         """Where stage `stats` puts a layer's scalars; the arrays lie beside it."""
-        return self.results / "stats" / model / f"layer_{layer}.json"
+        return self.results / "stats" / model / f"{file_stem(layer)}.json"
 
-    def init_death_path(self, model: str, layer: int) -> Path:
+    def init_death_path(self, model: str, layer: Layer) -> Path:
         """Where stage `init_death` puts a layer's result."""
-        return self.results / "init_death" / model / f"layer_{layer}.json"
+        return self.results / "init_death" / model / f"{file_stem(layer)}.json"
 
-    def train_path(self, model: str, layer: int, variant: str) -> Path:
+    def train_path(self, model: str, layer: Layer, variant: str) -> Path:
         """The folder of stage `train` for a variant on a layer."""
-        return self.results / "train" / model / f"layer_{layer}" / variant
+        return self.results / "train" / model / file_stem(layer) / variant
 
     def theory_path(self) -> Path:
         """Where stage `theory` puts its predictions."""
@@ -266,17 +294,3 @@ class Config(Section):
     def keys_path(self) -> Path:
         """Where a run writes what each result's key was made from (`saelib.pipeline.reasons`)."""
         return self.results / "keys.json"
-
-
-def compact(layers: tuple[int, ...]) -> str:
-    """(1, 2, 3, 7) -> '1-3, 7'."""
-    parts: list[str] = []
-    start = previous = layers[0]
-    for layer in (*layers[1:], None):
-        if layer is not None and layer == previous + 1:
-            previous = layer
-            continue
-        parts.append(str(start) if start == previous else f"{start}-{previous}")
-        if layer is not None:
-            start = previous = layer
-    return ", ".join(parts)

@@ -55,6 +55,30 @@ def file_stem(layer: Layer) -> str:
     return f"layer_{layer}".replace(" ", "_")
 
 
+def names(layers: Iterable[Layer]) -> str:
+    """Returns layers in short, site after site: '1-3, 7, 1-3 mlp_out'."""
+    found = list(layers)
+    return ", ".join(
+        f"{compact(numbers)} {site}".removesuffix(" residual")
+        for site in SITES
+        if (numbers := sorted(number_of(layer) for layer in found if site_of(layer) == site))
+    )
+
+
+def compact(layers: Sequence[int]) -> str:
+    """(1, 2, 3, 7) -> '1-3, 7'."""
+    parts: list[str] = []
+    start = previous = layers[0]
+    for layer in (*layers[1:], None):
+        if layer is not None and layer == previous + 1:
+            previous = layer
+            continue
+        parts.append(str(start) if start == previous else f"{start}-{previous}")
+        if layer is not None:
+            start = previous = layer
+    return ", ".join(parts)
+
+
 def in_order(layers: Iterable[Layer]) -> list[Layer]:
     """Sorts by site, then by layer."""
     return sorted(layers, key=lambda layer: (SITES.index(site_of(layer)), number_of(layer)))

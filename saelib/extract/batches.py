@@ -128,7 +128,7 @@ def _of_files(source: ArraysSource, config: Config, layers: Sequence[Layer]) -> 
             example = (np.arange(at, stop) // context - begin // context).astype(np.int32)
             # Messages call an example by the number of its first row in this batch.
             ids = [f"row {max(at, row)}" for row in range(at // context * context, stop, context)]
-            acts = {layer: read_float32(rows[layer], at, stop) for layer in numbers}
+            acts: dict[Layer, NDArray[np.float32]] = {layer: read_float32(rows[layer], at, stop) for layer in numbers}
             yield Batch(number, acts, example, ids, int(example[0]))
 
     return batches

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saelib.config import Config, ExtractionConfig
+from saelib.config.sites import Layer, in_order, number_of, site_of
 from saelib.errors import UserError
 from saelib.extract.batches import open_batches
 from saelib.extract.shortage import too_few_tokens
@@ -31,8 +32,8 @@ def run(config: Config, job: "Job") -> None:
     extract(name, config, keys, stores)
 
 
-def extract(name: str, config: Config, keys: dict[int, str], stores: Mapping[int, Path | str]) -> None:
-    """Runs the model `name` once over its data and publishes a store for each layer in `keys`.
+def extract(name: str, config: Config, keys: Mapping[Layer, str], stores: Mapping[Layer, Path | str]) -> None:
+    """Runs the model `name` once over its data and publishes a store for each layer, or site of a layer, in `keys`.
 
     Nothing is published unless the whole pass succeeds.
 
@@ -40,10 +41,10 @@ def extract(name: str, config: Config, keys: dict[int, str], stores: Mapping[int
         UserError: for too little data, an unknown layer, or activations that are not finite.
     """
     settings = config.extraction
-    layers = sorted(keys)
+    layers = in_order(keys)
     tokens: dict[Split, int] = {"train": settings.tokens, "heldout": settings.heldout_tokens}
     examples: dict[str, int] = {}
-    writers: dict[int, StoreWriter] = {}
+    writers: dict[Layer, StoreWriter] = {}
     with published_stores(stores, keys) as drafts:
         batches = open_batches(name, config, layers)
         with progress(f"extract {name}", sum(tokens.values()), "tokens", log) as advance:
@@ -71,11 +72,11 @@ def extract(name: str, config: Config, keys: dict[int, str], stores: Mapping[int
             writer.finish(_metadata(name, layer, config, writer, keys[layer], examples))
 
 
-def _log_precision(name: str, writers: Mapping[int, StoreWriter]) -> None:
+def _log_precision(name: str, writers: Mapping[Layer, StoreWriter]) -> None:
     wide = {layer: writer.reasons for layer, writer in writers.items() if writer.reasons}
     for layer, reasons in wide.items():
         for split, reason in reasons.items():
-            log.info("%s layer %d: the %s rows are stored in float32: %s", name, layer, split, reason)
+            log.info("%s layer %s: the %s rows are stored in float32: %s", name, layer, split, reason)
     if len(wide) < len(writers):
         log.info("%s: float16 is precise enough for every row of %d layers", name, len(writers) - len(wide))
 
@@ -95,13 +96,14 @@ def _writer(
 
 
 def _metadata(
-    name: str, layer: int, config: Config, writer: StoreWriter, key: str, examples: dict[str, int]
+    name: str, layer: Layer, config: Config, writer: StoreWriter, key: str, examples: dict[str, int]
 ) -> StoreMetadata:
     model = config.models[name]
     return StoreMetadata(
         key=key,
         model=name,
-        layer=layer,
+        layer=number_of(layer),
+        site=site_of(layer),
         d_in=len(writer.offset),
         train_tokens=config.extraction.tokens,
         heldout_tokens=config.extraction.heldout_tokens,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from saelib.config.sites import Layer
 from saelib.files.sealed import read_json, write_json
 from saelib.pipeline.targets import stale
 
@@ -20,7 +21,7 @@ class Failure:
     reason: str
 
 
-Failures = Mapping[tuple[str, str, int, str], Failure]
+Failures = Mapping[tuple[str, str, Layer, str], Failure]
 """(stage, model, layer, variant) of each result that is absent -> the failure that caused it."""
 NO_REASON = "the job was not run, or ended without giving a reason; its log may tell"
 
@@ -52,7 +53,7 @@ def unfinished(plan: "Plan", run: Path) -> Failures:
         plan: of the run.
         run: the run's folder.
     """
-    found: dict[tuple[str, str, int, str], Failure] = {}
+    found: dict[tuple[str, str, Layer, str], Failure] = {}
     causes: dict[str, Failure] = {}
     for job in plan.jobs.values():  # each after the jobs that it needs
         left = stale(job.targets)

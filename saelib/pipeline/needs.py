@@ -75,13 +75,13 @@ def _needs(config: Config, name: str, model: ModelConfig, stale_layers: int) -> 
         name=name,
         domain=model.domain,
         family=model.source.family,
-        layers=len(model.layers),
+        layers=len(model.places),
         stale_layers=stale_layers,
         tokens=tokens,
         passes=int(stale_layers > 0 and batch is not None),
         forward_passes=(math.ceil(tokens / batch) if stale_layers else 0) if batch else None,
         width=model.width,
-        bytes=model.width and len(model.layers) * _store_bytes(config.extraction, model.width),
+        bytes=model.width and len(model.places) * _store_bytes(config.extraction, model.width),
         streamed_tokens=streamed,
         training_passes=training_jobs(config, model) * math.ceil(streamed / batch) if batch else None,
         gpu_bytes=model_bytes(config, model, batch) if batch else None,
@@ -92,7 +92,7 @@ def _needs(config: Config, name: str, model: ModelConfig, stale_layers: int) -> 
 
 def training_jobs(config: Config, model: ModelConfig) -> int:
     """Jobs that train all of a model's variants on all of its layers."""
-    return math.ceil(len(model.trained_layers) * len(config.train.variants) / sweeps_of_a_job(config, model))
+    return math.ceil(len(model.trained_places) * len(config.train.variants) / sweeps_of_a_job(config, model))
 
 
 def _store_bytes(settings: ExtractionConfig, width: int) -> int:

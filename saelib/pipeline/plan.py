@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from saelib.config import Config
+from saelib.config.sites import Layer, LayerSite, file_stem, number_of, site_of
 from saelib.errors import UserError
 from saelib.files.publish import published_file
 from saelib.files.sealed import read_sealed, seal
@@ -73,9 +74,15 @@ def load_job(path: Path, job_id: str) -> tuple[Config, Job]:
     if job_id not in document["jobs"]:
         raise UserError(f"{path}: no job '{job_id}' in this plan")
     job = document["jobs"][job_id]
-    targets = tuple(Target(**target) for target in job["targets"])
+    targets = tuple(_target(target) for target in job["targets"])
     config = Config.model_validate(document["config"])
     return config, Job(job["stage"], job["name"], targets, tuple(job["after"]))
+
+
+def _target(saved: dict[str, Any]) -> Target:
+    """A target as a saved plan keeps it, where a layer at another site than the residual stream is a list."""
+    layer = saved["layer"]
+    return replace(Target(**saved), layer=LayerSite(*layer) if isinstance(layer, list) else layer)
 
 
 def make_plan(config: Config) -> Plan:
@@ -90,7 +97,7 @@ def make_plan(config: Config) -> Plan:
     }
     old = list(why)
     jobs: dict[str, Job] = {}
-    makers: dict[tuple[str, str, int], str] = {}
+    makers: dict[tuple[str, str, Layer], str] = {}
     for stage, reads in READS.items():
         for name, targets in _grouped(config, stage, [target for target in old if target.stage == stage]):
             if stage in WHOLE_SUITE:
@@ -125,14 +132,29 @@ def _grouped(config: Config, stage: str, stale: list[Target]) -> Iterator[tuple[
         if stage != "train":
             # One forward pass serves all layers of a model, so extraction is never split.
             sizes = {"stats": config.stats.layers_per_job, "init_death": config.init_death.layers_per_job}
-            for block in _blocks(own, sizes.get(stage)):
-                yield f"{name}/layers_{block[0].layer}-{block[-1].layer}", block
+            by_site = [own] if stage == "extract" else _split_by_site(own)
+            for block in (block for part in by_site for block in _blocks(part, sizes.get(stage))):
+                yield f"{name}/{_block_name(block)}", block
         elif model.stream is not None:
             for number, block in enumerate(_blocks(own, model.stream.sweeps_per_pass), 1):
                 yield f"{name}/pass_{number}", block
         else:
             for target in own:
-                yield f"{name}/layer_{target.layer}/{target.variant}", [target]
+                yield f"{name}/{file_stem(target.layer)}/{target.variant}", [target]
+
+
+def _split_by_site(targets: list[Target]) -> list[list[Target]]:
+    found: dict[str, list[Target]] = {}
+    for target in targets:
+        found.setdefault(site_of(target.layer), []).append(target)
+    return list(found.values())
+
+
+def _block_name(targets: list[Target]) -> str:
+    """'layers_1-3', or 'layers_1-3_mlp_out' where all are at another site than the residual stream."""
+    numbers, sites = [number_of(target.layer) for target in targets], {site_of(target.layer) for target in targets}
+    site = f"_{sites.pop()}" if len(sites) == 1 else ""
+    return f"layers_{min(numbers)}-{max(numbers)}{site}".removesuffix("_residual")
 
 
 def _blocks(targets: list[Target], size: int | None) -> Iterator[list[Target]]:

@@ -1,9 +1,9 @@
 """Take results away on purpose, so that the next run makes them again, and everything that was made from them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from saelib.config import Config
-from saelib.config.schema import compact
+from saelib.config.sites import SITES, compact, number_of, site_of
 from saelib.errors import UserError
 from saelib.pipeline.plan import READS, WHOLE_SUITE
 from saelib.pipeline.targets import Target, present_keys, wanted_targets
@@ -15,6 +15,7 @@ def chosen_targets(
     models: Sequence[str] = (),
     layers: Sequence[int] = (),
     variants: Sequence[str] = (),
+    sites: Sequence[str] = (),
 ) -> list[Target]:
     """The results of a stage, and those that depend on them, which are there; in the order of their dependencies.
 
@@ -24,14 +25,15 @@ def chosen_targets(
         models: only of these; all where there are none.
         layers: only of these; all where there are none. Each must be a layer of one of the models.
         variants: only of these, of training; all where there are none.
+        sites: only of these sites of the layers; all where there are none.
 
     Raises:
-        UserError: where the suite has no such stage, model, layer or variant; it says what there is.
+        UserError: where the suite has no such stage, model, layer, site or variant; it says what there is.
     """
     if stage not in READS:
         raise UserError(f"no stage '{stage}'; there are: {', '.join(READS)}")
-    if stage in WHOLE_SUITE and (models or layers):
-        raise UserError(f"stage '{stage}' has one result for the whole suite: leave --model and --layers out")
+    if stage in WHOLE_SUITE and (models or layers or sites):
+        raise UserError(f"stage '{stage}' has one result for the whole suite: leave --model, --layers and --site out")
     if variants and stage != "train":
         raise UserError(f"stage '{stage}' has no variants, only 'train' has: leave --variant out")
     wanted = list(wanted_targets(config))
@@ -39,7 +41,9 @@ def chosen_targets(
     if not own:
         raise UserError(f"the suite wants no result of stage '{stage}'")
     own = _only(own, "model", models, list(dict.fromkeys(t.model for t in own)))
-    own = _only(own, "layer", layers, sorted({t.layer for t in own}))
+    own = _only(own, "layer", layers, sorted({number_of(t.layer) for t in own}))
+    present = {site_of(t.layer) for t in own}
+    own = _only(own, "site", sites, [site for site in SITES if site in present])
     own = _only(own, "variant", variants, list(dict.fromkeys(t.variant for t in own)))
     picked = _with_dependents(own, wanted)
     return [target for target, key in zip(picked, present_keys(picked), strict=True) if key is not None]
@@ -53,7 +57,15 @@ def _only(targets: list[Target], what: str, asked: Sequence[int | str], there: S
         models = ", ".join(dict.fromkeys(target.model for target in targets))
         place = f"stage '{targets[0].stage}'" + (f" of {models}" if what != "model" else "")
         raise UserError(f"{place}: no {what} {', '.join(map(str, unknown))}; there are: {choices}")
-    return [target for target in targets if not asked or getattr(target, what) in asked]
+    return [target for target in targets if not asked or _VALUES[what](target) in asked]
+
+
+_VALUES: dict[str, Callable[[Target], int | str]] = {
+    "model": lambda target: target.model,
+    "layer": lambda target: number_of(target.layer),
+    "site": lambda target: site_of(target.layer),
+    "variant": lambda target: target.variant,
+}
 
 
 def _with_dependents(own: list[Target], wanted: list[Target]) -> list[Target]:

@@ -105,14 +105,14 @@ def model_bytes(config: Config, model: ModelConfig, batch: int) -> int | None:
     if model.parameters is None or model.width is None:
         return None
     value = BYTES[getattr(model.source, "dtype", None) or config.extraction.dtype]
-    return value * (model.parameters + batch * model.width * (len(model.layers) + WORKING_ROWS))
+    return value * (model.parameters + batch * model.width * (len(model.places) + WORKING_ROWS))
 
 
 def sweeps_of_a_job(config: Config, model: ModelConfig) -> int:
     """Sweeps (a layer and a variant each) that a training job makes at most."""
     if model.stream is None:
         return 1
-    wanted = len(model.trained_layers) * len(config.train.variants)
+    wanted = len(model.trained_places) * len(config.train.variants)
     return min(wanted, model.stream.sweeps_per_pass or wanted) or 1
 
 
@@ -159,7 +159,7 @@ def _bytes(config: Config, stage: str, model: ModelConfig) -> float:
     if stage == "extract":
         settings = config.extraction
         windows = sum(min(settings.window_rows, rows) for rows in (settings.tokens, settings.heldout_tokens))
-        return windows * d_in * len(model.layers) * 2 + _forward_bytes(config, model, d_in)
+        return windows * d_in * len(model.places) * 2 + _forward_bytes(config, model, d_in)
     if stage == "stats":
         return 8 * square
     if stage == "init_death":
@@ -171,7 +171,7 @@ def _bytes(config: Config, stage: str, model: ModelConfig) -> float:
     codes = code_bytes(options)
     if model.stream is None:
         return 2 * WINDOW_BYTES + sweep + codes  # two windows while one gives way to the next
-    buffer = max(model.stream.buffer_rows, options.batch_size) * d_in * 2 * len(model.trained_layers)
+    buffer = max(model.stream.buffer_rows, options.batch_size) * d_in * 2 * len(model.trained_places)
     return buffer + sweeps_of_a_job(config, model) * sweep + codes + _forward_bytes(config, model, d_in)
 
 
@@ -189,13 +189,13 @@ def _seconds(config: Config, stage: str, model: ModelConfig, gpu: int) -> float:
     d_in, settings = model.width or UNKNOWN_WIDTH, config.extraction
     rows = settings.tokens + settings.heldout_tokens
     if stage == "extract":
-        return _forward_seconds(config, model, gpu, rows) + 2 * rows * d_in * len(model.layers) / DISK_BYTES
+        return _forward_seconds(config, model, gpu, rows) + 2 * rows * d_in * len(model.places) / DISK_BYTES
     if stage == "stats":
-        layers = min(config.stats.layers_per_job, len(model.layers))
+        layers = min(config.stats.layers_per_job, len(model.places))
         return layers * (4 * rows * d_in**2 + 20 * d_in**3) / CPU_FLOPS
     if stage == "init_death":
         options = config.init_death
-        layers = min(options.layers_per_job, len(model.layers))
+        layers = min(options.layers_per_job, len(model.places))
         products = options.seeds * len(options.preprocessings)
         return layers * products * 2 * settings.heldout_tokens * d_in * options.d_sae / CPU_FLOPS
     options = config.train

@@ -36,7 +36,7 @@ def data_mistakes(config: Config, name: str) -> tuple[list[str], list[str]]:
     notes: list[str] = []
     try:
         if isinstance(model.source, ArraysSource):
-            open_batches(name, config, model.layers)  # opens the files, and reads none
+            open_batches(name, config, model.places)  # opens the files, and reads none
         elif _is_here(dataset := config.datasets[model.dataset or ""]):
             found = listing_of(dataset)
             if found and (summary := found.summary()):

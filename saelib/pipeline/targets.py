@@ -15,6 +15,7 @@ from saelib.config import Config, ModelConfig
 from saelib.config.base import Section
 from saelib.config.datasets import PythonDocs
 from saelib.config.files import LocalFiles
+from saelib.config.sites import Layer, number_of
 from saelib.config.sources import ArraysSource, ModuleSource, PluginSource
 from saelib.files.sealed import unseal
 from saelib.pipeline.keys import PACKAGE, code_hash, fingerprint, make_key, module_hashes
@@ -33,7 +34,7 @@ class Target:
     """From the working directory; a store (a folder, or an s3:// URL) or a JSON file that holds the key."""
     key: str
     model: str = ""
-    layer: int = -1
+    layer: Layer = -1
     variant: str = ""
     made_from: MadeFrom = field(default=MadeFrom(), compare=False, repr=False)
     """What the key is a hash of, for people; absent in a saved plan."""
@@ -97,7 +98,7 @@ def _make(
     modules: list[str],
     upstream: Iterable[Target],
     names: Mapping[str, str],
-    place: tuple[str, int, str] = ("", -1, ""),
+    place: tuple[str, Layer, str] = ("", -1, ""),
 ) -> Target:
     """A target with its key, and the same in words.
 
@@ -127,11 +128,11 @@ def _extract_targets(config: Config) -> Iterator[Target]:
     for name, model in config.models.items():
         settings, names = _extract_settings(config, name, model)
         modules = ["saelib.extract.stage", *_modules_behind(config, model)]
-        for layer in model.layers:
+        for layer in model.places:
             own: dict[str, Any] = {"layer": layer}
             called = names
             if isinstance(model.source, ArraysSource):
-                file, _, member = model.source.files[layer].partition("::")
+                file, _, member = model.source.files[number_of(layer)].partition("::")
                 fill = model.source.fill_missing_chunks
                 own |= {"file": _arrays_fingerprint(file), "member": member, "fill_missing_chunks": fill}
                 called = names | {"file": f"contents of {file}", "member": f"array of {file}"}
@@ -222,11 +223,11 @@ def _theory_target(config: Config, stats: Iterable[Target]) -> Target:
     return _make("theory", config.theory_path(), settings, ["saelib.theory.stage"], stats, names)
 
 
-def _train_targets(config: Config, stats: dict[tuple[str, int], Target]) -> Iterator[Target]:
+def _train_targets(config: Config, stats: dict[tuple[str, Layer], Target]) -> Iterator[Target]:
     for name, model in config.models.items():
         shared = {"seed": config.seed, "stream": model.stream and model.stream.deciding()}
         names = {"": "train", "seed": "seed", "stream": f"models.{name}.stream"}
-        for layer, (variant, options) in product(model.trained_layers, config.train.variants.items()):
+        for layer, (variant, options) in product(model.trained_places, config.train.variants.items()):
             path = config.train_path(name, layer, variant) / "sweep.json"
             settings = config.train.deciding(options) | shared
             called = names | {

@@ -42,7 +42,7 @@ def run(config: Config, key: str, failures: Failures = NO_FAILURES) -> None:
         "tables": {name: table.height for name, table in tables.items()},
         "figures": figures,
         "page": "report.html",
-        "gaps": [asdict(gap) | {"place": gap.place and gap.place._asdict()} for gap in results.gaps],
+        "gaps": [asdict(gap) | {"place": gap.place and gap.place.columns()} for gap in results.gaps],
     }
     write_result(config.results / "report.json", key, report)
     log.info("%d layers, %d SAEs, %d gaps", layers.height, saes.height, len(results.gaps))

@@ -14,6 +14,7 @@ from saelib.report.palette import ADVICE, PREPROCESSINGS, SKY, VERMILLION, domai
 
 # Vega copies colors unchanged into the SVG, so the charts follow the page into dark mode and onto paper.
 INK = "currentColor"
+_SERIES = "datum.site === 'residual' ? datum.model : datum.model + ' ' + datum.site"
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
 
 
@@ -33,9 +34,9 @@ def make_charts(config: Config, layers: pl.DataFrame, saes: pl.DataFrame) -> dic
         grid = np.geomspace(gammas.min() / 1.2, gammas.max() * 1.2, 200)  # type: ignore[operator]
         charts["death-relu"] = _gamma_chart(config, "dead_relu", grid)
         charts["death-total"] = _gamma_chart(config, "dead_total", grid)
-        charts["by-layer"] = _layer_chart(list(config.models))
+        charts["by-layer"] = _layer_chart(_series(config))
     if not saes.is_empty():
-        charts["trained"] = _trained_chart(list(config.models), list(config.train.variants))
+        charts["trained"] = _trained_chart(_series(config), list(config.train.variants))
     return charts
 
 
@@ -87,22 +88,31 @@ def _curve(config: Config, column: str, grid: np.ndarray) -> list[dict[str, Any]
     ]
 
 
-def _layer_chart(models: list[str]) -> Chart:
+def _series(config: Config) -> list[str]:
+    """Models, and other sites of their layers than the residual stream, as `_SERIES` names them."""
+    return [
+        name if site == "residual" else f"{name} {site}"
+        for name, model in config.models.items()
+        for site in model.sites
+    ]
+
+
+def _layer_chart(series: list[str]) -> Chart:
     columns = {f"dead_total_{name}" if name != "raw" else "dead_total": PREPROCESSINGS[name] for name in PREPROCESSINGS}
     labels = {column: label for column, (label, _) in columns.items()}
     scale = alt.Scale(domain=list(labels.values()), range=[color for _, color in columns.values()])
     chart = (
         alt.Chart(alt.NamedData("layers"))
         .transform_fold([*reversed(columns)], as_=["column", "dead"])
-        .transform_calculate(preprocessing=_lookup("column", labels))
+        .transform_calculate(preprocessing=_lookup("column", labels), series=_SERIES)
         .transform_filter("isValid(datum.dead)")
         .mark_line(point=alt.OverlayMarkDef(size=22), strokeWidth=1.5)
         .encode(
             alt.X("layer:Q", title="layer", scale=alt.Scale(zero=False, nice=False, padding=8), axis=_whole_numbers()),
             alt.Y("dead:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=_percent_axis()),
             alt.Color("preprocessing:N", scale=scale, title=None),
-            alt.Facet("model:N", columns=3, title=None, sort=models),
-            tooltip=["model:N", "layer:Q", "preprocessing:N", alt.Tooltip("dead:Q", format=".2%")],
+            alt.Facet("series:N", columns=3, title=None, sort=series),
+            tooltip=["model:N", "layer:Q", "site:N", "preprocessing:N", alt.Tooltip("dead:Q", format=".2%")],
         )
         .properties(width=275, height=120)
         .resolve_scale(x="independent")
@@ -110,22 +120,23 @@ def _layer_chart(models: list[str]) -> Chart:
     return Chart("layers", chart.to_dict())
 
 
-def _trained_chart(models: list[str], variants: list[str]) -> Chart:
+def _trained_chart(series: list[str], variants: list[str]) -> Chart:
     kinds = {"dead_relu": "never positive (ReLU)", "dead_topk_only": "positive, never selected (TopK)"}
     chart = (
         alt.Chart(alt.NamedData("saes"))
         .transform_fold(list(kinds), as_=["column", "dead"])
-        .transform_calculate(kind=_lookup("column", kinds))
+        .transform_calculate(kind=_lookup("column", kinds), series=_SERIES)
         .mark_bar()
         .encode(
             alt.X("dead:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=_percent_axis(3)),
-            alt.Y("model:N", title=None, sort=models),
+            alt.Y("series:N", title=None, sort=series),
             alt.Color("kind:N", scale=alt.Scale(domain=list(kinds.values()), range=[VERMILLION, SKY]), title=None),
             alt.Order("column:O"),
             alt.Facet("variant:N", columns=4, title=None, sort=variants),
             tooltip=[
                 "model:N",
                 "layer:Q",
+                "site:N",
                 "variant:N",
                 "kind:N",
                 alt.Tooltip("dead:Q", format=".2%"),
@@ -143,6 +154,7 @@ def _layer_tooltip() -> list[alt.Tooltip]:
     return [
         alt.Tooltip("model:N"),
         alt.Tooltip("layer:Q"),
+        alt.Tooltip("site:N"),
         alt.Tooltip("gamma_unit:Q", title="γ", format=".2f"),
         alt.Tooltip("gamma:Q", title="γ after LayerNorm", format=".2f"),
         alt.Tooltip("dead_relu:Q", title="ReLU-dead", format=".2%"),

@@ -7,7 +7,7 @@ that no browser runs, and the page's own policy allows its two scripts by their 
 import base64
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ import vl_convert
 import saelib
 from saelib import theory
 from saelib.config import Config
+from saelib.config.sites import Layer, at_site
 from saelib.preprocessing.choose import percent
 from saelib.preprocessing.recommend import ACCEPTED, ORDER, TOLERATED
 from saelib.report.charts import make_charts
@@ -47,9 +48,12 @@ def _decimals(digits: int) -> Callable[[float], str]:
     return lambda value: f"{value:.{digits}f}"
 
 
+SITE = Column("site", "site", "the residual stream, or what the block's attention or MLP adds to it")
+"""Shown if the suite has other sites than the residual stream."""
 LAYER_COLUMNS = (
     Column("model", "model"),
     Column("layer", "layer", show=str),
+    SITE,
     Column("domain", "domain"),
     Column("recommendation", "recommendation"),
     Column("gamma_unit", "γ", "outlier severity of the tokens scaled to length 1: it predicts death", _decimals(2)),
@@ -66,6 +70,7 @@ LAYER_COLUMNS = (
 SAE_COLUMNS = (
     Column("model", "model"),
     Column("layer", "layer", show=str),
+    SITE,
     Column("domain", "domain"),
     Column("variant", "variant"),
     Column("preprocessing", "preprocessing"),
@@ -96,7 +101,8 @@ SAE_COLUMNS = (
 
 def _cost_columns() -> tuple[Column, ...]:
     """Make columns for each candidate of the recommendation: how many it leaves dead, and how much its SAE explains."""
-    columns = [Column("model", "model"), Column("layer", "layer", show=str), Column("recommendation", "recommendation")]
+    columns = [Column("model", "model"), Column("layer", "layer", show=str), SITE]
+    columns.append(Column("recommendation", "recommendation"))
     for name in ORDER:
         label = PREPROCESSINGS[name][0]
         columns += [
@@ -128,9 +134,9 @@ def render_page(
         policy=_policy(scripts),
         charts={name: asdict(chart) for name, chart in charts.items()},
         rows={"layers": layers.drop("key").to_dicts(), "saes": saes.drop("key").to_dicts()},
-        layer_columns=LAYER_COLUMNS,
-        sae_columns=SAE_COLUMNS,
-        cost_columns=_cost_columns(),
+        layer_columns=_shown(LAYER_COLUMNS, config),
+        sae_columns=_shown(SAE_COLUMNS, config),
+        cost_columns=_shown(_cost_columns(), config),
         costs=_costs(results, layers),
         advice=ADVICE,
         tolerated=TOLERATED,
@@ -143,6 +149,12 @@ def render_page(
         gaps=_grouped([(f"{gap.stage}: {gap.reason}", gap.place) for gap in results.gaps]),
         remarks=_grouped(_remarks(results)),
     )
+
+
+def _shown(columns: Sequence[Column], config: Config) -> list[Column]:
+    """Leave the site out of a table if the residual stream is the only one."""
+    sites = {site for model in config.models.values() for site in model.sites}
+    return [column for column in columns if column is not SITE or sites != {"residual"}]
 
 
 @cache
@@ -173,7 +185,7 @@ def _costs(results: Results, layers: pl.DataFrame) -> list[dict[str, Any]]:
     """List the cost of each preprocessing on each layer that SAEs were trained on."""
     rows = []
     for layer in layers.to_dicts():
-        trained = trained_saes(results, Place(layer["model"], layer["layer"]))
+        trained = trained_saes(results, Place(layer["model"], at_site(layer["layer"], layer["site"])))
         if not trained:
             continue
         for name in ORDER:
@@ -227,7 +239,7 @@ def _remarks(results: Results) -> list[tuple[str, Place | None]]:
 
 def _grouped(remarks: list[tuple[str, Place | None]]) -> list[tuple[str, list[str]]]:
     """List each remark once, with the places that it is about: 'gpt2 layer 1-3'."""
-    layers: dict[str, dict[tuple[str, str], list[int]]] = defaultdict(lambda: defaultdict(list))
+    layers: dict[str, dict[tuple[str, str], list[Layer]]] = defaultdict(lambda: defaultdict(list))
     for text, place in remarks:
         if place is None:
             layers[text]["every layer", ""] = []

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saelib.config import Config
-from saelib.config.schema import compact
+from saelib.config.sites import Layer, at_site, names, number_of, site_of
 from saelib.errors import UserError
 from saelib.init_death.result import InitDeath, load_result
 from saelib.pipeline.failures import Failures
@@ -26,7 +26,7 @@ class Place(NamedTuple):
     """The layer, and the variant, that a result is about."""
 
     model: str
-    layer: int
+    layer: Layer
     variant: str = ""
     """The variant of a training; empty for the stages that have none."""
 
@@ -34,10 +34,15 @@ class Place(NamedTuple):
         """Gives the name in messages: 'gpt2 layer 3, auxk'."""
         return where(self.model, self.variant, [self.layer])
 
+    def columns(self) -> dict[str, int | str]:
+        """The place as columns of a table, or as JSON."""
+        layer = {"layer": number_of(self.layer), "site": site_of(self.layer)}
+        return {"model": self.model, **layer, "variant": self.variant}
 
-def where(model: str, variant: str, layers: Sequence[int]) -> str:
+
+def where(model: str, variant: str, layers: Sequence[Layer]) -> str:
     """Name the layers of a model, and the variant if there is one: 'gpt2 layer 1-3, auxk'."""
-    place = f"{model} layer {compact(tuple(sorted(layers)))}" if layers else model
+    place = f"{model} layer {names(layers)}" if layers else model
     return f"{place}, {variant}" if variant else place
 
 
@@ -68,7 +73,7 @@ NO_FAILURES: Failures = MappingProxyType({})
 
 def wanted_layers(config: Config) -> list[Place]:
     """List every layer of the suite, in the order of the config."""
-    return [Place(name, layer) for name, model in config.models.items() for layer in model.layers]
+    return [Place(name, layer) for name, model in config.models.items() for layer in model.places]
 
 
 def wanted_saes(config: Config) -> list[Place]:
@@ -76,7 +81,7 @@ def wanted_saes(config: Config) -> list[Place]:
     return [
         Place(name, layer, variant)
         for name, model in config.models.items()
-        for layer in model.trained_layers
+        for layer in model.trained_places
         for variant in config.train.variants
     ]
 
@@ -142,7 +147,7 @@ def _read_predictions(path: Path, gaps: list[Gap]) -> dict[Place, LayerPredictio
     except UserError as error:
         gaps.append(Gap("theory", None, str(error)))
         return {}
-    return {Place(row.model, row.layer): row for row in rows}
+    return {Place(row.model, at_site(row.layer, row.site)): row for row in rows}
 
 
 def _read(load: Callable[[Path], Result], path: Path) -> Result:

@@ -32,8 +32,10 @@ STATISTICS = _columns(
 )
 PREDICTIONS = _columns(LayerPrediction, "dead_relu", "dead_total", "dead_total_paper")
 
+PLACE = {"model": pl.String, "layer": pl.Int64, "site": pl.String}
+
 SAES = {
-    **_columns(Place, "model", "layer"),
+    **PLACE,
     "domain": pl.String,
     **_columns(Place, "variant"),
     "preprocessing": pl.String,
@@ -81,7 +83,7 @@ def _layers_schema(config: Config) -> dict[str, Any]:
     """
     measured = dict.fromkeys((*InitDeathConfig().preprocessings, *config.init_death.preprocessings))
     return {
-        **_columns(Place, "model", "layer"),
+        **PLACE,
         "domain": pl.String,
         **_columns(LayerStats, "d_in", "tokens"),
         **STATISTICS,
@@ -111,7 +113,7 @@ def saes_table(config: Config, results: Results) -> pl.DataFrame:
         if sweep is not None and sweep.best is not None:
             best = sweep.best
             options = {name: getattr(sweep.options, name).kind for name in OPTIONS}
-            described = place._asdict() | {
+            described = place.columns() | {
                 "domain": config.models[place.model].domain,
                 "learning_rate_at_end": sweep.learning_rate_at_end,
                 "few_tokens_decide": "yes" if best.few_tokens else "no",
@@ -134,7 +136,7 @@ def _layer_rows(config: Config, results: Results) -> Iterable[dict[str, Any]]:
         stats, death = results.stats.get(place), results.init_death.get(place)
         if stats is None and death is None:
             continue
-        row = {"model": place.model, "layer": place.layer, "domain": config.models[place.model].domain}
+        row = place.columns() | {"domain": config.models[place.model].domain}
         row |= vars(stats) if stats else {}
         yield row | _death_cells(death, trained_saes(results, place)) | _predicted_cells(results, place)
 

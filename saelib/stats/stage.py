@@ -26,7 +26,7 @@ def run(config: Config, job: "Job") -> None:
             store = open_store(config.store_path(target.model, target.layer))
             stats = compute_stats(store.train, workers=workers, whitening=whitening)
             for warning in stats.warnings:
-                log.warning("%s layer %d: %s", target.model, target.layer, warning)
+                log.warning("%s layer %s: %s", target.model, target.layer, warning)
             save_stats(stats, target.output, target.key)
             advance(1, note=f"{target.model} layer {target.layer}")
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from saelib.config.sites import Site, at_site
 from saelib.errors import UserError
 
 FORMAT = "saelib activation store"
@@ -40,8 +41,15 @@ class StoreMetadata:
     dataset: str
     versions: dict[str, str]
     """Versions of the libraries that made the activations."""
+    site: Site = "residual"
+    """Site of the layer; attributes of residual streams do not name it."""
     format: str = FORMAT
     version: int = VERSION
+
+    @property
+    def name(self) -> str:
+        """Names the layer in messages: 'gpt2 layer 5', 'gpt2 layer 5 mlp_out'."""
+        return f"{self.model} layer {at_site(self.layer, self.site)}"
 
     def tokens(self, split: Split) -> int:
         """Returns the number of rows of a split."""
@@ -50,6 +58,8 @@ class StoreMetadata:
     def to_attributes(self) -> dict[str, Any]:
         """Returns the JSON attributes, with a checksum over themselves."""
         attributes = asdict(self)
+        if self.site == "residual":
+            del attributes["site"]
         return attributes | {"checksum": _checksum(attributes)}
 
 
@@ -63,9 +73,13 @@ def metadata_of(attributes: dict[str, Any], path: Path | str) -> StoreMetadata:
             "it again"
         )
     checksum = attributes.pop("checksum", None)
-    if checksum != _checksum(attributes) or set(attributes) != {field.name for field in fields(StoreMetadata)}:
+    if checksum != _checksum(attributes) or not _complete(attributes):
         raise UserError(f"{path}: corrupt metadata (its checksum does not match); extract it again")
     return StoreMetadata(**attributes)
+
+
+def _complete(attributes: dict[str, Any]) -> bool:
+    return set(attributes) | {"site"} == {field.name for field in fields(StoreMetadata)}
 
 
 def chunk_name(split: Split, array: str, index: int) -> str:

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from saelib.config.sites import Layer
 from saelib.errors import UserError
 from saelib.files.publish import published_folder, remove_drafts
 from saelib.store import remote
@@ -70,7 +71,7 @@ def _local_key(path: Path) -> str | None:
 
 
 @contextmanager
-def published_stores(locations: Mapping[int, Path | str], keys: Mapping[int, str]) -> Iterator[dict[int, Place]]:
+def published_stores(locations: Mapping[Layer, Path | str], keys: Mapping[Layer, str]) -> Iterator[dict[Layer, Place]]:
     """Yields a place to write to for each layer. They become the stores when the block ends without an error.
 
     Args:

@@ -27,7 +27,7 @@ class StoreRows:
 
     def __init__(self, store: "Store", split: Split) -> None:
         """Takes an open store; use `Store.train` and `Store.heldout`."""
-        self.name = f"{store.metadata.model} layer {store.metadata.layer} ({split})"
+        self.name = f"{store.metadata.name} ({split})"
         self.shape = (store.metadata.tokens(split), store.metadata.d_in)
         self.block_rows = store.metadata.chunk_rows
         self.offset: NDArray[np.float32] | None = store.offset if store.metadata.dtypes[split] == "float16" else None

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from saelib.config.sites import Site
 from saelib.files.sealed import read_result, write_result
 
 
@@ -25,6 +26,7 @@ class LayerPrediction:
     dead_total: float
     dead_total_paper: float | None
     """The paper's prediction: its form, from its gamma (after LayerNorm). None if that is not defined."""
+    site: Site = "residual"
 
 
 def save_predictions(rows: Sequence[LayerPrediction], path: Path, key: str) -> None:

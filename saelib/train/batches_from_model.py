@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from saelib.activations.rows import ArrayRows
+from saelib.config.sites import Layer
 from saelib.errors import UserError
 from saelib.store.rounding import round_rows
 
@@ -39,7 +40,7 @@ class Piece:
     """Rows of one forward pass."""
 
     start: Position
-    layers: Mapping[int, NDArray[np.float32]]
+    layers: Mapping[Layer, NDArray[np.float32]]
     """Layer -> [tokens, d_in]."""
 
     @property
@@ -69,7 +70,7 @@ class StreamedBatches:
     def __init__(
         self,
         batches: "OpenBatches",
-        offsets: Mapping[int, NDArray[np.float32] | None],
+        offsets: Mapping[Layer, NDArray[np.float32] | None],
         *,
         name: str,
         batch_size: int,
@@ -94,7 +95,7 @@ class StreamedBatches:
         self.position = START
         """Start of the buffer that the next batch comes from; given this, `batches` resumes here."""
 
-    def batches(self, start: int, position: Position) -> Iterator[dict[int, ArrayRows]]:
+    def batches(self, start: int, position: Position) -> Iterator[dict[Layer, ArrayRows]]:
         """Batches number `start`, `start` + 1, … without end: layer -> rows [batch_size, d_in], as a store has them.
 
         Args:
@@ -122,12 +123,12 @@ class StreamedBatches:
             del buffer  # before the next one is made
             first = 0
 
-    def _fill(self, pieces: "_Pieces", rows: int) -> dict[int, "_Buffer"]:
+    def _fill(self, pieces: "_Pieces", rows: int) -> dict[Layer, "_Buffer"]:
         """The next rows of every layer."""
         before = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:
-            buffer: dict[int, _Buffer] = {}
+            buffer: dict[Layer, _Buffer] = {}
             filled = 0
             while filled < rows:
                 piece = pieces.next(rows - filled)

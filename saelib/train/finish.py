@@ -1,6 +1,5 @@
 """The end of a sweep: every SAE is measured on held-out rows, and the best one is published."""
 
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -46,7 +45,7 @@ def _description(sweep: RunningSweep, key: str) -> dict[str, Any]:
     """Description of what was trained, and how. JSON."""
     return {
         "key": key,
-        **asdict(sweep.subject),
+        **sweep.subject.described(),
         **sweep.settings,
         "heldout_tokens": sweep.heldout.shape[0],
         "choosing_tokens": int(sweep.choosing.sum()),

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from saelib.config.sites import at_site
 from saelib.evaluation.caveats import AtEnd, about_rate, few_tokens_decide, rate_at_end
 from saelib.evaluation.result import Evaluation
 from saelib.files.publish import remove_drafts
@@ -67,7 +68,8 @@ def publish(
 
 def _warn(described: Mapping[str, Any], measured: Evaluation, best: float, at_end: AtEnd) -> None:
     """Log warnings about the best run."""
-    name = f"{described['model']} layer {described['layer']}, variant {described['variant']}"
+    layer = at_site(described["layer"], described["site"])
+    name = f"{described['model']} layer {layer}, variant {described['variant']}"
     if text := few_tokens_decide(measured.variance_explained, measured.token_fvu_median):
         log.warning("%s: %s", name, text)
     if text := about_rate(best, at_end):

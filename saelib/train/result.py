@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from saelib.config import VariantConfig
+from saelib.config.sites import Site
 from saelib.evaluation.caveats import AtEnd, about_rate, few_tokens_decide, rate_at_end
 from saelib.evaluation.result import Evaluation
 from saelib.files.sealed import read_result
@@ -55,6 +56,8 @@ class SweepResult:
     """The code that computed the steps; it decides their last bits."""
     best_learning_rate: float | None
     runs: tuple[Annotated[MeasuredRun | DivergedRun, Field(discriminator="status")], ...]
+    site: Site = "residual"
+    """Site of the layer."""
 
     @property
     def best(self) -> MeasuredRun | None:

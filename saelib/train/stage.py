@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from saelib.config import Config, VariantConfig
+from saelib.config.sites import in_order
 from saelib.preprocessing.choose import choose_preprocessing
 from saelib.sources.precision import exact_float32
 from saelib.stats import load_arrays, load_stats
@@ -42,7 +43,7 @@ def _stream(config: Config, job: "Job") -> None:
     name = job.targets[0].model
     stream = config.models[name].stream
     assert stream is not None
-    layers = sorted({target.layer for target in job.targets})
+    layers = in_order({target.layer for target in job.targets})
     stores = {layer: open_store(config.store_path(name, layer)) for layer in layers}
     sweeps = {_start(config, target, stores[target.layer]): _destination(target) for target in job.targets}
     batches = StreamedBatches(

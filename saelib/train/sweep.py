@@ -11,6 +11,7 @@ from torch import Tensor
 
 from saelib.activations.rows import Rows
 from saelib.config import TrainConfig, VariantConfig
+from saelib.config.sites import Layer, number_of, site_of
 from saelib.evaluation.reconstruction import rows_at_a_time
 from saelib.evaluation.space import Sample, Space
 from saelib.sae.choose import step_all
@@ -23,12 +24,17 @@ class Subject:
     """Names of what is trained, for messages and results."""
 
     model: str
-    layer: int
+    layer: Layer
     variant: str
 
     def __str__(self) -> str:
         """The subject as messages call it."""
         return f"{self.model} layer {self.layer}, variant {self.variant}"
+
+    def described(self) -> dict[str, Any]:
+        """The fields that results state. JSON."""
+        layer = {"layer": number_of(self.layer), "site": site_of(self.layer)}
+        return {"model": self.model, **layer, "variant": self.variant}
 
 
 @dataclass(frozen=True)

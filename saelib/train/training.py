@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from saelib.activations.rows import Rows, read_float32
+from saelib.config.sites import Layer
 from saelib.errors import UserError
 from saelib.progress import Advance, progress
 from saelib.train.batches_from_model import START, Position, StreamedBatches
@@ -121,9 +122,9 @@ class _StoredBatch:
 class _StreamedBatch:
     """A batch of every layer of a model, prepared once for all sweeps with the same layer and preprocessing."""
 
-    rows: Mapping[int, Rows]
+    rows: Mapping[Layer, Rows]
     position: Position
-    prepared: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+    prepared: dict[tuple[Layer, str], Tensor] = field(default_factory=dict)
 
     def read_by(self, sweep: RunningSweep) -> Tensor:
         layer, space = sweep.subject.layer, sweep.space

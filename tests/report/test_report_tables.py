@@ -74,7 +74,7 @@ def test_an_sae_row_is_the_run_at_the_best_learning_rate(suite: Config):
     assert table.height == 2 * len(suite.train.variants)
     best = sweep.runs[1]
     assert row["learning_rate"] == sweep.best_learning_rate == best.learning_rate
-    assert (count_shown(best, row), count_shown(sweep, row)) == (10, 10)
+    assert (count_shown(best, row), count_shown(sweep, row)) == (10, 11)
     assert (row["learning_rate_at_end"], row["few_tokens_decide"]) == ("no", "no")
     assert (row["preprocessing"], row["architecture"], row["dead_latents"]) == ("raw", "topk", "auxk")
 

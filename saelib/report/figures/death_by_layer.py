@@ -17,9 +17,9 @@ COLUMN_OF = {name: f"dead_total_{name}" if name != "raw" else "dead_total" for n
 
 
 def death_by_layer(layers: pl.DataFrame) -> Figure | None:
-    """Draw a panel for each model; None if nothing was measured."""
-    measured = layers.filter(pl.any_horizontal(pl.col(*COLUMN_OF.values()).is_not_null()))
-    models = measured["model"].unique(maintain_order=True)
+    """Draw a panel for each model, and each site of its layers; None if nothing was measured."""
+    measured = _with_series(layers).filter(pl.any_horizontal(pl.col(*COLUMN_OF.values()).is_not_null()))
+    models = measured["series"].unique(maintain_order=True)
     if len(models) == 0:
         return None
     columns = min(COLUMNS, len(models))
@@ -27,7 +27,7 @@ def death_by_layer(layers: pl.DataFrame) -> Figure | None:
     figure = new_figure(max(0.7 + 1.3 * rows, 2.4))
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for axes, model in zip(grid.flat, models, strict=False):
-        _panel(axes, measured.filter(pl.col("model") == model))
+        _panel(axes, measured.filter(pl.col("series") == model))
     for axes in grid.flat[len(models) :]:
         axes.set_visible(False)
     figure.supxlabel("layer", fontsize=8.5)
@@ -37,6 +37,12 @@ def death_by_layer(layers: pl.DataFrame) -> Figure | None:
     return figure
 
 
+def _with_series(frame: pl.DataFrame) -> pl.DataFrame:
+    """Add a column `series`, which names model and site: 'gpt2', 'gpt2 mlp_out'."""
+    other = pl.format("{} {}", "model", "site")
+    return frame.with_columns(series=pl.when(pl.col("site") == "residual").then("model").otherwise(other))
+
+
 def _panel(axes: Axes, model: pl.DataFrame) -> None:
     layer = model["layer"].to_numpy()
     for name, (label, color) in reversed(PREPROCESSINGS.items()):
@@ -44,7 +50,7 @@ def _panel(axes: Axes, model: pl.DataFrame) -> None:
         axes.plot(
             layer, model[COLUMN_OF[name]].to_numpy(), color=color, lw=width, marker="o", ms=width + 0.8, label=label
         )
-    axes.set_title(model["model"][0])
+    axes.set_title(model["series"][0])
     note(axes, model["domain"][0])
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     axes.set_xlim(layer.min() - 0.7, layer.max() + 0.7)

@@ -10,13 +10,14 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from saelib.config import Config
+from saelib.config.sites import at_site
 from saelib.report.figures.style import QUIET, new_figure, note
 from saelib.report.palette import SKY, VERMILLION
 from saelib.report.results import Place, read_landscape
 
 
 def landscapes(config: Config, layers: pl.DataFrame) -> Figure | None:
-    """Draw a panel for each model's representative (or middle) layer; None if no statistics could be read."""
+    """Draw a panel for each model's representative (or middle) layer at each site; None if nothing can be read."""
     shown = [(place, found) for place in _places(config) if (found := read_landscape(config, place))]
     if not shown:
         return None
@@ -24,7 +25,8 @@ def landscapes(config: Config, layers: pl.DataFrame) -> Figure | None:
     rows = math.ceil(len(shown) / columns)
     figure = new_figure(0.5 + 1.3 * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
-    gammas = {Place(*row[:2]): row[2] for row in layers.select("model", "layer", "gamma").iter_rows()}
+    rows_of = layers.select("model", "layer", "site", "gamma").iter_rows()
+    gammas = {Place(model, at_site(layer, site)): gamma for model, layer, site, gamma in rows_of}
     for axes, (place, (mean, std)) in zip(grid.flat, shown, strict=False):
         _panel(axes, mean.astype(np.float64), std.astype(np.float64))
         axes.set_title(f"{place.model}, layer {place.layer}")
@@ -42,8 +44,9 @@ def landscapes(config: Config, layers: pl.DataFrame) -> Figure | None:
 def _places(config: Config) -> list[Place]:
     middle = {name: model.layers[len(model.layers) // 2] for name, model in config.models.items()}
     return [
-        Place(name, middle[name] if model.representative_layer is None else model.representative_layer)
+        Place(name, at_site(middle[name] if model.representative_layer is None else model.representative_layer, site))
         for name, model in config.models.items()
+        for site in model.sites
     ]
 
 

@@ -13,7 +13,8 @@ def trained_death(config: Config, saes: pl.DataFrame) -> Figure | None:
     """Draw a column for each variant with a bar for each model; None if nothing was trained."""
     if saes.is_empty():
         return None
-    places = saes.select(pl.format("{} L{}", "model", "layer").alias("place"))["place"]
+    site = pl.when(pl.col("site") == "residual").then(pl.lit("")).otherwise(pl.format(" {}", "site"))
+    places = saes.select(pl.format("{} L{}{}", "model", "layer", site).alias("place"))["place"]
     models = places.unique(maintain_order=True).to_list()
     variants = [variant for variant in config.train.variants if variant in saes["variant"]]
     figure = new_figure(0.9 + 0.27 * len(models))
