@@ -1,1 +1,1 @@
-"""What saelib's hot paths cost, against a floor and a plain reference: `python -m benchmarks NAME`."""
+"""Measures the costs of saelib's hot paths against a floor and a plain reference: `python -m benchmarks NAME`."""

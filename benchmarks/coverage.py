@@ -1,8 +1,8 @@
-"""How often 95 % intervals of Spearman's rho contain the true one: simulated, for few and many rows, ties, clusters.
+"""Simulates how often 95 % intervals of Spearman's rho contain the true one, for few and many rows, ties and clusters.
 
-Rows are pairs of normal variables. Clustered, each value is the sum of a part that its model's rows share and a part
-of its own. Ties are made as death makes them: the lowest 60 or 80 % of y are the same value; or both sides are rounded
-to five values.
+Rows are pairs of normal variables. If they are clustered, each value is the sum of a part that its model's rows share
+and a part of its own. Ties are made as death makes them: the lowest 60 or 80 % of y are the same value. Alternatively,
+both sides are rounded to five values.
 """
 
 import argparse
@@ -25,21 +25,21 @@ TIES = ("none", "60 % of y", "80 % of y", "five values")
 RHOS = (0.0, 0.5, 0.9, 0.98)
 ROWS = (5, 6, 8, 12, 20, 50, 100, 500)
 UNEQUAL = (3, 30, 6, 16, 8)
-"""Rows of five models, which are repeated for more of them."""
+"""Rows of five models, repeated for more models."""
 PUBLISHED = (1, 5, 11, 11, 11, 11, 21, 23, 23, 26, 27, 31, 31, 32, 32, 35, 37, 39, 47)
 """The paper's 19 models."""
 SUITE = (30, 6, 8, 12, 16)
-"""The default suite's."""
+"""The default suite's models."""
 KINDS = ((0.9, 0.9, 0.7), (0.5, 0.9, 0.5), (0.0, 0.8, 0.8), (0.98, 0.98, 0.8), (0.9, 0.0, 0.3))
 """Correlation between models, within a model, and the models' share of the variance."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where pairs come from."""
+    """A distribution of pairs."""
 
     sizes: tuple[int, ...]
-    """Rows of each model; a single number: independent rows, of no model."""
+    """Rows of each model. A single number means independent rows, which belong to no model."""
     between: float
     within: float
     share: float
@@ -47,11 +47,11 @@ class Setting:
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
-        """The model of each row; none where rows are independent."""
+        """The model of each row; None if rows are independent."""
         return None if len(self.sizes) == 1 else np.repeat(np.arange(len(self.sizes)), self.sizes)
 
     def draw(self, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """One sample of x and y, both [rows]."""
+        """Draws one sample of x and y, both [rows]."""
         x, y = _pairs(rng, sum(self.sizes), self.within)
         if self.labels is not None:
             shared = [side[self.labels] for side in _pairs(rng, len(self.sizes), self.between)]
@@ -59,29 +59,29 @@ class Setting:
         return _tied(x, y, self.ties)
 
     def truth(self) -> float:
-        """Gives the rank correlation of very many rows of very many models."""
+        """Computes the rank correlation of very many rows of very many models."""
         return _truth(self.share * self.between + (1 - self.share) * self.within, self.ties)
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """Of the intervals of one setting."""
+    """Coverage of the intervals of one setting."""
 
     setting: Setting
     with_interval: int
-    """Draws that gave one; the others had a constant side or a perfect order."""
+    """Draws that gave an interval; the others had a constant side or a perfect order."""
     held: float
-    """Share of these whose interval held the true rho."""
+    """Share of these draws whose interval contains the true rho."""
     held_rows: float | None
-    """The same for intervals that take rows for independent, where these were asked for."""
+    """The same for intervals that treat rows as independent; None if these were not asked for."""
     width: float
-    """Mean of high minus low."""
+    """Mean width: high minus low."""
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks coverage", description=__doc__)
-    parser.add_argument("--draws", type=int, default=1_000, help="draws of each setting")
-    parser.add_argument("--quick", action="store_true", help="few settings")
+    parser.add_argument("--draws", type=int, default=1_000, help="number of draws for each setting")
+    parser.add_argument("--quick", action="store_true", help="only a few settings")
     parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args(argv)
     found = {
@@ -96,7 +96,7 @@ def main(argv: list[str]) -> None:
 
 
 def tables(quick: bool = False) -> Iterator[tuple[str, list[Setting]]]:
-    """A name for each line of the table, and the settings that it sums up."""
+    """Yields a name for each line of the table, and the settings that the line summarizes."""
     for rows in ROWS[:3] if quick else ROWS:
         for ties in TIES:
             yield f"{rows} rows, ties: {ties}", [Setting((rows,), 0, rho, 0, ties) for rho in RHOS]
@@ -109,9 +109,12 @@ def tables(quick: bool = False) -> Iterator[tuple[str, list[Setting]]]:
 
 
 def cover(setting: Setting, draws: int, by_rows: bool = False) -> Coverage:
-    """Draws pairs again and again, and counts the intervals that hold the true rank correlation.
+    """Draws pairs again and again, and counts the intervals that contain the true rank correlation.
 
-    `by_rows`: also counts those that take the rows of models for independent.
+    Args:
+        setting: The distribution of the pairs.
+        draws: How many samples to draw.
+        by_rows: Also count the intervals that treat the rows of models as independent.
     """
     rng, truth = np.random.default_rng(0), setting.truth()
     found, of_rows = [], []
@@ -128,7 +131,7 @@ def cover(setting: Setting, draws: int, by_rows: bool = False) -> Coverage:
 
 
 def line(name: str, found: Sequence[Coverage], draws: int) -> str:
-    """One line for people: over the settings of one name."""
+    """Formats one line of the table, over the settings of one name."""
     held = 100 * np.array([one.held for one in found])
     rows = [100 * one.held_rows for one in found if one.held_rows is not None]
     width, none = (float(np.mean([getattr(one, key) for one in found])) for key in ("width", "with_interval"))

@@ -1,4 +1,4 @@
-"""Extraction into stores, against the bare forward pass of the same model over the same examples."""
+"""Compares extraction into stores with the bare forward pass of the same model over the same examples."""
 
 import argparse
 import os
@@ -21,11 +21,13 @@ PACKAGES = ("torch", "transformers", "zarr", "numpy")
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks extract", description=__doc__)
     parser.add_argument("--configfile", type=Path, default=Path("workflow_config.yaml"))
-    parser.add_argument("--model", default="all-minilm-l6-v2", help="a model of the suite, all of its layers")
+    parser.add_argument(
+        "--model", default="all-minilm-l6-v2", help="a model of the suite; all of its layers are extracted"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args(argv)
-    # A thread of torch that waits would burn CPU time while the other one writes, and count as work.
+    # A waiting torch thread would burn CPU time while the other thread writes, and that time would count as work.
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     config = load_config(options.configfile)
     with tempfile.TemporaryDirectory() as parent:
@@ -40,7 +42,7 @@ def main(argv: list[str]) -> None:
 
 
 def tasks(config: Config, name: str, parent: Path) -> dict[str, Task]:
-    """Both load the model and run the same examples; only one keeps what the layers say."""
+    """Returns two tasks that load the model and run the same examples; only one of them stores the activations."""
     model = config.models[name]
     config_source = model.source
     if isinstance(config_source, ArraysSource) or model.dataset is None:

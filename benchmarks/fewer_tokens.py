@@ -1,7 +1,8 @@
-"""What fewer tokens cost: statistics and dead rates of parts of a store, against those of all its training rows.
+"""Measures the error that fewer tokens cause: compares parts of a store with all of its training rows.
 
-Two kinds of part: `drawn`, rows from everywhere, and `first`, whole examples in a row, as an extraction of fewer tokens
-would give. Errors are root mean squares over several parts that share no row, where the store has as many.
+There are two kinds of part: `drawn` takes rows from everywhere, `first` takes consecutive whole examples, as an
+extraction of fewer tokens would. Errors are root mean squares over several parts, which share no row if the store is
+large enough.
 """
 
 import argparse
@@ -30,11 +31,11 @@ PREPROCESSINGS = ("raw", "center_median")
 
 @dataclass(frozen=True)
 class Found:
-    """Of some tokens."""
+    """Statistics and dead rates of some tokens."""
 
     stats: LayerStats
     dead: Mapping[str, float]
-    """PreprocessingName -> fraction dead at initialization, on these very tokens."""
+    """Preprocessing -> fraction of latents dead at initialization, on these same tokens."""
 
 
 def main(argv: list[str]) -> None:
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> None:
 
 
 def compare(store: Store, sizes: Sequence[int]) -> tuple[dict[str, object], list[str]]:
-    """The figures of one store, and lines for people."""
+    """Measures one store. Returns the figures and the lines to print."""
     rows = store.train
     x = read_float32(rows, 0, rows.shape[0])
     example = np.asarray(store.arrays["train"]["example"][:])
@@ -79,7 +80,7 @@ def compare(store: Store, sizes: Sequence[int]) -> tuple[dict[str, object], list
 
 
 def find(x: NDArray[np.float32]) -> Found:
-    """Statistics of `x` [tokens, d_in], and dead features on it."""
+    """Computes statistics of `x` [tokens, d_in] and dead rates on it."""
     rows = ArrayRows(x)
     stats = compute_stats(rows, whitening=False)
     preprocessings = {name: make_preprocessing(name, stats.arrays) for name in PREPROCESSINGS}
@@ -88,22 +89,25 @@ def find(x: NDArray[np.float32]) -> Found:
 
 
 def drawn(tokens: int, size: int) -> list[NDArray[np.int64]]:
-    """Parts of rows from everywhere."""
-    # Not the seed of suites: a store's rows were shuffled with it, and the same permutation would undo that.
+    """Draws parts from all rows."""
+    # Not the seed of suites: the store's rows were shuffled with it, and the same permutation would undo that.
     order = np.random.default_rng(2026).permutation(tokens)
     return [np.sort(order[i * size : (i + 1) * size]) for i in range(min(PARTS, tokens // size))]
 
 
 def runs(example: NDArray[np.int32], size: int) -> list[NDArray[np.int64]]:
-    """Parts of whole examples that follow each other, the last one cut; as far apart as there is room for."""
+    """Takes parts of consecutive whole examples, the last example cut, as far apart as possible."""
     order = np.argsort(example, kind="stable")
     parts = min(PARTS, len(example) // size)
     return [order[start : start + size] for start in range(0, parts * (len(example) // parts), len(example) // parts)]
 
 
 def errors(whole: Found, parts: Sequence[Found]) -> dict[str, float]:
-    """Root mean squares: of gamma and effective rank relative to the whole's, of the geometric median in units of
-    ||sigma||; and dead rates themselves, as a mean."""
+    """Root mean square errors of the parts, and mean dead rates.
+
+    Errors of gamma and effective rank are relative to the whole's; those of the geometric median are in units of
+    ||sigma||.
+    """
     sigma = whole.stats.sigma
 
     def rms(values: Sequence[float]) -> float:

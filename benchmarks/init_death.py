@@ -1,4 +1,4 @@
-"""Init death of raw and centered activations, against one matrix product of the same shape and against torch.topk."""
+"""Compares init death of raw and centered activations with one matrix product of the same shape and with torch.topk."""
 
 import argparse
 
@@ -17,7 +17,7 @@ BLOCK = 512
 PACKAGES = ("numpy", "numba", "torch")
 
 Dead = tuple[float, float]
-"""Fractions of the features: dead_relu, dead_total."""
+"""Fractions of the latents: dead_relu, dead_total."""
 
 
 def main(argv: list[str]) -> None:
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
 
 
 def activations(tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gaussian activations of severity `GAMMA`, and their mean."""
+    """Draws Gaussian activations with gamma = `GAMMA`. Returns them and their mean."""
     rng = np.random.default_rng(0)
     mean = rng.standard_normal(D_IN)
     mean *= GAMMA * np.sqrt(D_IN) / np.linalg.norm(mean)
@@ -63,7 +63,7 @@ def activations(tokens: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def one_gemm(x: np.ndarray, w_enc: np.ndarray) -> None:
-    """The floor: pre-activations of one dictionary, block by block into the same memory."""
+    """Computes the floor: pre-activations of one dictionary, block by block into the same memory."""
     hidden = np.empty((BLOCK, D_SAE), np.float32)
     for start in range(0, len(x), BLOCK):
         part = x[start : start + BLOCK]
@@ -71,13 +71,13 @@ def one_gemm(x: np.ndarray, w_enc: np.ndarray) -> None:
 
 
 def by_saelib(x: np.ndarray, preprocessings: dict[str, Preprocessing]) -> dict[str, Dead]:
-    """All preprocessings at once."""
+    """Measures all preprocessings at once with saelib."""
     result = measure(ArrayRows(x), preprocessings, D_SAE, K, seeds=[0])
     return {name: (death.dead_relu.mean, death.dead_total.mean) for name, death in result.preprocessings.items()}
 
 
 def by_torch(x: np.ndarray, center: np.ndarray, w_enc: np.ndarray) -> Dead:
-    """The plain way: matrix product, ReLU and torch.topk for each block."""
+    """Measures one preprocessing the plain way: matrix product, ReLU and torch.topk for each block."""
     weights, shift = torch.from_numpy(w_enc), torch.from_numpy(center.astype(np.float32))
     positive = torch.zeros(D_SAE, dtype=torch.bool)
     selected = torch.zeros(D_SAE, dtype=torch.bool)

@@ -1,7 +1,7 @@
-"""Other SAE libraries, each in an environment of its own: `python -m benchmarks.peers [NAME...]` installs them.
+"""Installs other SAE libraries, each in its own environment: `python -m benchmarks.peers [NAME...]`.
 
-The tests of `saelib export` and `saelib import` load what these libraries write, and the training benchmark races
-them. They lie in .peers/NAME, and their dependencies never meet ours.
+The tests of `saelib export` and `saelib import` read and write these libraries' files, and the training benchmark
+compares with them. They are in .peers/NAME, so their dependencies never mix with ours.
 """
 
 import argparse
@@ -18,12 +18,12 @@ PEERS = {
 }
 TORCH = "torch==2.13.0"
 REMOVED = {"dictionary_learning": "torchvision"}
-"""Demanded by its nnsight, used by nobody, and in transformers' way where it was built for another build of torch."""
+"""Packages that a peer's nnsight requires and nothing uses. Built for another torch, they break transformers."""
 FOLDER = Path(__file__).parents[1] / ".peers"
 
 
 def python_of(name: str) -> Path | None:
-    """The interpreter of a peer's environment; None where it is not installed, or in another version."""
+    """Returns the interpreter of a peer's environment; None if the peer is not installed, or in another version."""
     installed = FOLDER / name / "installed"
     if not installed.is_file() or installed.read_text() != _wanted(name):
         return None
@@ -31,16 +31,16 @@ def python_of(name: str) -> Path | None:
 
 
 def install(name: str) -> None:
-    """Create the environment of a peer, unless it is there."""
+    """Creates the environment of a peer unless it exists."""
     if python_of(name):
         return
     folder = FOLDER / name
     shutil.rmtree(folder, ignore_errors=True)
-    # This process may run in an environment itself; links into that one would tie the two together.
+    # This process may run in an environment itself. Links to its interpreter would tie the two together.
     venv.EnvBuilder(with_pip=True, symlinks=True).create(folder)
     constraint = folder / "constraint.txt"
     constraint.write_text(TORCH + "\n")
-    # torch first, and held: a peer's dependencies would otherwise replace it by another build.
+    # torch comes first and is pinned: otherwise a peer's dependencies would replace it by another build.
     _pip(name, "install", "-c", str(constraint), TORCH)
     _pip(name, "install", "-c", str(constraint), PEERS[name])
     if name in REMOVED:
@@ -50,7 +50,7 @@ def install(name: str) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PEERS)}; none: all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(PEERS)}; default: all")
     names = parser.parse_args(arguments).names or list(PEERS)
     if unknown := [name for name in names if name not in PEERS]:
         parser.error(f"no peer '{unknown[0]}'; there are: {', '.join(PEERS)}")

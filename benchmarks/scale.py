@@ -1,7 +1,8 @@
-"""How each stage's time, memory and disk grow, and what a suite will cost in all: measured here, projected from there.
+"""Measures how each stage's time, memory and disk grow, and projects the costs of a suite from that.
 
-CPU seconds, memory above the start and bytes on disk at several sizes, one thread; for each a power with its 95 %
-interval and a straight line. What a GPU or a cluster's disk does is assumed (`benchmarks/scaling/hardware.py`).
+It measures CPU seconds, memory above the start and bytes on disk at several sizes, on one thread. To each it fits a
+power law, with a 95 % interval of the exponent, and a straight line. The speeds of a GPU and of a cluster's disk are
+assumed (`benchmarks/scaling/hardware.py`).
 """
 
 import argparse
@@ -25,13 +26,14 @@ from saelib.config import Config, load_config
 PACKAGES = ("numpy", "numba", "torch", "transformers", "zarr")
 FACTORS = (1, 10, 100)
 STRAIGHT = 0.2
-"""Largest distance from a line that counts as one: timings of a shared machine scatter by a tenth and more."""
+"""Largest relative distance from a line for growth to count as linear. Timings of a shared machine scatter by a tenth
+or more."""
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks scale", description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="three sizes instead of four, twice instead of three times"
+        "--quick", action="store_true", help="three sizes instead of four, and two repeats instead of three"
     )
     parser.add_argument("--configfile", type=Path, default=Path("configs/paper.yaml"), help="the suite to project")
     parser.add_argument("--json", action="store_true", help="print JSON instead")
@@ -65,7 +67,7 @@ def main(argv: list[str]) -> None:
 
 
 def growth(sweep: Sweep, points: list[Point]) -> dict[str, object]:
-    """One sweep with its fits, for JSON."""
+    """Converts one sweep with its fits to JSON."""
     n = [float(getattr(point.size, sweep.axis)) for point in points]
     figures: dict[str, object] = {"stage": sweep.stage, "axis": sweep.axis, "n": n, "expected_power": sweep.expected}
     for quantity, repeats in {"cpu_seconds": "seconds", "memory": "memory", "disk": "disk"}.items():
@@ -76,7 +78,7 @@ def growth(sweep: Sweep, points: list[Point]) -> dict[str, object]:
 
 
 def fits(sweep: Sweep, points: Sequence[Point], quantity: str) -> tuple[Power | None, Line | None]:
-    """Power from all repeats, line from their medians; None where the quantity does not change, or is 0."""
+    """Fits a power law to all repeats and a line to their medians; None if the quantity is constant or 0."""
     n, y, medians = [], [], []
     for point in points:
         values = np.atleast_1d(getattr(point, quantity)).tolist()
@@ -108,7 +110,7 @@ def growth_lines(found: Found) -> list[str]:
 
 
 def verdict(sweep: Sweep, line: Line | None) -> str:
-    """Whether time grows as it should; a start that is paid once makes the power small, but not the line crooked."""
+    """Says whether time grows as expected. A start-up paid once lowers the exponent, but keeps the line straight."""
     low, high = sweep.expected
     if (low, high) != (1, 1):
         power = f"n^{low:g}" if low == high else f"n^{low:g} to n^{high:g}"

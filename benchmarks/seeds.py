@@ -1,6 +1,6 @@
-"""What a seed decides: the suite's SAEs trained again from other initial weights, on other orders of the same rows.
+"""Measures the effect of seeds: trains the suite's SAEs from other initial weights, on other orders of the same rows.
 
-Stores and statistics are those of the config's results, which must be there; nothing in them is changed.
+Stores and statistics are those of the config's results. They must exist, and are not changed.
 """
 
 import argparse
@@ -17,7 +17,9 @@ from saelib.config import Config, load_config
 from saelib.files.sealed import read_sealed
 from saelib.stats import load_arrays
 from saelib.store import open_store
-from saelib.train import Subject, Sweep, train_from_store
+from saelib.train.start import LayerData, start_sweep
+from saelib.train.sweep import Destination, Subject
+from saelib.train.training import train_from_store
 
 PACKAGES = ("numpy", "numba", "torch")
 FIGURES = ("learning_rate", "dead_relu", "dead_total", "token_fvu_median", "variance_explained")
@@ -25,7 +27,7 @@ FIGURES = ("learning_rate", "dead_relu", "dead_total", "token_fvu_median", "vari
 
 @dataclass(frozen=True)
 class Spread:
-    """Of one variant on one layer: each figure by seed."""
+    """Figures of one variant on one layer, by seed."""
 
     subject: Subject
     figures: dict[str, list[float]]
@@ -34,8 +36,8 @@ class Spread:
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks seeds", description=__doc__)
     parser.add_argument("--configfile", type=Path, default=Path("workflow_config.yaml"))
-    parser.add_argument("--seeds", type=int, default=5, help="the config's seed and those that follow")
-    parser.add_argument("--model", action="append", help="one or more; default: all")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, starting from the config's")
+    parser.add_argument("--model", action="append", help="a model of the suite; may be repeated; default: all")
     parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args(argv)
     config = load_config(options.configfile)
@@ -53,25 +55,16 @@ def main(argv: list[str]) -> None:
 
 
 def train(config: Config, subject: Subject, seeds: int) -> Spread:
-    """A sweep for each seed, in a folder that is removed afterwards."""
+    """Trains a sweep for each seed, in a folder that is removed afterwards."""
     store = open_store(config.store_path(subject.model, subject.layer))
     arrays = load_arrays(config.stats_path(subject.model, subject.layer))
+    data = LayerData(store.train, store.heldout, arrays, store.heldout.examples())
     figures: dict[str, list[float]] = {name: [] for name in FIGURES}
     for seed in range(config.seed, config.seed + seeds):
         with tempfile.TemporaryDirectory() as folder:
-            sweep = Sweep(
-                store.train,
-                store.heldout,
-                arrays,
-                config.train,
-                config.train.variants[subject.variant],
-                output=Path(folder),
-                key=f"seed {seed}",
-                seed=seed,
-                subject=subject,
-                heldout_examples=store.heldout.examples(),
-            )
-            train_from_store(sweep, store.train)
+            variant = config.train.variants[subject.variant]
+            sweep = start_sweep(data, config.train, variant, subject=subject, seed=seed)
+            train_from_store(sweep, store.train, Destination(Path(folder), f"seed {seed}"))
             found = read_sealed(Path(folder) / "sweep.json")
         best = next(run for run in found["runs"] if run["learning_rate"] == found["best_learning_rate"])
         for name in FIGURES:
@@ -80,7 +73,7 @@ def train(config: Config, subject: Subject, seeds: int) -> Spread:
 
 
 def line(found: Spread) -> str:
-    """Median and range of the figures, for people."""
+    """Formats the median and range of the figures."""
     figures, subject = found.figures, found.subject
     rates = ", ".join(
         f"{rate:g} x {figures['learning_rate'].count(rate)}" for rate in sorted(set(figures["learning_rate"]))
@@ -93,6 +86,6 @@ def line(found: Spread) -> str:
 
 
 def spread(values: list[float], factor: float, digits: int) -> str:
-    """'0.5 (0.4 to 0.7)': the median, and the least and the largest."""
+    """Formats the median, the smallest and the largest value: '0.5 (0.4 to 0.7)'."""
     middle, low, high = (factor * value for value in (statistics.median(values), min(values), max(values)))
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"

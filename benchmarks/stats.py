@@ -1,7 +1,7 @@
-"""Statistics of one layer: CPU seconds against a floor and against the textbook way, and peak memory.
+"""Measures statistics of one layer: CPU seconds against a floor and the textbook way, and peak memory.
 
-The floor is what no implementation can go below: read the file and multiply one float32 Gram matrix of its shape.
-The textbook way loads everything as float64 and takes the singular values. All run on one BLAS thread.
+No implementation can go below the floor: reading the file and computing one float32 Gram matrix of its shape. The
+textbook way loads everything as float64 and computes the singular values. All run on one BLAS thread.
 """
 
 import argparse
@@ -29,7 +29,7 @@ class ZarrRows:
     """A float16 zarr array on disk, laid out like a store, as `Rows`."""
 
     def __init__(self, path: Path, tokens: int, d_in: int) -> None:
-        """Write it to `path`."""
+        """Writes the array to `path`."""
         self.name = "benchmark"
         self.shape = (tokens, d_in)
         self.block_rows = CHUNK_ROWS
@@ -42,15 +42,15 @@ class ZarrRows:
             self._array[start:stop] = activations(stop - start, d_in, seed=start)
 
     def block(self, start: int, stop: int) -> NDArray[np.floating]:
-        """Rows without the offset."""
+        """The stored rows, without the offset."""
         return np.asarray(self._array[start:stop])
 
 
 class TiledRows:
-    """An array of any length without its file: one block, given again and again."""
+    """An array of any length without a file: the same block again and again."""
 
     def __init__(self, tokens: int, d_in: int) -> None:
-        """Draw the block."""
+        """Draws the block."""
         self.name = "tiled"
         self.shape = (tokens, d_in)
         self.block_rows = 2 * CHUNK_ROWS
@@ -58,12 +58,12 @@ class TiledRows:
         self._block = activations(self.block_rows, d_in, seed=0)
 
     def block(self, start: int, stop: int) -> NDArray[np.floating]:
-        """The first rows of the block, as a copy, as if they were read."""
+        """Copies the first rows of the block, as if they were read."""
         return self._block[: stop - start].copy()
 
 
 def activations(tokens: int, d_in: int, seed: int) -> NDArray[np.float16]:
-    """Gaussian tokens with a spectrum that falls like a power law, and heavy-tailed lengths."""
+    """Draws Gaussian tokens with a power-law spectrum and heavy-tailed lengths."""
     draw = np.random.default_rng(seed)
     scale = np.arange(1, d_in + 1, dtype=np.float32) ** -0.35
     length = 1 + 0.25 * np.abs(draw.standard_normal((tokens, 1), np.float32))
@@ -71,7 +71,7 @@ def activations(tokens: int, d_in: int, seed: int) -> NDArray[np.float16]:
 
 
 def floor(rows: ZarrRows) -> None:
-    """Read everything; one float32 Gram matrix (ssyrk) of the same shape."""
+    """Reads everything and computes one float32 Gram matrix (ssyrk) of the same shape."""
     tokens, d_in = rows.shape
     values = np.ones((2 * CHUNK_ROWS, d_in), np.float32)
     gram = np.empty((d_in, d_in), np.float32)
@@ -82,7 +82,7 @@ def floor(rows: ZarrRows) -> None:
 
 
 def textbook(rows: ZarrRows) -> None:
-    """Gammas, kurtosis and effective rank by their definitions: float64, in memory, singular values."""
+    """Computes gammas, kurtosis and effective rank by their definitions: float64, in memory, singular values."""
     x = rows.block(0, rows.shape[0]).astype(np.float64) + np.asarray(rows.offset)
     centered = x - x.mean(1, keepdims=True)
     layer_normed = centered / np.sqrt(x.var(1, keepdims=True) + 1e-5)
@@ -94,7 +94,7 @@ def textbook(rows: ZarrRows) -> None:
 
 
 def measure_time(rows: ZarrRows, repeats: int, reference: bool) -> dict[str, float]:
-    """CPU seconds by name."""
+    """Measures CPU seconds by name."""
     slabs = open_slabs(rows)
     moments = collect_moments(slabs, 1, whitening=True)  # also compiles
     robust_centers(slabs, 1)
@@ -119,8 +119,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--tokens", type=int, default=100_000)
     parser.add_argument("--d-in", type=int, default=1280)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--no-textbook", action="store_true", help="skip what takes a minute and gigabytes")
-    parser.add_argument("--memory-tokens", type=int, default=2_000_000, help="0: do not measure memory")
+    parser.add_argument(
+        "--no-textbook", action="store_true", help="skip the textbook way, which takes a minute and gigabytes"
+    )
+    parser.add_argument(
+        "--memory-tokens", type=int, default=2_000_000, help="tokens for the memory measurement; 0 skips it"
+    )
     parser.add_argument("--memory-d-in", type=int, default=1024)
     parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args(argv)

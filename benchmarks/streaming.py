@@ -1,8 +1,8 @@
-"""SAEs trained straight from a model's forward passes, against stores and against what nothing can do without.
+"""Compares training straight from a model's forward passes with training from stores, and with a floor.
 
-Two tables. Costs of one pass over the tokens: the floor is the forward passes alone and the steps alone, on rows in
-memory. And what a shuffle buffer does to the error, against a store, which mixes everything; examples of a text are
-alike within, and a buffer mixes only those that it holds.
+It prints two tables. The first shows the costs of one pass over the tokens; the floor is the forward passes alone plus
+the steps alone, on rows in memory. The second shows the error by size of the shuffle buffer, relative to a store, which
+mixes all examples. Tokens of one example are alike, and a buffer mixes only the examples that it holds.
 """
 
 import argparse
@@ -26,27 +26,29 @@ from saelib.extract.batches import Batch, open_batches
 from saelib.extract.stage import extract
 from saelib.files.sealed import read_sealed
 from saelib.store import Split, open_store
-from saelib.train import Subject, Sweep, train_from_store, train_from_stream
 from saelib.train.batches_from_model import StreamedBatches
+from saelib.train.start import LayerData, start_sweep
+from saelib.train.sweep import Destination, RunningSweep, Subject
+from saelib.train.training import train_from_store, train_from_stream
 
 PACKAGES = ("torch", "transformers", "zarr", "numpy", "numba")
 RATE = 0.003
-"""The middle one of the default suite."""
+"""The middle learning rate of the default suite."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A model of a suite, some of its layers, and how long to train on them."""
+    """A model of a suite, some of its layers, and the number of tokens to train on."""
 
     config: Config
-    """With as many tokens as are trained on, each once."""
+    """The suite, with as many tokens as are trained on, each once."""
     name: str
     layers: tuple[int, ...]
     buffer_rows: int
 
     @property
     def tokens(self) -> int:
-        """Trained on, each once."""
+        """Tokens to train on, each once."""
         return self.config.extraction.tokens
 
     def train(self, batch_size: int) -> TrainConfig:
@@ -57,25 +59,25 @@ class Setting:
         return self.config.train.model_copy(update=few)
 
     def batches(self, source: Any, d_in: int, batch_size: int, buffer_rows: int, seed: int = 0) -> StreamedBatches:
-        """Of a source of batches, rounded about 0."""
+        """Opens a source's batches through a shuffle buffer, rounded around 0."""
         offsets = {layer: np.zeros(d_in, np.float32) for layer in self.layers}
         sizes = {"batch_size": batch_size, "buffer_rows": buffer_rows, "seed": seed}
         return StreamedBatches(source, offsets, name=self.name, threads=self.config.extraction.threads, **sizes)
 
     def sweep(
         self, rows: Rows, heldout: Rows, output: Path, layer: int, train: TrainConfig, variant: str = "", seed: int = 0
-    ) -> Sweep:
-        """A variant on a layer: the baseline, or `auxk`."""
-        arrays = {"mean": np.zeros(rows.shape[1])}
-        places: dict[str, Any] = {"output": output / f"{layer}{variant}", "key": "benchmark", "seed": seed}
+    ) -> tuple[RunningSweep, Destination]:
+        """A variant on a layer, the baseline or `auxk`, and where its results go."""
+        data = LayerData(rows, heldout, {"mean": np.zeros(rows.shape[1])})
         chosen = VariantConfig.model_validate({"dead_latents": variant or "none"})
         subject = Subject(self.name, layer, variant or "baseline")
-        return Sweep(rows, heldout, arrays, train, chosen, subject=subject, device="cpu", **places)
+        sweep = start_sweep(data, train, chosen, subject=subject, seed=seed, device="cpu")
+        return sweep, Destination(output / f"{layer}{variant}", "benchmark")
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a model gave, kept in memory: batches that come again at no cost."""
+    """A model's activations, kept in memory: repeated batches cost nothing."""
 
     train: list[Batch]
     heldout: list[Batch]
@@ -94,13 +96,15 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--configfile", type=Path, default=Path("workflow_config.yaml"))
     parser.add_argument("--model", default="all-minilm-l6-v2", help="a model of the suite")
     parser.add_argument("--layers", type=int, nargs="+", default=[3, 6])
-    parser.add_argument("--tokens", type=int, default=32_768, help="at most what its data give")
-    parser.add_argument("--batch-size", type=int, default=256, help="of the second table")
-    parser.add_argument("--seeds", type=int, default=5, help="of the second table")
+    parser.add_argument(
+        "--tokens", type=int, default=32_768, help="tokens to train on; at most as many as the data have"
+    )
+    parser.add_argument("--batch-size", type=int, default=256, help="for the second table")
+    parser.add_argument("--seeds", type=int, default=5, help="for the second table")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args(argv)
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # a thread that waits would burn CPU time, and count as work
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # a waiting thread would burn CPU time, which would count as work
     logging.set_verbosity_error()
     config = load_config(options.configfile)
     extraction = config.extraction.model_copy(update={"tokens": options.tokens})
@@ -127,7 +131,7 @@ def record(setting: Setting) -> Recorded:
 
 
 def measure_costs(setting: Setting, recorded: Recorded, parent: Path, repeats: int) -> dict[str, Any]:
-    """CPU seconds, memory above the start, and bytes of stores, of one pass: two variants on every layer."""
+    """Measures CPU seconds, memory above the start, and bytes of stores for one pass: two variants on every layer."""
     tasks, stores = cost_tasks(setting, recorded, parent)
     tasks["steps alone"]()  # compiles
     seconds = median_cpu(tasks, repeats)
@@ -138,21 +142,21 @@ def measure_costs(setting: Setting, recorded: Recorded, parent: Path, repeats: i
 
 
 def cost_tasks(setting: Setting, recorded: Recorded, parent: Path) -> tuple[dict[str, Task], Path]:
-    """And the folder in which one of them leaves its stores."""
+    """Returns the tasks, and the folder in which one of them leaves its stores."""
     config, stores = setting.config, parent / "stores"
     train = setting.train(config.train.batch_size)
     rows = {layer: ArrayRows(recorded.rows("train", layer), "memory") for layer in setting.layers}
     heldout = {layer: ArrayRows(recorded.rows("heldout", layer), "memory") for layer in setting.layers}
     paths = {layer: stores / f"layer_{layer}.zarr" for layer in setting.layers}
 
-    def sweeps() -> list[Sweep]:
+    def sweeps() -> dict[RunningSweep, Destination]:
         torch.set_num_threads(config.train.threads)
         folder = Path(tempfile.mkdtemp(dir=parent))
-        return [
+        return dict(
             setting.sweep(rows[layer], heldout[layer], folder, layer, train, variant)
             for layer in setting.layers
             for variant in ("", "auxk")
-        ]
+        )
 
     def forward() -> None:
         done = 0
@@ -162,8 +166,8 @@ def cost_tasks(setting: Setting, recorded: Recorded, parent: Path) -> tuple[dict
                 break
 
     def steps() -> None:
-        for sweep in sweeps():
-            train_from_store(sweep, rows[sweep.subject.layer])
+        for sweep, destination in sweeps().items():
+            train_from_store(sweep, rows[sweep.subject.layer], destination)
 
     def streamed() -> None:
         batches = open_batches(setting.name, config, setting.layers)
@@ -174,8 +178,8 @@ def cost_tasks(setting: Setting, recorded: Recorded, parent: Path) -> tuple[dict
 
     def stored() -> None:
         extract(setting.name, config, dict.fromkeys(setting.layers, tempfile.mkdtemp(dir=parent)), paths)
-        for sweep in sweeps():
-            train_from_store(sweep, open_store(paths[sweep.subject.layer]).train)
+        for sweep, destination in sweeps().items():
+            train_from_store(sweep, open_store(paths[sweep.subject.layer]).train, destination)
 
     tasks: dict[str, Task] = {
         "forward passes alone": forward,
@@ -189,7 +193,7 @@ def cost_tasks(setting: Setting, recorded: Recorded, parent: Path) -> tuple[dict
 def measure_errors(
     setting: Setting, recorded: Recorded, parent: Path, batch_size: int, seeds: int
 ) -> list[dict[str, Any]]:
-    """Held-out error by buffer, the first layer's, in units of that of a store, seed by seed."""
+    """Measures the first layer's held-out error by size of the buffer, relative to a store's, for each seed."""
     layer = setting.layers[0]
     setting = Setting(setting.config, setting.name, (layer,), setting.buffer_rows)
     train = setting.train(batch_size)
@@ -200,13 +204,13 @@ def measure_errors(
     def error(buffer_rows: int | None, seed: int) -> float:
         mixed = ArrayRows(np.random.default_rng(seed).permutation(values), "memory")
         output = Path(tempfile.mkdtemp(dir=parent))
-        sweep = setting.sweep(mixed, heldout, output, layer, train, seed=seed)
+        sweep, destination = setting.sweep(mixed, heldout, output, layer, train, seed=seed)
         if buffer_rows is None:
-            train_from_store(sweep, mixed)
+            train_from_store(sweep, mixed, destination)
         else:
             batches = setting.batches(recorded, values.shape[1], batch_size, buffer_rows, seed)
-            train_from_stream([sweep], batches, setting.name)
-        return read_sealed(output / str(layer) / "sweep.json")["runs"][0]["normalized_mse"]
+            train_from_stream({sweep: destination}, batches, setting.name)
+        return read_sealed(destination.folder / "sweep.json")["runs"][0]["normalized_mse"]
 
     stored = [error(None, seed) for seed in range(seeds)]
     found: list[dict[str, Any]] = [{"buffer_rows": None, "examples": examples, "errors": stored, "ratios": []}]

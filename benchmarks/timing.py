@@ -1,4 +1,4 @@
-"""Timings that hold on a busy machine: CPU seconds of tasks that take turns, and memory above a baseline."""
+"""Measures robustly on a busy machine: CPU seconds of tasks that take turns, and memory above a baseline."""
 
 import ctypes
 import gc
@@ -18,16 +18,16 @@ Task = Callable[[], object]
 
 
 def cpu_seconds() -> float:
-    """CPU time so far of all threads of this process, and of its finished children."""
+    """Returns the CPU time so far of all threads of this process and of its finished children."""
     times = os.times()
     return time.process_time() + times.children_user + times.children_system
 
 
 def median_cpu(tasks: dict[str, Task], repeats: int = 3) -> dict[str, float]:
-    """Median CPU seconds of each task over `repeats` rounds in which the tasks take turns.
+    """Measures the median CPU seconds of each task over `repeats` rounds in which the tasks take turns.
 
-    CPU time leaves out what other processes take; turns spread what remains of their influence (caches, clock
-    speed) evenly. Warm the tasks up first where compiling or reading from disk is not what is measured.
+    CPU time does not include other processes, and taking turns spreads their remaining influence (caches, clock speed)
+    evenly. Warm the tasks up first if compiling or reading from disk should not be measured.
     """
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
     for _ in range(repeats):
@@ -39,7 +39,7 @@ def median_cpu(tasks: dict[str, Task], repeats: int = 3) -> dict[str, float]:
 
 
 def peak_memory(task: Task, interval: float = 0.005) -> int:
-    """Bytes of private memory (without mapped files) that `task` adds at its highest to what was there before.
+    """Measures the peak of private memory (without mapped files) that `task` adds, in bytes.
 
     Sampled every `interval` seconds; Linux only.
     """
@@ -64,7 +64,7 @@ def peak_memory(task: Task, interval: float = 0.005) -> int:
 
 
 def environment(*packages: str) -> dict[str, str]:
-    """What the figures depend on: processor, cores, BLAS and its kernels, versions of Python and `packages`."""
+    """Describes what the figures depend on: CPU, cores, BLAS and its kernels, versions of Python and `packages`."""
     pools = [
         f"{pool['internal_api']} {pool['version']} {pool.get('architecture', '')} x{pool['num_threads']}"
         for pool in threadpool_info()
@@ -77,12 +77,12 @@ def environment(*packages: str) -> dict[str, str]:
 
 
 def environment_line(*packages: str) -> str:
-    """`environment` on one line."""
+    """Formats `environment` on one line."""
     return ", ".join(f"{name} {value}" for name, value in environment(*packages).items())
 
 
 def show(report: Mapping[str, object], lines: list[str], as_json: bool) -> None:
-    """Print a benchmark's figures: as JSON for programs, or as the lines made for people."""
+    """Prints a benchmark's figures: as JSON, or as the given lines."""
     print(json.dumps(report, indent=1) if as_json else "\n".join(lines))
 
 

@@ -1,7 +1,7 @@
-"""A training step: saelib's, the plain eager script's and other libraries', against one encoder matrix product.
+"""Compares a training step of saelib, of a plain eager script and of other libraries with one encoder matrix product.
 
-Each contender runs in a process of its own (other libraries in an environment of their own, made by
-`python -m benchmarks.peers`), all on the same batches, taking turns.
+Each contender runs in its own process, and each other library in its own environment, which
+`python -m benchmarks.peers` creates. All train on the same batches, taking turns.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from benchmarks.contenders.worker import Setting
 from benchmarks.peers import PEERS, python_of
 from benchmarks.timing import environment, environment_line, show
 
-CONTENDERS = Path(__file__).parent / "contenders"
+ROOT = Path(__file__).parents[1]
 PACKAGES = ("numpy", "numba", "torch")
 AVX2_ONLY = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+f16c,+popcnt,+lzcnt"}
 LARGE = Setting(d_in=768, d_sae=8192, k=64, batch_size=4096, threads=2, dead=0, k_aux=384)
@@ -31,12 +31,12 @@ SMALL = replace(LARGE, d_in=50, d_sae=100, k=5, k_aux=25, learning_rate=1e-3)
 
 @dataclass(frozen=True)
 class Case:
-    """A setting, who runs it, and how many steps in a row on each turn."""
+    """A setting, its contenders, and how many steps each makes per turn."""
 
     title: str
     setting: Setting
     contenders: dict[str, dict[str, Any]]
-    """Name -> what differs from the setting."""
+    """Name -> changes to the setting."""
     steps: int
 
 
@@ -56,11 +56,11 @@ def cases() -> dict[str, Case]:
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks training", description=__doc__)
     names = list(cases())
-    parser.add_argument("--case", choices=names, action="append", help="one or more; default: all")
-    parser.add_argument("--quick", action="store_true", help="saelib, the eager script and the floor, on `topk` only")
+    parser.add_argument("--case", choices=names, action="append", help="a case; may be repeated; default: all")
+    parser.add_argument("--quick", action="store_true", help="only saelib, the eager script and the floor, on `topk`")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--rounds", type=int, default=3, help="turns that each contender takes")
-    parser.add_argument("--avx2", action="store_true", help="forbid saelib's kernels what AVX2 does not have")
+    parser.add_argument("--rounds", type=int, default=3, help="number of turns of each contender")
+    parser.add_argument("--avx2", action="store_true", help="restrict saelib's kernels to AVX2")
     parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args(argv)
 
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(case: Case, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Contender -> milliseconds of a step (of one SAE), peak memory of its process, and its label."""
+    """Returns each contender's milliseconds per step (of one SAE), peak memory of its process, and label."""
     setting = replace(case.setting, threads=options.threads)
     wanted = [name for name in case.contenders if not (options.quick and name in PEERS)]
     with ExitStack() as stack:
@@ -96,10 +96,10 @@ def run(case: Case, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 class Contender:
-    """A process that makes training steps when asked to."""
+    """A process that makes training steps on request."""
 
     def __init__(self, command: list[str], setting: Setting, environment: dict[str, str]) -> None:
-        """`command` starts it; `environment` is added to this process's."""
+        """Starts the process with `command`; `environment` is added to this process's."""
         self.setting = setting
         self._process = subprocess.Popen(
             [*command, json.dumps(asdict(setting))],
@@ -107,40 +107,41 @@ class Contender:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE if not os.environ.get("VERBOSE") else None,
             text=True,
+            cwd=ROOT,
             env=os.environ | environment | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(setting.threads)},
         )
 
     def steps(self, number: int) -> dict[str, Any]:
-        """Time `number` steps."""
+        """Times `number` steps."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        with suppress(BrokenPipeError):  # what it said last explains more
+        with suppress(BrokenPipeError):  # its last output explains more
             self._process.stdin.write(f"{number}\n")
             self._process.stdin.flush()
         for line in self._process.stdout:
-            if line.startswith("{"):  # libraries print while they are imported
+            if line.startswith("{"):  # libraries print during their import
                 return json.loads(line)
         raise RuntimeError(f"a contender stopped:\n{self._process.communicate()[1]}")
 
     def __enter__(self) -> "Contender":
-        """Itself; it was started when it was made."""
+        """Returns the contender, which is already running."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop it."""
+        """Stops the process."""
         self._process.kill()
         self._process.communicate()
 
 
 def command_of(name: str) -> list[str] | None:
-    """What starts a contender; None where its environment is missing."""
+    """Returns the command that starts a contender; None if its environment is missing."""
     python = python_of(name) if name in PEERS else Path(sys.executable)
     script = "saelib" if name.startswith("saelib") else name
-    return [str(python), str(CONTENDERS / f"step_{script}.py")] if python else None
+    return [str(python), "-m", f"benchmarks.contenders.step_{script}"] if python else None
 
 
 def write_batches(setting: Setting, folder: Path) -> str:
-    """Four batches of Gaussian activations around a mean as long as their spread (gamma = 1)."""
+    """Writes four batches of Gaussian activations around a mean as long as their spread (gamma = 1)."""
     rng = np.random.default_rng(0)
     shape = (4, setting.batch_size, setting.d_in)
     batches = rng.standard_normal(shape, dtype=np.float32) + rng.standard_normal(setting.d_in, dtype=np.float32)
@@ -159,7 +160,7 @@ def summary(answers: list[dict[str, Any]], saes: int) -> dict[str, Any]:
 
 
 def table(case: Case, found: dict[str, dict[str, Any]]) -> list[str]:
-    """Lines for people; ratios are against saelib, the first contender."""
+    """Formats the lines to print; ratios are relative to saelib, the first contender."""
     s = case.setting
     first = next(iter(found.values()))["ms"]
     lines = [f"{case.title}: d_in {s.d_in}, d_sae {s.d_sae}, k {s.k}, batch {s.batch_size}, float32"]
@@ -173,7 +174,7 @@ def table(case: Case, found: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def headline(found: dict[str, dict[str, dict[str, Any]]]) -> dict[str, object]:
-    """The figures of `topk`, by the names that programs look for."""
+    """Returns the figures of `topk` under fixed names, for programs."""
     topk = found.get("topk", {})
     names = {"ours_ms": "saelib", "eager_ms": "eager", "floor_ms": "floor"}
     figures: dict[str, object] = {key: topk[name]["ms"] for key, name in names.items() if name in topk}

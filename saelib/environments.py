@@ -1,4 +1,4 @@
-"""Which families of models need packages of their own, where those are installed, and which Python runs them."""
+"""Model families with packages of their own: where these are installed, and which Python runs them."""
 
 import sys
 from importlib.metadata import distributions
@@ -8,12 +8,12 @@ from typing import NamedTuple
 from saelib.errors import UserError
 
 ENVIRONMENTS = {"esm3": "esm3"}
-"""Family -> its environment, below `.envs`: its packages fit beside none of the others (`esm`, which is ESM3's code,
-is the name of ESM2's too)."""
+"""Family -> its environment below `.envs`, for families whose packages conflict with all others: ESM3's package `esm`
+has the same import name as ESM2's."""
 
 
 class Packages(NamedTuple):
-    """What a family needs beside saelib itself."""
+    """Packages that a family needs in addition to saelib."""
 
     distributions: tuple[str, ...]
     """By the names that pip knows: two different ones are both imported as `esm`."""
@@ -47,7 +47,7 @@ def missing_packages(family: str) -> list[str]:
 
 
 def require_packages(family: str) -> None:
-    """Raise `UserError` where packages of a family are missing, with the command that installs them."""
+    """Raises a `UserError` with the command to run if packages of a family are missing."""
     missing = missing_packages(family)
     if missing:
         raise UserError(f"family '{family}' needs {', '.join(missing)}, not installed; run: {PACKAGES[family].install}")

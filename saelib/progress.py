@@ -31,7 +31,7 @@ class _Clock:
 
 
 class Advance(Protocol):
-    """Say how much has been done since the last call, and optionally what to show beside it."""
+    """Reports how much was done since the last call, and optionally a note to show next to it."""
 
     def __call__(self, amount: int, note: str = "") -> None:
         """`amount`: in the unit of the whole."""
@@ -94,7 +94,7 @@ def _rate(done: float, total: float, unit: str, clock: _Clock) -> str:
 
 @cache
 def announce_compiling() -> None:
-    """From now on, one line says when this process begins to compile, and rates do not count the time that it takes.
+    """Announces compilation in one log line from now on, and leaves the time that it takes out of all rates.
 
     What numba finds compiled, in its cache on disk, says and costs nothing. Modules with kernels call this.
     """
@@ -105,7 +105,7 @@ def announce_compiling() -> None:
 
         def on_start(self, event: Any) -> None:
             if not self.done and self._depth == 0:
-                log.info("compiling the kernels for this processor (once per machine)")
+                log.info("compiling the kernels for this CPU (once per machine)")
             super().on_start(event)
 
         def on_end(self, event: Any) -> None:

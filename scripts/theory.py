@@ -1,4 +1,4 @@
-"""Stage `theory`: what the closed forms predict for every layer."""
+"""Stage `theory`: predictions of the closed forms for every layer."""
 
 from saelib.pipeline.jobs import run_job
 from saelib.theory.stage import run

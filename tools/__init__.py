@@ -1,1 +1,1 @@
-"""What tries saelib out as a whole, beside the tests."""
+"""Tools that try saelib out as a whole, in addition to the tests."""

@@ -15,28 +15,28 @@ import yaml
 PROJECT = Path(__file__).parents[1]
 PARTS = ("Snakefile", "rules", "scripts", "saelib", "envs")
 OF_A_RUN = ("runs", "dask", "figures", "report.html", "keys.json", ".lock")
-"""Below `results/`, what differs from run to run: figures and the page carry the time they were made; the tables hold
-every number; `keys.json` also tells of what a run replaced."""
+"""Files below `results/` that differ from run to run. Figures and the page carry the time they were made; the tables
+hold every number; `keys.json` also describes the results that a run replaced."""
 
 
 @dataclass
 class Tree:
-    """A folder with the project in it."""
+    """A folder with a copy of the project."""
 
     root: Path
 
     def snakemake(self, *arguments: str, timeout: float = 500) -> subprocess.CompletedProcess[str]:
-        """Run the suite, with more arguments."""
+        """Runs the suite, with further arguments."""
         command = [sys.executable, "-m", "snakemake", "--cores", "2", "--nocolor", *arguments]
         return subprocess.run(command, cwd=self.root, env=self.env, capture_output=True, text=True, timeout=timeout)
 
     def run(self) -> None:
-        """Run the suite, which must succeed."""
+        """Runs the suite, which must succeed."""
         done = self.snakemake()
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
 
     def stale(self) -> set[str]:
-        """Jobs that a run would start, without their stage's block bounds: 'stats/a/layers_1-2'."""
+        """Returns the jobs that a run would start, such as 'stats/a/layers_1-2'."""
         code = (
             "from pathlib import Path; from saelib.config import load_config\n"
             "from saelib.pipeline.plan import make_plan\n"
@@ -53,7 +53,7 @@ class Tree:
         return self.root / "results"
 
     def hashes(self) -> dict[str, str]:
-        """Hash of every result file, by its path below `results/`; what belongs to single runs left out."""
+        """Returns a hash of every result file, by its path below `results/`, without the files of single runs."""
         return {
             str(relative): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(self.results.rglob("*"))
@@ -62,12 +62,12 @@ class Tree:
 
     @property
     def env(self) -> dict[str, str]:
-        """Of its processes: the copy must be imported, not the installed project; everything else as it is."""
+        """The environment of its processes, in which the copy is imported and not the installed project."""
         return os.environ | {"PYTHONPATH": str(self.root)}
 
     @property
     def config(self) -> dict[str, Any]:
-        """The suite, read from its file and written to it."""
+        """The suite: reading returns the content of its file, assigning writes it."""
         return yaml.safe_load((self.root / "workflow_config.yaml").read_text())
 
     @config.setter
@@ -75,18 +75,18 @@ class Tree:
         (self.root / "workflow_config.yaml").write_text(yaml.safe_dump(value, sort_keys=False))
 
     def copy(self, root: Path, *, state: bool = True) -> "Tree":
-        """The same project and results elsewhere; `state`: also Snakemake's own records."""
+        """Copies the project and its results; with `state`, Snakemake's own records too."""
         ignore = None if state else shutil.ignore_patterns(".snakemake")
         shutil.copytree(self.root, root, symlinks=True, ignore=ignore)
         return Tree(root)
 
 
 def make_tree(root: Path) -> Tree:
-    """A new copy of the project, with the miniature suite and nothing run yet."""
+    """Makes a new copy of the project with the miniature suite, which has not run yet."""
     root.mkdir()
     for part in PARTS:
         source = PROJECT / part
-        # Compiled kernels come along (their cache goes by file date and size), so that nothing compiles them again.
+        # Compiled kernels come along, with the file dates and sizes that their cache checks: nothing is recompiled.
         (shutil.copytree if source.is_dir() else shutil.copy2)(source, root / part)
     _write_arrays(root / "arrays")
     tree = Tree(root)
@@ -95,7 +95,7 @@ def make_tree(root: Path) -> Tree:
 
 
 def _write_arrays(folder: Path) -> None:
-    """Two models' activations: one with a large mean in one dimension, one without."""
+    """Writes the activations of two models: one with a large mean in one dimension, one without."""
     folder.mkdir()
     for model, outlier in (("calm", 0.0), ("severe", 30.0)):
         for layer in (1, 2, 3):
@@ -131,6 +131,6 @@ def _suite() -> dict[str, Any]:
             "dead_after_examples": 1000,
             "record_every": 10,
             "checkpoint_every": 10,
-            "variants": {"baseline": {}, "center_median": {"preprocessing": "auto", "dead_latents": "auxk"}},
+            "variants": {"baseline": {}, "auto": {"preprocessing": "auto", "dead_latents": "auxk"}},
         },
     }

@@ -1,1 +1,1 @@
-"""One script a contender, each run in a process of its own by `benchmarks.training`."""
+"""One script per contender; `benchmarks.training` runs each in its own process."""

@@ -1,8 +1,9 @@
-"""dictionary_learning, through its own trainer."""
+"""A training step of dictionary_learning, through its own trainer."""
 
 from dictionary_learning.trainers.top_k import TopKTrainer
 from torch import Tensor
-from worker import Setting, Step, raise_biases, serve
+
+from benchmarks.contenders.worker import Setting, Step, autocast, raise_biases, serve
 
 
 def make(setting: Setting) -> Step:
@@ -13,7 +14,7 @@ def make(setting: Setting) -> Step:
         k=setting.k,
         layer=0,
         lm_name="",
-        device="cpu",
+        device=setting.device,
         auxk_alpha=1 / 32 if setting.dead else 0.0,
         lr=setting.learning_rate,
         warmup_steps=0,
@@ -25,7 +26,8 @@ def make(setting: Setting) -> Step:
     def step(x: Tensor) -> None:
         nonlocal number
         trainer.num_tokens_since_fired[: setting.dead] = 10**9
-        trainer.update(number, x)  # the first also computes a geometric median; it is not timed
+        with autocast(setting):
+            trainer.update(number, x)  # the first also computes a geometric median; it is not timed
         number += 1
 
     return step

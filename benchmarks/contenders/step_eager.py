@@ -1,31 +1,34 @@
-"""The plain script that people write first: dense codes, autograd, torch.optim.Adam."""
+"""A training step of the plain script that people write first: dense codes, autograd, torch.optim.Adam."""
 
 import torch
 from torch import Tensor, nn
-from worker import Setting, Step, raise_biases, serve
+
+from benchmarks.contenders.worker import Setting, Step, autocast, raise_biases, serve
 
 
 def make(setting: Setting) -> Step:
-    directions = nn.functional.normalize(torch.randn(setting.d_sae, setting.d_in), dim=1)
+    device = setting.device
+    directions = nn.functional.normalize(torch.randn(setting.d_sae, setting.d_in, device=device), dim=1)
     W_enc, W_dec = nn.Parameter(directions.T.contiguous()), nn.Parameter(directions.clone())
-    b_enc, b_dec = nn.Parameter(torch.zeros(setting.d_sae)), nn.Parameter(torch.zeros(setting.d_in))
+    b_enc, b_dec = (nn.Parameter(torch.zeros(n, device=device)) for n in (setting.d_sae, setting.d_in))
     raise_biases(b_enc, setting)
-    # The better of torch's own: for small SAEs the fused Adam, for large ones they are alike.
+    # The fastest of torch's implementations of Adam: fused is faster for small SAEs, and as fast for large ones.
     optimizer = torch.optim.Adam([W_enc, W_dec, b_enc, b_dec], lr=setting.learning_rate, fused=True)
-    dead = torch.arange(setting.d_sae) < setting.dead
+    dead = torch.arange(setting.d_sae, device=device) < setting.dead
 
     def codes(hidden_pre: Tensor, k: int) -> Tensor:
         values, indices = hidden_pre.topk(k, dim=1, sorted=False)
         return torch.zeros_like(hidden_pre).scatter(1, indices, values.relu())
 
     def step(x: Tensor) -> None:
-        hidden_pre = (x - b_dec) @ W_enc + b_enc
-        error = x - codes(hidden_pre, setting.k) @ W_dec - b_dec
-        loss = error.square().sum(1).mean()
-        if setting.dead:
-            masked = hidden_pre.masked_fill(~dead, -torch.inf)
-            residual = error.detach()
-            loss = loss + (residual - codes(masked, setting.k_aux) @ W_dec).square().sum(1).mean() / 32
+        with autocast(setting):
+            hidden_pre = (x - b_dec) @ W_enc + b_enc
+            error = x - codes(hidden_pre, setting.k) @ W_dec - b_dec
+            loss = error.square().sum(1).mean()
+            if setting.dead:
+                masked = hidden_pre.masked_fill(~dead, -torch.inf)
+                residual = error.detach()
+                loss = loss + (residual - codes(masked, setting.k_aux) @ W_dec).square().sum(1).mean() / 32
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

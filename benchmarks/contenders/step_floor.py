@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
-from worker import Setting, Step, serve
 
+from benchmarks.contenders.worker import Setting, Step, serve
 from saelib.sae.kernels.cpu import why_unsupported
 
 
@@ -33,7 +33,7 @@ def make(setting: Setting) -> Step:
 
 
 def kernel_route(weights: Tensor, setting: Setting) -> Callable[[Tensor], object]:
-    """Block by block, as in a training step."""
+    """Multiplies block by block, as in a training step."""
     from saelib.sae.kernels.gemm import BLOCK_ROWS, encode_rows, pack, padded
     from saelib.sae.kernels.threads import Workers
 

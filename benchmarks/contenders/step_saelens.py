@@ -1,14 +1,16 @@
-"""SAELens, through its own trainer."""
+"""A training step of SAELens, through its own trainer."""
 
 from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.training.sae_trainer import SAETrainer
 from torch import Tensor
-from worker import Setting, Step, raise_biases, serve
+
+from benchmarks.contenders.worker import Setting, Step, raise_biases, serve
 
 
 def make(setting: Setting) -> Step:
-    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=setting.d_in, d_sae=setting.d_sae, k=setting.k))
+    shape = {"d_in": setting.d_in, "d_sae": setting.d_sae, "k": setting.k}
+    sae = TopKTrainingSAE(TopKTrainingSAEConfig(**shape, device=setting.device))
     raise_biases(sae.b_enc, setting)
     config = SAETrainerConfig(
         total_training_samples=10**9,
@@ -16,6 +18,8 @@ def make(setting: Setting) -> Step:
         lr=setting.learning_rate,
         lr_end=setting.learning_rate,
         dead_feature_window=2 if setting.dead else 1000,
+        device=setting.device,
+        autocast=setting.precision == "bfloat16",
     )
     trainer = SAETrainer(config, sae, iter([]))
 

@@ -1,39 +1,31 @@
-"""saelib, on the path it chooses for this machine unless the setting names one."""
+"""A training step of saelib, on the backend that it chooses for this machine unless the setting names one."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
-from worker import Setting, Step, raise_biases, serve
 
+from benchmarks.contenders.worker import Setting, Step, raise_biases, serve
 from saelib.config import TrainConfig, VariantConfig
 from saelib.sae.autograd.trainer import TorchTrainer
 from saelib.sae.choose import make_trainer, step_all
 from saelib.sae.initial_weights import initial_sae
+from saelib.sae.trainer import TrainerSettings
 
 
 def make(setting: Setting) -> Step:
     options: Mapping[str, Any] = {"dead_latents": {"kind": "auxk", "k": setting.k_aux}} if setting.dead else {}
     variant = VariantConfig.model_validate(options)
     shape = {"d_sae": setting.d_sae, "k": setting.k, "batch_size": setting.batch_size, "steps": 1_000_000}
-    config = TrainConfig.model_validate(shape | {"selection": setting.selection})
+    precision = "bfloat16" if setting.precision == "bfloat16" else "float32"
+    config = TrainConfig.model_validate(shape | {"selection": setting.selection, "precision": precision})
     trainers = []
     for seed in range(setting.saes):
         sae = initial_sae(setting.d_in, config, variant, seed=seed)
         raise_biases(sae.b_enc, setting)
-        if setting.path == "torch":
-            trainer = TorchTrainer(sae, config, variant, learning_rate=setting.learning_rate, variance=1.0)
-        else:
-            trainer = make_trainer(
-                sae,
-                config,
-                variant,
-                learning_rate=setting.learning_rate,
-                variance=1.0,
-                seed=seed,
-                threads=setting.threads,
-            )
-        trainers.append(trainer)
+        sae = sae.to(setting.device)
+        settings = TrainerSettings(config, variant, setting.learning_rate, 1.0, seed, setting.threads)
+        trainers.append(TorchTrainer(sae, settings) if setting.path == "torch" else make_trainer(sae, settings))
 
     def step(x: Tensor) -> None:
         if setting.dead:

@@ -1,1 +1,1 @@
-"""How cost grows with size: measured on this machine, fitted, projected to a suite."""
+"""Measures how costs grow with size on this machine, fits the growth and projects it to a suite."""

@@ -1,4 +1,4 @@
-"""Costs of a whole size, from the measurements: how each stage grows is known, how much it costs was measured."""
+"""Models of each stage's cost: the form of its growth is known, the coefficients are measured."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,25 +37,25 @@ SECONDS: Mapping[str, Terms] = {
     },
     "whitening": {"rows": lambda size: size.d_in * size.tokens, "product": lambda size: size.d_in**2 * size.tokens},
 }
-"""Terms of the CPU seconds of a stage."""
+"""Terms of the CPU seconds of each stage."""
 DISK: Mapping[str, Terms] = {
     "stats": CONSTANT | {"vectors": lambda size: size.d_in, "eigenvectors": lambda size: size.d_in**2},
     "init_death": CONSTANT,
     "train": CONSTANT | {"weights": lambda size: size.d_in * size.d_sae},
 }
-"""Terms of the bytes of a stage; those of stores are known exactly (`saelib.pipeline.needs`)."""
+"""Terms of the bytes of each stage; those of stores are known exactly (`saelib.pipeline.needs`)."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Measured models by stage."""
+    """Cost models by stage."""
 
     seconds: dict[str, Model]
     disk: dict[str, Model]
 
 
 def measured_costs(found: Found) -> Costs:
-    """From all sweeps of each stage together."""
+    """Fits the models to all sweeps of each stage together."""
 
     def fit(stage: str, terms: Terms, cost: Callable[[Point], float]) -> Model:
         points = [point for sweep, of_sweep in found for point in of_sweep if sweep.stage == stage]
@@ -68,12 +68,13 @@ def measured_costs(found: Found) -> Costs:
 
 
 def step_flops(variant: VariantConfig, d_in: int, d_sae: int, k: int, tokens: int) -> tuple[float, float]:
-    """Floating-point operations of a training step on a GPU, and bytes of its memory that it moves.
+    """Returns the floating-point operations of a training step on a GPU, and the bytes of GPU memory that it moves.
 
-    As `saelib.sae.autograd.trainer` makes it there. All: the encoder's product, and Adam on both matrices. TopK and
-    BatchTopK: decoding and three gradients (codes, encoder, decoder) of selected entries alone. Other architectures,
-    and dead latents in AuxK and ghost gradients, whatever their number: the same four as dense products.
-    Moved are rows of selected entries, dense codes and their gradients, and for Adam parameters, gradients and moments.
+    The step is that of `saelib.sae.autograd.trainer`. Every architecture needs the encoder's product and Adam on both
+    matrices. TopK and BatchTopK add decoding and three gradients (codes, encoder, decoder) of selected entries alone.
+    Other architectures, and AuxK and ghost gradients whatever the number of dead latents, add the same four as dense
+    products. A step moves rows of selected entries, dense codes and their gradients, and for Adam parameters, gradients
+    and moments.
     """
     dense, product = 3.0 * tokens * d_sae, 2.0 * tokens * d_in * d_sae
     flops, moved = product, dense + 18.0 * d_in * d_sae

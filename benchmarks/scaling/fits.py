@@ -1,4 +1,4 @@
-"""Growth from measurements: a power, a straight line, and coefficients of known terms."""
+"""Fits growth to measurements: a power law, a straight line, and coefficients of known terms."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ class Power:
 
 @dataclass(frozen=True)
 class Line:
-    """y = a + b n, relative errors weighed equally."""
+    """y = a + b n, with equal weights for relative errors."""
 
     a: float
     b: float
@@ -32,7 +32,7 @@ class Line:
 
 
 def fit_power(n: Sequence[float], y: Sequence[float]) -> Power | None:
-    """Least squares on logarithms; None where y is not above 0, or three points do not leave a residual."""
+    """Fits a power law by least squares on logarithms; None for fewer than three points or a y that is not above 0."""
     if len(n) < 3 or min(y) <= 0:
         return None
     x, z = np.log(n) - np.log(n).mean(), np.log(y) - np.log(y).mean()
@@ -43,7 +43,7 @@ def fit_power(n: Sequence[float], y: Sequence[float]) -> Power | None:
 
 
 def fit_line(n: Sequence[float], y: Sequence[float]) -> Line | None:
-    """None where y is not above 0."""
+    """Fits a line; None if some y is not above 0."""
     if min(y) <= 0:
         return None
     weights = 1 / np.asarray(y)
@@ -52,25 +52,25 @@ def fit_line(n: Sequence[float], y: Sequence[float]) -> Line | None:
 
 
 Terms = dict[str, Callable[[Size], float]]
-"""Name -> how a part of the cost grows."""
+"""Name -> how that part of the cost grows."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A sum of terms with measured coefficients, none below 0."""
+    """A sum of terms with fitted coefficients, none below 0."""
 
     terms: Terms
     coefficients: dict[str, float]
     worst: float
-    """Largest relative error on the measurements that it was fitted to."""
+    """Largest relative error on the fitted measurements."""
 
     def __call__(self, size: Size) -> float:
-        """The cost at a size, usually beyond those measured."""
+        """Returns the cost at a size, usually beyond those measured."""
         return sum(self.coefficients[name] * term(size) for name, term in self.terms.items())
 
 
 def fit_model(terms: Terms, points: Sequence[Point], costs: Sequence[float]) -> Model:
-    """Non-negative least squares of relative errors; `costs`: of each point."""
+    """Fits the coefficients by non-negative least squares of relative errors; `costs` are those of the points."""
     matrix = np.array([[term(point.size) for term in terms.values()] for point in points]) / np.array(costs)[:, None]
     scale = matrix.max(axis=0)
     found, _ = nnls(matrix / scale, np.ones(len(costs)))

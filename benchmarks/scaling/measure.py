@@ -1,4 +1,4 @@
-"""Runs of each stage at a given size, through the same functions as the pipeline's jobs."""
+"""Runs each stage at given sizes, through the same functions as the pipeline's jobs."""
 
 import gc
 import json
@@ -16,7 +16,6 @@ from threadpoolctl import threadpool_limits
 from benchmarks.scaling.sizes import BATCH, K, Point, Size, Sweep
 from benchmarks.stats import TiledRows, activations
 from benchmarks.timing import cpu_seconds, peak_memory
-from saelib import train
 from saelib.activations.rows import ArrayRows, Rows
 from saelib.config import Config, TrainConfig, VariantConfig
 from saelib.config.load import check_config
@@ -25,27 +24,30 @@ from saelib.init_death import measure as measure_death
 from saelib.init_death import save_result
 from saelib.preprocessing.fit import make_preprocessing
 from saelib.stats import compute_stats, save_stats
+from saelib.train.start import LayerData, start_sweep
+from saelib.train.sweep import Destination, Subject
+from saelib.train.training import train_from_store
 
 Run = Callable[[Path], object]
-"""A stage, which leaves its results in the folder that it is given."""
+"""A run of a stage, which writes its results to the given folder."""
 PREPROCESSINGS = Config.model_fields["init_death"].default.preprocessings
 WORDS = ("the", "of", "a", "is", "and", "to", "in", "that", "it", "or", "be", "as", "for", "are")
 HELDOUT = 256
 
 
 def measure_sweep(sweep: Sweep, repeats: int) -> list[Point]:
-    """Every size, the smallest also once before, so that nothing is compiled while it is measured."""
+    """Measures every size. The smallest runs once before, so no compilation is measured."""
     prepare = {"extract": of_extract, "stats": of_stats, "init_death": of_init_death, "train": of_train}
     prepare |= {"store": of_store, "eigenvectors": of_eigenvectors, "whitening": of_whitening}
     with tempfile.TemporaryDirectory() as parent, threadpool_limits(1, "blas"), one_torch_thread():
         _point(prepare[sweep.stage](sweep.sizes[0], Path(parent)), sweep.sizes[0], 1)
-        gc.freeze()  # looking through every object of torch before each run takes longer than many runs
+        gc.freeze()  # collecting garbage among all of torch's objects before each run takes longer than many runs
         return [_point(prepare[sweep.stage](size, Path(parent)), size, repeats) for size in sweep.sizes]
 
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """A second one that waits would burn CPU time."""
+    """Limits torch to one thread: a second, waiting one would burn CPU time."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -70,7 +72,7 @@ def _point(run: Run, size: Size, repeats: int) -> Point:
 
 
 def of_extract(size: Size, parent: Path) -> Run:
-    """A GPT-2 of random weights over sentences of common words; every layer is stored."""
+    """Prepares an extraction of every layer of a GPT-2 with random weights, over sentences of common words."""
     config = suite(size, Path(tempfile.mkdtemp(dir=parent)))
     layers = config.models["m"].layers
 
@@ -81,7 +83,7 @@ def of_extract(size: Size, parent: Path) -> Run:
 
 
 def suite(size: Size, folder: Path) -> Config:
-    """A suite of one such model, whose checkpoint and data are written to `folder`."""
+    """Builds a suite of one such model, and writes its checkpoint and data to `folder`."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
 
@@ -97,7 +99,7 @@ def suite(size: Size, folder: Path) -> Config:
     texts = (" ".join(draw.choice(WORDS, 128)) for _ in range(4 * (size.tokens + HELDOUT) // 128))
     (folder / "texts.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
     source = {"family": "transformers", "weights": {"path": str(folder)}, "max_length": 128, "batch_size": 8}
-    # Windows smaller than the smallest size, so that memory is what it is for large ones.
+    # Windows are smaller than the smallest size, so memory behaves as at large sizes.
     small = {"chunk_rows": 256, "window_rows": 1024, "threads": 1}
     raw: dict[str, Any] = {
         "datasets": {"words": {"kind": "text", "files": [{"path": str(folder / "texts.jsonl")}]}},
@@ -108,7 +110,7 @@ def suite(size: Size, folder: Path) -> Config:
 
 
 def of_store(size: Size, parent: Path) -> Run:
-    """What extraction does beside the forward pass, on one layer that was made elsewhere."""
+    """Prepares the part of extraction after the forward pass, for one layer of generated activations."""
     file = Path(tempfile.mkdtemp(dir=parent)) / "acts.npy"
     np.save(file, activations(size.tokens + HELDOUT, size.d_in, seed=0).astype(np.float32))
     model = {"domain": "none", "source": {"family": "arrays", "files": {1: str(file)}}, "layers": 1}
@@ -118,20 +120,20 @@ def of_store(size: Size, parent: Path) -> Run:
 
 
 def of_stats(size: Size, _parent: Path) -> Run:
-    """One layer, whitening included."""
+    """Prepares statistics of one layer, whitening included."""
     rows = tiled(size)
     return lambda folder: save_stats(compute_stats(rows), folder / "layer_1.json", "k")
 
 
 def of_eigenvectors(size: Size, _parent: Path) -> Run:
-    """The largest part of statistics that does not depend on tokens."""
+    """Prepares the decompositions, the largest part of statistics that does not depend on tokens."""
     x = activations(size.d_in + 1, size.d_in, seed=0).astype(np.float64)
     covariance = x.T @ x
     return lambda _folder: np.linalg.eigh(covariance)
 
 
 def of_init_death(size: Size, _parent: Path) -> Run:
-    """One seed, every preprocessing that a suite has unless told otherwise."""
+    """Prepares init death with one seed and a suite's default preprocessings."""
     rows = tiled(size)
     arrays = fitted(size.d_in)
     preprocessings = {name: make_preprocessing(name, arrays) for name in PREPROCESSINGS}
@@ -144,41 +146,42 @@ def of_init_death(size: Size, _parent: Path) -> Run:
 
 
 def of_train(size: Size, _parent: Path) -> Run:
-    """One variant, `baseline`, at one learning rate."""
+    """Prepares training of one variant, `baseline`, at one learning rate."""
     options = {"d_sae": size.d_sae, "k": K, "batch_size": BATCH, "steps": size.tokens // BATCH}
     config = TrainConfig.model_validate(options | {"learning_rates": [1e-3], "record_every": options["steps"]})
     rows = ArrayRows(activations(2 * BATCH, size.d_in, seed=0), "benchmark")
     heldout, zeros = ArrayRows(activations(HELDOUT, size.d_in, seed=1), "benchmark"), {"mean": np.zeros(size.d_in)}
-    subject = train.Subject("benchmark", 1, "baseline")
+    subject = Subject("benchmark", 1, "baseline")
 
     def run(folder: Path) -> None:
-        places = {"output": folder, "key": "k", "seed": 0, "subject": subject, "device": "cpu"}
-        train.train_from_store(train.Sweep(rows, heldout, zeros, config, VariantConfig(), **places), rows)
+        data = LayerData(rows, heldout, zeros)
+        sweep = start_sweep(data, config, VariantConfig(), subject=subject, seed=0, device="cpu")
+        train_from_store(sweep, rows, Destination(folder, "k"))
 
     return run
 
 
 def of_whitening(size: Size, _parent: Path) -> Run:
-    """What the variant `pca` does to each row that it reads, in each epoch."""
+    """Prepares the whitening of every row that the variant `pca` reads, as in one epoch."""
     block = activations(size.tokens, size.d_in, seed=0)
     preprocess, offset = make_preprocessing("pca", fitted(size.d_in)), np.zeros(size.d_in, np.float32)
     return lambda _folder: preprocess.apply(block, offset)
 
 
 def fitted(d_in: int) -> Mapping[str, NDArray[np.floating]]:
-    """What preprocessings are built from, by name; how well it fits does not change what they cost."""
+    """The arrays that preprocessings are built from, by name. Their values do not change the costs."""
     names = ("mean", "center_median", "ln_center_median")
     spread = {"std": np.ones(d_in), "eigenvalues": np.ones(d_in), "eigenvectors": np.eye(d_in, dtype=np.float32)}
     return {name: np.zeros(d_in) for name in names} | spread
 
 
 def tiled(size: Size) -> Rows:
-    """Rows of any number in the memory of one block."""
+    """Any number of rows in the memory of one block."""
     return TiledRows(size.tokens, size.d_in)
 
 
 class CountedRows(TiledRows):
-    """Counts what is read."""
+    """Rows that count how many are read."""
 
     read = 0
 
@@ -189,7 +192,7 @@ class CountedRows(TiledRows):
 
 
 def stats_passes() -> float:
-    """How often statistics read each row."""
+    """Returns how often statistics read each row."""
     rows = CountedRows(16_384, 128)
     compute_stats(rows)
     return rows.read / rows.shape[0]

@@ -1,4 +1,4 @@
-"""What a suite will cost: sizes from its config, costs as measured here, GPUs and disks as assumed."""
+"""Projects the costs of a suite: sizes from its config, measured costs, assumed GPUs and disks."""
 
 from dataclasses import dataclass
 
@@ -8,32 +8,33 @@ from benchmarks.scaling.sizes import Size
 from saelib.config import Config, ModelConfig, VariantConfig
 from saelib.config.sources import ArraysSource
 from saelib.pipeline.needs import ModelNeeds, suite_needs, training_jobs
-from saelib.pipeline.resources import job_resources, sweeps_of_a_job
+from saelib.pipeline.resources import WINDOW_BYTES, code_bytes, job_resources, most_rates, sae_bytes, sweeps_of_a_job
 from saelib.train.checkpoint import KEPT
 
-WINDOW_BYTES = 2**28
-"""Of `saelib.train.batches_from_store.ShuffledBatches`."""
+TRAINED_COPIES, SAVED_COPIES = 4, 3
+"""Of an SAE's matrices on a GPU (weights, gradients, two moments) and in a checkpoint (no gradients); on a CPU the
+kernels hold one more, which `saelib.pipeline.resources` counts."""
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """Of one stage over a whole suite."""
+    """Costs of one stage over a whole suite."""
 
     gpu_hours: float = 0.0
-    """Assumed throughout."""
+    """Assumed."""
     cpu_hours: float = 0.0
-    """From what was measured here; for stages on a GPU, what their processor does beside it."""
+    """Extrapolated from measurements; for stages on a GPU, the CPU's part of the work."""
     disk_hours: float = 0.0
-    """Assumed: reading and writing, if nothing is still in memory from before."""
+    """Assumed: reading and writing, with nothing cached in memory."""
     disk: float = 0.0
-    """Bytes left when the stage has ended."""
+    """Bytes on disk after the stage."""
     memory: float = 0.0
-    """Bytes that its largest job asks for (`saelib.pipeline.resources`)."""
+    """Bytes that its largest job requests (`saelib.pipeline.resources`)."""
     gpu_memory: float = 0.0
-    """Bytes, of its largest job."""
+    """Bytes of its largest job."""
 
     def __add__(self, other: "StageCost") -> "StageCost":
-        """Of both: times and disk add up, of memory the larger counts."""
+        """Adds two stages: times and disk are summed, for memory the larger counts."""
         return StageCost(
             self.gpu_hours + other.gpu_hours,
             self.cpu_hours + other.cpu_hours,
@@ -45,20 +46,20 @@ class StageCost:
 
 
 def with_tokens(config: Config, factor: int) -> Config:
-    """The same suite with stores `factor` times as large. Steps of training stay: they go over the data less often."""
+    """Returns the suite with stores `factor` times as large. Training keeps its steps, so it rereads less often."""
     settings = config.extraction
     more = {"tokens": factor * settings.tokens, "heldout_tokens": factor * settings.heldout_tokens}
     return config.model_copy(update={"extraction": settings.model_copy(update=more)})
 
 
 def project(config: Config, costs: Costs, passes: float, hardware: Hardware) -> dict[str, StageCost]:
-    """Each stage's cost, and `total`. Models without `width` are left out (`unsized`).
+    """Returns each stage's cost, and `total`. Models without `width` are left out (`unsized`).
 
     Args:
         config: The suite.
-        costs: As measured.
+        costs: The measured costs.
         passes: How often statistics read each row.
-        hardware: What is assumed.
+        hardware: The assumed machine.
     """
     found = {stage: StageCost() for stage in ("extract", "stats", "init_death", "train")}
     for needs in suite_needs(config):
@@ -77,7 +78,7 @@ def project(config: Config, costs: Costs, passes: float, hardware: Hardware) -> 
 
 
 def unsized(config: Config) -> list[str]:
-    """Models whose width is not stated, or whose forward pass cannot be counted."""
+    """Returns models whose width is not stated, or whose forward pass cannot be counted."""
     return [
         name
         for name, model in config.models.items()
@@ -127,7 +128,7 @@ def _init_death(config: Config, model: ModelConfig, needs: ModelNeeds, costs: Co
 def _train(
     config: Config, needs: ModelNeeds, name: str, variant: VariantConfig, costs: Costs, hardware: Hardware
 ) -> StageCost:
-    """All learning rates of a variant, which read the same batches: on a GPU, fed by a processor."""
+    """Projects all learning rates of a variant, which read the same batches: on a GPU, fed by a CPU."""
     options, d_in = config.train, needs.width or 0
     rates = len(variant.learning_rates or options.learning_rates)
     flops, moved = step_flops(variant, d_in, options.d_sae, options.k, options.batch_size)
@@ -144,31 +145,33 @@ def _train(
         disk_hours=0 if needs.streamed_tokens else rows * d_in * 2 / hardware.disk_bandwidth / 3600,
         disk=costs.disk["train"](size),
         memory=_memory(config, "train", f"{needs.name}/{name}"),
-        gpu_memory=rates * _sae_bytes(d_in, options.d_sae, 4) + WINDOW_BYTES + 8 * options.batch_size * options.d_sae,
+        gpu_memory=rates * sae_bytes(d_in, options.d_sae, TRAINED_COPIES) + WINDOW_BYTES + code_bytes(options),
     )
 
 
 def _stream(config: Config, model: ModelConfig, needs: ModelNeeds, hardware: Hardware) -> StageCost:
-    """The forward passes of trainings straight from a model, whose weights lie beside the SAEs."""
+    """Projects the forward passes of trainings straight from a model, whose weights are in memory with the SAEs."""
     dtype = getattr(model.source, "dtype", None) or config.extraction.dtype
     tokens = needs.streamed_tokens * training_jobs(config, model)
     seconds = hardware.gpu_seconds(2.0 * (model.parameters or 0) * tokens, dtype=dtype)
     options = config.train
-    saes = sweeps_of_a_job(config, model) * len(options.learning_rates)
-    memory = (needs.gpu_bytes or 0) + saes * _sae_bytes(needs.width or 0, options.d_sae, 4)
+    saes = sweeps_of_a_job(config, model) * most_rates(options)
+    memory = (needs.gpu_bytes or 0) + saes * sae_bytes(needs.width or 0, options.d_sae, TRAINED_COPIES)
     return StageCost(gpu_hours=seconds / 3600, gpu_memory=memory)
 
 
 def checkpoint_bytes(config: Config) -> int:
-    """Of the largest training while it runs: `KEPT` checkpoints, each with parameters and two moments of every rate."""
+    """Returns the bytes of the largest training's checkpoints while it runs.
+
+    These are `KEPT` checkpoints, each with the parameters and two moments of every learning rate.
+    """
     options = config.train
-    rates = max(len(variant.learning_rates or options.learning_rates) for variant in options.variants.values())
     widest = max((model.width or 0 for model in config.models.values()), default=0)
-    return KEPT * rates * _sae_bytes(widest, options.d_sae, 3)
+    return KEPT * most_rates(options) * sae_bytes(widest, options.d_sae, SAVED_COPIES)
 
 
 def without_gpus(config: Config, costs: Costs) -> dict[str, float]:
-    """Core hours of what a GPU is assumed for, on processors as measured here; training without AuxK's part."""
+    """Returns the core-hours of the GPU's work on CPUs like the measured one; training without AuxK's part."""
     rows = config.extraction.tokens + config.extraction.heldout_tokens
     options = config.train
     rates = sum(len(variant.learning_rates or options.learning_rates) for variant in options.variants.values())
@@ -181,11 +184,6 @@ def without_gpus(config: Config, costs: Costs) -> dict[str, float]:
             size = Size(options.steps * options.batch_size, model.width, options.d_sae)
             hours["train"] += len(model.trained_layers) * rates * costs.seconds["train"](size) / 3600
     return hours
-
-
-def _sae_bytes(d_in: int, d_sae: int, copies: int) -> int:
-    """Both matrices, in float32."""
-    return copies * 2 * d_in * d_sae * 4
 
 
 def _memory(config: Config, stage: str, name: str) -> float:

@@ -1,4 +1,4 @@
-"""What is measured at which sizes, and what one measurement gives."""
+"""The sizes that are measured, and the result of one measurement."""
 
 import statistics
 from dataclasses import dataclass, replace
@@ -8,12 +8,12 @@ Axis = Literal["tokens", "d_in", "d_sae", "layers"]
 
 
 BATCH, K = 4096, 64
-"""Of a training step, as in the paper."""
+"""Tokens of a training step, as in the paper."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """Of one run of a stage."""
+    """The size of one run of a stage."""
 
     tokens: int
     """Rows extracted, measured, or seen in training."""
@@ -23,45 +23,45 @@ class Size:
 
     @property
     def parameters(self) -> int:
-        """Of the blocks of a transformer with MLPs four times as wide as its stream."""
+        """Parameters of the blocks of a transformer with MLPs four times as wide as its residual stream."""
         return 12 * self.d_in**2 * self.layers
 
 
 @dataclass(frozen=True)
 class Point:
-    """One size, measured."""
+    """The measurement of one size."""
 
     size: Size
     seconds: tuple[float, ...]
     """CPU seconds of each repeat."""
     memory: tuple[int, ...]
-    """Bytes that each repeat adds at its highest to what was there before."""
+    """Peak memory that each repeat adds, in bytes."""
     disk: int
-    """Bytes that it leaves."""
+    """Bytes that the run leaves on disk."""
 
     @property
     def cpu_seconds(self) -> float:
-        """The median."""
+        """Median CPU seconds."""
         return statistics.median(self.seconds)
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """One stage at several sizes that differ in one respect."""
+    """One stage at several sizes that differ along one axis."""
 
     stage: str
     axis: Axis
     sizes: tuple[Size, ...]
     expected: tuple[float, float]
-    """Powers between which CPU time should grow for large sizes; (1, 1): linear."""
+    """Range of exponents expected for CPU time at large sizes; (1, 1) is linear."""
     because: str
-    """Where the powers come from."""
+    """Why these exponents are expected."""
 
 
 def sweeps(quick: bool) -> list[Sweep]:
-    """Three sizes each with `quick`, otherwise four."""
+    """Returns the sweeps, of three sizes each if `quick`, otherwise of four."""
     at = 3 if quick else 4
-    # Statistics by tokens at a width where the Gram matrices, not the medians, are most of it.
+    # Statistics by tokens use a width at which the Gram matrices, not the medians, dominate.
     extract, stats, death = Size(4096, 128, layers=4), Size(6144, 1024), Size(4096, 256, 2048)
     steps = tuple(number * BATCH for number in (4, 8, 16, 32))
     train = Size(steps[1], 512, 4096)

@@ -1,1 +1,1 @@
-"""Activations as rows, whatever file they lie in."""
+"""Activations as rows, whatever file they are stored in."""

@@ -1,4 +1,4 @@
-"""Open activations that lie in files, of any size and many formats, as `Rows`. `docs/plugins.md` lists the formats."""
+"""Opens files of activations, of any size and in many formats, as `Rows`. `docs/plugins.md` lists the formats."""
 
 import logging
 import re
@@ -28,16 +28,19 @@ log = logging.getLogger(__name__)
 
 
 class FileRows:
-    """One array, or several of one width one after another, as `Rows`. [n, context, d_in] is n * context rows."""
+    """One array as `Rows`, or several arrays of one width, one after another.
+
+    An array [examples, context, d_in] is read as examples * context rows.
+    """
 
     def __init__(self, name: str, parts: Sequence[tuple[str, Found]], notes: Sequence[str] = ()) -> None:
-        """`parts`: arrays of floating point with two or three axes, and what messages call each."""
+        """Takes `parts`: what messages call each array, and the array, in floating point with two or three axes."""
         self.name = name
         self.notes = list(notes)
-        """Plain sentences on what was read and what was not."""
+        """Plain sentences that say what was read and what was not."""
         contexts = {prod(found.shape[1:-1]) for _, found in parts}
         self.context = contexts.pop() if len(contexts) == 1 else 1
-        """Rows that stand together because they come from one example; 1 where that is not known."""
+        """Number of consecutive rows that come from one example; 1 if that is not known."""
         self._parts = parts
         self._starts = [0, *accumulate(prod(found.shape[:-1]) for _, found in parts)]
         self.shape = (self._starts[-1], parts[0][1].shape[-1])
@@ -46,7 +49,7 @@ class FileRows:
         self.offset: NDArray[np.float32] | None = None
 
     def block(self, start: int, stop: int) -> NDArray[np.floating]:
-        """Rows `start` to `stop`: float16, float32 or float64 [stop - start, d_in]."""
+        """Reads the rows `start` to `stop`: float16, float32 or float64 [stop - start, d_in]."""
         pieces, index = [], bisect_right(self._starts, start) - 1
         while start < stop:
             begin, end = self._starts[index], min(stop, self._starts[index + 1])
@@ -56,18 +59,21 @@ class FileRows:
 
 
 def open_rows(file: str | Path, fill_missing_chunks: bool = False) -> Rows:
-    """Open activations for reading block by block; nothing is loaded whole.
+    """Opens activations, to be read block by block; they are never in memory as a whole.
 
     Args:
-        file: a file of any of `open_one.SUFFIXES`; a folder of such files, or a pattern such as `acts/*.npy`, whose
-            files are read one after another, numbers in their names in order; a data set that `datasets` saved; a
-            store (a folder, or an s3:// URL), which gives its training rows, or, as `STORE::heldout`, the others.
-            Where a file holds several arrays, `FILE::NAME` says which.
-        fill_missing_chunks: take chunks that a .zarr or .h5 file does not hold for its fill value.
+        file: One of the following. If a file holds several arrays, `FILE::NAME` says which one to read.
+
+            - A file with one of `open_one.SUFFIXES`.
+            - A folder of such files, or a pattern such as `acts/*.npy`: they are read one after another, ordered by
+              the numbers in their names.
+            - A data set that the library `datasets` saved.
+            - A store (a folder, or an s3:// URL): its training rows, or with `STORE::heldout` its held-out rows.
+        fill_missing_chunks: Read chunks that are missing from a .zarr or .h5 file as its fill value.
 
     Raises:
-        UserError: where there is no such file or array, or it is not [tokens, d_in] or [examples, context, d_in] in
-            floating point, or a chunk is missing.
+        UserError: if there is no such file or array, if it is not [tokens, d_in] or [examples, context, d_in] in
+            floating point, or if a chunk is missing.
     """
     location, _, member = str(file).partition("::")
     if not location:
@@ -76,7 +82,8 @@ def open_rows(file: str | Path, fill_missing_chunks: bool = False) -> Rows:
         return _store(location, member)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", location):
         raise UserError(
-            f"{location}: is a URL; download it first. Files and folders of this machine are read, and stores at s3://"
+            f"{location}: is a URL; download it first. Only files and folders on this machine and stores at s3:// "
+            "can be read"
         )
     paths, notes = find_files(location)
     if len(paths) == 1 and is_zarr(paths[0]) and _is_store(paths[0]):
@@ -111,17 +118,18 @@ def _store(location: Path | str, member: str) -> Rows:
 
 
 def _read(name: str, found: Found, start: int, stop: int) -> NDArray[np.floating]:
-    """Rows of one array, in a type that every machine computes with."""
+    """Reads rows of one array, in a floating-point type that every machine computes with."""
     context = prod(found.shape[1:-1])
     first = start // context
     try:
         values = np.asarray(found.read(first, -(-stop // context)))
     except (SafetensorError, ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
         raise UserError(
-            f"{name}: rows {start:,} to {stop - 1:,} cannot be read: damaged, or packed by a codec that is not here"
+            f"{name}: rows {start:,} to {stop - 1:,} cannot be read: damaged, or its codec is not installed here"
         ) from error
     native = np.dtype(np.float64) if values.dtype.itemsize > 8 else values.dtype.newbyteorder("=")
-    with np.errstate(over="ignore"):  # of 80 bits: what becomes infinity is found where it is used
+    # An 80-bit number may become infinite; whoever uses the rows finds and reports that.
+    with np.errstate(over="ignore"):
         values = values.astype(native, copy=False)
     rows = values.reshape(-1, found.shape[-1])
     return rows[start - first * context : stop - first * context]

@@ -1,4 +1,4 @@
-"""One way to read tall arrays `[tokens, d_in]`, whatever file they lie in, without loading them whole."""
+"""One way to read tall arrays `[tokens, d_in]` piece by piece, whatever file they are stored in."""
 
 from typing import Protocol
 
@@ -7,26 +7,27 @@ from numpy.typing import NDArray
 
 
 class Rows(Protocol):
-    """A tall array, read a run of rows at a time. Values are `block(...) + offset`."""
+    """A tall array that is read a run of rows at a time. Its values are `block(...) + offset`."""
 
     name: str
-    """What messages call it, such as 'smollm2-135m layer 3'."""
+    """The name that messages use, such as 'smollm2-135m layer 3'."""
     shape: tuple[int, int]
-    """tokens, d_in"""
+    """(tokens, d_in)."""
     block_rows: int
-    """Rows that are cheap to read together; reads are fastest when they start at a multiple of it."""
+    """Number of rows that are cheap to read together; reads are fastest if they start at a multiple of it."""
     offset: NDArray[np.float32] | None
-    """[d_in]; None stands for zero. Kept apart: adding it can cost the precision that it is there to keep."""
+    """[d_in]; None stands for zero. It is kept apart because adding it can cost the precision that it preserves."""
 
     def block(self, start: int, stop: int) -> NDArray[np.floating]:
-        """Rows as stored (float16, float32 or float64), without the offset: [stop - start, d_in]."""
+        """Reads rows as they are stored (float16, float32 or float64), without the offset: [stop - start, d_in]."""
         ...
 
 
 def read_float32(rows: Rows, start: int, stop: int) -> NDArray[np.float32]:
-    """Rows with the offset added, as float32 [stop - start, d_in]; always a fresh array.
+    """Reads rows and adds the offset: float32 [stop - start, d_in], always a fresh array.
 
-    Values beyond float32 become infinite. What was zero when a store was written is exactly zero.
+    Values beyond the range of float32 become infinite. Values that were zero when a store was written are exactly
+    zero again.
     """
     with np.errstate(over="ignore"):
         values = rows.block(start, stop).astype(np.float32)
@@ -46,7 +47,7 @@ class ArrayRows:
         offset: NDArray[np.float32] | None = None,
         context: int = 1,
     ) -> None:
-        """`values`: floating point [tokens, d_in], without the `offset` [d_in]; `context`: rows of one example."""
+        """Takes `values`, floating point [tokens, d_in], without the `offset` [d_in]; `context`: rows of one example."""
         self.values = values
         self.name = name
         self.shape = (values.shape[0], values.shape[1])
@@ -55,5 +56,5 @@ class ArrayRows:
         self.context = context
 
     def block(self, start: int, stop: int) -> NDArray[np.floating]:
-        """Rows `start` to `stop`: [stop - start, d_in]."""
+        """Returns the rows `start` to `stop`: [stop - start, d_in]."""
         return np.asarray(self.values[start:stop])

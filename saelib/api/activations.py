@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from saelib.activations.rows import ArrayRows, Rows, read_float32
 from saelib.errors import UserError
+from saelib.extras import explain_missing_extras
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,6 +58,7 @@ class Activations:
         return f"Activations({self.name!r}, {self.shape[0]:,} tokens x {self.shape[1]:,})"
 
 
+@explain_missing_extras()
 def open_activations(source: Source, name: str = "activations") -> Activations:
     """Opens activations for all functions of `saelib`, which also do so themselves.
 

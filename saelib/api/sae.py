@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 
 from saelib.api.activations import Source, open_activations
 from saelib.errors import UserError
+from saelib.extras import explain_missing_extras
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from saelib.evaluation.reconstruction import Evaluation
+    from saelib.evaluation.result import Evaluation
     from saelib.sae.file import SavedSAE
 
 Library = Literal["saelens", "dictionary_learning", "sparsify"]
@@ -99,6 +100,7 @@ class LoadedSAE:
         return f"LoadedSAE({self.name!r}, {self.saved.sae.architecture}, {sizes})"
 
 
+@explain_missing_extras()
 def load_sae(path: str | Path, library: Library | None = None) -> LoadedSAE:
     """Loads an SAE: a file of saelib's, or a folder that SAELens, dictionary_learning or sparsify wrote.
 
@@ -126,6 +128,7 @@ def load_sae(path: str | Path, library: Library | None = None) -> LoadedSAE:
     return LoadedSAE(load(path), path.name)
 
 
+@explain_missing_extras()
 def evaluate_sae(sae: LoadedSAE | str | Path, activations: Source, tokens: int | None = None) -> "Evaluation":
     """Measures death by cause, L0 and reconstruction of an SAE, in the model's own activations.
 

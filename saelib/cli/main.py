@@ -6,47 +6,68 @@ from typing import Annotated
 
 import typer
 
+import saelib
 from saelib.cli.diagnose import diagnose_app
+from saelib.cli.plan import plan_app
 from saelib.cli.sae import sae_app
 from saelib.cli.show import FillMissingChunks, show_rows, show_values
 from saelib.cli.suite import suite_app
 from saelib.errors import UserError, exit_on_user_error
+from saelib.extras import explain_missing_extras
 
 app = typer.Typer(
-    help="Will the features of a sparse autoencoder be born dead? Measure, explain and prevent it.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 store_app = typer.Typer(help="Look after activation stores.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
 app.add_typer(diagnose_app)
 app.add_typer(sae_app)
+app.add_typer(plan_app)
 app.add_typer(suite_app)
 
 MANY = 10**15
-"""More of anything than the closed forms are good for; beyond, they would leave the range of float64."""
+"""Largest size that the closed forms accept; beyond it they would leave the range of float64."""
 PASSES = 20
-"""Over the rows, about, of `saelib stats`: most are steps of the two geometric medians."""
+"""Approximate number of times that `saelib stats` reads the rows, mostly for the two geometric medians."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 def main() -> None:
-    """Entry point of `saelib`."""
-    exit_on_user_error(app)
+    """Runs the command that is given, as `saelib` and as `python -m saelib`."""
+    exit_on_user_error(_run)
+
+
+def _run() -> None:
+    with explain_missing_extras():
+        app()
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"saelib {saelib.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Will the features of a sparse autoencoder be born dead? Measure, explain and prevent it."""
 
 
 @app.command()
 def theory(
     gamma: Annotated[float, typer.Option(min=0, help="Severity ||mean|| / ||std||: gamma_unit of saelib stats.")],
-    d_sae: Annotated[int, typer.Option(min=1, max=MANY, help="Features of the SAE.")] = 8192,
-    k: Annotated[int, typer.Option(min=1, max=MANY, help="Features that stay active for a token.")] = 64,
-    tokens: Annotated[
-        int, typer.Option(min=2, max=MANY, help="Tokens a feature gets to prove itself alive.")
-    ] = 100_000,
+    d_sae: Annotated[int, typer.Option(min=1, max=MANY, help="Latents of the SAE.")] = 8192,
+    k: Annotated[int, typer.Option(min=1, max=MANY, help="Latents that are selected for each token.")] = 64,
+    tokens: Annotated[int, typer.Option(min=2, max=MANY, help="Tokens on which each latent may fire.")] = 100_000,
     json: Json = False,
 ) -> None:
-    """What the closed forms predict: the fraction of features dead at initialization.
+    """Predict the fraction of latents that are dead at initialization, by the closed forms.
 
     dead_relu: never above 0 before the selection. dead_total: never selected, dead_relu included.
     dead_total_paper: the same by the paper's form, which is too low below gamma 2 or so.
@@ -68,11 +89,11 @@ def stats(
                                              ".npz, .safetensors, .pt, .zarr, .h5, .parquet, .arrow), a folder of them "
                                              "or a pattern ('acts/*.npy'), a data set saved by datasets, or a store. "
                                              "FILE::NAME where it holds several arrays.")],
-    workers: Annotated[int, typer.Option(min=1, help="Processor cores to use.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="CPU cores to use.")] = 1,
     fill_missing_chunks: FillMissingChunks = False,
     json: Json = False,
 ) -> None:  # fmt: skip
-    """Gamma, effective rank and what else decides death, of activations you already have.
+    """Measure gamma, effective rank and the other statistics that decide death, on your own activations.
 
     The file is read block by block, so its size does not matter. Example: saelib stats activations.npy
     """

@@ -19,7 +19,9 @@ class Library(StrEnum):
 
 sae_app = typer.Typer()
 Ours = Annotated[Path, typer.Argument(help="An SAE as saelib keeps it: weights.safetensors of a variant.")]
-Tokens = Annotated[int | None, typer.Option(min=1, help="Measure on the first so many rows; all where absent.")]
+Tokens = Annotated[
+    int | None, typer.Option(min=1, help="Measure on this many rows, from the first; by default on all.")
+]
 
 
 @sae_app.command()
@@ -31,7 +33,7 @@ def evaluate(
     fill_missing_chunks: FillMissingChunks = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:  # fmt: skip
-    """Death by pathway, L0, error and variance explained of an SAE, whoever trained it, on rows you have.
+    """Measure death by cause, L0, error and variance explained of an SAE on your own activations.
 
     Of a store the held-out rows are measured, which no SAE that was trained on the store has seen; STORE::train names
     the others. Of any other file it cannot be known whether the SAE was trained on its rows: on those it was trained
@@ -93,7 +95,7 @@ def import_(
     folder: Annotated[Path, typer.Argument(help="The folder that the other library saved one SAE to.")],
     out: Annotated[Path, typer.Argument(help="A .safetensors file to write.")],
     from_: Annotated[
-        Library | None, typer.Option("--from", help="The library; told by the files where absent.")
+        Library | None, typer.Option("--from", help="The library; by default it is recognized by its files.")
     ] = None,
 ) -> None:
     """Read an SAE of another library into a file that `saelib evaluate` and `saelib export` take.

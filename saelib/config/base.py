@@ -1,4 +1,4 @@
-"""What every part of the configuration shares."""
+"""Types that all parts of the configuration share."""
 
 from typing import Annotated, Any
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 class Section(BaseModel):
     """A part of the configuration: immutable, and a key it does not know is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
 
 
 def _no_truth_value(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Where statistics are computed, if not in the job itself: a dask cluster."""
+"""Settings of the dask cluster that computes statistics in place of the jobs themselves."""
 
 from typing import Annotated, Any
 
@@ -20,14 +20,17 @@ class SlurmWorkers(Section):
     """Workers that each job of stage `stats` asks Slurm for, and gives back at its end."""
 
     jobs: Count
-    """Slurm jobs, of one worker process each."""
+    """Number of Slurm jobs; each runs one worker process."""
     cores: Count = 4
-    """Of each; a worker runs as many threads."""
+    """CPU cores of each job; its worker runs as many threads."""
     memory: Annotated[str, StringConstraints(pattern=r"^\d+ ?[KMGT]i?B$")] = "16GiB"
-    """Of each."""
+    """Memory of each job."""
     walltime: Annotated[str, StringConstraints(pattern=r"^(\d+-)?\d+:\d\d:\d\d$")] = "04:00:00"
+    """Time limit of each, as Slurm writes it."""
     partition: str | None = None
+    """Slurm's partition; none: the default one."""
     account: str | None = None
+    """Slurm's account; none: the default one."""
     interface: str | None = None
     """Network interface for workers and scheduler, such as `ib0`; none: dask's choice."""
     directives: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""What models are shown: every kind of data set."""
+"""Settings of the data that models are shown, one class per kind of data set."""
 
 from typing import Annotated, Literal, Self
 
@@ -20,10 +20,13 @@ class HubText(Section):
     """A text data set of the Hugging Face hub, streamed."""
 
     hf: Repository
+    """`organization/name` of the data set."""
     revision: str
     """A commit pins the data; a branch may move."""
     configuration: str | None = None
+    """Name of a configuration (subset) of the data set; none: its default one."""
     split: str = "train"
+    """Name of the split to read."""
 
 
 class Text(Section):
@@ -31,9 +34,11 @@ class Text(Section):
 
     kind: Literal["text"]
     hub: HubText | None = None
+    """A data set of the hub, in place of `files`."""
     files: tuple[FilesConfig, ...] = ()
     """`.txt` (a document a file), `.jsonl`, `.json`, these also compressed; `.parquet`, `.arrow`."""
     column: str = "text"
+    """Column or JSON field that holds the text."""
     characters: Count | None = None
     """Cut documents into passages of about this length, at line ends; none: a document is one example.
     A document that is the only one is always cut, into passages of 1000 characters where this is not set."""
@@ -52,6 +57,7 @@ class Images(Section):
 
     kind: Literal["images"]
     files: tuple[FilesConfig, ...]
+    """Image files, or folders of them."""
     size: Count = 224
     """Pixels along each side of a crop."""
     crops: Count = 16
@@ -73,7 +79,9 @@ class Sequences(Section):
 
     kind: Literal["sequences"]
     files: tuple[FilesConfig, ...]
+    """FASTA or flat files, plain or compressed."""
     alphabet: Literal["protein", "dna"]
+    """Whether letters are amino acids or nucleotides."""
     window: Count | None = None
     """Cut each record into windows of this length; none: one example a record."""
     max_unknown: Annotated[float, Field(ge=0, le=1)] = 0.0

@@ -12,16 +12,16 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class ModelSource(Section):
-    """What every family has that runs a model here."""
+    """Options of every family that runs a model in the job itself."""
 
     batch_size: Count = 8
     """Examples handed to the model at once."""
     dtype: Dtype | None = None
-    """Of the forward pass; none: `extraction.dtype`."""
+    """Number format of the forward pass. Without it, `extraction.dtype` applies."""
 
 
 class TokenModelSource(ModelSource):
-    """What every family has that reads rows of tokens."""
+    """Options of every family that reads rows of tokens."""
 
     max_length: Count = 256
     """Tokens, special ones included, that the model reads at once; `long` says what becomes of longer examples."""
@@ -101,6 +101,7 @@ class StableDiffusion3Source(ModelSource):
     prompt: FilesConfig | None = None
     """A .safetensors with one prompt's `prompt_embeds` and `pooled_prompt_embeds`; none: zeros."""
     device_map: Literal["auto", "balanced", "sequential"] | None = None
+    """Spread the blocks over several GPUs, as accelerate does; none: the whole model on one device."""
     batch_size: Count = 4
 
 

@@ -1,9 +1,9 @@
-"""Where files come from: this machine, a Python wheel, the Hugging Face hub, or any address."""
+"""Sources of files: this machine, a Python wheel, the Hugging Face hub, or a URL."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, StringConstraints, Tag
+from pydantic import Discriminator, Field, StringConstraints, Tag
 
 from saelib.config.base import Section, Sha256
 
@@ -19,6 +19,7 @@ class Wheel(Section):
     wheel: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._+-]+\.whl$")]
     """The wheel's file name; fixes platform and Python tag, so that the checksum is the same everywhere."""
     sha256: Sha256
+    """Of the wheel; another one is refused."""
     inside: str = "."
     """Folder, file or glob inside the wheel."""
 
@@ -27,12 +28,14 @@ class LocalFiles(Section):
     """Files on this machine."""
 
     path: Path
+    """A file or a folder."""
 
 
 class HubFiles(Section):
     """A repository of the Hugging Face hub."""
 
     hf: Repository
+    """`organization/name` of the repository."""
     revision: str = "main"
     """A commit pins the files; a branch or tag may move."""
     only: tuple[str, ...] = ()
@@ -40,6 +43,7 @@ class HubFiles(Section):
     inside: str = "."
     """Folder, file or glob inside the repository; `.`: the whole repository."""
     repo_type: Literal["model", "dataset"] = "model"
+    """What kind of repository it is on the hub."""
     gated: bool = False
     """Whether the hub asks for a license to be accepted, and so for a token (`HF_TOKEN` or `hf auth login`)."""
 
@@ -48,8 +52,9 @@ class WebFiles(Section):
     """One file at an address; an archive (`.tar`, `.tar.gz`, `.zip`) is unpacked."""
 
     url: Annotated[str, StringConstraints(pattern=r"^(https?|ftp)://[^\s@]+$")]
+    """The address, without user or password."""
     sha256: Sha256 | None = None
-    """Of the downloaded file; none: the sum of the first download is logged, so that it can be put here."""
+    """SHA-256 of the downloaded file. Without it, the sum of the first download is logged, to be copied here."""
     inside: str = "."
     """Folder, file or glob inside an archive."""
 
@@ -72,4 +77,5 @@ FilesConfig = Annotated[
         custom_error_type="files",
         custom_error_message="needs one of the keys 'path', 'hf', 'pypi' or 'url' to say where the files come from",
     ),
+    Field(description="Where the files come from, by one of the keys `path`, `hf`, `pypi` and `url`."),
 ]

@@ -20,6 +20,10 @@ UNKNOWN_BLOCKS = (
     "or write the range out, such as 1-12"
 )
 
+LayerSpan = Annotated[int, Field(ge=0)] | Annotated[str, StringConstraints(pattern=r"^\s*(all|\d+|\d+\s*-\s*\d*)\s*$")]
+Layers = LayerSpan | list[LayerSpan]
+"""What may stand for layers in the file; `parse_layers` reads it."""
+
 
 def parse_layers(value: Any, every: Callable[[], Sequence[int] | None]) -> Any:
     """`3`, `"1-12"`, `"5-"`, `"all"` or a list of such -> sorted tuple of layer numbers.
@@ -84,9 +88,9 @@ class StageResources(Section):
     """What a cluster is asked for, for the jobs of one stage; what is not given is estimated."""
 
     mem_mb: Annotated[int, Field(ge=600)] | None = None
-    """Of the first attempt; each further one gets as much again. Two Snakemakes run in each job: 600 at least."""
+    """Memory of the first attempt, in MB; each retry adds as much. At least 600, for the two Snakemakes."""
     runtime: Count | None = None
-    """Minutes, for every attempt."""
+    """Time limit of every attempt, in minutes."""
     gpu: Annotated[int, Field(ge=0)] | None = None
     """GPUs of a job, where the suite's `gpus` is on."""
 
@@ -106,28 +110,29 @@ class ModelConfig(Section):
     domain: Annotated[str, StringConstraints(min_length=1, max_length=40, strip_whitespace=True)]
     """Groups rows in tables and figures: language, vision, protein, genomic."""
     source: SourceConfig
+    """How the model is loaded: its `family`, and that family's options (docs/models.md)."""
     dataset: Name | None = None
     """A name under `datasets`; not needed where the source brings its own activations."""
     blocks: Annotated[int, Field(ge=0)] | None = None
     """How many blocks the model has, where the files that say so are not here yet; another number is an error."""
-    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_model_layers)]
+    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_model_layers, Layers)]
     """Layer i is the residual stream after block i: `5`, `1-12`, `1-` (to the last), `all`, or a list of these. `all`
     is every block's; of files, every one that is listed."""
     representative_layer: int | None = None
     """The layer that stands for the model in figures, and that SAEs are trained on."""
-    train_layers: Annotated[tuple[int, ...] | None, BeforeValidator(_some_of_the_layers)] = None
+    train_layers: Annotated[tuple[int, ...] | None, BeforeValidator(_some_of_the_layers, Layers | None)] = None
     """Layers that SAEs are trained on, written as `layers`; none: the representative one, where there is one."""
-    stream: Annotated[StreamConfig | None, BeforeValidator(_switch)] = None
+    stream: Annotated[StreamConfig | None, BeforeValidator(_switch, StreamConfig | bool | None)] = None
     """Train on activations straight from the model's forward pass, which are stored nowhere; `true` for the defaults.
     None: on those in the store, over and over."""
     width: Count | None = None
     """d_in, where it should be known (`saelib plan`) before the weights are here; another width is an error."""
     parameters: Count | None = None
-    """Of the weights, for the same purpose."""
+    """Number of weights, for the estimates of memory and time before the weights are here."""
     resources: ModelResources = ModelResources()
-    """Of this model's jobs on a cluster, where the estimates do not fit."""
+    """Resources of this model's jobs on a cluster; set them if the estimates are wrong."""
     license: str = ""
-    """Of the weights; stated in the tables' notes."""
+    """License of the weights; the tables' notes state it."""
     notes: str = ""
     """How in-distribution the data is, and whatever else a reader of the tables should know."""
 
@@ -162,7 +167,7 @@ class ExtractionConfig(Section):
     window_rows: Count = 65_536
     """Rows are shuffled within windows of this size, which are held in memory for every layer of a pass."""
     dtype: Dtype = "float32"
-    """Of the forward pass, where a model's `source` does not say."""
+    """Number format of the forward pass, unless a model's `source` sets its own `dtype`."""
     threads: Count = 2
     """Processor threads of the forward pass, however many cores a job is given: with the number of threads, rounding
     may change."""
@@ -179,8 +184,11 @@ class InitDeathConfig(Section):
     """Stage `init_death`: a randomly initialized TopK SAE on held-out tokens."""
 
     d_sae: Count = 2_048
+    """Latents of the SAE."""
     k: Count = 64
+    """Latents that are selected for a token."""
     seeds: Count = 3
+    """Random dictionaries, whose spread is reported."""
     preprocessings: tuple[PreprocessingName, ...] = (
         "raw",
         "center_median",
@@ -189,7 +197,9 @@ class InitDeathConfig(Section):
         "zscore",
         "pca",
     )
+    """Preprocessings to compare (docs/training.md)."""
     layers_per_job: Count = 8
+    """Layers of one model that share a process, which saves its start-up."""
 
     @model_validator(mode="after")
     def _k_fits(self) -> Self:
@@ -206,18 +216,21 @@ class Config(Section):
     """A suite: what to run, on which models, into which folder."""
 
     results: Annotated[Path, AfterValidator(Path.expanduser)] = Path("results")
-    """From the working folder, as every path here."""
+    """Folder of all results, relative to the working folder like every path in the config."""
     stores: BucketUrl | None = None
     """Where activation stores lie, as `s3://bucket/prefix` (see docs/storage.md); none: in the results folder."""
     dask: DaskConfig | None = None
     """The cluster that computes statistics (see docs/storage.md); none: each job does it itself."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Decides every random choice: the order of the data, the split, the dictionaries and the weights."""
     heldout_fraction: Fraction = 0.3
     """Share of a dataset's examples that is held out, in whole groups (documents, photographs, records)."""
     gpus: bool = False
     """Whether extraction and training ask a cluster for GPUs. On one machine they take what they find."""
     datasets: dict[Name, DatasetConfig] = {}
+    """Data that models are shown, by names of your choice; `kind` says what each is (docs/models.md)."""
     models: Annotated[dict[Name, ModelConfig], Field(min_length=1)]
+    """Models of the suite, by names of your choice."""
     extraction: ExtractionConfig = ExtractionConfig()
     stats: StatsConfig = StatsConfig()
     init_death: InitDeathConfig = InitDeathConfig()

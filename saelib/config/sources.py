@@ -63,6 +63,7 @@ class TransformersVisionSource(ModelSource):
     family: Literal["transformers_vision"]
     weights: FilesConfig
     device_map: Literal["auto", "balanced", "sequential"] | None = None
+    """Spread the blocks over several GPUs, as accelerate does; none: the whole model on one device."""
     keep_special_tokens: bool = False
     """Also take CLS and register tokens, which carry no patch."""
 

@@ -37,6 +37,7 @@ class PlainPreprocessing(Section):
     """A preprocessing without options."""
 
     kind: PreprocessingName
+    """Its name (docs/training.md says what each does)."""
 
 
 class PartialWhitening(Section):
@@ -61,9 +62,12 @@ class AutoPreprocessing(Section):
     kind: Literal["auto"]
 
 
+_Preprocessing = Annotated[
+    PlainPreprocessing | PartialWhitening | ActiveSubspace | AutoPreprocessing, Field(discriminator="kind")
+]
 PreprocessingConfig = Annotated[
-    Annotated[PlainPreprocessing | PartialWhitening | ActiveSubspace | AutoPreprocessing, Field(discriminator="kind")],
-    BeforeValidator(_by_name),
+    _Preprocessing,
+    BeforeValidator(_by_name, _Preprocessing | PreprocessingName | Literal["active_subspace", "auto"]),
 ]
 
 
@@ -92,16 +96,18 @@ class JumpReLU(Section):
 
     kind: Literal["jumprelu"]
     target_l0: Positive | None = None
-    """None: `train.k`."""
+    """Average number of active latents per token to aim at. Without it, `train.k`."""
     coefficient: Positive = 1.0
-    """Of (L0 / target - 1)^2."""
+    """Weight of the penalty (L0 / target - 1)^2."""
     bandwidth: Positive = 1e-3
     """Width of the kernel that stands in for the step's derivative."""
     initial_threshold: Positive = 1e-3
+    """Of every latent, before training."""
 
 
+_Architecture = Annotated[TopK | BatchTopK | ReLU | JumpReLU, Field(discriminator="kind")]
 ArchitectureConfig = Annotated[
-    Annotated[TopK | BatchTopK | ReLU | JumpReLU, Field(discriminator="kind")], BeforeValidator(_by_name)
+    _Architecture, BeforeValidator(_by_name, _Architecture | Literal["topk", "batch_topk", "relu", "jumprelu"])
 ]
 
 
@@ -116,6 +122,7 @@ class AuxK(Section):
 
     kind: Literal["auxk"]
     auxk_coefficient: Positive = 1 / 32
+    """Of the auxiliary loss, next to that of the reconstruction."""
     k: Count | None = None
     """Dead latents used for a token; none: d_in // 2."""
 
@@ -131,14 +138,14 @@ class Resampling(Section):
 
     kind: Literal["resample"]
     every: Count = 25_000
-    """Steps."""
+    """Steps between two resamplings."""
     until: Count | None = None
     """The last step at which it happens; none: half of all steps."""
 
 
+_DeadLatents = Annotated[IgnoreDeadLatents | AuxK | GhostGradients | Resampling, Field(discriminator="kind")]
 DeadLatentsConfig = Annotated[
-    Annotated[IgnoreDeadLatents | AuxK | GhostGradients | Resampling, Field(discriminator="kind")],
-    BeforeValidator(_by_name),
+    _DeadLatents, BeforeValidator(_by_name, _DeadLatents | Literal["none", "auxk", "ghost_grads", "resample"])
 ]
 
 
@@ -147,9 +154,13 @@ class Adam(Section):
 
     kind: Literal["adam"] = "adam"
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the mean of the gradients."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of the mean of their squares."""
     epsilon: Positive = 1e-8
+    """Added to the root of that mean, which divides the step."""
     sparse: bool = False
+    """Whether moments of a latent stand still while it has no gradient."""
 
 
 class SignSGD(Section):
@@ -158,7 +169,8 @@ class SignSGD(Section):
     kind: Literal["sign_sgd"]
 
 
-OptimizerConfig = Annotated[Annotated[Adam | SignSGD, Field(discriminator="kind")], BeforeValidator(_by_name)]
+_Optimizer = Annotated[Adam | SignSGD, Field(discriminator="kind")]
+OptimizerConfig = Annotated[_Optimizer, BeforeValidator(_by_name, _Optimizer | Literal["adam", "sign_sgd"])]
 
 
 class ScheduleConfig(Section):
@@ -192,9 +204,13 @@ class VariantConfig(Section):
     """A way to train: a named set of options."""
 
     preprocessing: PreprocessingConfig = PlainPreprocessing(kind="raw")
+    """What is done to activations before the SAE reads them."""
     architecture: ArchitectureConfig = TopK()
+    """How latents are selected for a token."""
     dead_latents: DeadLatentsConfig = IgnoreDeadLatents()
+    """What is done during training about latents that have died."""
     optimizer: OptimizerConfig = Adam()
+    """How gradients become steps."""
     schedule: ScheduleConfig = ScheduleConfig()
     clip: Positive | None = None
     """Largest norm of the gradient of all parameters together; none: no limit."""
@@ -204,7 +220,7 @@ class VariantConfig(Section):
     frozen: Literal["none", "b_dec", "features"] = "none"
     """What training must not move: `b_dec`, or `features` (everything but b_dec)."""
     learning_rates: Rates | None = None
-    """Of this variant; none: `train.learning_rates`."""
+    """Learning rates of this variant alone. Without it, `train.learning_rates`."""
 
 
 class StreamConfig(Section):
@@ -226,9 +242,13 @@ class TrainConfig(Section):
     """Stage `train`: SAEs on each model's representative layer, or on its `train_layers`."""
 
     d_sae: Count = 1_024
+    """Latents of each SAE."""
     k: Count = 32
+    """Latents that are selected for a token."""
     batch_size: Count = 1_024
+    """Tokens of a step."""
     steps: Count = 300
+    """Steps of each training."""
     learning_rates: Rates = (1e-4, 1e-3, 1e-2)
     """One SAE each, all from the same weights on the same batches; the best is kept."""
     dead_after_examples: Count = 256_000
@@ -236,22 +256,23 @@ class TrainConfig(Section):
     record_every: Count = 20
     """Steps between recorded rows."""
     checkpoint_every: Count = 1_000
-    """Steps between checkpoints, from which a job that was killed goes on."""
+    """Steps between checkpoints, from which a killed job resumes."""
     log_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
-    """Where the recorded rows go beside history.parquet; the package must be installed."""
+    """Logger that gets the recorded rows in addition to history.parquet; its package must be installed."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the encoder's matrix product, where torch makes it; the kernels for CPUs always select as float32 does."""
+    """Precision of the encoder's matrix product in torch; the CPU kernels always select as float32 does."""
     selection: Literal["screened", "float32"] = "screened"
     """How the kernels find what TopK selects: from candidates of a product of 16-bit integers, whose error is bounded,
     decided in float32, or by the whole product in float32. The same is selected but for ties within rounding."""
     threads: Count = 1
-    """Processor threads of a job; small SAEs train faster several at once than one on several cores."""
+    """CPU threads of a job; small SAEs train faster several at once than one on several cores."""
     variants: dict[Name, VariantConfig] = {
         "baseline": VariantConfig(),
         "auxk": VariantConfig(dead_latents=AuxK(kind="auxk")),
         "center_median": VariantConfig(preprocessing=PlainPreprocessing(kind="center_median")),
         "pca": VariantConfig(preprocessing=PlainPreprocessing(kind="pca")),
     }
+    """Ways to train that are compared, by names of your choice."""
 
     @model_validator(mode="after")
     def _k_fits(self) -> "TrainConfig":

@@ -13,19 +13,21 @@ KINDS = {
     "cifar10": "saelib.datasets.cifar10",
     "sequences": "saelib.datasets.sequences",
 }
-"""Kind in the config -> module with an `open_dataset(config)`, and a `listing(config)` where it reads files."""
+"""Kind in the config -> module with an `open_dataset(config)` and, if it reads files, a `listing(config)`."""
 
 
 def open_dataset(config: DatasetConfig) -> Dataset:
-    """The data set that a config entry describes; its files are fetched into the cache if need be."""
+    """Opens the data set that a config entry describes; its files are fetched into the cache if necessary."""
     return import_module(KINDS[config.kind]).open_dataset(config)
 
 
 def listing_of(config: DatasetConfig) -> Listing | None:
-    """The files that a config entry names and those that it leaves out, fetched if need be; None where it names none.
+    """Lists the files that a config entry names and those that it leaves out; None if it names no files.
+
+    The files are fetched into the cache if necessary.
 
     Raises:
-        UserError: where no file can be read.
+        UserError: if none of the files can be read.
     """
     return import_module(KINDS[config.kind]).listing(config) if getattr(config, "files", None) else None
 

@@ -1,4 +1,4 @@
-"""What a data set gives: examples, in a seeded order, with held-out ones from other groups."""
+"""The interface of data sets: examples in a seeded order, with held-out examples from other groups."""
 
 import hashlib
 from collections import Counter
@@ -17,24 +17,24 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One thing that a model is shown: a passage, a sequence, an image."""
+    """One input of a model: a passage, a sequence or an image."""
 
     id: str
-    """Where it was cut from, for messages: `record:start-stop`."""
+    """The place that it was cut from, for messages: `record:start-stop`."""
     group: str
-    """What it was cut from: document, photograph, record. A group is never in both splits."""
+    """The document, photograph or record that it was cut from. A group is never in both splits."""
     content: str | NDArray[np.uint8]
-    """Text or sequence letters; an image is RGB [height, width, 3]."""
+    """Text, letters of a sequence, or an image in RGB [height, width, 3]."""
 
 
 class Dataset(Protocol):
     """A finite collection of examples."""
 
     def examples(self, split: Split, seed: int, heldout_fraction: float) -> Iterator[Example]:
-        """Each example of the split once, in an order that the seed alone decides.
+        """Yields each example of the split once, in an order that only the seed decides.
 
         Raises:
-            UserError: where the data have fewer than two groups.
+            UserError: if the data have fewer than two groups.
         """
         ...
 
@@ -42,21 +42,21 @@ class Dataset(Protocol):
 def split_by_group(
     items: Sequence[Item], groups: Sequence[str], split: Split, seed: int, heldout_fraction: float, dataset: str
 ) -> list[Item]:
-    """The items of one split, shuffled.
+    """Returns the items of one split, shuffled.
 
-    Groups, taken in a random order, are held out as long as they fit into `heldout_fraction` of the items; at least
-    one is held out, and never all.
+    Groups are taken in a random order, and each is held out if it still fits into `heldout_fraction` of the items.
+    At least one group is held out, and never all of them.
 
     Args:
-        items: anything that stands for an example (an id, a place in a file), in an order that is always the same.
-        groups: the group of each item.
-        split: which part to return.
-        seed: decides both the split and the order.
-        heldout_fraction: share of the items, in (0, 1).
-        dataset: what messages call the data set.
+        items: Anything that stands for an example (an id, a place in a file), always in the same order.
+        groups: The group of each item.
+        split: Which part to return.
+        seed: Decides both the split and the order.
+        heldout_fraction: Share of the items, in (0, 1).
+        dataset: The name of the data set in messages.
 
     Raises:
-        UserError: where there are fewer than two groups.
+        UserError: if there are fewer than two groups.
     """
     sizes = Counter(groups)
     if len(sizes) < 2:
@@ -79,6 +79,6 @@ def split_by_group(
 
 
 def keyed_hash(seed: int, name: str) -> int:
-    """A number in [0, 2**64), as good as drawn by chance for each seed and name, and the same on every machine."""
+    """Hashes a name, keyed by a seed, to a number in [0, 2**64): pseudo-random, and the same on every machine."""
     digest = hashlib.blake2b(name.encode(), digest_size=8, key=seed.to_bytes(8, "little"))
     return int.from_bytes(digest.digest(), "little")

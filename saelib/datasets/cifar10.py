@@ -1,4 +1,4 @@
-"""CIFAR-10 and its kin: small whole images, scaled up, each one a group of its own."""
+"""CIFAR-10 and similar data: small whole images, scaled up, each one a group of its own."""
 
 import hashlib
 import io
@@ -21,21 +21,22 @@ log = logging.getLogger(__name__)
 SIDE = 32
 PIXELS = 3 * SIDE * SIDE
 LABELS = {PIXELS + 1: (10,), PIXELS + 2: (20, 100)}
-"""Bytes of a record in a binary file -> how many values each of its labels, which come first, may have: CIFAR-10,
-CIFAR-100 (https://www.cs.toronto.edu/~kriz/cifar.html)."""
+"""Bytes of a record in a binary file -> number of classes for each of the labels that the record starts with.
+
+The first entry is CIFAR-10, the second CIFAR-100 (https://www.cs.toronto.edu/~kriz/cifar.html)."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Stored:
-    """An image as its file has it."""
+    """An image as it is stored in its file."""
 
     name: str
-    """What messages call it: folder, file and place in the file."""
+    """The name that messages use: folder, file and place in the file."""
     content: NDArray[np.uint8] | bytes | Path
-    """Planes of red, green and blue [3 * 32 * 32], or an encoded image."""
+    """Planes of red, green and blue [3 * 32 * 32], an encoded image, or the path of one."""
 
     def digest(self) -> str:
-        """A hash of the stored bytes."""
+        """Returns a hash of the stored bytes."""
         content = self.content
         if isinstance(content, Path):
             content = content.read_bytes()
@@ -43,47 +44,47 @@ class Stored:
 
 
 def listing(config: Cifar10) -> Listing:
-    """Lists the files, those in folders inside too.
+    """Lists the image files, including those in subfolders.
 
     Raises:
-        UserError: where there are none, or one holds pickled Python objects.
+        UserError: if there are none, or one holds pickled Python objects.
     """
     allowed = (".bin", ".parquet", *SUFFIXES)
     return list_files("cifar10", config.files, _is_read, ", ".join(allowed), deep=True)
 
 
 def open_dataset(config: Cifar10) -> "SmallImages":
-    """Fetches and lists the images. Raises `UserError` where there are none, or a file is not what it should be."""
+    """Fetches and lists the images. Raises `UserError` if there are none or a file is damaged."""
     return SmallImages([image for file in listing(config).files for image in list_images(file)], config.size)
 
 
 class SmallImages:
-    """Whole images, scaled up. Identical ones are one example."""
+    """Whole images, scaled up. Identical images count as one example."""
 
     def __init__(self, images: list[Stored], size: int) -> None:
-        """`size`: pixels along each side after scaling."""
+        """Takes the stored images; `size` is the number of pixels along each side after scaling."""
         self.size = size
-        # By content, not by place: the same images make the same examples however their files are called.
+        # Images are sorted by content, so the same images make the same examples whatever their files are called.
         self._images = dict(sorted({image.digest(): image for image in reversed(images)}.items()))
         log.info("cifar10: %d images, %d of them repeats, left out", len(images), len(images) - len(self._images))
 
     def examples(self, split: Split, seed: int, heldout_fraction: float) -> Iterator[Example]:
-        """See `saelib.datasets.Dataset`. Images are decoded one at a time."""
+        """Yields the examples of a split (see `Dataset.examples`), decoding one image at a time."""
         for group in self.places(split, seed, heldout_fraction):
             image = self._images[group]
             yield Example(image.name, group, whole_image(image, self.size))
 
     def places(self, split: Split, seed: int, heldout_fraction: float) -> list[str]:
-        """The group of each image of a split, in their order. Nothing is decoded."""
+        """Returns the group of each image of a split, in order, without decoding any."""
         groups = list(self._images)
         return split_by_group(groups, groups, split, seed, heldout_fraction, "cifar10")
 
 
 def whole_image(image: Stored, size: int) -> NDArray[np.uint8]:
-    """An image scaled up (bicubic), RGB [size, size, 3].
+    """Decodes an image and scales it up (bicubic): RGB [size, size, 3].
 
     Raises:
-        UserError: where it cannot be read, is not square, or is larger than `size`.
+        UserError: if it cannot be read, is not square, or is larger than `size`.
     """
     from PIL import Image
 
@@ -96,14 +97,14 @@ def whole_image(image: Stored, size: int) -> NDArray[np.uint8]:
             square = opened.convert("RGB")
     if square.width != square.height or square.width > size:
         raise UserError(
-            f"{image.name}: has {square.width} x {square.height} pixels; a square of at most {size} is wanted "
+            f"{image.name}: has {square.width} x {square.height} pixels; should be a square of at most {size} "
             "(`kind: images` takes crops of images of any size)"
         )
     return scaled_up(square, size)
 
 
 def list_images(file: Path) -> Iterator[Stored]:
-    """The images of one file, by its name. Raises `UserError` for a damaged file."""
+    """Yields the images of one file, whose suffix says what it holds. Raises `UserError` for a damaged file."""
     name, suffix = f"{file.parent.name}/{file.name}", file.suffix.lower()
     if suffix == ".bin":
         for row, pixels in enumerate(_binary(file)):
@@ -116,33 +117,36 @@ def list_images(file: Path) -> Iterator[Stored]:
 
 
 def _is_read(file: Path) -> bool:
-    """Whether a file holds images, by its name. Raises `UserError` for pickled Python objects."""
+    """Tells by its name whether a file holds images. Raises `UserError` for pickled Python objects."""
     suffix = file.suffix.lower()
     if suffix in (".pkl", ".pickle") or (not suffix and _is_pickle(file)):
         raise UserError(
             f"{file}: holds pickled Python objects, which may run code when they are read; "
-            "take CIFAR's binary version (cifar-10-binary.tar.gz)"
+            "use CIFAR's binary version (cifar-10-binary.tar.gz)"
         )
     return suffix in (".bin", ".parquet", *SUFFIXES)
 
 
 def _binary(file: Path) -> NDArray[np.uint8]:
-    """[images, 3 * 32 * 32], mapped from the file, not read."""
+    """Maps the images of a binary file, without reading them: [images, 3 * 32 * 32]."""
     size = file.stat().st_size
     length = next((length for length in LABELS if size and size % length == 0), None)
     if length is None:
         raise UserError(
-            f"{file}: has {size} bytes, no multiple of {' or '.join(map(str, LABELS))} (label and 32 x 32 pixels)"
+            f"{file}: has {size} bytes, not a multiple of {' or '.join(map(str, LABELS))} (label and 32 x 32 pixels)"
         )
     records = np.memmap(file, dtype=np.uint8, mode="r").reshape(-1, length)
     labels = records[:, : len(LABELS[length])]
     if (labels >= LABELS[length]).any():
-        raise UserError(f"{file}: has label {labels.max()}; this is no file of CIFAR-10 or -100, or it is damaged")
+        raise UserError(f"{file}: has label {labels.max()}; it is not a file of CIFAR-10 or -100, or it is damaged")
     return records[:, len(LABELS[length]) :]
 
 
 def _parquet(file: Path) -> Iterator[bytes]:
-    """Encoded images, from the column of structures with `bytes`, as data sets of the Hugging Face hub have it."""
+    """Yields the encoded images of a Parquet file, from its column of structures with `bytes`.
+
+    Data sets of the Hugging Face hub store images in such a column.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -156,7 +160,7 @@ def _parquet(file: Path) -> Iterator[bytes]:
             if len(columns) != 1:
                 names = ", ".join(table.schema_arrow.names)
                 raise UserError(
-                    f"{file}: one column of images (with 'bytes') is wanted, found {columns} among: {names}"
+                    f"{file}: should have one column of images (with 'bytes'), but has {columns} among: {names}"
                 )
             for batch in table.iter_batches(columns=columns):
                 for image in batch.column(0).to_pylist():

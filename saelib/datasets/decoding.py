@@ -1,7 +1,7 @@
-"""Bytes to text, in one place for every reader: compression, byte order marks, encodings, line ends.
+"""Decoding of bytes to text, in one place for every reader: compression, byte order marks, encodings, line ends.
 
-Compression is told by a file's first bytes, whatever its name: gzip, bzip2, xz and zstd. Text is UTF-8, or UTF-16 or
-UTF-32 where it begins with a byte order mark, which is no part of the text. `\\r\\n` and `\\r` end lines as `\\n` does.
+Compression (gzip, bzip2, xz or zstd) is recognized by a file's first bytes, whatever its name. Text is UTF-8, or UTF-16
+or UTF-32 if it begins with a byte order mark, which is not part of the text. Lines end with `\\n`, `\\r\\n` or `\\r`.
 """
 
 import bz2
@@ -21,20 +21,20 @@ PACKED = (".gz", ".bz2", ".xz", ".zst")
 """Suffixes of compressed files."""
 MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16's, with which it begins
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # tried before the mark of UTF-16, which is a prefix of this one
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 """Byte order mark -> encoding."""
 DAMAGE = (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError)
-"""What decompression raises where a file is damaged or cut short; pyarrow's errors are ValueErrors or OSErrors."""
+"""The errors of decompression for a damaged or truncated file; pyarrow's errors are ValueErrors or OSErrors."""
 CHUNK = 1 << 16
-"""Bytes that are read at a time."""
+"""Number of bytes that are read at a time."""
 
 
 def unpacked(raw: io.BufferedReader) -> BinaryIO:
-    """Returns what a file holds, decompressed as it is read; one of `DAMAGE` may be raised then."""
+    """Returns the contents of a file as a stream that is decompressed while it is read, which may raise `DAMAGE`."""
     start = raw.peek(10)[:10]
     if start.startswith(b"\x1f\x8b"):
         return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
@@ -50,12 +50,12 @@ def unpacked(raw: io.BufferedReader) -> BinaryIO:
 
 
 def read_text(path: Path) -> str:
-    """Reads a whole file. Raises `UserError` where it is damaged or no text, with the place of the first bad byte."""
+    """Reads a whole file. Raises `UserError`, with the place of the first bad byte, if it is damaged or not text."""
     return "".join(_of_file(path))
 
 
 def text_lines(path: Path) -> Iterator[str]:
-    """Reads a file line by line, without line ends; a last line that is empty is not given. Raises as `read_text`."""
+    """Reads a file line by line, without line ends and without an empty last line. Raises what `read_text` raises."""
     begun: list[str] = []
     for piece in _of_file(path):
         first, *others = piece.split("\n")
@@ -68,9 +68,9 @@ def text_lines(path: Path) -> Iterator[str]:
 
 
 def byte_lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
-    """Reads lines of which only some are text, without line ends: bytes that are not UTF-8 come as they are.
+    """Reads lines that need not be text, without line ends: bytes that are not UTF-8 are passed on as they are.
 
-    What begins with a mark of UTF-16 or UTF-32 comes as UTF-8. `name` is what messages call the file.
+    A stream that begins with a mark of UTF-16 or UTF-32 is converted to UTF-8. Messages call the file `name`.
     """
     head, encoding, offset = _start(stream, name)
     if encoding == "utf-8":
@@ -94,14 +94,14 @@ def byte_lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
 
 
 def unified(text: str) -> str:
-    """Makes one text of what differs in bytes alone: no mark before it, `\\n` as line ends, no halves of characters.
+    """Normalizes decoded text: no byte order mark, `\\n` as line ends, no lone surrogates.
 
-    For text that comes decoded, from Parquet or JSON; that of `read_text` is so already.
+    Text from Parquet or JSON needs this; the text that `read_text` returns is normalized already.
     """
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if not text.isascii():
-        # A lone surrogate, which JSON can spell and no encoding can write, becomes the replacement character.
+        # JSON can contain a lone surrogate, which no encoding can write; it becomes the replacement character.
         text = text.lstrip("\ufeff").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
 
@@ -113,13 +113,13 @@ def _of_file(path: Path) -> Iterator[str]:
             head, encoding, offset = _start(stream, str(path))
             yield from _decoded(stream, head, encoding, offset, str(path))
     except DAMAGE as error:
-        if isinstance(error, OSError) and error.errno is not None:  # no permission, a disk's error
+        if isinstance(error, OSError) and error.errno is not None:  # missing permission, or a faulty disk
             raise
         raise UserError(f"{path}: not readable as text, or cut short ({error})") from None
 
 
 def _start(stream: BinaryIO, name: str) -> tuple[bytes, str, int]:
-    """Returns the first bytes behind a mark, the encoding, and the mark's length."""
+    """Returns the first bytes after the byte order mark, the encoding, and the length of the mark."""
     head = stream.read(CHUNK)
     mark, encoding = next(((mark, code) for mark, code in MARKS if head.startswith(mark)), (b"", "utf-8"))
     if not mark and (zero := head[:1024].find(b"\0")) >= 0:
@@ -137,7 +137,7 @@ def _chunks(stream: BinaryIO, head: bytes) -> Iterator[bytes]:
 
 
 def _decoded(stream: BinaryIO, chunk: bytes, encoding: str, offset: int, name: str) -> Iterator[str]:
-    """The text of `chunk`, which lies at byte `offset`, and of what follows, with `\\n` as line ends."""
+    """Yields the text of `chunk`, which lies at byte `offset`, and of the rest, with `\\n` as line ends."""
     decoder = codecs.getincrementaldecoder(encoding)()
     lines = io.IncrementalNewlineDecoder(decoder, translate=True)
     while True:

@@ -35,17 +35,17 @@ FORMATS = {
     "JPEG2000": (".jp2", ".j2k"),
     "AVIF": (".avif",),
 }
-"""Pillow's decoders -> suffixes; it has dozens more, for formats that nobody keeps photographs in."""
+"""Pillow's decoder -> suffixes. Pillow has dozens more, for formats that are not used for photographs."""
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
 
 def listing(config: Images) -> Listing:
-    """Lists the image files. Raises `UserError` where there are none."""
+    """Lists the image files. Raises `UserError` if there are none."""
     return list_files("images", config.files, lambda file: file.suffix.lower() in SUFFIXES, ", ".join(SUFFIXES))
 
 
 def open_dataset(config: Images) -> "ImageCrops":
-    """Fetches and lists the image files. Raises `UserError` where there are none."""
+    """Fetches and lists the image files. Raises `UserError` if there are none."""
     files = listing(config).files
     kept = without_copies(files)
     log.info("images: %d files, %d of them copies of others, left out", len(files), len(files) - len(kept))
@@ -53,9 +53,9 @@ def open_dataset(config: Images) -> "ImageCrops":
 
 
 def without_copies(files: list[Path]) -> list[Path]:
-    """Leaves out files whose bytes are those of an earlier one: a photograph would stand in both splits.
+    """Leaves out copies of earlier files, so that no photograph is in both splits.
 
-    Only files of one length are read.
+    Only files that have the same size as another file are read.
     """
     sizes = Counter(file.stat().st_size for file in files)
     seen: set[bytes] = set()
@@ -72,43 +72,44 @@ def without_copies(files: list[Path]) -> list[Path]:
 
 
 class ImageCrops:
-    """Random crops of images. An example's group is its image, called by folder and file: `data/coffee.png`."""
+    """Random crops of images. The group of an example is its image, named by folder and file: `data/coffee.png`."""
 
     def __init__(self, files: list[Path], size: int = 224, crops: int = 16) -> None:
-        """Take `crops` squares of `size` x `size` pixels from each file; nothing is read yet.
+        """Prepares `crops` squares of `size` x `size` pixels from each file, without reading any yet.
 
         Raises:
-            UserError: where two files would have the same name.
+            UserError: if two files would have the same name.
         """
         self.size, self.crops = size, crops
         self.files: dict[str, Path] = {}
         for file in files:
-            # Not the whole path: the same images make the same examples wherever they lie.
+            # The name is not the whole path, so the same images make the same examples wherever they are stored.
             other = self.files.setdefault(f"{file.parent.name}/{file.name}", file)
             if other != file:
                 raise UserError(f"images: {other} and {file} have the same folder and file name; rename one")
 
     def examples(self, split: Split, seed: int, heldout_fraction: float) -> Iterator[Example]:
-        """See `saelib.datasets.Dataset`. A crop depends on the seed, its image and its number, not on other images.
+        """Yields the examples of a split (see `Dataset.examples`).
 
-        An image is decoded anew for each crop, so that memory does not grow with the number of images.
+        A crop depends on the seed, its image and its number, but not on other images. Each crop decodes its image
+        again, so that memory does not grow with the number of images.
         """
         for group, number in self.places(split, seed, heldout_fraction):
             rng = np.random.default_rng([seed, zlib.crc32(group.encode()), number])
             yield Example(f"{group}#{number}", group, random_crop(self.files[group], self.size, rng))
 
     def places(self, split: Split, seed: int, heldout_fraction: float) -> list[tuple[str, int]]:
-        """The image and the number of each crop of a split, in their order. Nothing is decoded."""
+        """Returns the image and the number of each crop of a split, in order, without decoding any."""
         crops = [(group, number) for group in sorted(self.files) for number in range(self.crops)]
         return split_by_group(crops, [group for group, _ in crops], split, seed, heldout_fraction, "images")
 
 
 def random_crop(file: Path, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A square of an image, RGB [size, size, 3].
+    """Cuts a random square out of an image: RGB [size, size, 3].
 
-    Gray is repeated in the three channels, CMYK and palettes become RGB, transparency is dropped, so that the colors
-    that a file has under it show, and of several frames or pages the first is taken.
-    From an image with a side shorter than `size`, the square is as large as that side and scaled up (bicubic).
+    Gray is repeated in the three channels, and CMYK and palettes become RGB. Transparency is dropped, which shows the
+    colors that the file stores under it. If there are several frames or pages, the first is used. If a side of the
+    image is shorter than `size`, the square has the length of that side and is scaled up (bicubic).
 
     Raises:
         UserError: see `opened_image`.
@@ -122,11 +123,11 @@ def random_crop(file: Path, size: int, rng: np.random.Generator) -> NDArray[np.u
 
 @contextmanager
 def opened_image(source: Path | BinaryIO, name: str) -> Iterator["Image.Image"]:
-    """Opens an image, which messages call `name`, turned upright as EXIF says; the first of several frames or pages.
+    """Opens an image, turned upright as EXIF says; if it has several frames or pages, the first. Messages say `name`.
 
     Raises:
-        UserError: where it is corrupt, is gray with more than 8 bits (of which nobody knows the range; Pillow takes the
-            upper 8 of 16 bits of colors), or is so large when unpacked that Pillow takes it for an attack
+        UserError: if it is corrupt, if it is gray with more than 8 bits (whose range is unknown; of 16-bit colors,
+            Pillow takes the upper 8 bits), or if it is so large when unpacked that Pillow suspects an attack
             (`PIL.Image.MAX_IMAGE_PIXELS`).
     """
     from PIL import Image, ImageOps
@@ -134,7 +135,7 @@ def opened_image(source: Path | BinaryIO, name: str) -> Iterator["Image.Image"]:
     Image.init()
     known = [form for form in FORMATS if form in Image.OPEN]
     try:
-        # Pillow warns of what does not touch the pixels, such as a damaged EXIF entry.
+        # Pillow's warnings, of a damaged EXIF entry for example, do not concern the pixels.
         with warnings.catch_warnings(action="ignore"), Image.open(source, formats=known) as image:
             if image.mode.startswith(("I", "F")):
                 raise UserError(f"{name}: its values have more than 8 bits (Pillow mode '{image.mode}'); convert it")
@@ -145,7 +146,7 @@ def opened_image(source: Path | BinaryIO, name: str) -> Iterator["Image.Image"]:
 
 
 def scaled_up(square: "Image.Image", size: int) -> NDArray[np.uint8]:
-    """A square RGB image as [size, size, 3]; where it is smaller, scaled up (bicubic)."""
+    """Returns a square RGB image as [size, size, 3], scaled up (bicubic) if it is smaller."""
     from PIL import Image
 
     if square.width < size:

@@ -1,4 +1,4 @@
-"""Which of the files that a config names a data set reads, and what it leaves out."""
+"""Lists the files that a data set reads, out of those that the config names, and counts the rest."""
 
 import logging
 from collections import Counter
@@ -16,13 +16,13 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Listing:
-    """The files of a data set."""
+    """The files of a data set, and counts of what is left out."""
 
     files: list[Path] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
-    """Suffix -> how many files of a folder, or of what a pattern matches, are not read."""
+    """Suffix -> number of files in a folder, or matched by a pattern, that are not read."""
     folders: int = 0
-    """Folders inside a named one, which are not looked into."""
+    """Number of subfolders, whose files are not read."""
 
     def summary(self) -> str:
         """Says what is left out: `50 of 53 files are left out: .heic (49), .mov (1)`."""
@@ -37,17 +37,20 @@ class Listing:
 def list_files(
     kind: str, named: Sequence[FilesConfig], reads: Callable[[Path], bool], allowed: str, *, deep: bool = False
 ) -> Listing:
-    """Lists what the data set reads, sorted within each folder; fetched first if need be. Hidden files do not count.
+    """Lists the files that the data set reads, sorted within each folder. Hidden files are ignored.
+
+    Files that are not on this machine are fetched first.
 
     Args:
-        kind: of the data set, for messages.
-        named: what the config names: files, folders, or patterns.
-        reads: whether the data set reads a file, by its name.
-        allowed: what messages say that it reads.
-        deep: whether folders inside a folder are looked into.
+        kind: The kind of the data set, for messages.
+        named: The files, folders or patterns that the config names.
+        reads: Tells by its name whether the data set reads a file.
+        allowed: The kinds of files that it reads, for messages.
+        deep: Whether files in subfolders are read too.
 
     Raises:
-        UserError: where files cannot be had, none can be read, or one that is named by itself cannot.
+        UserError: if files cannot be fetched, if none of them can be read, or if a file that the config names by
+            itself cannot be read.
     """
     found = Listing()
     for files in named:
@@ -57,7 +60,7 @@ def list_files(
                 if reads(file):
                     found.files.append(file)
                 elif file == path and not _is_pattern(files):
-                    raise UserError(f"{kind}: {file} is none of the files that it reads: {allowed}")
+                    raise UserError(f"{kind}: {file} is not one of the files that it reads: {allowed}")
                 else:
                     found.left_out[suffix_of(file)] += 1
     if not found.files:
@@ -71,13 +74,13 @@ def list_files(
 
 
 def suffix_of(file: Path) -> str:
-    """Returns a name's ending in lower case, that of its compression included: `.txt.gz`; '' where there is none."""
+    """Returns a file's suffix in lower case, with that of its compression: `.txt.gz`. It is '' if there is none."""
     name = Path(file.name.lower())
     return Path(name.stem).suffix + name.suffix if name.suffix in PACKED else name.suffix
 
 
 def suffixes(counts: Counter[str]) -> str:
-    """Says how often each occurs, the commonest first."""
+    """Says how often each suffix occurs, the most common first."""
     shown = [f"{suffix or 'no suffix'} ({count:,})" for suffix, count in counts.most_common(8)]
     return ", ".join(shown) + (f" and {len(counts) - 8} more" if len(counts) > 8 else "")
 
@@ -87,7 +90,7 @@ def _is_pattern(files: FilesConfig) -> bool:
 
 
 def _inside(folder: Path, found: Listing, deep: bool) -> list[Path]:
-    """The visible files of a folder, sorted; counts the folders that are not looked into."""
+    """Returns the visible files of a folder, sorted, and counts the subfolders that are skipped in `found`."""
     visible = [
         path
         for path in sorted(folder.rglob("*") if deep else folder.iterdir())

@@ -1,4 +1,4 @@
-"""Cut documents into passages."""
+"""Cuts documents into passages."""
 
 import re
 from collections.abc import Iterator
@@ -7,10 +7,10 @@ BLANK = re.compile(r"\s")
 
 
 def passages(text: str, characters: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of passages that together are the whole text, of about so many characters each.
+    """Yields the (start, stop) of passages of about `characters` characters that together make up the whole text.
 
-    A passage ends where a line does; where none ends within half a passage more, behind a blank; and where there is
-    none either, after the characters themselves.
+    A passage ends at the end of a line. If no line ends within another half passage, it ends after a blank; if there
+    is no blank either, it ends after exactly the wanted number of characters.
     """
     parts = max(1, round(len(text) / characters))
     start = 0
@@ -22,7 +22,7 @@ def passages(text: str, characters: int) -> Iterator[tuple[int, int]]:
 
 
 def _end(text: str, wanted: int, reach: int) -> int:
-    """Where a passage ends that should end at `wanted`, or at most `reach` characters behind it."""
+    """Returns the end of a passage that should end at `wanted`, and may end up to `reach` characters after it."""
     line_end = text.find("\n", wanted - 1, wanted + reach) + 1
     if line_end or wanted + reach >= len(text):
         return line_end or len(text)

@@ -1,6 +1,6 @@
 """English technical prose that needs no download: the language reference that ships with Python (`pydoc_data.topics`).
 
-The text is that of the running Python: another minor version words some passages differently.
+The text comes from the running Python; other minor versions word some passages differently.
 """
 
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ from saelib.errors import UserError
 
 
 def open_dataset(config: PythonDocs) -> "TopicPassages":
-    """The topics of the running Python, cut into passages of about `config.characters`.
+    """Cuts the topics of the running Python into passages of about `config.characters` characters.
 
     Raises:
-        UserError: where this Python was installed without them.
+        UserError: if this Python was installed without them.
     """
     try:
         from pydoc_data.topics import topics
@@ -28,10 +28,10 @@ def open_dataset(config: PythonDocs) -> "TopicPassages":
 
 
 class TopicPassages:
-    """Passages of documents: one group a document, cut at line ends into parts of equal length."""
+    """Passages of documents, cut at line ends into parts of about equal length. Each document is one group."""
 
     def __init__(self, documents: dict[str, str], characters: int) -> None:
-        """`documents`: title -> text; `characters`: wanted length of a passage."""
+        """Cuts `documents` (title -> text) into passages of about `characters` characters."""
         self._passages = [
             Example(f"{title}:{start}-{stop}", title, text[start:stop].strip())
             for title, text in _without_repeats(documents).items()
@@ -39,15 +39,15 @@ class TopicPassages:
         ]
 
     def examples(self, split: Split, seed: int, heldout_fraction: float) -> Iterator[Example]:
-        """See `Dataset.examples`."""
+        """Yields the examples of a split (see `Dataset.examples`)."""
         groups = [example.group for example in self._passages]
         yield from split_by_group(self._passages, groups, split, seed, heldout_fraction, "dataset python_docs")
 
 
 def _without_repeats(documents: dict[str, str]) -> dict[str, str]:
-    """Leave out documents that are mostly a part of a longer one: their text would stand in both splits.
+    """Leaves out documents that mostly repeat a longer one, so that no text is in both splits.
 
-    Every fourth of Python's topics is such a copy (`for` and `while` are sections of `compound`).
+    One in four of Python's topics is such a copy (`for` and `while` are sections of `compound`).
     """
     kept: dict[str, str] = {}
     seen: set[str] = set()

@@ -9,33 +9,35 @@ from saelib.datasets.decoding import DAMAGE, byte_lines, unpacked
 from saelib.errors import UserError
 
 NOT_LETTERS = b" \t\r\n\v\f0123456789"
-"""What stands between the letters of a flat file."""
+"""Characters between the letters of a flat file."""
 REPORT_EVERY = 10_000
-"""Records between two reports of progress."""
+"""Number of records between two reports of progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One sequence as its file has it, in ASCII; blanks, line ends and the counts of flat files are gone."""
+    """One sequence as its file has it, in bytes, without blanks, line ends and the letter counts of flat files."""
 
     id: str
     """FASTA: the header's first word. Flat files: the first accession."""
     accession: str
-    """What forms and versions of one entry share: `P12345` of `sp|P12345-2|NAME`; else the id."""
+    """The name that all forms and versions of an entry share: `P12345` for `sp|P12345-2|NAME`; otherwise the id."""
     letters: bytes
     features: int = 0
-    """Entries of its feature table (FT lines of flat files), which nothing uses yet."""
+    """Number of entries in its feature table (FT lines of flat files), which nothing uses yet."""
 
 
 def read_records(path: Path, advance: Callable[[int], object] = lambda size: None) -> Iterator[Record]:
-    """The records of a file, one at a time; its content tells which format it has, and whether it is compressed.
+    """Reads the records of a file one at a time, recognizing its format and its compression by its content.
 
-    Headers may hold any bytes. A file of no bytes has no records.
+    Headers may hold any bytes. An empty file has no records.
 
-    `advance` is told now and then how many more bytes of the file have been read.
+    Args:
+        path: The file.
+        advance: Called now and then with the number of bytes that were read since the last call.
 
     Raises:
-        UserError: where the file is neither FASTA nor a flat file, or not whole.
+        UserError: if the file is neither FASTA nor a flat file, or is cut short.
     """
     done = 0
     with path.open("rb") as raw:
@@ -51,7 +53,7 @@ def read_records(path: Path, advance: Callable[[int], object] = lambda size: Non
 
 
 def _records(lines: Iterable[bytes], path: Path) -> Iterator[Record]:
-    """Look at the first line that is not blank and read on in its format."""
+    """Recognizes the format by the first line that is not blank, and reads the records."""
     numbered = enumerate(lines, 1)
     for number, line in numbered:
         if line.startswith(b">"):
@@ -77,7 +79,10 @@ def _fasta(number: int, header: bytes, lines: Iterable[tuple[int, bytes]]) -> It
 
 
 def _flat(number: int, first: bytes, lines: Iterable[tuple[int, bytes]], path: Path) -> Iterator[Record]:
-    """Lines start with a two-letter code: ID and AC name the record, SQ opens the sequence and // ends it."""
+    """Reads a flat file, whose lines start with a two-letter code.
+
+    ID and AC name the record, SQ begins its sequence, and // ends it.
+    """
     name, accession, wanted, letters = _first_word(first[2:], number), "", None, bytearray()
     features = 0
     for number, line in lines:
@@ -86,7 +91,7 @@ def _flat(number: int, first: bytes, lines: Iterable[tuple[int, bytes]], path: P
             if wanted is not None:
                 letters += line.translate(None, NOT_LETTERS)
         elif code == b"AC" and not accession:
-            accession = _first_word(line[2:], number).strip(".")  # '.' where there is none
+            accession = _first_word(line[2:], number).strip(".")  # '.' if there is none
         elif code == b"FT":
             features += line[5:6] not in (b"", b" ")  # an entry's further lines begin with blanks
         elif code == b"SQ":
@@ -116,7 +121,7 @@ def _first_word(line: bytes, number: int) -> str:
 
 
 def _accession(name: str) -> str:
-    """Of UniProt's and ENA's headers; isoforms (`-2`) of a protein share one."""
+    """Returns the accession in a header of UniProt or ENA; isoforms (`-2`) of a protein share one accession."""
     found = re.match(r"(sp|tr|ENA|EMBL)\|([^|]+)", name)
     if not found:
         return name

@@ -22,36 +22,36 @@ ALPHABETS = {"protein": "ACDEFGHIKLMNPQRSTVWY", "dna": "ACGT"}
 LETTERS = f"{ascii_uppercase}*".encode()
 """Upper case; `*` stands for a stop."""
 SEGMENT = 50_000
-"""Letters of a chromosome that are one group: held-out windows then come from other parts of it."""
+"""Number of letters of a chromosome that form one group, so that held-out windows come from other parts of it."""
 COUNTS = {
     "files": "files without a record",
     "records": "records read",
     "empty": "empty",
-    "same id": "under an id that an earlier one has",
+    "same id": "with the id of an earlier one",
     "lower": "with lower-case letters, which became upper case",
-    "gaps": "with gaps ('-', '.'), which were taken out",
+    "gaps": "with gaps ('-', '.'), which were removed",
     "examples": "examples",
     "partly unknown": "examples among them with some letters outside the alphabet",
     "unknown": "left out for letters outside the alphabet",
     "repeated": "left out because an earlier one has the same letters",
     "annotated": "with a feature table, which nothing uses yet",
     "features": "entries in these tables",
-    "rests": "ends of records left out, shorter than half a window",
+    "rests": "ends of records left out because they are shorter than half a window",
     "not drawn": "not drawn",
 }
-"""What is counted, and what the log says of it."""
+"""Key of a count -> its description in the log."""
 
 
 def listing(config: SequencesConfig) -> Listing:
-    """Lists the files: all of them, whatever their names. Raises `UserError` where there are none."""
+    """Lists the files, whatever their names. Raises `UserError` if there are none."""
     return list_files("sequences", config.files, lambda file: True, "sequence")
 
 
 def open_dataset(config: SequencesConfig) -> "Sequences":
-    """Read the files, which are fetched first if need be; the kept records are held in memory, a byte a letter.
+    """Fetches the files if necessary and reads them. The records that are kept stay in memory, one byte per letter.
 
     Raises:
-        UserError: for files that cannot be had or are no sequence files, or where no example is left.
+        UserError: if a file cannot be fetched or is not a sequence file, or if no example is left.
     """
     return Sequences(listing(config).files, config)
 
@@ -64,7 +64,7 @@ class Piece:
     start: int
     stop: int
     number: int
-    """How many records of this id came before."""
+    """Number of earlier records with this id."""
 
     @property
     def group(self) -> str:
@@ -73,28 +73,28 @@ class Piece:
         return f"{self.record.accession}:{self.start // SEGMENT}" if long else self.record.accession
 
     def letters(self) -> bytes:
-        """A copy of the piece's letters."""
+        """Returns a copy of the piece's letters."""
         return self.record.letters[self.start : self.stop]
 
 
 class Sequences:
-    """Windows of records, or whole records; with `sample`, of some records that the seed draws."""
+    """Windows of records, or whole records. With `sample`, the seed draws which records are used."""
 
     def __init__(self, paths: list[Path], config: SequencesConfig) -> None:
-        """`paths`: the files, whose order decides that of the examples before they are shuffled.
+        """Reads the files at `paths` now or, with `sample`, as soon as the seed is known.
 
-        They are read now; with `sample`, as soon as the seed is known.
+        The order of the files decides the order of the examples before they are shuffled.
         """
         self._paths, self._config = paths, config
         self._name = f"sequences ({', '.join(path.name for path in paths[:3])}{', ...' if len(paths) > 3 else ''})"
         self._known = ALPHABETS[config.alphabet].encode()
         self.counts: Counter[str] = Counter()
-        """Of the last reading; the keys are those of `COUNTS`."""
+        """Counts of the last reading; the keys are those of `COUNTS`."""
         self._seed = 0
         self._pieces = [] if config.sample else self._read(0)
 
     def examples(self, split: Split, seed: int, heldout_fraction: float) -> Iterator[Example]:
-        """See `Dataset.examples`."""
+        """Yields the examples of a split (see `Dataset.examples`)."""
         if self._config.sample and (seed != self._seed or not self._pieces):
             self._seed, self._pieces = seed, self._read(seed)
         groups = [piece.group for piece in self._pieces]
@@ -104,11 +104,11 @@ class Sequences:
             yield Example(name + span, piece.group, piece.letters().decode())
 
     def _read(self, seed: int) -> list[Piece]:
-        """All pieces that are examples. A seed draws the same records whatever order they come in."""
+        """Reads all pieces that are examples. A seed draws the same records whatever their order in the files."""
         self.counts = Counter()
         records: Iterator[Record] | list[Record] = self._records()
         if self._config.sample:
-            # One pass, which holds `sample` records: those that a hash keyed by the seed ranks first.
+            # One pass holds only `sample` records: those that a hash keyed by the seed ranks first.
             records = heapq.nsmallest(self._config.sample, records, key=lambda record: _rank(seed, record))
             usable = self.counts["records"] - self.counts["empty"] - self.counts["unknown"]
             self.counts["not drawn"] = usable - len(records)
@@ -129,7 +129,7 @@ class Sequences:
         return pieces
 
     def _records(self) -> Iterator[Record]:
-        """Records that may give examples, in upper case and without gaps."""
+        """Yields the records that may give examples, in upper case and without gaps."""
         size = sum(path.stat().st_size for path in self._paths)
         with progress("read sequences", size, "bytes", log) as advance:
             for path in self._paths:
@@ -154,11 +154,11 @@ class Sequences:
             letters = letters.translate(None, b"-.")
             self.counts["gaps"] += 1
         if strange := letters.translate(None, LETTERS):
-            raise UserError(f"{path}: record '{record.id}': {_shown(strange)} is no letter of a sequence")
+            raise UserError(f"{path}: record '{record.id}': {_shown(strange)} is not a letter of a sequence")
         return letters.removesuffix(b"*")
 
     def _distinct(self, records: Iterator[Record] | list[Record]) -> Iterator[Piece]:
-        """Cut the records and leave out what an earlier piece has too: it would stand in both splits."""
+        """Cuts the records and leaves out repeats of earlier pieces, so that no piece is in both splits."""
         seen: set[bytes] = set()
         ids: Counter[str] = Counter()
         for record in records:
@@ -177,7 +177,7 @@ class Sequences:
             ids[record.id] += 1
 
     def _spans(self, length: int) -> Iterator[tuple[int, int]]:
-        """Consecutive windows, or the whole record. A rest shorter than half a window is dropped."""
+        """Yields consecutive windows, or the whole record. A remainder shorter than half a window is dropped."""
         window = self._config.window or length
         for start in range(0, length, window):
             stop = min(start + window, length)
@@ -196,10 +196,10 @@ class Sequences:
 
 
 def _shown(letters: bytes) -> str:
-    """The first of these, as messages show it."""
+    """Returns the first of these letters, as messages show it."""
     return f"'{letters[:1].decode()}'" if letters[:1].isascii() else f"the byte 0x{letters[:1].hex()}"
 
 
 def _rank(seed: int, record: Record) -> tuple[int, bytes]:
-    """Equal only for records that are equal."""
+    """Returns a pseudo-random rank, which two records share only if they are equal."""
     return keyed_hash(seed, record.id), hashlib.blake2b(record.letters, digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""Documents that stream by: from the Hugging Face hub, or from local files of any size."""
+"""Documents that are streamed from the Hugging Face hub, or from local files of any size."""
 
 import hashlib
 import logging
@@ -22,30 +22,30 @@ log = logging.getLogger(__name__)
 
 ELSEWHERE = "download its Parquet files elsewhere and name them: files: [{path: /the/folder}]"
 BLOCKS, BLOCK_CHARACTERS = 20, 200
-"""A lone document is cut into so many blocks; into fewer where a block would have fewer characters than this."""
+"""A lone document is cut into `BLOCKS` blocks, or fewer if they would be shorter than `BLOCK_CHARACTERS`."""
 LONE_PASSAGE = 1000
-"""Characters of a lone document's passages where `characters` is not set."""
+"""Length of a lone document's passages if `characters` is not set."""
 COUNTS = {
     "documents": "documents read",
     "empty": "empty",
     "repeated": "left out because an earlier one has the same text",
-    "blocks": "blocks, into which the only document was cut",
-    "passages": "passages left out because an earlier block has the same",
+    "blocks": "blocks cut from the only document",
+    "passages": "passages left out because an earlier block has the same text",
     "examples": "examples of this split",
 }
-"""What is counted, and what the log says of it."""
+"""Key of a count -> its description in the log."""
 
 
 def listing(config: Text) -> Listing:
-    """Lists the local files. Raises `UserError` where there are none."""
+    """Lists the local files. Raises `UserError` if there are none."""
     return list_files("text", config.files, lambda file: bool(format_of(file)), ALLOWED)
 
 
 def open_dataset(config: Text) -> "StreamedText":
-    """Finds the documents; nothing is read yet.
+    """Finds the documents, without reading them yet.
 
     Raises:
-        UserError: where the hub cannot be asked, or no file can be had.
+        UserError: if the hub cannot be reached, or the files cannot be fetched.
     """
     if config.hub:
         pinned = config.hub.model_copy(update={"revision": _pinned(config.hub)})
@@ -56,26 +56,28 @@ def open_dataset(config: Text) -> "StreamedText":
 
 
 class StreamedText:
-    """Documents or passages of them. A document's content decides its group, and with the seed its split.
+    """Documents, or passages of them. The content of a document is its group; content and seed decide its split.
 
-    A document that is the only one is cut into blocks, which are then the groups.
+    If there is only one document, it is cut into blocks, and each block is a group.
     """
 
     def __init__(self, documents: Callable[[], Documents], name: str, config: Text) -> None:
-        """`documents` starts reading from the beginning each time it is called."""
+        """Takes `documents`, which starts reading from the beginning each time it is called."""
         self._documents, self._name, self._config = documents, name, config
         self.counts: Counter[str] = Counter()
-        """Of the last reading; the keys are those of `COUNTS`."""
+        """Counts of the last reading; the keys are those of `COUNTS`."""
         self._bounds: dict[int, tuple[int, int]] = {}
-        """Seed -> what `_look` found."""
+        """Seed -> lowest and highest hash that `_look` found."""
 
     def examples(self, split: Split, seed: int, heldout_fraction: float) -> Iterator[Example]:
-        """See `Dataset.examples`. Each document is held out with a chance of `heldout_fraction`, whatever the others.
+        """Yields the examples of a split (see `Dataset.examples`).
 
-        Where chance leaves a split without any, it gets the document that came nearest. Of a lone document, blocks with
-        that share of its passages are held out, at least one.
+        Each document is held out with probability `heldout_fraction`, independently of the others. If that leaves a
+        split empty, it gets the document whose hash came nearest. If there is only one document, blocks with that
+        share of its passages are held out, at least one.
 
-        Order: as they come, mixed by a buffer of `config.buffer` examples, from which the next is drawn.
+        The examples come in the order of the stream, mixed by a buffer of `config.buffer` examples from which the next
+        one is drawn.
         """
         limit = int(heldout_fraction * 2**64)
         low, high = self._look(seed, limit)
@@ -84,18 +86,20 @@ class StreamedText:
             if low == high:
                 yield from self._of_lone(split, seed, heldout_fraction)
             else:
-                # Held out is what lies below the limit: at least the lowest, and never the highest.
+                # Documents below the limit are held out: at least the lowest one, and never the highest.
                 found = self._of_many(split, seed, min(max(limit, low + 1), high))
                 yield from shuffled(found, self._config.buffer, np.random.default_rng(seed))
-        finally:  # where the reader has enough, too
+        finally:  # also if the reader stops early
             told = ", ".join(f"{self.counts[key]:,} {COUNTS[key]}" for key in COUNTS if self.counts[key])
             log.info("%s, %s: %s", self._name, split, told)
 
     def _look(self, seed: int, limit: int) -> tuple[int, int]:
-        """The lowest and the highest hash of documents, as far as must be read to see that both splits have some.
+        """Returns the lowest and the highest hash among the documents.
+
+        Reading stops as soon as both splits are known to have a document.
 
         Raises:
-            UserError: where there is no document.
+            UserError: if there is no document.
         """
         low, high = self._bounds.get(seed, (2**64, -1))
         if low < limit <= high:
@@ -108,17 +112,17 @@ class StreamedText:
                 break
         if high < 0:
             count = self.counts["documents"]
-            raise UserError(f"{self._name}: is empty: of its {count} document{'s' * (count != 1)}, none holds any text")
+            raise UserError(f"{self._name}: is empty: none of its {count} document{'s' * (count != 1)} holds any text")
         self._bounds[seed] = low, high
         return low, high
 
     def _distinct(self) -> Iterator[tuple[str, str, str]]:
-        """(name, group, text) of each document that holds something, once; counts all of them."""
+        """Yields (name, group, text) of each distinct document that is not empty, and counts all of them."""
         seen: set[bytes] = set()
         for name, raw in self._documents():
             self.counts["documents"] += 1
             text = unified(raw)
-            # The same text in another normal form of Unicode is the same document.
+            # Texts that differ only in their Unicode normal form are the same document.
             same = unicodedata.normalize("NFC", text.strip())
             digest = hashlib.blake2b(same.encode(), digest_size=8).digest()
             if not same:
@@ -144,7 +148,7 @@ class StreamedText:
             yield Example(f"{name}:{start}-{stop}", group, text[start:stop].strip())
 
     def _of_lone(self, split: Split, seed: int, heldout_fraction: float) -> Iterator[Example]:
-        """The passages of the only document, in blocks of neighboring ones."""
+        """Yields passages of the only document, which is split by blocks of neighboring passages."""
         ((name, _, text),) = self._distinct()
         count = min(BLOCKS, len(text) // BLOCK_CHARACTERS)
         blocks = list(passages(text, len(text) // count)) if count > 1 else []
@@ -164,8 +168,9 @@ class StreamedText:
         groups = [example.group for example in found]
         if len(set(groups)) < 2:
             raise UserError(
-                f"{self._name}: has one document only, of {len(text):,} characters, too few to be cut into blocks "
-                f"of which some are held out (each of {BLOCK_CHARACTERS} at least, not all alike); give more documents"
+                f"{self._name}: has one document only, of {len(text):,} characters, which cannot be cut into blocks "
+                f"of which some are held out (at least {BLOCK_CHARACTERS} characters each, not all alike); "
+                "give more documents"
             )
         chosen = split_by_group(found, groups, split, seed, heldout_fraction, self._name)
         self.counts["examples"] = len(chosen)
@@ -173,7 +178,7 @@ class StreamedText:
 
 
 def shuffled(examples: Iterable[Example], size: int, rng: np.random.Generator) -> Iterator[Example]:
-    """Every example once, drawn from a buffer of `size`, which is filled up again from the stream."""
+    """Yields every example once, drawn from a buffer of `size` examples that is refilled from the stream."""
     buffer: list[Example] = []
     for example in examples:
         if len(buffer) < size:
@@ -187,10 +192,10 @@ def shuffled(examples: Iterable[Example], size: int, rng: np.random.Generator) -
 
 
 def hub_documents(hub: HubText, column: str) -> Documents:
-    """Documents of a data set of the hub, fetched as they are read. Code that comes with a data set is not run.
+    """Yields the documents of a data set of the hub, downloading as it reads. Code in the data set is never run.
 
     Raises:
-        UserError: where the hub or the library `datasets` refuses, or there is no such column.
+        UserError: if the hub or the library `datasets` refuses, or there is no such column.
     """
     from datasets import load_dataset
 
@@ -208,7 +213,7 @@ def hub_documents(hub: HubText, column: str) -> Documents:
 def _pinned(hub: HubText) -> str:
     found = commit(_as_files(hub), ELSEWHERE)
     if found != hub.revision:
-        log.warning("hf %s: '%s' is now %s; to keep it, put that as `revision`", hub.hf, hub.revision, found)
+        log.warning("hf %s: '%s' is now %s; to pin it, set `revision` to that commit", hub.hf, hub.revision, found)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Documents of local files: plain text, JSON, Parquet, Arrow."""
+"""Reads documents from local files: plain text, JSON, Parquet, Arrow."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -17,21 +17,21 @@ SUFFIXES = {
     ".parquet": "parquet",
     ".arrow": "arrow",
 }
-"""Suffix, before one of `PACKED` where it is text or JSON -> format."""
+"""Suffix -> format. In the names of text and JSON files, one of `PACKED` may follow the suffix."""
 ALLOWED = f"{', '.join(SUFFIXES)} (text and JSON also with {', '.join(PACKED)})"
 NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
-"""What the library `datasets` writes beside its data."""
+"""Files that the library `datasets` writes next to its data."""
 ROWS = 1000
-"""Rows of a table that are in memory at a time."""
+"""Number of rows of a table that are in memory at a time."""
 
 Documents = Iterable[tuple[str, str]]
-"""(name for messages, text)"""
+"""(name for messages, text) of each document."""
 Rows = Iterable[dict[str, Any]]
-"""column -> value"""
+"""Column -> value, for each row."""
 
 
 def format_of(file: Path) -> str:
-    """Returns what a file holds, by its name; '' where it is none of ours."""
+    """Returns the format of a file by its name; '' if it is not one that is read."""
     name = Path(file.name.lower())
     found = SUFFIXES.get(name.suffix, "")
     if name.suffix in PACKED:
@@ -41,12 +41,12 @@ def format_of(file: Path) -> str:
 
 
 def file_documents(files: list[Path], column: str) -> Documents:
-    """Gives the documents of local files, one file after another, a few rows at a time.
+    """Yields the documents of local files, one file after another, a few rows at a time.
 
-    A file of no bytes, where its format allows that, is one empty document, so that it is counted.
+    An empty text or JSON file is one empty document, so that it is counted.
 
     Raises:
-        UserError: for a file that is damaged, no text, or without such a column.
+        UserError: if a file is damaged, is not text, or has no such column.
     """
     for file in files:
         name, kind = f"{file.parent.name}/{file.name}", format_of(file)
@@ -58,29 +58,29 @@ def file_documents(files: list[Path], column: str) -> Documents:
         rows = {"json": _json_rows, "parquet": _parquet_rows, "arrow": _arrow_rows}[kind]
         try:
             yield from row_documents(rows(file, column), column, name, str(file))
-        # What the formats' readers raise; pyarrow's and the codecs' errors are ValueErrors or OSErrors.
+        # The readers of the formats raise these; the errors of pyarrow and of the codecs are ValueErrors or OSErrors.
         except (ValueError, OSError, RecursionError) as error:
             raise UserError(f"{file}: not readable as {kind} ({first_line(error)})") from None
 
 
 def row_documents(rows: Rows, column: str, name: str, place: str) -> Documents:
-    """Gives the text of each row. `place`: what messages about the whole call it."""
+    """Yields the text of each row. Messages about the whole table call it `place`."""
     for number, row in enumerate(rows):
         if number == 0 and column not in row:
             raise UserError(f"{place}: has no column '{column}'; its columns are {', '.join(map(str, row))}")
-        text = row.get(column)  # JSON may leave out what is missing
+        text = row.get(column)  # in JSON, a row may leave out a missing value
         if not isinstance(text, str | None):
-            raise UserError(f"{place}: column '{column}' holds no text, but {type(text).__name__}")
+            raise UserError(f"{place}: column '{column}' holds {type(text).__name__}, should hold text")
         yield f"{name}#{number}", text or ""
 
 
 def first_line(error: Exception) -> str:
-    """Returns an error's first line, or its type where it says nothing."""
+    """Returns the first line of an error's message, or its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _json_rows(file: Path, column: str) -> Rows:
-    """An object a line, or one list of objects, which is read as a whole."""
+    """Reads one object per line, or one list of objects, which is held in memory as a whole."""
     lines = ((number, line) for number, line in enumerate(text_lines(file), 1) if line.strip())
     for number, line in lines:
         if line.lstrip().startswith("["):
@@ -90,7 +90,7 @@ def _json_rows(file: Path, column: str) -> Rows:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(
-                f"line {number}, character {error.colno}: {error.msg}; wanted is an object a line, or a list of objects"
+                f"line {number}, character {error.colno}: {error.msg}; should be one object per line, or a list of them"
             ) from None
         yield from _objects([row], f"line {number} holds")
 
@@ -98,12 +98,12 @@ def _json_rows(file: Path, column: str) -> Rows:
 def _objects(rows: list[Any], place: str) -> Rows:
     for row in rows:
         if not isinstance(row, dict):
-            raise ValueError(f'{place} {type(row).__name__} where an object is wanted: {{"text": "..."}}')
+            raise ValueError(f'{place} {type(row).__name__}, should be an object: {{"text": "..."}}')
         yield row
 
 
 def _parquet_rows(file: Path, column: str) -> Rows:
-    # Not by the library `datasets`: of a local file, it holds all that it has passed.
+    # The library `datasets` is not used here, because it keeps all rows of a local file that it has passed in memory.
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(file, memory_map=True) as table:
@@ -113,7 +113,7 @@ def _parquet_rows(file: Path, column: str) -> Rows:
 
 
 def _arrow_rows(file: Path, column: str) -> Rows:
-    """Of the stream format, which `datasets` writes, or the file format (Feather)."""
+    """Reads the rows of an Arrow stream, which `datasets` writes, or of an Arrow file (Feather)."""
     import pyarrow as pa
 
     with pa.memory_map(str(file)) as source:

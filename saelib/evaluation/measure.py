@@ -7,7 +7,8 @@ from saelib.activations.open import open_rows
 from saelib.activations.rows import Rows
 from saelib.errors import UserError
 from saelib.evaluation.caveats import few_tokens_decide
-from saelib.evaluation.reconstruction import Evaluation, evaluate, rows_at_a_time
+from saelib.evaluation.reconstruction import evaluate, rows_at_a_time
+from saelib.evaluation.result import Evaluation
 from saelib.evaluation.space import Space
 from saelib.sae.file import SavedSAE
 from saelib.sae.fold import fold_preprocess
@@ -27,11 +28,11 @@ class MeasuredRows(NamedTuple):
 
     rows: Rows
     name: str
-    """As `open_rows` takes it."""
+    """The name, as `open_rows` takes it."""
     split: str
     """`heldout` or `train` of a store; `all` of any other file."""
     note: str
-    """What is known of their part in training: a sentence."""
+    """A sentence on whether an SAE may have been trained on them."""
 
 
 def open_measured(file: str, fill_missing_chunks: bool = False) -> MeasuredRows:
@@ -48,16 +49,16 @@ def measure(saved: SavedSAE, rows: Rows, tokens: int | None = None) -> Evaluatio
     """Measure an SAE on the first `tokens` rows (None: on all), read block by block, as a training is at its end.
 
     Errors are those in the model's own activations, normalized by the variance of the first rows; each token's own FVU
-    is about their geometric median. A warning says where a few massive tokens decide the variance explained.
+    is about their geometric median. A warning is logged if a few massive tokens decide the variance explained.
 
     Raises:
-        UserError: where the rows have another width than the SAE, are constant, or hold NaN or infinity.
+        UserError: if the rows have another width than the SAE, are constant, or hold NaN or infinity.
     """
     available, d_in = rows.shape
     if d_in != saved.preprocess.d_in:
         raise UserError(f"{rows.name}: rows have {d_in} dimensions; the SAE reads {saved.preprocess.d_in}")
     if saved.preprocess.scale is None:
-        # A space keeps no center of its own where b_dec can hold it.
+        # A space keeps no center of its own if b_dec can hold it.
         saved = fold_preprocess(saved)
     space = Space(saved.preprocess, rows, "cpu")
     samples = space.samples(rows, min(tokens or available, available), rows_at_a_time(saved.sae.d_sae))

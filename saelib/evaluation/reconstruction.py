@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,54 +9,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from saelib.evaluation.result import Evaluation
 from saelib.evaluation.space import Sample, Scale, Space
 from saelib.sae.model import SAE
 from saelib.sae.products import largest
 
 AT_A_TIME = 2**24
 """Pre-activations held at once."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Reconstruction and death over some rows. NaN or infinity where training has diverged."""
-
-    mse: float
-    """||x - x_hat||^2, summed over dimensions, averaged over tokens; x as the model has it (`Space`)."""
-    normalized_mse: float
-    """`mse` over the total variance of the training rows."""
-    variance_explained: float
-    """1 - sum ||x - x_hat||^2 / sum ||x - mean||^2, about the mean of the rows that are measured."""
-    token_fvu_median: float
-    """Of each token's own ||x - x_hat||^2 / ||x - c||^2, with c the geometric median of the training rows
-    (`Space.center`): what is unexplained of a typical token, however much of all variance a few massive ones hold."""
-    token_fvu_mean: float
-    """Tokens at c itself are left out of both; without any other, 0."""
-    mse_trained: float
-    """`mse` of what the SAE reads, preprocessed; so for the next two."""
-    normalized_mse_trained: float
-    variance_explained_trained: float
-    l0: float
-    """Latents that fire for a token (selected with a value above 0), on average."""
-    mean_kth_activation: float
-    """The k-th largest value of a token on average, 0 where fewer fire; without k, the smallest that fires."""
-    dead_relu: float
-    """Fraction of latents whose pre-activation is never above 0."""
-    dead_topk_only: float
-    """Fraction of latents that are above 0 somewhere and selected nowhere."""
-    dead_total: float
-    """Their sum: the fraction that never fires."""
-    bias_capture: float | None
-    """<b_dec, mu> / ||mu||^2 with mu the mean of what the SAE reads (paper, section 5); None where it is 0."""
-    bias_distance: float | None
-    """1 - ||b_dec - mu|| / ||mu||."""
-    feature_capture: float | None
-    """<E[z W_dec], mu> / ||mu||^2."""
-
-    @property
-    def finite(self) -> bool:
-        """Whether every figure is a number."""
-        return all(value is None or math.isfinite(value) for value in vars(self).values())
 
 
 def rows_at_a_time(d_sae: int) -> int:
@@ -101,7 +59,7 @@ class _Meter:
         self.tokens.add(x, errors)
 
     def _topk(self, hidden_pre: Tensor) -> Tensor:
-        """Without a dense code, which would cost as much as the encoder."""
+        """Reconstructions without a dense code, which would cost as much as the encoder."""
         assert self.sae.k is not None
         values, indices = largest(hidden_pre, self.sae.k)
         values = values.relu()
@@ -133,7 +91,7 @@ class _Meter:
         )
 
     def _captures(self) -> dict[str, float | None]:
-        """What of the mean the bias and the latents have taken up."""
+        """Shares of the mean that the bias and the latents have taken up."""
         mean = self.space.mean
         if mean is None:
             return {"bias_capture": None, "bias_distance": None, "feature_capture": None}

@@ -1,4 +1,4 @@
-"""What an SAE reads, what its errors are measured against, and the way back to the model's own activations."""
+"""The space that an SAE reads, the scale of its errors, and the way back to the model's own activations."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class PreparedRows:
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """What errors are measured against: mean and total variance of training rows."""
+    """Scale of errors: mean and total variance of training rows."""
 
     mean: NDArray[np.float64]
     """[d]"""
@@ -49,7 +49,7 @@ class Scale:
 
 
 def measure_scale(rows: Rows) -> Scale:
-    """Mean and variance over the first rows. Raises `UserError` where they are constant or not finite."""
+    """Mean and variance over the first rows. Raises `UserError` if they are constant or not finite."""
     tokens = min(rows.shape[0], SCALE_ROWS)
     # About a value near the mean, so that a large mean costs no digits of the variance.
     pilot = read_float32(rows, 0, 1)[0].astype(np.float64)
@@ -68,7 +68,7 @@ def measure_scale(rows: Rows) -> Scale:
 
 
 def typical_center(rows: Rows) -> NDArray[np.float64]:
-    """Where typical tokens lie, [d]: the geometric median of the first rows, which massive tokens cannot drag away."""
+    """Center of typical tokens, [d]: the geometric median of the first rows, which massive tokens cannot drag away."""
     slabs = open_slabs(ArrayRows(_exact(rows, 0, min(rows.shape[0], CENTER_ROWS)), rows.name))
     median, _ = geometric_median(slabs, np.median(slabs.sample, axis=0), None, workers=1)
     return slabs.base.astype(np.float64) + median / slabs.scale
@@ -79,9 +79,9 @@ class Sample:
     """Some tokens, twice."""
 
     x: Tensor
-    """What the SAE reads: float32 [tokens, d_out], on the device."""
+    """The tokens as the SAE reads them: float32 [tokens, d_out], on the device."""
     activations: NDArray[np.float64] | None
-    """[tokens, d_in], as the model has them; None where `x` is the same."""
+    """[tokens, d_in], as the model has them; None if `x` is the same."""
 
     def where(self, marked: NDArray[np.bool_]) -> "Sample":
         """Some of the tokens; `marked` is [tokens]."""
@@ -101,17 +101,17 @@ class Space:
         self.preprocess, bias = preprocess.without_center()
         self.device = device
         self.initial_bias = torch.from_numpy(bias.astype(np.float32))
-        """[d_out]: where b_dec starts."""
+        """[d_out]; the start of b_dec."""
         self.judged = measure_scale(train)
         self.center = typical_center(train)
-        """[d_in]: what each token's own error is measured against."""
+        """[d_in]; each token's own error is measured relative to its distance from here."""
         self.same = self.preprocess.scale is None and self.preprocess.token_norm == "none"
-        """Whether the two spaces are one."""
+        """True if the two spaces are one."""
         self.trained = self.judged if self.same else measure_scale(self.prepare(train))
 
     @property
     def mean(self) -> NDArray[np.float64] | None:
-        """What b_dec and the latents have to capture, [d_out]; None where a whitening has taken it away."""
+        """The mean that b_dec and the latents have to capture, [d_out]; None if whitening has taken it away."""
         return self.trained.mean if self.preprocess.scale is None and self.trained.mean.any() else None
 
     def prepare(self, rows: Rows) -> Rows:

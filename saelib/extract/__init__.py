@@ -1,1 +1,1 @@
-"""Stage `extract`: activations of a model's layers, from one forward pass, into stores."""
+"""Stage `extract`: writes the activations of a model's layers, from one forward pass, into stores."""

@@ -1,4 +1,4 @@
-"""A model's activations as they come: batch after batch of a split, several layers from one forward pass."""
+"""Runs a model on its data: yields the activations of several layers, batch after batch of a split."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,44 +15,45 @@ from saelib.config.sources import ArraysSource
 from saelib.datasets import open_dataset
 from saelib.errors import UserError
 from saelib.sources import open_source
-from saelib.sources.precision import exact_float32
+from saelib.sources.precision import exact_float32, pick_device
 from saelib.store import Split
 
 ARRAY_ROWS = 4096
-"""Rows of files that are read at a time."""
+"""Number of rows of activation files that are read at a time."""
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What one forward pass gave."""
+    """The result of one forward pass."""
 
     number: int
-    """Of the pass within its split, from 0; passes that gave no token are counted and left out."""
+    """Number of the pass within its split, from 0; passes without tokens are counted, but not yielded."""
     layers: dict[int, NDArray[np.float32]]
     """Layer -> [tokens, d_in]."""
     example: NDArray[np.int32]
-    """[tokens]: the number of the example within its split."""
+    """[tokens]: the number of each token's example within its split."""
     ids: list[str]
-    """Ids of the examples in this batch, the first of which has number `first`."""
+    """Ids of the examples in this batch."""
     first: int
+    """Number of the first of these examples within its split."""
 
 
 class OpenBatches(Protocol):
     """A model that is ready to run."""
 
     def __call__(self, split: Split, start: int = 0) -> Iterator[Batch]:
-        """The batches of a split from number `start` on, once each, in an order that the config alone decides.
+        """Yields the batches of a split from number `start` on, once each, in an order that only the config decides.
 
-        Nothing is computed for those before `start`. All activations are finite, and as wide as the config says.
+        Batches before `start` are not computed. All activations are finite and have the width that the config says.
 
         Raises:
-            UserError: for an unknown layer, another width, or activations that are not finite.
+            UserError: for an unknown layer, a wrong width, or activations that are not finite.
         """
         ...
 
 
 def open_batches(name: str, config: Config, layers: Sequence[int]) -> OpenBatches:
-    """Load a model of the suite, once; its batches hold the residual stream of each of `layers`."""
+    """Loads a model of the suite. Each of its batches holds the residual stream of all `layers`."""
     model = config.models[name]
     if isinstance(model.source, ArraysSource):
         found = _of_files(model.source, config, layers)
@@ -77,12 +78,12 @@ def _of_model(name: str, model: ModelConfig, config: Config, layers: Sequence[in
     assert not isinstance(model.source, ArraysSource)
     torch.set_num_threads(config.extraction.threads)
     size = model.source.batch_size
-    with exact_float32():  # and what the model's own code does to torch's switches is undone
+    with exact_float32():  # also undoes what the model's own code changes in torch's settings
         source = open_source(model.source, pick_device(), model.source.dtype or config.extraction.dtype)
     if model.blocks is not None and source.n_layers != model.blocks:
         raise UserError(
-            f"{name}: its last layer is {source.n_layers}, but models.{name}.blocks is {model.blocks}; another model "
-            "than the config means, or a wrong number"
+            f"{name}: its last layer is {source.n_layers}, but models.{name}.blocks is {model.blocks}; it is not the "
+            "model that the config means, or the number is wrong"
         )
     dataset = open_dataset(config.datasets[model.dataset or ""])
 
@@ -93,7 +94,7 @@ def _of_model(name: str, model: ModelConfig, config: Config, layers: Sequence[in
             with exact_float32():
                 acts = source.forward(chunk, layers)
             example = np.repeat(np.arange(first, first + len(chunk), dtype=np.int32), acts.tokens_per_example)
-            if len(example):  # examples may give no token: too long, and `long: skip`
+            if len(example):  # with `long: skip`, all examples may be too long
                 yield Batch(first // size, acts.layers, example, [one.id for one in chunk], first)
             first += len(chunk)
 
@@ -101,9 +102,10 @@ def _of_model(name: str, model: ModelConfig, config: Config, layers: Sequence[in
 
 
 def _of_files(source: ArraysSource, config: Config, layers: Sequence[int]) -> OpenBatches:
-    """Rows of files: the last ones are held out, because neighbors often come from one document.
+    """Opens files of activations as batches; the last rows are held out.
 
-    Rows of one example of [examples, context, d_in] stay in one split.
+    Held-out rows are not drawn at random because neighboring rows often come from one document. All rows of one example
+    in an array [examples, context, d_in] are in the same split.
     """
     rows = {layer: open_rows(source.files[layer], source.fill_missing_chunks) for layer in layers}
     total, context = _same_rows(source, rows), _same_context(rows)
@@ -122,7 +124,7 @@ def _of_files(source: ArraysSource, config: Config, layers: Sequence[int]) -> Op
         for number, at in enumerate(range(begin + start * ARRAY_ROWS, end, ARRAY_ROWS), start):
             stop = min(at + ARRAY_ROWS, end)
             example = (np.arange(at, stop) // context - begin // context).astype(np.int32)
-            # What messages call an example: its first row here.
+            # Messages call an example by the number of its first row in this batch.
             ids = [f"row {max(at, row)}" for row in range(at // context * context, stop, context)]
             acts = {layer: read_float32(rows[layer], at, stop) for layer in layers}
             yield Batch(number, acts, example, ids, int(example[0]))
@@ -134,38 +136,31 @@ def _same_rows(source: ArraysSource, rows: Mapping[int, Rows]) -> int:
     counts = {opened.shape[0]: layer for layer, opened in rows.items()}
     if len(counts) > 1:
         shown = ", ".join(f"{source.files[layer]} {count:,}" for count, layer in counts.items())
-        raise UserError(f"the layers' files have different numbers of rows ({shown}); row i is one token in all")
+        raise UserError(
+            f"the layers' files have different numbers of rows ({shown}); row i should be the same token in all of them"
+        )
     return next(iter(counts))
 
 
 def _same_context(rows: Mapping[int, Rows]) -> int:
-    """Rows of one example; 1 where the files do not say, or not the same."""
+    """Returns the number of rows of one example; 1 if the files do not say, or disagree."""
     contexts = {opened.context if isinstance(opened, FileRows) else 1 for opened in rows.values()}
     return contexts.pop() if len(contexts) == 1 else 1
-
-
-def pick_device() -> str:
-    """A CUDA device where there is one, else Apple's, else the processor."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _check_width(name: str, batch: Batch, width: int | None) -> None:
     for layer, acts in batch.layers.items():
         if width is not None and acts.shape[1] != width:
             raise UserError(
-                f"{name} layer {layer}: {acts.shape[1]} dimensions, but models.{name}.width is {width}; "
-                "another model than the config means, or a wrong width"
+                f"{name} layer {layer}: {acts.shape[1]} dimensions, but models.{name}.width is {width}; it is not the "
+                "model that the config means, or the width is wrong"
             )
 
 
 def _check_finite(name: str, batch: Batch, advice: str) -> None:
-    """Which layer, which examples, how many values; `advice` ends the message."""
+    """Raises `UserError` with the layer, the examples and the number of values that are not finite, and `advice`."""
     for layer, acts in batch.layers.items():
-        # One sum over the batch tells: NaN and infinity survive addition. Only then look where.
+        # NaN and infinity survive addition, so one sum shows whether there are any. They are located only then.
         with np.errstate(over="ignore", invalid="ignore"):
             total = np.sum(acts)
         if np.isfinite(total):

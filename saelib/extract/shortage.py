@@ -1,4 +1,4 @@
-"""What to say, and what to change, where a model's data give fewer tokens than the suite asks for."""
+"""The error for data with fewer tokens than the suite asks for, with advice on what to change."""
 
 from collections.abc import Iterator
 
@@ -9,15 +9,15 @@ from saelib.store import Split
 
 
 def too_few_tokens(config: Config, name: str, split: Split, found: int, examples: int, *, at_most: bool = False) -> str:
-    """Words the error.
+    """Returns the message for a split with too few tokens.
 
     Args:
-        config: the suite.
-        name: of the model.
-        split: which has too few.
-        found: tokens that its data give.
-        examples: of the split, which gave them.
-        at_most: whether `found` is only known to be no less than what they give.
+        config: The suite.
+        name: The name of the model.
+        split: The split that has too few tokens.
+        found: Number of tokens in its data.
+        examples: Number of examples that they came from.
+        at_most: Whether `found` is only an upper bound.
     """
     key = {"train": "tokens", "heldout": "heldout_tokens"}[split]
     wanted: int = getattr(config.extraction, key)

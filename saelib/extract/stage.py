@@ -1,4 +1,4 @@
-"""Stage `extract`: one pass of a model over its data, every wanted layer into its own store."""
+"""Stage `extract`: runs a model once over its data and writes each wanted layer into its own store."""
 
 import logging
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def run(config: Config, job: "Job") -> None:
-    """Make the stores of the job's targets, all of one model."""
+    """Writes the stores of the job's targets, which all belong to one model."""
     name = job.targets[0].model
     keys = {target.layer: target.key for target in job.targets}
     stores = {target.layer: config.store_path(name, target.layer) for target in job.targets}
@@ -32,7 +32,7 @@ def run(config: Config, job: "Job") -> None:
 
 
 def extract(name: str, config: Config, keys: dict[int, str], stores: Mapping[int, Path | str]) -> None:
-    """Run model `name` once over its data and publish a store for each layer of `keys`.
+    """Runs the model `name` once over its data and publishes a store for each layer in `keys`.
 
     Nothing is published unless the whole pass succeeds.
 
@@ -77,7 +77,7 @@ def _log_precision(name: str, writers: Mapping[int, StoreWriter]) -> None:
         for split, reason in reasons.items():
             log.info("%s layer %d: the %s rows are stored in float32: %s", name, layer, split, reason)
     if len(wide) < len(writers):
-        log.info("%s: float16 keeps every row of %d layers", name, len(writers) - len(wide))
+        log.info("%s: float16 is precise enough for every row of %d layers", name, len(writers) - len(wide))
 
 
 def _writer(

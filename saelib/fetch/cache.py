@@ -1,4 +1,4 @@
-"""Where fetched files are kept, and how several processes share them."""
+"""The cache of fetched files, which several processes may share."""
 
 import os
 from collections.abc import Iterator

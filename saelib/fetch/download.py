@@ -1,4 +1,4 @@
-"""Download one file over HTTP or FTP, going on where a broken connection left off."""
+"""Download one file over HTTP or FTP, resuming after a broken connection."""
 
 import logging
 import shutil

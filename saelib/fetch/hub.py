@@ -11,6 +11,7 @@ from pathlib import Path
 from saelib.config.files import HubFiles
 from saelib.errors import UserError
 from saelib.fetch.cache import cache_folder
+from saelib.files.digest import file_sha256
 from saelib.files.sealed import write_json
 
 log = logging.getLogger(__name__)
@@ -154,8 +155,7 @@ def _verify_blob(blob: Path, name: str) -> None:
     if mark.is_file() and json.loads(mark.read_text()) == seen:
         return
     log.info("%s: checking its sha256 (%d MB)", name, status.st_size >> 20)
-    with blob.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = file_sha256(blob)
     if found != blob.name:
         raise UserError(f"{name}: damaged: its sha256 is {found}, not {blob.name}; delete {blob} and fetch it again")
     write_json(mark, seen)

@@ -13,6 +13,7 @@ from saelib.errors import UserError
 from saelib.fetch.archive import is_archive, unpack
 from saelib.fetch.cache import cache_folder, claimed
 from saelib.fetch.download import download
+from saelib.files.digest import file_sha256
 from saelib.files.publish import published_folder
 
 log = logging.getLogger(__name__)
@@ -63,8 +64,7 @@ def _name(files: WebFiles) -> str:
 
 
 def _check_sum(files: WebFiles, partial: Path) -> str:
-    with partial.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = file_sha256(partial)
     if files.sha256 is None:
         size = partial.stat().st_size
         log.warning("%s: %d bytes. So that it stays the same, put into the config: sha256: %s", files.url, size, found)

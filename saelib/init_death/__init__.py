@@ -1,4 +1,4 @@
-"""How many features of a TopK SAE are dead before it is trained: measured, for every preprocessing in one pass."""
+"""Measure how many latents of a TopK SAE are dead before it is trained, for every preprocessing in one pass."""
 
 from saelib.init_death.encoder import random_encoder
 from saelib.init_death.measure import measure

@@ -1,8 +1,8 @@
-"""Which features a block of tokens brings to life, read off its pre-activations while they are in cache.
+"""Find the latents that a block of tokens brings to life, from its pre-activations while they are in cache.
 
-A token selects a feature for the first time only if that feature is among its k largest. So each token is first asked
-how many of its values lie above the largest one that belongs to a feature not selected so far: if that is k or more,
-which is the rule after a few thousand tokens, it selects nothing new and needs no ranking.
+A token selects a latent for the first time only if that latent is among the token's k largest. So the kernel first
+takes the largest value among the latents that were not selected so far, and counts the token's values above it: if
+there are k or more, as is usual after a few thousand tokens, the token selects nothing new and needs no ranking.
 
 Pre-activations are compared as integers that have the same bits: floats > 0 are in the same order as their bits, all
 others give 0 or less, and the compiler turns maxima and counts of integers into vector instructions.
@@ -23,7 +23,7 @@ from saelib.progress import announce_compiling
 announce_compiling()
 NEVER = np.int32(2**31 - 1)
 SHARED, AT_CENTER = -1, -2
-"""What `Own.row` holds for a token without pre-activations of its own, and for one whose are all zero."""
+"""Values of `Own.row`: the token has no pre-activations of its own, or its own are all zero."""
 
 _SOURCE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
@@ -33,12 +33,12 @@ def _compiled(function: Callable[..., Any]) -> Any:
 
 
 class Own(NamedTuple):
-    """Pre-activations of single tokens under single variants, which replace those that all variants share."""
+    """Pre-activations of single tokens under single variants; they replace those that all variants share."""
 
     hidden: NDArray[np.float32]
-    """[any, d_sae]; the variant's shift included."""
+    """[rows, d_sae], with the variant's shift included."""
     row: NDArray[np.int32]
-    """[variants, tokens]; a row of `hidden`, `SHARED` or `AT_CENTER`."""
+    """[variants, tokens]: the number of a row of `hidden`, `SHARED` or `AT_CENTER`."""
 
 
 @_compiled
@@ -51,18 +51,18 @@ def record_firsts(
     first_positive: NDArray[np.int32],
     first_selected: NDArray[np.int32],
 ) -> None:
-    """Note the first token at which each feature was positive, and the first at which it was selected.
+    """Record the first token at which each latent was positive, and the first at which it was selected.
 
-    Selected are the k largest pre-activations of a token that are > 0; of equal ones the first in order.
+    A token selects its k largest pre-activations, if they are > 0; of equal ones, it selects the first in order.
 
     Args:
-        hidden: [tokens, d_sae], without NaN; pre-activations but for a shift of each feature.
-        shifts: [variants, d_sae]; variant v has the pre-activations `hidden + shifts[v]`, except for tokens with `own`.
-        own: pre-activations of the tokens that would be noise otherwise (`saelib.init_death.near`).
+        hidden: [tokens, d_sae], without NaN; pre-activations, except for a shift of each latent.
+        shifts: [variants, d_sae]; variant v has the pre-activations `hidden + shifts[v]`, except for tokens in `own`.
+        own: pre-activations of the tokens that would otherwise be noise (`saelib.init_death.near`).
         k: 1 to d_sae.
-        first_token: number of the first token in `hidden`; calls come in order of tokens.
-        first_positive: [variants, d_sae], updated in place; `NEVER` where it has not happened yet.
-        first_selected: the same.
+        first_token: number of the first token in `hidden`; calls must come in the order of the tokens.
+        first_positive: [variants, d_sae], updated in place; `NEVER` for a latent that was not positive yet.
+        first_selected: [variants, d_sae], updated in place; `NEVER` for a latent that was not selected yet.
     """
     variants, d_sae = shifts.shape
     values = np.empty(d_sae, np.float32)
@@ -102,7 +102,7 @@ def _note_positive(bits, token, first_positive):
 
 @_compiled
 def _largest_pending(bits, pending):
-    """The largest value of a feature not selected so far (`pending` -1, not 0); 0 where none is positive."""
+    """Find the largest value among latents not selected so far (whose `pending` is -1); 0 if none is positive."""
     largest = np.int32(0)
     for j in range(bits.shape[0]):
         largest = max(largest, bits[j] & pending[j])
@@ -119,7 +119,7 @@ def _count_above(bits, bar):
 
 @_compiled
 def _select(bits, k, highest, token, pending, first_selected):
-    """Mark what a token selects for the first time. `highest` > 0 is as `_largest_pending` gives it."""
+    """Record the latents that a token selects for the first time; `highest` > 0 comes from `_largest_pending`."""
     bar, room = _selection_bar(bits, k, highest)
     for j in range(bits.shape[0]):
         tied = bits[j] == bar and room > 0
@@ -132,10 +132,10 @@ def _select(bits, k, highest, token, pending, first_selected):
 
 @_compiled
 def _selection_bar(bits, k, highest):
-    """Selected are all values above the first result, and as many equal to it as the second says.
+    """Find the bar for selection: every value above it is selected, and as many equal to it as the second result says.
 
-    Bisection over the bar: each step is one count, and counts are so cheap that this beats sorting. Fewer than k values
-    are above `highest`.
+    The bar is found by bisection. Each step is one count, which is so cheap that this beats sorting. Fewer than k
+    values are above `highest`.
     """
     low, high = np.int32(0), highest
     if _count_above(bits, low) <= k:

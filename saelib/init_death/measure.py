@@ -1,4 +1,4 @@
-"""One pass over held-out tokens, many random dictionaries."""
+"""Measure death at initialization: many random dictionaries in one pass over held-out tokens."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
 def measure(
     rows: Rows, preprocessings: Mapping[str, Preprocessing], d_sae: int, k: int, seeds: Sequence[int], threads: int = 1
 ) -> InitDeath:
-    """Dead features of untrained TopK SAEs: random unit encoder, no encoder bias, TopK of ReLU.
+    """Count the dead latents of untrained TopK SAEs: random unit encoder, no encoder bias, TopK of ReLU.
 
-    A feature is selected on a token when it is among the k largest pre-activations and > 0; of equal ones the first in
-    order. For one seed, the encoders of all preprocessings of equal width are the same.
+    A token selects a latent if its pre-activation is > 0 and among the token's k largest; of equal ones, the first in
+    order is selected. For one seed, all preprocessings of equal width share one encoder.
 
     Args:
         rows: held-out activations.
         preprocessings: name -> preprocessing, of the width of `rows`.
-        d_sae: features of each dictionary.
-        k: features selected on a token.
-        seeds: one random dictionary each.
-        threads: work is shared out by dictionary and kind of preprocessing; the result does not depend on it.
+        d_sae: latents of each dictionary.
+        k: latents selected per token.
+        seeds: one random dictionary is drawn for each.
+        threads: threads that share the dictionaries and groups of preprocessings; they do not change the result.
 
     Raises:
         UserError: for impossible settings, and for activations that hold NaN or infinity.
     """
     _check(rows, preprocessings, d_sae, k, seeds)
-    from saelib.init_death.trial import Trial  # compiles: only where it is used
+    from saelib.init_death.trial import Trial  # its import compiles the kernels
 
     tokens, d_in = rows.shape
     groups = _group(rows, preprocessings)
@@ -48,7 +48,7 @@ def measure(
     trials = [[Trial(encoders[group.base.d_out, seed], group.deltas, k) for seed in seeds] for group in groups]
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         for start in range(0, tokens, rows.block_rows):
-            block = _block(rows, start)
+            block = finite_block(rows, start)
             work = []
             for group, of_group in zip(groups, trials, strict=True):
                 x = group.base.apply(block, rows.offset)
@@ -66,17 +66,17 @@ def measure(
 
 @dataclass(frozen=True)
 class _Group:
-    """Preprocessings whose values differ by a constant vector only, so that one matrix product serves them all."""
+    """Preprocessings whose outputs differ only by a constant vector: one matrix product serves them all."""
 
     names: tuple[str, ...]
     base: Preprocessing
     deltas: NDArray[np.float64]
-    """[len(names), d_out]; the values of names[v] are those of `base` plus deltas[v]."""
+    """[len(names), d_out]; the output of names[v] is that of `base` plus deltas[v]."""
     preprocessings: tuple[Preprocessing, ...]
     """One for each name."""
 
     def near(self, x: NDArray[np.float32], block: NDArray[np.floating], offset: NDArray[np.float32] | None) -> "Near":
-        """The tokens of a block that `x` plus a delta would not give precisely."""
+        """Find the tokens of a block for which `x` plus a delta would be imprecise."""
         from saelib.init_death.near import find_near, nothing_near
 
         if not self.deltas.any():
@@ -85,7 +85,7 @@ class _Group:
 
 
 def _group(rows: Rows, preprocessings: Mapping[str, Preprocessing]) -> list[_Group]:
-    """Those that only subtract a center share a base close to the data's own mean; the others stand alone."""
+    """Group preprocessings: all that only subtract a center share a base near the mean; each other stands alone."""
     shifted = [name for name, p in preprocessings.items() if p.scale is None and p.token_norm == "none"]
     groups = [
         _Group((name,), preprocess, np.zeros((1, preprocess.d_out)), (preprocess,))
@@ -93,15 +93,15 @@ def _group(rows: Rows, preprocessings: Mapping[str, Preprocessing]) -> list[_Gro
         if name not in shifted
     ]
     if shifted:
-        center = _block(rows, 0).mean(axis=0, dtype=np.float64) + (0 if rows.offset is None else rows.offset)
+        center = finite_block(rows, 0).mean(axis=0, dtype=np.float64) + (0 if rows.offset is None else rows.offset)
         deltas = np.stack([center - preprocessings[name].center for name in shifted])
         of_shifted = tuple(preprocessings[name] for name in shifted)
         groups.insert(0, _Group(tuple(shifted), Preprocessing(center), deltas, of_shifted))
     return groups
 
 
-def _block(rows: Rows, start: int) -> NDArray[np.floating]:
-    """The block that starts at this row. Raises `UserError` at its first row that is not finite."""
+def finite_block(rows: Rows, start: int) -> NDArray[np.floating]:
+    """Reads the block that starts at this row. Raises `UserError` at its first row that is not finite."""
     block = rows.block(start, min(start + rows.block_rows, rows.shape[0]))
     if not np.isfinite(block).all():
         row = start + int(np.argmin(np.isfinite(block).all(axis=1)))

@@ -1,26 +1,26 @@
-"""What a measurement found, and its file."""
+"""Death at initialization, as measured on one layer, and its file."""
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from saelib.errors import UserError
-from saelib.files.sealed import read_json, write_result
+from saelib.files.sealed import read_result, write_result
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A fraction of the features in [0, 1], once for each seed."""
+    """A fraction of the latents in [0, 1], once for each seed."""
 
-    per_seed: tuple[float, ...]
+    per_seed: Annotated[tuple[float, ...], Field(min_length=1)]
 
     @property
     def mean(self) -> float:
-        """Over seeds."""
+        """Mean over seeds."""
         return statistics.fmean(self.per_seed)
 
     @property
@@ -28,28 +28,32 @@ class Rate:
         """Sample standard deviation over seeds; 0 for a single seed."""
         return statistics.stdev(self.per_seed) if len(self.per_seed) > 1 else 0.0
 
+    def __repr__(self) -> str:
+        """Shows the mean and its spread."""
+        return f"Rate({self.mean:.1%}, sd {self.sd:.1%} over {len(self.per_seed)} dictionaries)"
+
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Converts to JSON."""
         return {"mean": self.mean, "sd": self.sd, "per_seed": list(self.per_seed)}
 
 
 @dataclass(frozen=True)
 class Death:
-    """Dead features under one preprocessing."""
+    """Dead latents under one preprocessing."""
 
     dead_relu: Rate
-    """Positive on no token."""
+    """Latents that are positive on no token."""
     dead_topk_only: Rate
-    """Positive on some token, among the k selected on none."""
+    """Latents that are positive on some token, but never among the k selected."""
     dead_total: Rate
-    """Selected on no token: the sum of the two."""
-    curve_relu: tuple[float, ...]
-    """`dead_relu`, mean over seeds, had there been only as many tokens as `InitDeath.curve_tokens` says."""
-    curve_total: tuple[float, ...]
-    """`dead_total`, likewise."""
+    """Latents that are selected on no token: the sum of the two."""
+    curve_relu: tuple[float, ...] = field(repr=False)
+    """`dead_relu`, mean over seeds, after each number of tokens in `InitDeath.curve_tokens`."""
+    curve_total: tuple[float, ...] = field(repr=False)
+    """`dead_total`, mean over seeds, after the same numbers of tokens."""
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Converts to JSON."""
         rates = {name: getattr(self, name).to_dict() for name in RATES}
         return rates | {"curve_relu": list(self.curve_relu), "curve_total": list(self.curve_total)}
 
@@ -59,7 +63,7 @@ RATES = ("dead_relu", "dead_topk_only", "dead_total")
 
 @dataclass(frozen=True)
 class InitDeath:
-    """Dead features of randomly initialized TopK SAEs on one layer's tokens."""
+    """Dead latents of randomly initialized TopK SAEs on one layer's tokens."""
 
     tokens: int
     d_in: int
@@ -69,9 +73,11 @@ class InitDeath:
     curve_tokens: tuple[int, ...]
     """1, 2, 4, … and `tokens`."""
     preprocessings: dict[str, Death]
+    key: str = field(default="", compare=False)
+    """One hash over everything that a file was made from; empty for a measurement that was not read from a file."""
 
     def __getitem__(self, preprocessing: str) -> Death:
-        """Gives the death under one preprocessing, by its name."""
+        """Gives the death under the preprocessing of this name."""
         return self.preprocessings[preprocessing]
 
     def __repr__(self) -> str:
@@ -80,7 +86,7 @@ class InitDeath:
         return f"InitDeath({self.tokens:,} tokens, d_sae={self.d_sae:,}, k={self.k}, {len(self.seeds)} seeds; {dead})"
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; `load_result` reads it back."""
+        """Converts to JSON; `load_result` reads it back."""
         return {
             "tokens": self.tokens,
             "d_in": self.d_in,
@@ -98,30 +104,16 @@ def save_result(result: InitDeath, path: Path, key: str) -> None:
 
 
 def load_result(path: Path) -> InitDeath:
-    """Read a measurement. Raises `UserError` where the file is missing or holds something else."""
-    raw = read_json(path)
-    try:
-        return InitDeath(
-            **{name: raw[name] for name in ("tokens", "d_in", "d_sae", "k")},
-            seeds=tuple(raw["seeds"]),
-            curve_tokens=tuple(raw["curve_tokens"]),
-            preprocessings={name: _death(entry) for name, entry in raw["preprocessings"].items()},
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a measurement of init death ({type(error).__name__}: {error})") from None
-
-
-def _death(raw: dict[str, Any]) -> Death:
-    rates = {name: Rate(tuple(raw[name]["per_seed"])) for name in RATES}
-    return Death(**rates, curve_relu=tuple(raw["curve_relu"]), curve_total=tuple(raw["curve_total"]))
+    """Read a measurement. Raises `UserError` if the file is missing or holds something else; it names the field."""
+    return read_result(InitDeath, path)
 
 
 def death_from_firsts(
     first_positive: NDArray[np.int32], first_selected: NDArray[np.int32], tokens: int, curve_tokens: tuple[int, ...]
 ) -> Death:
-    """Rates from the number of the first token at which each feature was positive and selected: both [seeds, d_sae].
+    """Compute rates from the first tokens at which each latent was positive and was selected: both [seeds, d_sae].
 
-    After N tokens a feature is dead when its first token is N or later.
+    After N tokens, a latent is dead if its first token is N or later.
     """
     relu, total = _dead_after(first_positive, tokens), _dead_after(first_selected, tokens)
     return Death(

@@ -1,4 +1,4 @@
-"""Stage `init_death`: features born dead in a block of layers, on held-out tokens."""
+"""Stage `init_death`: counts the latents born dead in a block of layers, on held-out tokens."""
 
 import logging
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def run(config: Config, job: "Job") -> None:
-    """Count the dead of each target's layer for every preprocessing and seed of the config."""
+    """Count the dead latents on each target's layer, for every preprocessing and seed of the config."""
     options = config.init_death
     seeds = [config.seed + offset for offset in range(options.seeds)]
     with progress(f"init_death {job.name}", len(job.targets), "layers", log) as advance:

@@ -1,4 +1,4 @@
-"""One random dictionary on a stream of tokens."""
+"""One random dictionary that reads a stream of tokens."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,25 +9,25 @@ from saelib.init_death.product import make_product
 
 
 class Trial:
-    """The first token at which each latent of a dictionary was positive, and at which it was selected."""
+    """Finds the first token at which each latent of a dictionary was positive, and at which it was selected."""
 
     def __init__(self, w_enc: NDArray[np.float32], deltas: NDArray[np.float64], k: int) -> None:
-        """`w_enc` [d_in, d_sae]; variant v sees the tokens plus deltas[v] [d_in]."""
+        """Takes `w_enc` [d_in, d_sae]; variant v sees the tokens plus deltas[v] [d_in]."""
         self._product, self._k = make_product(w_enc), k
         # In float64: a shift can be a thousand times the signal, and its sum over d_in must not drown it in rounding.
         self._shifts = (deltas @ w_enc).astype(np.float32)
         self.first_positive = np.full(self._shifts.shape, NEVER)
-        """int32 [variants, d_sae]; `NEVER` where it has not happened."""
+        """int32 [variants, d_sae]; `NEVER` for a latent that was not positive."""
         self.first_selected = self.first_positive.copy()
-        """The same."""
+        """int32 [variants, d_sae]; `NEVER` for a latent that was not selected."""
 
     def add(self, x: NDArray[np.float32], near: Near, first_token: int) -> None:
-        """Takes in tokens `first_token` and following, which come in order.
+        """Reads the tokens from number `first_token` on; calls must come in the order of the tokens.
 
         Args:
-            x: [tokens, d_in]; preprocessed but for the deltas.
-            near: The tokens that `x` plus a delta would not give precisely.
-            first_token: Number of the first of them.
+            x: [tokens, d_in], preprocessed except for the deltas.
+            near: the tokens for which `x` plus a delta would be imprecise.
+            first_token: number of the first of these tokens.
         """
         for start, hidden in self._product.blocks(x):
             values, row = near.part(start, start + len(hidden))

@@ -1,4 +1,4 @@
-"""SAEs in the files of other libraries, written and read."""
+"""Write and read SAEs in the files of other libraries."""
 
 from saelib.interchange.registry import FORMATS, check_output, export_sae, import_sae, load_own
 

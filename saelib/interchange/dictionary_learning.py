@@ -67,9 +67,9 @@ log = logging.getLogger(__name__)
 def write(saved: SavedSAE, folder: Path) -> None:
     """Write both files into `folder`.
 
-    Their `AutoEncoder` gives the decoder unit norm as it is loaded; the file already has it, so the codes of a `relu`
-    SAE come multiplied by the norms of our decoder. Their `JumpReluAutoEncoder` does not center what it reads: where
-    the mean is large it computes with fewer digits than we do, the more so after a whitening.
+    Their `AutoEncoder` normalizes the decoder when it is loaded. The file holds a normalized decoder already, so the
+    codes of a `relu` SAE are ours times the norms of our decoder. Their `JumpReluAutoEncoder` does not center its
+    input: if the mean is large, it is less precise than ours, above all after a whitening.
     """
     refuse_token_norm(saved, "dictionary_learning")
     sae = fold_preprocess(saved).sae
@@ -86,7 +86,7 @@ def write(saved: SavedSAE, folder: Path) -> None:
 
 
 def read(folder: Path) -> SavedSAE:
-    """Read every class but `GatedAutoEncoder`, whose gate we do not have."""
+    """Read a dictionary of any class except `GatedAutoEncoder`, whose gate saelib does not have."""
     path = folder / FILES[1]
     config = read_config(folder / FILES[0])
     config.refuse_others({"trainer", "buffer", HEADER})
@@ -116,7 +116,7 @@ def read(folder: Path) -> SavedSAE:
 
 
 def _refuse_transcoder(config: Config) -> None:
-    """Activations of both ends of a module trained a dictionary that predicts one from the other."""
+    """Refuse a dictionary that was trained to predict a module's output from its input."""
     if config.values.get("buffer") and config.section("buffer").values.get("io") == "in_and_out":
         raise UserError(
             f"{config.path}: 'io' of 'buffer' is 'in_and_out': this is a transcoder, which predicts something other "
@@ -131,7 +131,7 @@ def _their_tensors(sae: SAE) -> dict[str, Tensor]:
     theirs = {"encoder.weight": ours["W_enc"].T, "encoder.bias": ours["b_enc"], "decoder.weight": ours["W_dec"].T}
     if sae.architecture == "relu":
         return {**theirs, "bias": ours["b_dec"]}
-    # -1 stands for a threshold that was not measured, which a TopK does not need.
+    # -1 means that no threshold was measured; a TopK needs none.
     threshold = ours.get("threshold", torch.tensor(-1.0))
     return {**theirs, "b_dec": ours["b_dec"], "k": torch.tensor(sae.k, dtype=torch.int), "threshold": threshold}
 

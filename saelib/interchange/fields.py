@@ -1,7 +1,7 @@
-"""Settings of other libraries that change nothing in what an SAE computes: on which tokens, by which training it came.
+"""Settings of other libraries that do not change what an SAE computes: its model, its tokens, its training.
 
-The names are those that any release has written into an SAE's own file. What stands in none of these lists, and is not
-read by a format either, is refused by name.
+The names are those that any release has written into an SAE's own file. A setting that is in none of these lists and
+that no format reads is refused by name.
 """
 
 _MODEL_AND_TOKENS = """
@@ -32,7 +32,7 @@ _RUN = """
     logger llm_device prefetch_llm_batches log_weights_to_wandb
 """
 SAELENS = frozenset(f"{_MODEL_AND_TOKENS} {_TRAINING} {_RUN}".split())
-"""Of SAELens since 0.1, whose first releases wrote all of a run's settings into cfg.json."""
+"""Settings of SAELens since 0.1, whose first releases wrote all settings of a run into cfg.json."""
 
 _TRAINER = """
     trainer_class wandb_name device layer lm_name submodule_name seed lr steps warmup_steps decay_start resample_steps
@@ -43,7 +43,7 @@ _TRAINER = """
     group_sizes weights_temperature
 """
 DICTIONARY_LEARNING = frozenset(_TRAINER.split())
-"""Of a trainer of dictionary_learning."""
+"""Settings of a dictionary_learning trainer."""
 
 SPARSIFY = frozenset({"normalize_decoder", "multi_topk"})
-"""Of sparsify: what its training does to the decoder, and to its loss."""
+"""Settings of sparsify: how its training normalizes the decoder, and its loss."""

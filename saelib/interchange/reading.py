@@ -1,4 +1,4 @@
-"""Read what others wrote, which may be damaged or hostile: settings, each checked before it is used, and tensors."""
+"""Read files that others wrote and that may be damaged or hostile: settings, checked before use, and tensors."""
 
 import json
 import pickle
@@ -19,17 +19,17 @@ from saelib.sae.check import in_words
 
 @dataclass(frozen=True)
 class Config:
-    """Settings from a JSON file; what is taken from them is checked."""
+    """Settings from a JSON file; each is checked when it is read."""
 
     path: Path
     values: dict[str, Any]
 
     def section(self, key: str) -> "Config":
-        """The settings below `key`."""
+        """Gives the settings below `key`."""
         return Config(self.path, _object(self.values.get(key), self.path, key))
 
     def choice(self, key: str, allowed: Mapping[str, Any], default: str | None = None) -> Any:
-        """What `allowed` holds for the value of `key`."""
+        """Gives the entry of `allowed` for the value of `key`."""
         value = self.values.get(key)
         value = default if value is None else value
         if not isinstance(value, str) or value not in allowed:
@@ -38,14 +38,14 @@ class Config:
         return allowed[value]
 
     def flag(self, key: str, default: bool) -> bool:
-        """True or false; `default` where it is missing or null."""
+        """Gives true or false; `default` if `key` is missing or null."""
         value = default if self.values.get(key) is None else self.values[key]
         if not isinstance(value, bool):
             raise UserError(f"{self.path}: '{key}' is {in_words(value)}; should be true or false")
         return value
 
     def refuse_others(self, known: Collection[str]) -> None:
-        """Refuse every setting but those that are read elsewhere, or are known to change nothing that is computed."""
+        """Refuses every setting that is not `known`: read elsewhere, or without effect on the computation."""
         others = [
             f"'{key}' ({in_words(value, 'null')})" for key, value in sorted(self.values.items()) if key not in known
         ]
@@ -56,19 +56,19 @@ class Config:
             )
 
     def refuse_all_of(self, reasons: Mapping[str, str]) -> None:
-        """Refuse each setting of `reasons`, with its reason, unless it is null, false, 0 or empty."""
+        """Refuses each setting in `reasons`, with its reason, unless it is null, false, 0 or empty."""
         for key, reason in reasons.items():
             if value := self.values.get(key):
                 raise UserError(f"{self.path}: '{key}' is {in_words(value)}: {reason}")
 
     def check_size(self, key: str, size: int) -> None:
-        """Refuse a `key` that is missing or differs from the `size` that the weights have."""
+        """Refuses a `key` that is missing or differs from the `size` of the weights."""
         if (value := self.values.get(key)) != size:
             raise UserError(f"{self.path}: '{key}' is {in_words(value)}; the weights have {size}")
 
 
 def read_config(path: Path) -> Config:
-    """The settings in a JSON file."""
+    """Read the settings in a JSON file."""
     try:
         values = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
     except FileNotFoundError:
@@ -85,7 +85,7 @@ def read_config(path: Path) -> Config:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a safetensors file."""
+    """Read every tensor of a safetensors file."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
@@ -95,14 +95,14 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_torch(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a dictionary that `torch.save` wrote; torch refuses anything that could run code."""
+    """Read every tensor of a dictionary that `torch.save` wrote; torch refuses anything that could run code."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
         with warnings.catch_warnings(action="ignore"):
             tensors = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        # torch's own words advise to load the file as code.
+        # torch's own message advises loading the file as code.
         raise UserError(f"{path}: not a file of plain tensors: it holds other objects, or is damaged") from None
     except (RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError) as error:
         reason = (str(error) or "damaged").splitlines()[0].split(". ")[0]

@@ -1,4 +1,4 @@
-"""The formats by name, and how a folder is told to be in one of them."""
+"""The formats by name, and how the format of a folder is recognized."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +11,10 @@ from saelib.sae.file import SavedSAE, load_sae
 
 
 class Format(NamedTuple):
-    """How one library keeps an SAE: a folder with two files."""
+    """The format in which one library stores an SAE: a folder with two files."""
 
     files: tuple[str, str]
-    """Settings, weights."""
+    """Names of the file of settings and the file of weights."""
     write: Callable[[SavedSAE, Path], None]
     read: Callable[[Path], SavedSAE]
 
@@ -27,18 +27,18 @@ FORMATS = {
 
 
 def export_sae(saved: SavedSAE, name: str, folder: Path) -> None:
-    """Publish `saved` at `folder` as library `name` loads it, its preprocessing folded into the weights.
+    """Publish `saved` at `folder` in the format of library `name`, with its preprocessing folded into the weights.
 
     Raises:
-        UserError: for an unknown format, an SAE that the format cannot express, and a `folder` that holds anything
-            but an earlier export.
+        UserError: if the format is unknown or cannot express the SAE, or if `folder` holds anything other than an
+            earlier export.
     """
     form = _format(name)
     folder = folder.resolve()
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             raise UserError(f"{path}: is a file; an export is a folder")
-    # Publishing replaces the whole folder: nothing of anyone else's may be in it.
+    # Publishing replaces the whole folder, so it must hold no other files.
     foreign = sorted({path.name for path in folder.glob("*")} - set(form.files))
     if foreign:
         raise UserError(f"{folder}: holds other files ({', '.join(foreign[:3])}); name a new folder")
@@ -47,12 +47,12 @@ def export_sae(saved: SavedSAE, name: str, folder: Path) -> None:
 
 
 def import_sae(folder: Path, name: str | None = None) -> SavedSAE:
-    """Read an SAE that another library wrote; without `name` the files in `folder` tell which.
+    """Read an SAE that library `name` wrote; None recognizes the library by the files in `folder`.
 
-    `about` of what is returned holds `imported_from` and the library's own `config`.
+    The result's `about` holds `imported_from` and the library's own `config`.
 
     Raises:
-        UserError: where `folder` is not in the format, is damaged, or holds an SAE of a kind that we do not have.
+        UserError: if `folder` is not in the format, is damaged, or holds an SAE of a kind that saelib does not have.
     """
     if folder.is_file():
         raise UserError(f"{folder}: is a file; name the folder it lies in, which holds the settings too")
@@ -66,10 +66,10 @@ def import_sae(folder: Path, name: str | None = None) -> SavedSAE:
 
 
 def load_own(path: Path) -> SavedSAE:
-    """Read a file of ours (`load_sae`).
+    """Read an SAE that saelib wrote (`load_sae`).
 
     Raises:
-        UserError: where it is not one; for an SAE of another library it says how to read that.
+        UserError: if it is something else; for an SAE of another library, the message says how to import it.
     """
     folder = path if path.is_dir() else path.parent
     for name, form in FORMATS.items():
@@ -79,14 +79,14 @@ def load_own(path: Path) -> SavedSAE:
 
 
 def check_output(path: Path) -> None:
-    """Refuse to write an SAE of ours at `path` under a foreign suffix, or in the place of a file that is none."""
+    """Refuse a `path` without the suffix .safetensors, or at which some other file than an SAE of saelib lies."""
     if path.suffix != ".safetensors":
-        raise UserError(f"{path}: what is written is a .safetensors file; name it so, as in {path.stem}.safetensors")
+        raise UserError(f"{path}: the output is a .safetensors file; name it {path.stem}.safetensors")
     if path.exists():
         try:
             load_sae(path)
         except UserError:
-            raise UserError(f"{path}: is there, and is no SAE of saelib that could be replaced; name another") from None
+            raise UserError(f"{path}: exists and is not an SAE of saelib; name another file") from None
 
 
 def _format(name: str) -> Format:
@@ -101,9 +101,7 @@ def _detect(folder: Path) -> str:
             return name
     inner = sorted(path.name for path in folder.iterdir() if any(_holds(path, form) for form in FORMATS.values()))
     if inner:
-        raise UserError(
-            f"{folder}: holds {len(inner)} SAE(s) in folders of their own; name one, as in {folder / inner[0]}"
-        )
+        raise UserError(f"{folder}: holds {len(inner)} SAE(s) in subfolders; name one, as in {folder / inner[0]}")
     wanted = "; ".join(f"{name}: {' and '.join(form.files)}" for name, form in FORMATS.items())
     raise UserError(f"{folder}: in none of the known formats, which hold {wanted}")
 

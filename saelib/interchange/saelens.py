@@ -38,7 +38,7 @@ DIFFERENCES = {
     "outputs differ by 5e-6 / s^2 of themselves",
     "sqrt_d": "SAELens makes NaN of a token of zeros, which has no norm; saelib leaves it as it is",
 }
-"""By token norm, where the two libraries do not compute the same."""
+"""Differences between the computations of the two libraries, by token norm."""
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def write(saved: SavedSAE, folder: Path) -> None:
 
 
 def read(folder: Path) -> SavedSAE:
-    """Read `standard`, `topk` and `jumprelu` SAEs, also of SAELens before 6."""
+    """Read a `standard`, `topk` or `jumprelu` SAE, also of SAELens before release 6."""
     path = folder / FILES[1]
     stored, config = read_settings(folder / FILES[0])
     architecture = config.choice("architecture", OURS)
@@ -94,7 +94,7 @@ def read(folder: Path) -> SavedSAE:
 
 
 def _our_convention(sae: SAE, config: Config, norm: TokenNorm) -> SAE:
-    """The SAE that computes by our rules what this one computes by those of `config`."""
+    """Convert an SAE that follows the rules of `config` into one that computes the same by our rules."""
     if config.flag("rescale_acts_by_decoder_norm", False):
         if sae.architecture != "topk":
             raise UserError(f"{config.path}: 'rescale_acts_by_decoder_norm' is true, which only a 'topk' can follow")
@@ -107,7 +107,7 @@ def _our_convention(sae: SAE, config: Config, norm: TokenNorm) -> SAE:
         log.warning(difference)
     if config.choice("reshape_activations", {"none": False, "hook_z": True}, default="none"):
         log.warning(
-            "%s: this SAE reads what all attention heads of a layer put out, side by side (hook_z): "
+            "%s: this SAE reads the concatenated outputs of all attention heads of a layer (hook_z): "
             "give it rows of heads x d_head numbers, from before the output projection",
             config.path,
         )
@@ -115,7 +115,7 @@ def _our_convention(sae: SAE, config: Config, norm: TokenNorm) -> SAE:
 
 
 def _unbiased(d_in: int) -> float:
-    """A token divided by its unbiased standard deviation, over the same token divided by the biased one."""
+    """Compute the ratio of a token's biased standard deviation to its unbiased one."""
     if d_in == 1:
         raise UserError(
             "this SAE reads LayerNormed tokens of one dimension, which are always 0; it cannot be converted"
@@ -124,9 +124,9 @@ def _unbiased(d_in: int) -> float:
 
 
 def _finetuning_factor(tensors: dict[str, Tensor], config: Config, path: Path) -> str | None:
-    """The name, in `tensors`, of what a finetuned SAE's codes are multiplied by on their way to the decoder.
+    """Find the name in `tensors` of the factor that multiplies a finetuned SAE's codes before they are decoded.
 
-    Early releases gave every SAE a factor of ones, which changes nothing: it is taken out.
+    Early releases gave every SAE a factor of ones, which changes nothing: it is removed.
     """
     wanted = config.flag(FACTOR, False)
     name = next((name for name in ("scaling_factor", FACTOR) if name in tensors), None)

@@ -1,4 +1,4 @@
-"""The settings of SAELens, of all its releases, in the form that release 6 gave them."""
+"""Read the settings of any SAELens release, in the form that release 6 gave them."""
 
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,14 @@ READ = {
     *("architecture", "d_in", "d_sae", "k", "normalize_activations", "reshape_activations", "apply_b_dec_to_input"),
     *("rescale_acts_by_decoder_norm", "activation_fn", "activation_fn_str", "activation_fn_kwargs", FACTOR, "metadata"),
 }
-"""The settings that are followed or refused here; `metadata` has no part in what SAELens computes."""
+"""The settings that are followed or refused here; SAELens does not use `metadata` in its computation."""
 NORMALIZATIONS = {"none": "none", "layernorm": "layer_norm", "sqrt_d": "constant_norm_rescale"}
-"""Theirs, by our name of the token norm."""
+"""SAELens's name for each of our token norms."""
 TRANSCODER: tuple[str, ...] = ("d_out", "hook_name_out", "hook_layer_out", "hook_head_index_out")
 
 
 def read_settings(path: Path) -> tuple[Config, Config]:
-    """The settings as they are in the file, and as release 6 would have them, by SAELens's own defaults."""
+    """Read the settings as they are in the file, and as release 6 would write them, with SAELens's own defaults."""
     stored = read_config(path)
     values = {"architecture": "standard", **stored.values}
     if isinstance(averaged := values.get("normalize_activations"), bool):
@@ -38,14 +38,14 @@ def read_settings(path: Path) -> tuple[Config, Config]:
 
 
 def refuse_unknown(config: Config) -> None:
-    """Refuse what we do not have, and what nobody here has heard of."""
+    """Refuse transcoders, which saelib does not have, and every unknown setting."""
     reason = "it belongs to a transcoder, which predicts something other than its input"
     config.refuse_all_of(dict.fromkeys(TRANSCODER, reason))
     config.refuse_others(READ | SAELENS | set(TRANSCODER))
 
 
 def token_norm(config: Config) -> TokenNorm:
-    """What each token goes through first, by our name."""
+    """Give our name for the normalization of each token."""
     theirs = config.values.get("normalize_activations")
     if theirs in ("expected_average_only_in", "covariance_whitening"):
         raise UserError(
@@ -58,7 +58,7 @@ def token_norm(config: Config) -> TokenNorm:
 
 
 def _activation(stored: Config) -> str | None:
-    """The activation function by name, of releases before 6, which had two names for the setting."""
+    """Give the activation function; releases before 6 had two names for this setting."""
     known = {"relu": "relu", "topk": "topk"}
     named = {stored.choice(key, known) for key in ("activation_fn_str", "activation_fn") if stored.values.get(key)}
     if len(named) > 1:
@@ -67,7 +67,7 @@ def _activation(stored: Config) -> str | None:
 
 
 def _k(stored: Config) -> Any:
-    """The k of a TopK before release 6, which was an option of its activation function."""
+    """Give the k of a TopK; before release 6 it was an option of the activation function."""
     if stored.values.get("activation_fn_kwargs") is None:
         return stored.values.get("k")
     options = stored.section("activation_fn_kwargs")

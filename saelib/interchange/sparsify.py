@@ -30,7 +30,7 @@ READ = {
     *("activation", "k", "d_in", "num_latents", "expansion_factor"),
     *("skip_connection", "transcode", "signed", HEADER),
 }
-"""The settings that are followed or refused here, and what our own export adds."""
+"""The settings that are followed or refused here, and the one that our own export adds."""
 NOT_OURS = {
     "skip_connection": "adds a linear map of its input",
     "transcode": "predicts something other than its input",
@@ -39,7 +39,7 @@ NOT_OURS = {
 
 
 def write(saved: SavedSAE, folder: Path) -> None:
-    """Write both files into `folder`; only TopK can be."""
+    """Write both files into `folder`; only a TopK SAE can be exported."""
     refuse_token_norm(saved, "sparsify")
     if saved.sae.architecture != "topk":
         raise UserError(f"sparsify has TopK SAEs only, and this one is '{saved.sae.architecture}'; use --to saelens")
@@ -48,7 +48,7 @@ def write(saved: SavedSAE, folder: Path) -> None:
     config: dict[str, Any] = {
         "activation": "topk",
         "expansion_factor": max(1, sae.d_sae // sae.d_in),
-        # Unwhitened rows have other norms; a run that starts from these weights must leave them be.
+        # Folding a whitening changes the norms; a run that starts from these weights must keep them.
         "normalize_decoder": torch.allclose(norms, torch.ones_like(norms), atol=1e-4),
         "num_latents": sae.d_sae,
         "k": sae.k,
@@ -92,10 +92,10 @@ def read(folder: Path) -> SavedSAE:
 
 
 def _refuse_early_transcoder(config: Config) -> None:
-    """Before February 2025 only the run's own settings, one folder up, told a transcoder from an SAE."""
+    """Refuse a transcoder from before February 2025, which only the run's settings, one folder up, call one."""
     run = config.path.resolve().parent.parent / "config.json"
     if "transcode" not in config.values and run.is_file():
-        with suppress(UserError):  # it may be anyone's
+        with suppress(UserError):  # the file may belong to anything else
             config = read_config(run)
         if config.values.get("transcode") is True:
-            raise UserError(f"{run}: 'transcode' is true: what lies below it {NOT_OURS['transcode']}")
+            raise UserError(f"{run}: 'transcode' is true: an SAE of this run {NOT_OURS['transcode']}")

@@ -1,4 +1,4 @@
-"""Why the jobs of a run failed, kept beside its plan for the report."""
+"""Records of why the jobs of a run failed, kept next to its plan for the report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Failure:
 
 
 Failures = Mapping[tuple[str, str, int, str], Failure]
-"""By (stage, model, layer, variant) of the result that a failure cost."""
+"""(stage, model, layer, variant) of each result that is absent -> the failure that caused it."""
 NO_REASON = "the job was not run, or ended without giving a reason; its log may tell"
 
 

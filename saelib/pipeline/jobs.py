@@ -9,6 +9,7 @@ from pathlib import Path
 
 from saelib.config import Config
 from saelib.errors import UserError
+from saelib.extras import explain_missing_extras
 from saelib.files.publish import remove_drafts
 from saelib.pipeline.failures import FailureRecord
 from saelib.pipeline.plan import Job, load_job
@@ -37,7 +38,8 @@ def run_job(stage: str, run: Callable[[Config, Job], None]) -> None:
             # Not the whole folder: other layers' jobs may be writing there.
             remove_drafts(target.output.parent, f"{target.output.stem}.")
         if left:
-            run(config, Job(job.stage, job.name, left, job.after))
+            with explain_missing_extras():
+                run(config, Job(job.stage, job.name, left, job.after))
         log.info("done: %d results in %.1f s", len(left), time.monotonic() - started)
         return
     except UserError as error:

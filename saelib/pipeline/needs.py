@@ -1,4 +1,4 @@
-"""What a suite will need, model by model, known before anything starts: passes, disk, memory, and what is missing."""
+"""Needs of each model of a suite, for `saelib plan`: passes, disk, memory, and missing files and packages."""
 
 import math
 import shutil
@@ -37,7 +37,7 @@ class ModelNeeds:
     """Batches of these passes, at full length; more where examples are shorter. None where the family does not say."""
     width: int | None
     bytes: int | None
-    """Of all its stores on disk."""
+    """Size of all its stores on disk."""
     streamed_tokens: int
     """Tokens that each training straight from the model takes, beside those of its stores; 0 without."""
     training_passes: int | None
@@ -96,7 +96,7 @@ def training_jobs(config: Config, model: ModelConfig) -> int:
 
 
 def _store_bytes(settings: ExtractionConfig, width: int) -> int:
-    """Of one layer, as `saelib.store` writes it where float16 keeps every row; the last chunk is whole too."""
+    """Computes the bytes of one layer stored in float16, as `saelib.store` writes it; the last chunk is whole too."""
     index_rows = max(1, settings.window_rows // settings.chunk_rows) * settings.chunk_rows
     total = 0
     for tokens in (settings.tokens, settings.heldout_tokens):

@@ -24,7 +24,7 @@ READS = {
 }
 WHOLE_SUITE = ("theory", "report")
 SAVED = ("stage", "path", "key", "model", "layer", "variant")
-"""Of a target, what a job has to know."""
+"""Fields of a target that a saved plan keeps for the jobs."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Job:
     targets: tuple[Target, ...]
     after: tuple[str, ...]
     why: str = ""
-    """Why it runs, on one line."""
+    """Reason why it runs, on one line."""
 
     @property
     def id(self) -> str:

@@ -7,7 +7,7 @@ Estimates are generous: too small a request kills a job, too large a one only le
 import math
 from dataclasses import dataclass
 
-from saelib.config import Config, ModelConfig
+from saelib.config import Config, ModelConfig, TrainConfig
 from saelib.config.schema import StageResources
 from saelib.config.sizes import known_size
 from saelib.config.sources import AlphaFold3Source, ArraysSource, TokenModelSource
@@ -20,20 +20,20 @@ WORKING_ROWS = 24
 times as wide before and after its nonlinearity, twice over. Attention is not counted: it runs in blocks."""
 
 BASE_MB = {"extract": 1500, "stats": 900, "init_death": 900, "theory": 600, "train": 1500, "report": 1500}
-"""Of a job on nothing: its own process with the stage's libraries, and on a cluster two Snakemakes beside it."""
+"""Memory of an idle job in MB: its process with the stage's libraries, and the two Snakemakes of a cluster job."""
 UNKNOWN_WIDTH, UNKNOWN_PARAMETERS = 4096, 10**9
-"""Taken where the config does not say."""
-WINDOW_BYTES = 2**29
-"""Of training data in memory, two windows of `saelib.train.batches_from_store` while one gives way to the next."""
+"""Sizes that are assumed for a model whose config does not state them."""
+WINDOW_BYTES = 2**28
+"""Training data in memory: one window of `saelib.train.batches_from_store`."""
 GPU_BYTES = 36e9
-"""Of a GPU of 40 GB, what a model that is spread over several may fill."""
+"""Memory that a model spread over several GPUs may fill on each, for GPUs of 40 GB."""
 
 START_MINUTES = 30
-"""Of every job: the queue's slack, loading weights, a slow file system."""
+"""Minutes added to every job for the queue's slack, loading weights and a slow file system."""
 LONGEST_MINUTES = 24 * 60
 """No estimate asks for more, for many partitions give no more; a training that is ended goes on from a checkpoint."""
 CPU_FLOPS, GPU_FLOPS, DISK_BYTES = 1e10, 1e13, 2e7
-"""What a thread, a GPU and a shared disk do in a second, at the least."""
+"""Lower bounds on the speed of a thread, a GPU and a shared disk, per second."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Resources:
 
 
 def job_resources(config: Config, stage: str, name: str, attempt: int = 1) -> Resources:
-    """What to ask for.
+    """Estimates the resources to request for a job.
 
     Args:
         config: the suite.
@@ -116,6 +116,22 @@ def sweeps_of_a_job(config: Config, model: ModelConfig) -> int:
     return min(wanted, model.stream.sweeps_per_pass or wanted) or 1
 
 
+def sae_bytes(d_in: int, d_sae: int, copies: int) -> int:
+    """Bytes of an SAE's two matrices in float32, each held `copies` times: weights, gradients, moments and the like."""
+    return copies * 2 * d_in * d_sae * 4
+
+
+def code_bytes(options: TrainConfig) -> int:
+    """Bytes of a batch's pre-activations and codes, both dense, in float32."""
+    return 2 * options.batch_size * options.d_sae * 4
+
+
+def most_rates(options: TrainConfig) -> int:
+    """Number of learning rates of the variant that has the most."""
+    own = [len(variant.learning_rates or options.learning_rates) for variant in options.variants.values()]
+    return max(own, default=len(options.learning_rates))
+
+
 def _gpus(config: Config, stage: str, model: ModelConfig) -> int:
     if not config.gpus or stage not in ("extract", "train"):
         return 0
@@ -137,7 +153,7 @@ def _forward_gpus(config: Config, model: ModelConfig) -> int:
 
 
 def _bytes(config: Config, stage: str, model: ModelConfig) -> float:
-    """Beside `BASE_MB`."""
+    """Estimates the memory that a job needs in addition to `BASE_MB`, in bytes."""
     d_in = model.width or UNKNOWN_WIDTH
     square = 8 * d_in**2
     if stage == "extract":
@@ -149,18 +165,18 @@ def _bytes(config: Config, stage: str, model: ModelConfig) -> float:
     if stage == "init_death":
         options = config.init_death
         return 4 * d_in * options.d_sae * options.seeds * (len(options.preprocessings) + 1) + 4 * square
-    # Encoder and decoder, each with its gradient, two moments and a copy in another order; the codes of a batch.
+    # The matrices with their gradients, two moments and a copy in another order; the codes of a batch.
     options = config.train
-    sweep = 40 * options.d_sae * d_in * _rates(config) + 4 * square
-    codes = 8 * options.d_sae * options.batch_size
+    sweep = sae_bytes(d_in, options.d_sae, copies=5) * most_rates(options) + 4 * square
+    codes = code_bytes(options)
     if model.stream is None:
-        return WINDOW_BYTES + sweep + codes
+        return 2 * WINDOW_BYTES + sweep + codes  # two windows while one gives way to the next
     buffer = max(model.stream.buffer_rows, options.batch_size) * d_in * 2 * len(model.trained_layers)
     return buffer + sweeps_of_a_job(config, model) * sweep + codes + _forward_bytes(config, model, d_in)
 
 
 def _forward_bytes(config: Config, model: ModelConfig, d_in: int) -> float:
-    """Of the model itself, in the memory of a processor."""
+    """Estimates the bytes of the model itself in CPU memory."""
     if isinstance(model.source, ArraysSource):
         return 0
     known = model.model_copy(update={"width": d_in, "parameters": model.parameters or UNKNOWN_PARAMETERS})
@@ -169,7 +185,7 @@ def _forward_bytes(config: Config, model: ModelConfig, d_in: int) -> float:
 
 
 def _seconds(config: Config, stage: str, model: ModelConfig, gpu: int) -> float:
-    """Beside `START_MINUTES`."""
+    """Estimates the seconds that a job needs in addition to `START_MINUTES`."""
     d_in, settings = model.width or UNKNOWN_WIDTH, config.extraction
     rows = settings.tokens + settings.heldout_tokens
     if stage == "extract":
@@ -185,7 +201,7 @@ def _seconds(config: Config, stage: str, model: ModelConfig, gpu: int) -> float:
     options = config.train
     speed = GPU_FLOPS if gpu else CPU_FLOPS * options.threads
     tokens = options.steps * options.batch_size
-    training = sweeps_of_a_job(config, model) * _rates(config) * 4 * tokens * d_in * options.d_sae / speed
+    training = sweeps_of_a_job(config, model) * most_rates(options) * 4 * tokens * d_in * options.d_sae / speed
     return training + (_forward_seconds(config, model, gpu, tokens) if model.stream else 0)
 
 
@@ -193,9 +209,3 @@ def _forward_seconds(config: Config, model: ModelConfig, gpu: int, tokens: int) 
     parameters = 0 if isinstance(model.source, ArraysSource) else model.parameters or UNKNOWN_PARAMETERS
     speed = GPU_FLOPS * gpu if gpu else CPU_FLOPS * config.extraction.threads
     return 3 * parameters * tokens / speed
-
-
-def _rates(config: Config) -> int:
-    """Learning rates of the variant that has most."""
-    own = (len(variant.learning_rates or ()) for variant in config.train.variants.values())
-    return max(len(config.train.learning_rates), *own)

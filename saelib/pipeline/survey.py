@@ -1,4 +1,4 @@
-"""What is wrong with a model's data, as far as reading them tells: before any model is loaded, without a network."""
+"""Checks of a model's data before any model is loaded and without a network."""
 
 from collections.abc import Iterator
 from itertools import islice

@@ -39,7 +39,7 @@ class Target:
     """What the key is a hash of, for people; absent in a saved plan."""
 
     def __str__(self) -> str:
-        """Such as 'stats of calm layer 1'."""
+        """Names the result, for example 'stats of calm layer 1'."""
         place = [self.model, f"layer {self.layer}" if self.model else "", self.variant]
         return " ".join([self.stage, *(["of"] if self.model else []), *filter(None, place)])
 
@@ -140,7 +140,7 @@ def _extract_targets(config: Config) -> Iterator[Target]:
 
 
 def _arrays_fingerprint(location: str) -> str | list[str] | None:
-    """Of a file, a folder, all files that a pattern matches, or of a store at a URL."""
+    """Computes the fingerprint of a file, a folder, all files that a pattern matches, or a store at a URL."""
     if is_url(location):
         return read_keys([location])[location]
     found = matches(location)

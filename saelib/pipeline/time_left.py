@@ -10,7 +10,7 @@ from saelib.pipeline.plan import Job
 from saelib.pipeline.resources import job_seconds, job_threads
 
 START_SECONDS = 5.0
-"""Of every job, beside its work: Python, its imports, a kernel that is compiled."""
+"""Seconds that every job takes in addition to its work: Python, imports, compiling a kernel."""
 LATEST_RUNS = 20
 """Older runs say nothing that these do not."""
 
@@ -35,7 +35,7 @@ class Forecast:
         self._known[job] = seconds
 
     def seconds_left(self, at_once: int, of_threads: bool = True) -> float | None:
-        """Of all jobs that have not ended; None where no job has ended yet, ever.
+        """Estimates the seconds until all jobs have ended; None before any job has ever ended.
 
         Args:
             at_once: threads that jobs share; with `of_threads` false, jobs that run at a time, whatever their threads.
@@ -104,7 +104,7 @@ class Announcer(logging.Handler):
         self._running: dict[int, tuple[str, float]] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Of Snakemake's events, three: a job begins, a job has ended, so many have ended."""
+        """Handles two of Snakemake's events: a job begins, and a job has ended."""
         event = getattr(getattr(record, "event", None), "value", None)
         about = vars(record)
         if event == "job_info":

@@ -1,4 +1,4 @@
-"""What the Snakefile needs from the library, so that the rules hold no logic."""
+"""The logic behind the Snakefile and its rules, which hold none themselves."""
 
 import fcntl
 import logging
@@ -199,7 +199,7 @@ class Workflow:
         return number
 
     def _family(self, stage: str, job: str) -> str | None:
-        """Of the model that a job runs; None for those that run none."""
+        """Returns the family of the model that a job runs; None for jobs that run none."""
         runs = runs_model(self.config, stage, job)
         return self.config.models[job.partition("/")[0]].source.family if runs else None
 

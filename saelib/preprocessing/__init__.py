@@ -1,1 +1,1 @@
-"""What is done to activations before an SAE reads them: fitted, applied, chosen, recommended."""
+"""Preprocessings, the maps that activations go through before an SAE reads them: fit, apply, choose, recommend."""

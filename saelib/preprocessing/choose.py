@@ -1,7 +1,7 @@
-"""The paper's rule for a layer's preprocessing, from statistics alone: what the preprocessing `auto` becomes.
+"""Choose a layer's preprocessing from its statistics alone, by the paper's rule; this replaces `auto`.
 
-Where death under the candidates has been measured, `saelib.preprocessing.recommend` decides better; this rule costs
-nothing.
+The rule costs nothing. If death under the candidates has been measured, `saelib.preprocessing.recommend` decides
+better.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from saelib.stats import LayerStats
 
 ACCEPTED = 0.01
-"""Total death that is not worth a preprocessing: 1 % of the features."""
+"""Total death up to which a preprocessing is not worthwhile: 1 % of the latents."""
 
 LOW_RANK = 0.02
 """Effective rank, as a share of d_in, below which centering leaves features dead (paper, appendix E and table S8)."""
@@ -21,27 +21,27 @@ LOW_RANK = 0.02
 
 @dataclass(frozen=True)
 class Choice:
-    """A preprocessing and one sentence that says why."""
+    """A preprocessing, and one sentence that says why it was chosen."""
 
     preprocessing: PlainPreprocessing
     reason: str
 
 
 def choose_preprocessing(stats: "LayerStats", d_sae: int, k: int, tokens: int) -> Choice:
-    """`pca` for a low effective rank, else `center_median` where death is predicted, else `raw` (paper, appendix E).
+    """Choose `pca` for a low effective rank, else `center_median` if death is predicted, else `raw` (appendix E).
 
     Death is predicted from `gamma_unit` by `theory.dead_total`, as in the tables.
 
     Args:
-        stats: Of the layer.
-        d_sae: Latents of the SAE.
-        k: Latents selected for a token.
-        tokens: That death is counted over, at least 2.
+        stats: statistics of the layer.
+        d_sae: latents of the SAE.
+        k: latents selected per token.
+        tokens: tokens over which death is counted, at least 2.
     """
     if stats.gamma_unit is None or stats.effective_rank is None or stats.effective_rank_fraction is None:
         reason = "gamma_unit is not defined for this layer, so nothing predicts death."
         return Choice(PlainPreprocessing(kind="raw"), reason)
-    from saelib import theory  # which needs scipy: only where it is used
+    from saelib import theory  # imported here, because it needs scipy
 
     rank = f"effective rank {stats.effective_rank:.1f} of {stats.d_in} ({percent(stats.effective_rank_fraction)})"
     if stats.effective_rank_fraction < LOW_RANK:
@@ -57,9 +57,9 @@ def choose_preprocessing(stats: "LayerStats", d_sae: int, k: int, tokens: int) -
 
 
 def percent(fraction: float) -> str:
-    """Enough digits to tell a few dead features from none, and 1.01% from the limit of 1%."""
+    """Write a rate with enough digits to tell a few dead features from none, and 1.01% from the limit of 1%."""
     if fraction == 0:
-        return "none"
+        return "0%"
     if fraction < 0.00005:
-        return "under 0.01%"
+        return "<0.01%"
     return f"{fraction:.2%}" if fraction < 0.1 else f"{fraction:.1%}"

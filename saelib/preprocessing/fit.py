@@ -1,4 +1,4 @@
-"""What is done to activations before an SAE sees them: x -> (f(x) - center) @ scale."""
+"""Fit preprocessings, x -> (f(x) - center) @ scale, to a layer's statistics."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from saelib.errors import UserError
 from saelib.preprocessing.transform import Preprocessing
 
 MIN_VARIANCE = 1e-10
-"""Dimensions with less than this share of the largest variance are noise of rounding; they are not blown up to 1."""
+"""A dimension with less than this share of the largest variance is rounding noise, and is not scaled up to 1."""
 
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -34,21 +34,22 @@ def make_preprocessing(
 ) -> Preprocessing:
     """Build a preprocessing from a layer's statistics.
 
-    - `raw`: nothing. `center_median`, `center_mean`, `center_coordinate_median`, `center_trimmed_mean`: minus the
-      geometric median, the mean, the median of each dimension, or its trimmed mean.
-    - `layernorm`: LayerNorm of each token; `ln_center`: then minus the geometric median of the LayerNormed tokens.
-    - `rescale`: each token to the length sqrt(d_in) (Templeton et al. 2024).
-    - `zscore`: minus the mean, over the standard deviation; constant dimensions become 0.
-    - `pca`: minus the mean, onto the eigenvectors of the covariance, each scaled to variance 1; directions without
-      variance are dropped. `partial_pca`: scaled to the variance lambda^(1 - alpha).
-    - `active_subspace`: as `center_median`, with the leading eigenvectors of the covariance for an SAE to start in.
+    - `raw` leaves activations as they are. `center_median`, `center_mean`, `center_coordinate_median` and
+      `center_trimmed_mean` subtract the geometric median, the mean, each dimension's median, or its trimmed mean.
+    - `layernorm` applies LayerNorm to each token; `ln_center` then subtracts the geometric median of the result.
+    - `rescale` scales each token to the length sqrt(d_in) (Templeton et al. 2024).
+    - `zscore` subtracts the mean and divides by the standard deviation; constant dimensions become 0.
+    - `pca` subtracts the mean, projects onto the eigenvectors of the covariance and scales each to variance 1;
+      directions without variance are dropped. `partial_pca` scales to the variance lambda^(1 - alpha) instead.
+    - `active_subspace` does the same as `center_median`, and adds the leading eigenvectors of the covariance, in which
+      an SAE then starts.
 
     Args:
-        config: One of these; a name for those without options. `auto` is none of them: see
+        config: one of these; those without options may be given by name. `auto` is not among them: choose first, by
             `saelib.preprocessing.choose`.
-        arrays: What the stage `stats` writes; only the arrays that `config` needs are read.
-        tokens: What `arrays` were computed from; None: it is not checked that they suffice for a whitening.
-        name: What messages call the layer.
+        arrays: arrays that the stage `stats` writes; only those that `config` needs are read.
+        tokens: number of tokens behind `arrays`; None skips the check that they suffice for a whitening.
+        name: name of the layer in messages.
 
     Raises:
         UserError: for an unknown name, a missing or non-finite array, activations that are constant, fewer than
@@ -67,17 +68,17 @@ def make_preprocessing(
         case PlainPreprocessing(kind=kind):
             return _plain(statistics, kind)
         case AutoPreprocessing():
-            raise UserError(f"{statistics.what} is to be chosen first, by saelib.preprocessing.choose")
+            raise UserError(f"{statistics.what} must be chosen first, by saelib.preprocessing.choose")
 
 
 @dataclass(frozen=True)
 class _Statistics:
-    """Statistics, and what is built from them."""
+    """A layer's statistics, each checked when it is read."""
 
     arrays: Arrays
     tokens: int | None
     what: str
-    """How messages begin."""
+    """The beginning of messages."""
 
     def get(self, key: str) -> NDArray[np.float64]:
         if key not in self.arrays:
@@ -91,7 +92,7 @@ class _Statistics:
     def varies(self, variances: NDArray[np.float64]) -> NDArray[np.bool_]:
         largest = variances.max()
         if largest <= 0:
-            raise UserError(f"{self.what}: the activations are constant, there is no variance to divide by")
+            raise UserError(f"{self.what}: the activations are constant; there is no variance to divide by")
         return variances > MIN_VARIANCE * largest
 
 
@@ -120,11 +121,11 @@ def _plain(statistics: _Statistics, kind: PreprocessingName) -> Preprocessing:
 def _whitening(statistics: _Statistics, alpha: float) -> Preprocessing:
     mean, eigenvalues = statistics.get("mean"), statistics.get("eigenvalues")
     if alpha > 0 and statistics.tokens is not None and statistics.tokens <= len(mean):
-        # All tokens would lie at one distance from each other, whatever they mean.
+        # Whitening would put all tokens at one distance from each other, whatever their activations are.
         raise UserError(
             f"{statistics.what}: {statistics.tokens} training tokens do not determine a covariance in {len(mean)} "
             f"dimensions; whitening needs {len(mean) + 1} at the very least and {5 * len(mean)} to be of use "
-            f"(extraction.tokens); 'center_median' asks for no covariance"
+            f"(extraction.tokens); 'center_median' needs no covariance"
         )
     kept = statistics.varies(eigenvalues)
     matrix = statistics.get("eigenvectors")[:, kept] * eigenvalues[kept] ** (-alpha / 2)

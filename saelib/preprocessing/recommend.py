@@ -1,8 +1,8 @@
-"""Which preprocessing a layer needs, decided by what was measured under each.
+"""Recommend a preprocessing for a layer, from measurements under each candidate.
 
-The paper decides by gamma and effective rank (Appendix E). Both are single numbers that a few massive tokens
-can distort, while measuring the death of untrained dictionaries under each candidate costs seconds: so the measurement
-decides. Where SAEs were trained, what they reconstruct of the model's own activations has a say too.
+The paper decides by gamma and effective rank (appendix E). A few massive tokens can distort both, while measuring the
+death of untrained dictionaries under each candidate takes seconds: so the measurement decides. If SAEs were trained,
+the recommendation also weighs how well they reconstruct the model's own activations.
 """
 
 import math
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from saelib.preprocessing.choose import ACCEPTED, percent
 
 ORDER = ("raw", "center_median", "pca")
-"""From the least to the most that a preprocessing does to the activations."""
+"""The candidates, from the least to the most invasive."""
 
 ACCEPTED_AFTER = {"raw": ACCEPTED, "center_median": 0.05, "pca": ACCEPTED}
 """Death that is accepted under each. Centering costs nothing, so raw activations must be nearly free of it; whitening
 changes the loss, so it is asked for only where centering leaves more than 5 %, as in the paper's table S8."""
 
 TOLERATED = 0.05
-"""What a preprocessing may explain less of the typical token's variance than the best one, where SAEs were trained."""
+"""A preprocessing's SAE may explain this much less of the typical token's variance than the best SAE does."""
 
 PHRASES = {
     "raw": "raw activations",
@@ -48,7 +48,7 @@ class MeasuredDeath:
 
 @dataclass(frozen=True)
 class TrainedSAE:
-    """What is left of an SAE that was trained under a preprocessing: both as fractions, on held-out tokens."""
+    """Two figures of an SAE that was trained under a preprocessing: fractions, on held-out tokens."""
 
     explained: float
     """1 - the median of each token's own FVU, in the model's own activations."""
@@ -57,7 +57,7 @@ class TrainedSAE:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """A preprocessing and why, in one sentence or a few."""
+    """A preprocessing, and the reason for it in one sentence or a few."""
 
     preprocessing: str
     reason: str
@@ -66,16 +66,16 @@ class Recommendation:
 def recommend(
     measured: Mapping[str, MeasuredDeath], trained: Mapping[str, TrainedSAE] | None = None
 ) -> Recommendation | None:
-    """The least invasive preprocessing that leaves few features dead, and explains about as much as any.
+    """Recommend the least invasive preprocessing that leaves few latents dead and explains about as much as any.
 
     Args:
-        measured: Preprocessing name -> death at initialization. Names other than those of `ORDER` have no say.
-        trained: Preprocessing name -> the best SAE that was trained under it. Those without one are decided by death.
+        measured: preprocessing name -> death at initialization. Names that are not in `ORDER` are ignored.
+        trained: preprocessing name -> the best SAE trained under it. A name without one is judged by death alone.
 
     Returns:
-        Of those in `ORDER` whose SAE explains at most `TOLERATED` less than the best one's: the first whose death at
-        initialization is at most `ACCEPTED_AFTER` says, or above it by no more than two standard errors; where there
-        is none, the one with the least death. `None` where nothing in `ORDER` was measured.
+        The first in `ORDER` whose death at initialization is at most `ACCEPTED_AFTER` allows, or exceeds it by no more
+        than two standard errors. If none qualifies, the one with the least death. A preprocessing whose SAE explains
+        over `TOLERATED` less than the best is left out of both. `None` if nothing in `ORDER` was measured.
     """
     trained = {name: sae for name, sae in (trained or {}).items() if name in measured and name in ORDER}
     best = max((sae.explained for sae in trained.values()), default=0.0)
@@ -110,7 +110,7 @@ def _least(name: str, measured: Mapping[str, MeasuredDeath], weighed: bool) -> s
 def _reconstruction(
     name: str, costly: set[str], measured: Mapping[str, MeasuredDeath], trained: Mapping[str, TrainedSAE]
 ) -> list[str]:
-    """What the SAE trained under the chosen preprocessing is like, and what the others would have cost."""
+    """Describe the SAE trained under the chosen preprocessing, and those under the ones that were left out."""
     sentences = []
     if name in trained:
         sae = trained[name]

@@ -1,4 +1,4 @@
-"""One fitted preprocessing: x -> (f(x) - center) @ scale, and the way back."""
+"""A fitted preprocessing, x -> (f(x) - center) @ scale, and its inverse."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -7,51 +7,50 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-LN_EPS = 1e-5
-
+from saelib.stats.layer_stats import LN_EPS
 
 AT_CENTER = 2.0**-22
-"""A token this close to a center, as a share of the two lengths that were subtracted, lies on it: float32 rounds an
-activation by up to a quarter of that share, and the direction of what is left is rounding alone."""
+"""A token this close to a center, as a share of the two lengths that were subtracted, counts as lying on it: float32
+rounds an activation by up to a quarter of that share, so the direction of the difference is nothing but rounding."""
 
 
 TokenNorm = Literal["none", "layernorm", "sqrt_d"]
-"""What is done to each token first: nothing; `layer_norm`; or x * sqrt(d_in) / ||x||, tokens of zeros left alone."""
+"""The first step for each token: nothing; `layer_norm`; or x * sqrt(d_in) / ||x||, which keeps tokens of zeros."""
 
 
 @dataclass(frozen=True, eq=False)
 class Preprocessing:
-    """One preprocessing, fitted. Build it with `make_preprocessing`."""
+    """A preprocessing that is fitted to a layer. Build it with `make_preprocessing`."""
 
     center: NDArray[np.float64]
-    """[d_in]; subtracted after the token norm, before the scale."""
+    """[d_in]; it is subtracted after the token norm and before the scale."""
     scale: NDArray[np.float32] | None = None
-    """None; [d_in], one factor for each dimension; or [d_in, d_out], a matrix with orthogonal columns, applied from
-    the right."""
+    """None; or [d_in], one factor for each dimension; or [d_in, d_out], a matrix with orthogonal columns, which
+    multiplies from the right."""
     token_norm: TokenNorm = "none"
-    """What is done to each token first."""
+    """The first step for each token."""
     subspace: NDArray[np.float32] | None = None
-    """None; or [d_in, rank], orthonormal columns that an SAE's first directions are drawn in. No part of `apply`."""
+    """None; or [d_in, rank], orthonormal columns that span an SAE's initial directions. `apply` does not use it."""
 
     def __repr__(self) -> str:
-        """Shows what is done and the widths, not the arrays."""
+        """Shows the steps and the widths, not the arrays."""
         center = "a center" if self.center.any() else "no center"
         scale = "no scale" if self.scale is None else f"a {'matrix' if self.scale.ndim == 2 else 'vector'} as scale"
         return f"Preprocessing({self.d_in:,} -> {self.d_out:,}, token norm {self.token_norm}, {center}, {scale})"
 
     @property
     def d_in(self) -> int:
-        """Width of what goes in."""
+        """Width of the activations."""
         return self.center.shape[0]
 
     @property
     def d_out(self) -> int:
-        """Width of what comes out: smaller than `d_in` where whitening drops empty directions."""
+        """Width of the output: smaller than `d_in` if whitening drops empty directions."""
         return self.d_in if self.scale is None else self.scale.shape[-1]
 
     @cached_property
     def inverse(self) -> NDArray[np.float32] | None:
-        """Undoes `scale`: None, [d_in] or [d_out, d_in]; what the scale drops comes back as 0."""
+        """Undoes `scale`: None, [d_in] or [d_out, d_in]; dropped directions come back as 0."""
         if self.scale is None:
             return None
         squares = np.square(self.scale, dtype=np.float64)
@@ -60,11 +59,11 @@ class Preprocessing:
         return np.divide(self.scale, norms, out=np.zeros(self.scale.shape), where=norms > 0).T.astype(np.float32)
 
     def apply(self, x: NDArray[np.floating], offset: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Preprocess activations `x + offset`: [tokens, d_in] -> a fresh float32 array [tokens, d_out].
+        """Preprocesses activations `x + offset`: [tokens, d_in] -> a new float32 array [tokens, d_out].
 
-        `offset` [d_in] (zero where None) is kept apart as in `saelib.activations.rows.Rows`: what it has in common with
-        the center cancels before anything is rounded to float32, so that a large mean costs no precision. A token at
-        the center gives exact zeros and no rounding errors, which would be a direction drawn at random.
+        `offset` [d_in] (None: zero) is kept apart as in `saelib.activations.rows.Rows`: it cancels against the center
+        before anything is rounded to float32, so a large mean costs no precision. A token at the center gives exact
+        zeros, and not rounding errors, which would point in a random direction.
         """
         lengths = _lengths(x)
         if self.token_norm == "none":
@@ -85,11 +84,11 @@ class Preprocessing:
         return values * self.scale if self.scale.ndim == 1 else values @ self.scale
 
     def restore(self, x_hat: NDArray[np.floating], x: NDArray[np.floating]) -> NDArray[np.float64]:
-        """From what `apply` gives back to activations: `restore(apply(x), x)` is x, but for dropped directions.
+        """Maps outputs of `apply` back to activations: `restore(apply(x), x)` is x, except for dropped directions.
 
         Args:
             x_hat: [tokens, d_out], such as reconstructions of `apply(x)`.
-            x: [tokens, d_in], the activations themselves: a token's norm and mean, which `apply` took away, are theirs.
+            x: [tokens, d_in], the activations; they provide each token's norm and mean, which `apply` removed.
         """
         if self.inverse is not None:
             x_hat = x_hat * self.inverse if self.inverse.ndim == 1 else x_hat @ self.inverse
@@ -100,10 +99,10 @@ class Preprocessing:
         return restored
 
     def without_center(self) -> tuple[Self, NDArray[np.float64]]:
-        """What an SAE's rows go through, and where its b_dec starts [d_out].
+        """Gives the preprocessing for an SAE's rows, and the initial b_dec [d_out].
 
-        A center that no scale follows becomes the start of b_dec, which training may move (paper, section 3.1); before
-        a scale it is taken off the rows themselves, and b_dec starts at 0.
+        Without a scale, the center becomes the initial b_dec, which training may move (paper, section 3.1). With a
+        scale, the rows are centered themselves, and b_dec starts at 0.
         """
         if self.scale is None:
             return replace(self, center=np.zeros(self.d_in)), self.center
@@ -111,13 +110,13 @@ class Preprocessing:
 
 
 def _settle(difference: NDArray[np.float64], subtracted: NDArray[np.float64]) -> None:
-    """Sets rows to zero that are nothing but rounding: tiny against the lengths [tokens] that were subtracted."""
+    """Set rows to zero that are nothing but rounding: tiny compared with the lengths [tokens] that were subtracted."""
     left = _lengths(difference)
     difference[(left <= AT_CENTER * subtracted) & np.isfinite(left)] = 0
 
 
 def _lengths(x: NDArray[np.floating]) -> NDArray[np.float64]:
-    """[tokens, d] -> [tokens]; infinite where the square overflows."""
+    """Compute lengths, [tokens, d] -> [tokens]; infinite if the square overflows."""
     with np.errstate(over="ignore"):
         return np.sqrt(np.einsum("td,td->t", x, x, dtype=np.float64))
 
@@ -125,7 +124,7 @@ def _lengths(x: NDArray[np.floating]) -> NDArray[np.float64]:
 def token_shift_and_size(
     x: NDArray[np.floating], token_norm: TokenNorm
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What a token norm takes away, x -> (x - shift) / size, as two arrays [tokens, 1]; `x`: [tokens, d_in]."""
+    """Compute a token norm's shift and size, x -> (x - shift) / size, both [tokens, 1]; `x` is [tokens, d_in]."""
     mean = x.mean(axis=1, dtype=np.float64, keepdims=True) if token_norm == "layernorm" else np.zeros((len(x), 1))
     centered = x - mean
     squares = np.einsum("td,td->t", centered, centered)[:, None] / x.shape[1]
@@ -133,6 +132,6 @@ def token_shift_and_size(
 
 
 def layer_norm(x: NDArray[np.floating]) -> NDArray[np.float64]:
-    """LayerNorm of each token without affine parameters: (x - mean_j x_j) / sqrt(var_j x_j + 1e-5), [tokens, d_in]."""
+    """Apply LayerNorm without affine parameters to x [tokens, d_in]: (x - mean_j x_j) / sqrt(var_j x_j + 1e-5)."""
     shift, size = token_shift_and_size(x, "layernorm")
     return (x - shift) / size

@@ -1,4 +1,4 @@
-"""Stage `report`: from result files to tables, figures and a page that opens without a network."""
+"""Stage `report`: turns result files into tables, figures and a page that opens without a network."""
 
 from saelib.report.build import run
 from saelib.report.results import Gap, Place, Results, read_results

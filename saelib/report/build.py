@@ -1,4 +1,4 @@
-"""Write everything that the report consists of."""
+"""Write the whole report: tables, figures and page."""
 
 import logging
 from dataclasses import asdict
@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 def run(config: Config, key: str, failures: Failures = NO_FAILURES) -> None:
     """Read every result of the suite and write `tables/`, `figures/`, `report.html` and, last, `report.json`.
 
-    Results that are missing or unusable are named in the page and under `gaps` in `report.json`; they stop nothing.
+    Results that are missing or unusable stop nothing; the page names them, and so do the `gaps` in `report.json`.
 
     Args:
         config: the suite; its `results` folder is read and written.
-        key: what the report depends on, as one hash; kept in `report.json`.
-        failures: why results are missing, where a job of this run said so (`saelib.pipeline.failures`).
+        key: one hash over everything that the report depends on; it is kept in `report.json`.
+        failures: reasons for missing results that jobs of this run left (`saelib.pipeline.failures`).
     """
     results = read_results(config, failures)
     for gap in results.gaps:
@@ -56,7 +56,7 @@ def _write_tables(tables: dict[str, pl.DataFrame], folder: Path) -> None:
 
 
 def _write_figures(config: Config, tables: dict[str, pl.DataFrame], folder: Path) -> list[str]:
-    """Names of the figures; one that has nothing to show is not drawn, and an earlier one of its name is removed."""
+    """Draw the figures and return their names. One without anything to show is left out, and its old file removed."""
     from saelib.report.figures.death_by_layer import death_by_layer
     from saelib.report.figures.death_vs_gamma import death_vs_gamma
     from saelib.report.figures.landscapes import landscapes

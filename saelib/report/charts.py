@@ -1,4 +1,4 @@
-"""The page's interactive charts as Vega-Lite. They hold no measurements: the page hands each its rows by name."""
+"""The page's interactive charts, as Vega-Lite. They hold no measurements: the page gives each its rows by name."""
 
 import json
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ from saelib import theory
 from saelib.config import Config
 from saelib.report.palette import ADVICE, PREPROCESSINGS, SKY, VERMILLION, domain_colors
 
-# Vega writes colors as they stand into the SVG, so the charts follow the page into dark mode and onto paper.
+# Vega copies colors unchanged into the SVG, so the charts follow the page into dark mode and onto paper.
 INK = "currentColor"
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart and the name of the rows that it shows."""
+    """A chart, and the name of the rows that it shows."""
 
     rows: str
     spec: dict[str, Any]
 
 
 def make_charts(config: Config, layers: pl.DataFrame, saes: pl.DataFrame) -> dict[str, Chart]:
-    """The charts that have something to show, by the id of their place in the page."""
+    """Make the charts that have something to show, by the id of their element in the page."""
     charts: dict[str, Chart] = {}
     gammas = layers.drop_nulls(["gamma_unit", "dead_total"]).filter(pl.col("gamma_unit") > 0)["gamma_unit"]
     if len(gammas):
@@ -44,7 +44,7 @@ def _gamma_chart(config: Config, column: str, grid: np.ndarray) -> Chart:
     rate = alt.Y(f"{column}:Q", title="dead at initialization", scale=alt.Scale(domain=[0, 1]), axis=_percent_axis())
     scale = alt.Scale(type="log", domain=[grid[0], grid[-1]])
     gamma = alt.X("gamma_unit:Q", title="outlier severity γ, of tokens of length 1", scale=scale)
-    # The two panels share their keys: domains above the first, lines above the second.
+    # The two panels share their legends: domains above the first, lines above the second.
     first = column == "dead_relu"
     domains = alt.Legend(columns=6) if first else None
     color_scale = alt.Scale(domain=list(colors), range=list(colors.values()))

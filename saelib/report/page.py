@@ -1,7 +1,7 @@
-"""The page: one HTML file with its charts, scripts and rows inside, which opens from disk without a network.
+"""The page: one HTML file that holds its charts, scripts and rows, and opens from disk without a network.
 
-What comes from the config or from result files is text that somebody else wrote. Jinja escapes it, rows travel as
-JSON that no browser runs, and the page's own policy allows the two scripts below by their hashes and no network.
+Text from the config and from result files was written by somebody else. Jinja escapes it, rows are embedded as JSON
+that no browser runs, and the page's own policy allows its two scripts by their hashes, and no network.
 """
 
 import base64
@@ -22,6 +22,7 @@ import vl_convert
 import saelib
 from saelib import theory
 from saelib.config import Config
+from saelib.preprocessing.choose import percent
 from saelib.preprocessing.recommend import ACCEPTED, ORDER, TOLERATED
 from saelib.report.charts import make_charts
 from saelib.report.palette import ADVICE, PREPROCESSINGS
@@ -39,15 +40,7 @@ class Column:
     title: str
     help: str = ""
     show: Callable[[Any], str] | None = None
-    """From a number to text; none: the column holds text."""
-
-
-def _rate(value: float) -> str:
-    if value == 0:
-        return "0%"
-    if value < 0.00005:
-        return "<0.01%"
-    return f"{value:.2%}" if value < 0.1 else f"{value:.1%}"
+    """Converts a number to text; None: the column holds text."""
 
 
 def _decimals(digits: int) -> Callable[[float], str]:
@@ -59,16 +52,16 @@ LAYER_COLUMNS = (
     Column("layer", "layer", show=str),
     Column("domain", "domain"),
     Column("recommendation", "recommendation"),
-    Column("gamma_unit", "γ", "outlier severity, of the tokens scaled to length 1: it predicts death", _decimals(2)),
+    Column("gamma_unit", "γ", "outlier severity of the tokens scaled to length 1: it predicts death", _decimals(2)),
     Column("gamma", "γ LN", "the same after LayerNorm of each token, as in the paper", _decimals(2)),
     Column("gamma_raw", "γ raw", "the same on the tokens as they are", _decimals(2)),
     Column("effective_rank", "eff. rank", "directions in which the activations vary", _decimals(0)),
     Column("d_in", "of", "dimensions of the activations", str),
-    Column("predicted_dead_total", "theory", "all dead, as the closed form predicts from γ (the solid line)", _rate),
-    Column("dead_relu", "ReLU-dead", "never positive; raw activations", _rate),
-    Column("dead_total", "all dead", "never selected; raw activations", _rate),
-    Column("dead_total_center_median", "centered", "all dead after centering on the geometric median", _rate),
-    Column("dead_total_pca", "whitened", "all dead after PCA whitening", _rate),
+    Column("predicted_dead_total", "theory", "all dead, as the closed form predicts from γ (the solid line)", percent),
+    Column("dead_relu", "ReLU-dead", "never positive; raw activations", percent),
+    Column("dead_total", "all dead", "never selected; raw activations", percent),
+    Column("dead_total_center_median", "centered", "all dead after centering on the geometric median", percent),
+    Column("dead_total_pca", "whitened", "all dead after PCA whitening", percent),
 )
 SAE_COLUMNS = (
     Column("model", "model"),
@@ -77,35 +70,38 @@ SAE_COLUMNS = (
     Column("variant", "variant"),
     Column("preprocessing", "preprocessing"),
     Column("architecture", "architecture"),
-    Column("dead_latents", "dead latents", "of dead features, during training"),
+    Column("dead_latents", "dead latents", "how training treats latents that stopped firing"),
     Column("learning_rate", "learning rate", "the best of the sweep", lambda value: f"{value:g}"),
     Column("learning_rate_at_end", "at an end?", "whether the best rate is the lowest or the highest of those tried"),
     Column(
-        "token_fvu_median", "typical FVU", "median of each token's own unexplained fraction; 0 is perfect", _decimals(3)
+        "token_fvu_median",
+        "typical FVU",
+        "median of each token's unexplained fraction; 0 is perfect",
+        _decimals(3),
     ),
     Column("token_fvu_mean", "mean token FVU", "the mean of the same", _decimals(3)),
     Column("variance_explained", "variance explained", "over all tokens together; 1 is perfect", _decimals(3)),
     Column(
         "few_tokens_decide",
         "few tokens decide?",
-        "whether the two disagree (docs/training.md): go by the typical FVU then",
+        "whether the two disagree (docs/training.md); if so, go by the typical FVU",
     ),
     Column("normalized_mse", "normalized MSE", "mean squared error over the training rows' variance", _decimals(3)),
-    Column("l0", "L0", "features active for a token, on average", _decimals(1)),
-    Column("dead_relu", "ReLU-dead", "never positive", _rate),
-    Column("dead_topk_only", "TopK-dead", "positive somewhere, never selected", _rate),
-    Column("dead_total", "all dead", "never selected", _rate),
+    Column("l0", "L0", "latents that fire per token, on average", _decimals(1)),
+    Column("dead_relu", "ReLU-dead", "never positive", percent),
+    Column("dead_topk_only", "TopK-dead", "positive somewhere, never selected", percent),
+    Column("dead_total", "all dead", "never selected", percent),
 )
 
 
 def _cost_columns() -> tuple[Column, ...]:
-    """For each preprocessing that a recommendation chooses from: what it leaves dead, and what its SAE explains."""
+    """Make columns for each candidate of the recommendation: how many it leaves dead, and how much its SAE explains."""
     columns = [Column("model", "model"), Column("layer", "layer", show=str), Column("recommendation", "recommendation")]
     for name in ORDER:
         label = PREPROCESSINGS[name][0]
         columns += [
-            Column(f"born_dead_{name}", f"{label}: born dead", "all dead at initialization", _rate),
-            Column(f"dead_{name}", "dead, trained", f"{label}: all dead after training", _rate),
+            Column(f"born_dead_{name}", f"{label}: born dead", "all dead at initialization", percent),
+            Column(f"dead_{name}", "dead, trained", f"{label}: all dead after training", percent),
             Column(f"explained_{name}", "explained", f"{label}: 1 - typical FVU of the trained SAE", _decimals(3)),
         ]
     return tuple(columns)
@@ -114,7 +110,7 @@ def _cost_columns() -> tuple[Column, ...]:
 def render_page(
     config: Config, results: Results, layers: pl.DataFrame, saes: pl.DataFrame, spearman: pl.DataFrame
 ) -> str:
-    """The whole page as HTML."""
+    """Render the whole page as HTML."""
     charts = make_charts(config, layers, saes)
     scripts = [_bundle(), (ASSETS / "page.js").read_text()]
     environment = jinja2.Environment(
@@ -151,20 +147,20 @@ def render_page(
 
 @cache
 def _bundle() -> str:
-    """Vega, Vega-Lite and vega-embed as one script, of the Vega-Lite that altair writes for."""
+    """Bundle Vega, Vega-Lite (in the version that altair writes for) and vega-embed into one script."""
     version = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
 
 
 def _policy(scripts: list[str]) -> str:
-    """Content security policy: these scripts, styles inside the page, and nothing from anywhere."""
+    """Write the content security policy: these scripts, styles inside the page, and nothing from elsewhere."""
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'"
 
 
 def _counts(layers: pl.DataFrame) -> dict[str, int]:
-    """Layers by recommendation, and those that keep more than 1 % dead under it."""
+    """Count the layers by recommendation, and those that keep more than 1 % dead under it."""
     counts = {name: layers.filter(pl.col("recommendation") == name).height for name in ADVICE}
     rate = {name: "dead_total" if name == "raw" else f"dead_total_{name}" for name in ADVICE}
     left = [
@@ -174,7 +170,7 @@ def _counts(layers: pl.DataFrame) -> dict[str, int]:
 
 
 def _costs(results: Results, layers: pl.DataFrame) -> list[dict[str, Any]]:
-    """For each layer that SAEs were trained on, what each choice of preprocessing costs."""
+    """List the cost of each preprocessing on each layer that SAEs were trained on."""
     rows = []
     for layer in layers.to_dicts():
         trained = trained_saes(results, Place(layer["model"], layer["layer"]))
@@ -192,7 +188,7 @@ def _costs(results: Results, layers: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def _gamma_at(config: Config, rates: tuple[float, ...]) -> list[tuple[float, float]]:
-    """The severity at which theory expects each rate of all dead features, for the suite's settings."""
+    """Find the severity at which theory expects each rate of all dead features, for the suite's settings."""
     gamma = np.geomspace(0.01, 1000, 5000)
     options = config.init_death
     dead = theory.dead_total(gamma, options.d_sae, options.k, config.extraction.heldout_tokens)
@@ -200,7 +196,7 @@ def _gamma_at(config: Config, rates: tuple[float, ...]) -> list[tuple[float, flo
 
 
 def _overall(spearman: pl.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
-    """Correlation of each gamma with each kind of death over all layers."""
+    """Look up the correlation of each gamma with each kind of death over all layers."""
     found: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
     for row in spearman.filter(by="").to_dicts():
         found[row["x"]][row["y"]] = row
@@ -208,7 +204,7 @@ def _overall(spearman: pl.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def _distance_to_theory(layers: pl.DataFrame) -> dict[str, float | None]:
-    """Mean absolute difference between measured and predicted rates, by the name of the prediction."""
+    """Average the absolute difference between measured and predicted rates, for each prediction."""
     measured = {"dead_relu": "dead_relu", "dead_total": "dead_total", "dead_total_paper": "dead_total"}
     return {
         prediction: layers.select((pl.col(column) - pl.col(f"predicted_{prediction}")).abs().mean()).item()
@@ -217,7 +213,7 @@ def _distance_to_theory(layers: pl.DataFrame) -> dict[str, float | None]:
 
 
 def _remarks(results: Results) -> list[tuple[str, Place | None]]:
-    """What a reader of the numbers should mind: warnings of the statistics and of training, and what `auto` became."""
+    """Collect what a reader should know: warnings of the statistics and of training, and the choices of `auto`."""
     remarks: list[tuple[str, Place | None]] = []
     for place, stats in results.stats.items():
         remarks += [(text, place) for text in stats.warnings]
@@ -230,7 +226,7 @@ def _remarks(results: Results) -> list[tuple[str, Place | None]]:
 
 
 def _grouped(remarks: list[tuple[str, Place | None]]) -> list[tuple[str, list[str]]]:
-    """Each remark once, with the places that it is about: 'gpt2 layer 1-3'."""
+    """List each remark once, with the places that it is about: 'gpt2 layer 1-3'."""
     layers: dict[str, dict[tuple[str, str], list[int]]] = defaultdict(lambda: defaultdict(list))
     for text, place in remarks:
         if place is None:

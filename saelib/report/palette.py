@@ -1,4 +1,4 @@
-"""Words and colors that figures and page share; the colors are Okabe and Ito's, for color-blind readers too."""
+"""Words and colors that figures and page share; color-blind readers can tell the colors (Okabe and Ito's) apart."""
 
 from saelib.config import Config
 
@@ -9,14 +9,14 @@ PREPROCESSINGS = {
     "center_median": ("centered on the geometric median", BLUE),
     "pca": ("PCA-whitened", GREEN),
 }
-"""The three that a recommendation chooses from: what a figure calls them, and their color."""
+"""The three candidates of a recommendation: their names in figures, and their colors."""
 
 ADVICE = {"raw": "use as they are", "center_median": "center", "pca": "whiten"}
-"""What the page calls a recommendation."""
+"""The page's words for each recommendation."""
 
 
 def domain_colors(config: Config) -> dict[str, str]:
-    """A color for each domain, by its first appearance in the config; they repeat after six."""
+    """Assign each domain a color, in the order of the config; colors repeat after six."""
     domains = dict.fromkeys(model.domain for model in config.models.values())
     colors = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)
     return {domain: colors[i % len(colors)] for i, domain in enumerate(domains)}

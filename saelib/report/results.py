@@ -1,7 +1,7 @@
-"""What the earlier stages left: read and checked, with every missing or unusable result stated as a gap."""
+"""Read and check the results of the earlier stages; every missing or unusable one becomes a gap with its reason."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -9,41 +9,41 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from saelib.config import Config
 from saelib.config.schema import compact
 from saelib.errors import UserError
-from saelib.files.sealed import read_json
+from saelib.init_death.result import InitDeath, load_result
 from saelib.pipeline.failures import Failures
-from saelib.report.schema import InitDeath, LayerStats, Prediction, Predictions, Result, Sweep
-from saelib.stats import load_arrays
+from saelib.stats.layer_stats import LayerStats, load_arrays, load_stats
+from saelib.theory.result import LayerPrediction, load_predictions
+from saelib.train.result import SweepResult, load_sweep
 
 log = logging.getLogger(__name__)
 
 
 class Place(NamedTuple):
-    """What a result is about."""
+    """The layer, and the variant, that a result is about."""
 
     model: str
     layer: int
     variant: str = ""
-    """Of training; empty for the stages that have none."""
+    """The variant of a training; empty for the stages that have none."""
 
     def __str__(self) -> str:
-        """As messages call it: 'gpt2 layer 3, auxk'."""
+        """Gives the name in messages: 'gpt2 layer 3, auxk'."""
         return where(self.model, self.variant, [self.layer])
 
 
 def where(model: str, variant: str, layers: Sequence[int]) -> str:
-    """Layers of a model, of one variant where it is not empty: 'gpt2 layer 1-3, auxk'."""
+    """Name the layers of a model, and the variant if there is one: 'gpt2 layer 1-3, auxk'."""
     place = f"{model} layer {compact(tuple(sorted(layers)))}" if layers else model
     return f"{place}, {variant}" if variant else place
 
 
 @dataclass(frozen=True)
 class Gap:
-    """A result that the suite asks for and that is not in the tables."""
+    """A result that the suite asks for but that is not in the tables."""
 
     stage: str
     place: Place | None
@@ -57,22 +57,22 @@ class Results:
 
     stats: dict[Place, LayerStats]
     init_death: dict[Place, InitDeath]
-    predictions: dict[Place, Prediction]
-    sweeps: dict[Place, Sweep]
+    predictions: dict[Place, LayerPrediction]
+    sweeps: dict[Place, SweepResult]
     gaps: list[Gap]
 
 
-AnyResult = TypeVar("AnyResult", bound=Result)
+Result = TypeVar("Result")
 NO_FAILURES: Failures = MappingProxyType({})
 
 
 def wanted_layers(config: Config) -> list[Place]:
-    """Every layer of the suite, in the order of the config."""
+    """List every layer of the suite, in the order of the config."""
     return [Place(name, layer) for name, model in config.models.items() for layer in model.layers]
 
 
 def wanted_saes(config: Config) -> list[Place]:
-    """Every training of the suite: each variant on each of the layers that SAEs are trained on."""
+    """List every training of the suite: each variant on each layer that SAEs are trained on."""
     return [
         Place(name, layer, variant)
         for name, model in config.models.items()
@@ -82,9 +82,11 @@ def wanted_saes(config: Config) -> list[Place]:
 
 
 def read_results(config: Config, failures: Failures = NO_FAILURES) -> Results:
-    """Read what the suite asks for. Nothing missing or broken raises: it becomes a gap with its reason.
+    """Read every result that the suite asks for. One that is missing or broken raises nothing: it becomes a gap.
 
-    `failures`: results that this run could not make. An older one may lie in their place, and is left out.
+    Args:
+        config: the suite.
+        failures: results that this run could not compute. If an older result lies in such a place, it is left out.
     """
     gaps: list[Gap] = []
     layers = wanted_layers(config)
@@ -92,10 +94,10 @@ def read_results(config: Config, failures: Failures = NO_FAILURES) -> Results:
     death = {p: config.init_death_path(p.model, p.layer) for p in layers}
     sweeps = {p: config.train_path(*p) / "sweep.json" for p in wanted_saes(config)}
     results = Results(
-        stats=_read_all(LayerStats, "stats", stats, failures, gaps),
-        init_death=_read_all(InitDeath, "init_death", death, failures, gaps),
+        stats=_read_all("stats", load_stats, stats, failures, gaps),
+        init_death=_read_all("init_death", load_result, death, failures, gaps),
         predictions=_read_predictions(config.theory_path(), gaps),
-        sweeps=_read_all(Sweep, "train", sweeps, failures, gaps),
+        sweeps=_read_all("train", load_sweep, sweeps, failures, gaps),
         gaps=gaps,
     )
     if results.predictions:
@@ -103,12 +105,12 @@ def read_results(config: Config, failures: Failures = NO_FAILURES) -> Results:
         gaps.extend(Gap("theory", place, "predictions.json has no row for this layer") for place in unpredicted)
     for place in [place for place, sweep in results.sweeps.items() if sweep.best is None]:
         gaps.append(Gap("train", place, f"all {len(results.sweeps.pop(place).runs)} learning rates diverged"))
-    gaps[:] = dict.fromkeys(gaps)  # one failure early in a layer's way leaves a gap at every later stage
+    gaps[:] = dict.fromkeys(gaps)  # a failure at an early stage leaves the same gap at every later one
     return results
 
 
 def read_landscape(config: Config, place: Place) -> tuple[NDArray[np.floating], NDArray[np.floating]] | None:
-    """Mean and standard deviation of each dimension after LayerNorm, both [d_in]; None where they cannot be read."""
+    """Read each dimension's mean and standard deviation after LayerNorm, both [d_in]; None if that is impossible."""
     try:
         arrays = load_arrays(config.stats_path(place.model, place.layer))
     except UserError as error:
@@ -118,9 +120,9 @@ def read_landscape(config: Config, place: Place) -> tuple[NDArray[np.floating], 
 
 
 def _read_all(
-    kind: type[AnyResult], stage: str, paths: dict[Place, Path], failures: Failures, gaps: list[Gap]
-) -> dict[Place, AnyResult]:
-    found: dict[Place, AnyResult] = {}
+    stage: str, load: Callable[[Path], Result], paths: dict[Place, Path], failures: Failures, gaps: list[Gap]
+) -> dict[Place, Result]:
+    found: dict[Place, Result] = {}
     for place, path in paths.items():
         failure = failures.get((stage, place.model, place.layer, place.variant))
         if failure:
@@ -128,30 +130,26 @@ def _read_all(
             gaps.append(Gap(failure.stage, blamed, failure.reason))
             continue
         try:
-            found[place] = _read(kind, path)
+            found[place] = _read(load, path)
         except UserError as error:
             gaps.append(Gap(stage, place, str(error)))
     return found
 
 
-def _read_predictions(path: Path, gaps: list[Gap]) -> dict[Place, Prediction]:
+def _read_predictions(path: Path, gaps: list[Gap]) -> dict[Place, LayerPrediction]:
     try:
-        rows = _read(Predictions, path).rows
+        rows = _read(load_predictions, path)
     except UserError as error:
         gaps.append(Gap("theory", None, str(error)))
         return {}
     return {Place(row.model, row.layer): row for row in rows}
 
 
-def _read(kind: type[AnyResult], path: Path) -> AnyResult:
+def _read(load: Callable[[Path], Result], path: Path) -> Result:
     """Raises `UserError` that names the file but not its folder: the page may travel to other machines."""
     if not path.exists():
         raise UserError("no result")
     try:
-        return kind.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path.name}: {key or 'content'}: {first['msg']}") from None
-    except UserError:
-        raise UserError(f"{path.name}: not valid JSON") from None
+        return load(path)
+    except UserError as error:
+        raise UserError(str(error).replace(str(path), path.name)) from None

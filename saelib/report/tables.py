@@ -1,53 +1,53 @@
 """The tables: one row for each layer, one for each trained SAE, one for each correlation."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import polars as pl
 
 from saelib.config import Config, InitDeathConfig
+from saelib.init_death.result import InitDeath
 from saelib.preprocessing.recommend import MeasuredDeath, TrainedSAE, recommend
 from saelib.report.results import Place, Results, wanted_layers, wanted_saes
-from saelib.report.schema import InitDeath, LayerStats
 from saelib.stats.correlation import spearman_table
+from saelib.stats.layer_stats import LayerStats
+from saelib.theory.result import LayerPrediction
+from saelib.train.result import MeasuredRun, SweepResult
 
-STATISTICS = (
-    "gamma",
-    "gamma_raw",
-    "gamma_unit",
-    "effective_rank",
-    "effective_rank_fraction",
-    "excess_kurtosis",
-    "norm_ratio",
+_TYPES = {int: pl.Int64, float: pl.Float64, str: pl.String}
+
+OPTIONS = ("preprocessing", "architecture", "dead_latents")
+"""The options of a variant whose kind has a column."""
+
+
+def _columns(kind: type, *names: str) -> dict[str, Any]:
+    """Columns for fields of a stage's result, with the types that they have there."""
+    hints = get_type_hints(kind)
+    return {name: next(_TYPES[one] for one in get_args(hints[name]) or (hints[name],)) for name in names}
+
+
+STATISTICS = _columns(
+    LayerStats,
+    *("gamma", "gamma_raw", "gamma_unit", "effective_rank", "effective_rank_fraction", "excess_kurtosis", "norm_ratio"),
 )
+PREDICTIONS = _columns(LayerPrediction, "dead_relu", "dead_total", "dead_total_paper")
 
 SAES = {
-    "model": pl.String,
-    "layer": pl.Int64,
+    **_columns(Place, "model", "layer"),
     "domain": pl.String,
-    "variant": pl.String,
+    **_columns(Place, "variant"),
     "preprocessing": pl.String,
-    "preprocessing_reason": pl.String,
+    **_columns(SweepResult, "preprocessing_reason"),
     "architecture": pl.String,
     "dead_latents": pl.String,
-    "d_in": pl.Int64,
-    "d_sae": pl.Int64,
-    "k": pl.Int64,
-    "learning_rate": pl.Float64,
+    **_columns(SweepResult, "d_in", "d_sae", "k"),
+    **_columns(MeasuredRun, "learning_rate"),
     "learning_rate_at_end": pl.String,
-    "steps": pl.Int64,
-    "mse": pl.Float64,
-    "normalized_mse": pl.Float64,
-    "variance_explained": pl.Float64,
-    "token_fvu_median": pl.Float64,
-    "token_fvu_mean": pl.Float64,
+    **_columns(SweepResult, "steps"),
+    **_columns(MeasuredRun, "mse", "normalized_mse", "variance_explained", "token_fvu_median", "token_fvu_mean"),
     "few_tokens_decide": pl.String,
-    "l0": pl.Float64,
-    "dead_relu": pl.Float64,
-    "dead_topk_only": pl.Float64,
-    "dead_total": pl.Float64,
-    "backend": pl.String,
-    "key": pl.String,
+    **_columns(MeasuredRun, "l0", "dead_relu", "dead_topk_only", "dead_total"),
+    **_columns(SweepResult, "backend", "key"),
 }
 """Columns of `saes`: the run at the best learning rate of each sweep."""
 
@@ -67,27 +67,25 @@ SPEARMAN = {
     "ci_high_rows": pl.Float64,
     "reason": pl.String,
 }
-"""Columns of `spearman`. Intervals at 95 %: `ci_low` and `ci_high` over whole models, of which there are `n_clusters`;
-`ci_low_rows` and `ci_high_rows` as if layers of one model were independent, which makes them far too narrow."""
+"""Columns of `spearman`. The 95 % interval from `ci_low` to `ci_high` is over whole models, of which there are
+`n_clusters`; that from `ci_low_rows` to `ci_high_rows` takes the layers of one model for independent, and is far too
+narrow."""
 
 
 def _layers_schema(config: Config) -> dict[str, Any]:
-    """Columns of `layers`. Rates are fractions; `dead_*` without a suffix are of raw activations, means over seeds.
+    """List the columns of `layers`, with their types.
 
-    `predicted_*` are of `gamma_unit`; `predicted_dead_total_paper` is by the paper's form, of its `gamma`.
-    A column for each preprocessing of the default config, and for each that this one adds.
+    Rates are fractions, and means over seeds; `dead_*` without a suffix is measured on raw activations. `predicted_*`
+    follows from `gamma_unit`, but `predicted_dead_total_paper` from `gamma`, by the paper's form. Each preprocessing of
+    the default config has a column, and so has each that this config adds.
     """
     measured = dict.fromkeys((*InitDeathConfig().preprocessings, *config.init_death.preprocessings))
     return {
-        "model": pl.String,
-        "layer": pl.Int64,
+        **_columns(Place, "model", "layer"),
         "domain": pl.String,
-        "d_in": pl.Int64,
-        "tokens": pl.Int64,
-        **dict.fromkeys(STATISTICS, pl.Float64),
-        "predicted_dead_relu": pl.Float64,
-        "predicted_dead_total": pl.Float64,
-        "predicted_dead_total_paper": pl.Float64,
+        **_columns(LayerStats, "d_in", "tokens"),
+        **STATISTICS,
+        **{f"predicted_{name}": kind for name, kind in PREDICTIONS.items()},
         "dead_relu": pl.Float64,
         "dead_total": pl.Float64,
         "dead_total_sd": pl.Float64,
@@ -100,30 +98,30 @@ def _layers_schema(config: Config) -> dict[str, Any]:
 
 
 def layers_table(config: Config, results: Results) -> pl.DataFrame:
-    """A row for each layer that has statistics, death at initialization or both, in the order of the config."""
+    """Make a row for each layer that has statistics, death at initialization or both, in the order of the config."""
     schema = _layers_schema(config)
     return pl.DataFrame([_pick(row, schema) for row in _layer_rows(config, results)], schema=schema)
 
 
 def saes_table(config: Config, results: Results) -> pl.DataFrame:
-    """A row for each trained SAE."""
+    """Make a row for each trained SAE."""
     rows = []
     for place in wanted_saes(config):
         sweep = results.sweeps.get(place)
         if sweep is not None and sweep.best is not None:
             best = sweep.best
+            options = {name: getattr(sweep.options, name).kind for name in OPTIONS}
             described = place._asdict() | {
                 "domain": config.models[place.model].domain,
                 "learning_rate_at_end": sweep.learning_rate_at_end,
-                "few_tokens_decide": None if best.token_fvu_median is None else "yes" if best.few_tokens else "no",
+                "few_tokens_decide": "yes" if best.few_tokens else "no",
             }
-            kinds = {name: option["kind"] for name, option in sweep.options.model_dump().items()}
-            rows.append(_pick(best.model_dump() | sweep.model_dump() | kinds | described, SAES))
+            rows.append(_pick(vars(best) | vars(sweep) | options | described, SAES))
     return pl.DataFrame(rows, schema=SAES)
 
 
 def spearman_rows(layers: pl.DataFrame) -> pl.DataFrame:
-    """How well each form of gamma orders the layers by their death: overall, by domain, by model."""
+    """Correlate each form of gamma with each death: over all layers, by domain, and by model."""
     rows: list[dict[str, Any]] = []
     for x in ("gamma", "gamma_raw", "gamma_unit"):
         for y in ("dead_total", "dead_relu"):
@@ -137,32 +135,21 @@ def _layer_rows(config: Config, results: Results) -> Iterable[dict[str, Any]]:
         if stats is None and death is None:
             continue
         row = {"model": place.model, "layer": place.layer, "domain": config.models[place.model].domain}
-        yield row | _of_stats(stats) | _of_death(death, trained_saes(results, place)) | _of_theory(results, place)
+        row |= vars(stats) if stats else {}
+        yield row | _death_cells(death, trained_saes(results, place)) | _predicted_cells(results, place)
 
 
-def _of_stats(stats: LayerStats | None) -> dict[str, Any]:
-    return stats.model_dump() if stats else {}
-
-
-def _of_theory(results: Results, place: Place) -> dict[str, Any]:
-    row = results.predictions.get(place)
-    if row is None:
-        return {}
-    return {
-        "predicted_dead_relu": row.dead_relu,
-        "predicted_dead_total": row.dead_total,
-        "predicted_dead_total_paper": row.dead_total_paper,
-    }
+def _predicted_cells(results: Results, place: Place) -> dict[str, Any]:
+    found = results.predictions.get(place)
+    return {f"predicted_{name}": getattr(found, name) for name in PREDICTIONS} if found else {}
 
 
 def trained_saes(results: Results, layer: Place) -> dict[str, TrainedSAE]:
-    """By preprocessing, the SAE of this layer that explains the most of the typical token's variance."""
+    """Find, for each preprocessing, the SAE of this layer that explains most of the typical token's variance."""
     found: dict[str, TrainedSAE] = {}
     for place, sweep in results.sweeps.items():
         best, name = sweep.best, sweep.options.preprocessing.kind
         if (place.model, place.layer) != (layer.model, layer.layer) or best is None:
-            continue
-        if best.token_fvu_median is None or best.dead_total is None:
             continue
         sae = TrainedSAE(1 - best.token_fvu_median, best.dead_total)
         if name not in found or sae.explained > found[name].explained:
@@ -170,7 +157,7 @@ def trained_saes(results: Results, layer: Place) -> dict[str, TrainedSAE]:
     return found
 
 
-def _of_death(death: InitDeath | None, trained: dict[str, TrainedSAE]) -> dict[str, Any]:
+def _death_cells(death: InitDeath | None, trained: dict[str, TrainedSAE]) -> dict[str, Any]:
     if death is None:
         return {}
     measured = {name: rates.dead_total for name, rates in death.preprocessings.items()}

@@ -14,7 +14,7 @@ Shapes = Mapping[str, tuple[str, ...]]
 
 
 def check_tensors(tensors: Mapping[str, Tensor], shapes: Shapes, path: Path) -> dict[str, Tensor]:
-    """The tensors as float32, when they are exactly those of `shapes`, agree in their sizes and are finite."""
+    """The tensors as float32. Raises `UserError` unless they are those of `shapes`, agree in size and are finite."""
     missing, extra = sorted(set(shapes) - set(tensors)), sorted(map(str, set(tensors) - set(shapes)))
     if missing or extra:
         wrong = f"lacks {', '.join(missing)}" if missing else f"also holds {', '.join(extra[:5])}"
@@ -30,7 +30,7 @@ def check_tensors(tensors: Mapping[str, Tensor], shapes: Shapes, path: Path) -> 
 
 
 def in_words(value: Any, none: str = "missing") -> str:
-    """A value from a file, as a message quotes it: as JSON has it, in short; `none` where there is none."""
+    """A value from a file, as a message quotes it: as JSON has it, shortened; `none` if there is none."""
     if value is None:
         return none
     text = f"'{value}'" if isinstance(value, str) else json.dumps(value, default=lambda _: "something else")
@@ -38,7 +38,7 @@ def in_words(value: Any, none: str = "missing") -> str:
 
 
 def check_k(k: Any, d_sae: int, path: Path) -> int:
-    """`k` when it is a number of latents that a token can have."""
+    """Return `k`. Raises `UserError` unless it is a number of latents that a token can have."""
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= d_sae:
         right = f"a whole number from 1 to the number of latents, {d_sae}"
         raise UserError(f"{path}: k is {in_words(k)}; should be {right}")

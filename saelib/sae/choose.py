@@ -1,61 +1,43 @@
-"""The fastest trainer for what is asked, and one batch through several trainers."""
+"""Choice of the fastest trainer that can do a method, and one step of several trainers."""
 
 import logging
 from collections.abc import Sequence
 
 from torch import Tensor
 
-from saelib.config.training import TrainConfig, VariantConfig
-from saelib.sae.kernels.cpu import why_unsupported
+from saelib.config.training import VariantConfig
+from saelib.sae.autograd.trainer import TorchTrainer
+from saelib.sae.kernels.cpu import vector_lanes, why_unsupported
 from saelib.sae.model import SAE
-from saelib.sae.trainer import Trainer
+from saelib.sae.trainer import Trainer, TrainerSettings
 
 log = logging.getLogger(__name__)
 
 
-def make_trainer(
-    sae: SAE,
-    config: TrainConfig,
-    variant: VariantConfig,
-    *,
-    learning_rate: float,
-    variance: float,
-    seed: int,
-    threads: int = 1,
-) -> Trainer:
+def make_trainer(sae: SAE, settings: TrainerSettings) -> Trainer:
     """A trainer that starts from `sae`, which it may take over; the log says which kind, and why.
 
-    Args:
-        sae: On the device to train on; its architecture is the variant's.
-        config: Steps, batch and the like.
-        variant: The method.
-        learning_rate: The highest of the schedule.
-        variance: ||sigma||^2 of the data, by which the squared error is divided.
-        seed: Of what is drawn during training.
-        threads: Of the kernels; torch's own are not set here.
+    `sae` is on the device to train on, and its architecture is the variant's.
     """
-    obstacle = _why_not_kernels(sae, variant)
+    obstacle = _why_not_kernels(sae, settings.variant)
     if obstacle is not None:
-        from saelib.sae.autograd.trainer import TorchTrainer
-
         log.info("training with torch: %s", obstacle)
-        return TorchTrainer(sae, config, variant, learning_rate=learning_rate, variance=variance, seed=seed)
+        return TorchTrainer(sae, settings)
 
     from saelib.sae.kernels.large import KernelTrainer
     from saelib.sae.kernels.small import SmallKernelTrainer, is_small
 
-    small = is_small(sae, config, variant)
+    small = is_small(sae, settings.config, settings.variant)
     log.info("training with the kernels for %s", "small TopK SAEs on a CPU" if small else "TopK on a CPU")
-    if config.precision == "bfloat16":
+    if settings.config.precision == "bfloat16":
         log.info("the kernels select in float32: precision: bfloat16 has no effect")
-    kind = SmallKernelTrainer if small else KernelTrainer
-    return kind(sae, config, variant, learning_rate=learning_rate, variance=variance, threads=threads)
+    return SmallKernelTrainer(sae, settings) if small else KernelTrainer(sae, settings)
 
 
 def step_all(trainers: Sequence[Trainer], x: Tensor, threads: int) -> None:
     """One step of every trainer on the batch `x` [tokens, d_in]: small SAEs side by side, others one after another.
 
-    The kernels use `threads` in all; which way makes no difference to the bits.
+    The kernels use `threads` threads in all. The bits are the same either way.
     """
     if why_unsupported() is not None:
         for trainer in trainers:
@@ -76,8 +58,15 @@ def step_all(trainers: Sequence[Trainer], x: Tensor, threads: int) -> None:
     shared_workers(threads).each(len(side_by_side), lambda i, _: side_by_side[i].step(x))
 
 
+def backend(trainer: Trainer) -> str:
+    """A name for the code that computes the steps, which decides their last bits."""
+    if isinstance(trainer, TorchTrainer):
+        return f"torch {trainer.sae.b_enc.device.type}"
+    return "kernels avx512" if vector_lanes() == 16 else "kernels avx2"
+
+
 def _why_not_kernels(sae: SAE, variant: VariantConfig) -> str | None:
-    """None where the kernels can do it."""
+    """The obstacle to the kernels; None if they can do it."""
     if sae.b_dec.device.type != "cpu":
         return f"the SAE is on {sae.b_dec.device}"
     if variant.architecture.kind != "topk":

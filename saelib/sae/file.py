@@ -1,4 +1,4 @@
-"""An SAE as one safetensors file: its weights, and what turns an activation into what it reads."""
+"""An SAE as one safetensors file: its weights and its preprocessing."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from saelib.sae.model import SAE, Architecture
 
 HEADER = "saelib"
 CHECKSUM = ', "sha256": "'
-"""Before the last entry of the header, which is in it because safetensors writes several entries in any order."""
+"""Mark before the checksum, the last value of our one header entry: safetensors writes several in any order."""
 CENTER, SCALE = "preprocess_center", "preprocess_scale"
 SHAPES = {"W_enc": ("d_in", "d_sae"), "W_dec": ("d_sae", "d_in"), "b_enc": ("d_sae",), "b_dec": ("d_in",)}
 THRESHOLDS = {"jumprelu": ("d_sae",), "batch_topk": ()}
@@ -32,9 +32,9 @@ class SavedSAE:
 
     sae: SAE
     preprocess: Preprocessing
-    """Without the center that b_dec started from: that one is part of b_dec."""
+    """The preprocessing without the center that b_dec started from: that one is part of b_dec."""
     about: dict[str, Any]
-    """Free: what it was trained on, by which options, and how it measured. JSON."""
+    """Free text and figures: what it was trained on, with which options, and how it measured. JSON."""
 
 
 def save_sae(saved: SavedSAE, path: Path) -> None:
@@ -53,7 +53,7 @@ def save_sae(saved: SavedSAE, path: Path) -> None:
 
 
 def load_sae(path: Path) -> SavedSAE:
-    """Read what `save_sae` wrote. Raises `UserError` where the file is missing, damaged or of another kind."""
+    """Read what `save_sae` wrote. Raises `UserError` if the file is missing, damaged or of another kind."""
     text, tensors = _contents(path)
     described, mark, end = text.rpartition(CHECKSUM)
     # A file of an earlier version has no checksum.
@@ -104,7 +104,7 @@ def _contents(path: Path) -> tuple[str, dict[str, Tensor]]:
 
 
 def _checksum(described: str, tensors: Mapping[str, Tensor]) -> str:
-    """Over all that `load_sae` reads."""
+    """SHA-256 over everything that `load_sae` reads."""
     found = hashlib.sha256(described.encode())
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())

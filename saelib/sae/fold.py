@@ -54,13 +54,13 @@ def scale_decoder(sae: SAE, factor: Tensor) -> SAE:
 
 
 def center_input(sae: SAE) -> SAE:
-    """From pre-activations x W_enc + b_enc to (x - b_dec) W_enc + b_enc."""
+    """Turn pre-activations x W_enc + b_enc into (x - b_dec) W_enc + b_enc."""
     W_enc, _, b_enc, b_dec = _weights(sae)
     return _with_weights(sae, b_enc=b_enc + b_dec @ W_enc)
 
 
 def uncenter_input(sae: SAE) -> SAE:
-    """From pre-activations (x - b_dec) W_enc + b_enc to x W_enc + b_enc."""
+    """Turn pre-activations (x - b_dec) W_enc + b_enc into x W_enc + b_enc."""
     W_enc, _, b_enc, b_dec = _weights(sae)
     return _with_weights(sae, b_enc=b_enc - b_dec @ W_enc)
 

@@ -53,6 +53,11 @@ class SAE(nn.Module):
         """Number of latents."""
         return self.W_dec.shape[0]
 
+    def extra_repr(self) -> str:
+        """Shows the architecture and the sizes when the module is printed."""
+        selected = f", k={self.k}" if self.k else ""
+        return f"{self.architecture}, d_in={self.d_in:,}, d_sae={self.d_sae:,}{selected}"
+
     def hidden_pre(self, x: Tensor) -> Tensor:
         """Pre-activations: [tokens, d_in] -> [tokens, d_sae]."""
         # Subtract first: at a large mean, x W - b W would cancel catastrophically in float32.

@@ -1,10 +1,31 @@
-"""What every way to train an SAE offers, and the choice between them."""
+"""The interface of every trainer, and the settings that all of them take."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
+from saelib.config.training import TrainConfig, VariantConfig
 from saelib.sae.model import SAE
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """Settings for training one SAE; every kind of trainer is made as `kind(sae, settings)`."""
+
+    config: TrainConfig
+    """Number of steps, batch size and the like."""
+    variant: VariantConfig
+    """The method."""
+    learning_rate: float
+    """The highest of the schedule."""
+    variance: float
+    """||sigma||^2 of the data. The squared error is divided by it, so that a learning rate means the same for every
+    layer."""
+    seed: int = 0
+    """Seed of the random choices during training, which depend on it and on the step alone; the kernels make none."""
+    threads: int = 1
+    """Threads of the kernels; may be changed between steps (`TopKTrainer.threads`). torch's own are not set here."""
 
 
 class Trainer(Protocol):
@@ -14,11 +35,10 @@ class Trainer(Protocol):
     `KernelTrainer` and `SmallKernelTrainer` in `saelib.sae.kernels` (TopK on a CPU, many times as fast).
     """
 
-    learning_rate: float
-    """The highest of the schedule."""
+    settings: TrainerSettings
     steps_done: int
     examples: int
-    """Seen so far."""
+    """Examples seen so far."""
     tokens_since_fired: Tensor
     """int64 [d_sae], CPU or device; examples since each latent last fired (selected with a value above 0)."""
     tokens_since_positive: Tensor

@@ -3,6 +3,7 @@
 from importlib import import_module
 
 from saelib.config import SourceConfig
+from saelib.extras import explain_missing_extras
 from saelib.sources.base import Activations, Source
 
 FAMILIES = {
@@ -22,24 +23,25 @@ FAMILIES = {
     "spliceai": "saelib.sources.spliceai",
     "arrays": "saelib.activations.open",
 }
-"""Family in the config -> its module, with an `open_source(config, device, dtype)`.
+"""Family in the config -> its module, which has a function `open_source(config, device, dtype)`.
 
-`arrays` has no model to run: see `saelib.activations.open.open_rows`.
+The exception is `arrays`, which has no model to run: see `saelib.activations.open.open_rows`.
 """
 
 
 def open_source(config: SourceConfig, device: str = "cpu", dtype: str = "float32") -> Source:
-    """Fetch the weights if need be and load the model.
+    """Fetches the weights if necessary and loads the model.
 
     Args:
-        config: the `source` of a model in the suite, of any family but `arrays`.
-        device: where torch runs it: "cpu", "cuda", "cuda:1".
-        dtype: of the forward pass: "float32", "bfloat16" or "float16". Activations are float32 whatever it is.
+        config: The `source` of a model in the suite, of any family except `arrays`.
+        device: The device that torch runs it on: "cpu", "cuda", "cuda:1".
+        dtype: Precision of the forward pass: "float32", "bfloat16" or "float16". The activations are always float32.
 
     Raises:
-        UserError: where files or device are missing, or the files are not such a model.
+        UserError: if packages, files or the device are missing, or the files do not hold such a model.
     """
-    return import_module(FAMILIES[config.family]).open_source(config, device, dtype)
+    with explain_missing_extras("models"):
+        return import_module(FAMILIES[config.family]).open_source(config, device, dtype)
 
 
 __all__ = ["FAMILIES", "Activations", "Source", "open_source"]

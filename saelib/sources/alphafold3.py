@@ -1,7 +1,7 @@
 """AlphaFold 3 (Abramson et al. 2024): the Pairformer's single representation, from the files of its own program.
 
-Each protein is a job, named by a hash of its content: `inputs/{job}.json` goes in, and
-`outputs/{job}/seed-1_embeddings/` comes out. The program is run by the user, or by `command` for each batch.
+Each protein is a job, named by a hash of its content. The program reads `inputs/{job}.json` and writes
+`outputs/{job}/seed-1_embeddings/`. The user runs it, or `command` runs it for each batch.
 """
 
 import hashlib
@@ -40,37 +40,37 @@ FILL_IN = ("{input_dir}", "{output_dir}")
 
 
 def open_source(config: AlphaFold3Source, device: str = "cpu", dtype: str = "float32") -> "AlphaFold3":
-    """Nothing is loaded: the program has its own weights, device and precision.
+    """Returns the source without loading anything: the program has its own weights, device and precision.
 
     Raises:
-        UserError: where `config.command` does not take the folders of inputs and outputs.
+        UserError: if `config.command` does not take the folders of inputs and outputs.
     """
     lacking = [word for word in FILL_IN if config.command and not any(word in part for part in config.command)]
     if lacking:
-        raise UserError(f"{NAME}: command has no {' and no '.join(lacking)}, where the folder's path goes")
+        raise UserError(f"{NAME}: command has no {' and no '.join(lacking)}, which stands for the folder's path")
     return AlphaFold3(config)
 
 
 class AlphaFold3:
-    """Layer 0 alone, as `saelib.sources.Source`. A token is a residue; proteins above `max_length` have none."""
+    """A source with layer 0 only. A token is a residue; proteins longer than `max_length` have no tokens."""
 
     n_layers = 0
 
     def __init__(self, config: AlphaFold3Source) -> None:
-        """`config`: the `source` of a model in the suite."""
+        """Takes the `source` of a model in the suite."""
         self._config = config
 
     def d_in(self, layer: int) -> int:
-        """See `Source.d_in`."""
+        """Returns the width of a layer (see `Source.d_in`)."""
         if layer != 0:
-            raise UserError(f"{NAME}: has no layer {layer}; its program saves the single representation alone, layer 0")
+            raise UserError(f"{NAME}: has no layer {layer}; its program saves only the single representation, layer 0")
         return WIDTH
 
     def forward(self, examples: Sequence[Example], layers: Sequence[int]) -> Activations:
-        """See `Source.forward`.
+        """Returns the embeddings of the examples (see `Source.forward`), running `command` for those that lack them.
 
         Raises:
-            UserError: also for proteins without embeddings that no `command` makes; their inputs are written first.
+            UserError: also if embeddings are missing and there is no `command`; their inputs are written first.
         """
         for layer in layers:
             self.d_in(layer)
@@ -91,10 +91,10 @@ class AlphaFold3:
 
 
 def write_inputs(config: AlphaFold3Source, examples: Iterable[Example]) -> int:
-    """Write `config.inputs/{job}.json` for every protein without embeddings, unless longer than `config.max_length`.
+    """Writes `config.inputs/{job}.json` for each protein without embeddings that is not above `config.max_length`.
 
-    Files whose embeddings are there are removed first, whoever asked for them: the folder is what the program still has
-    to run on, however often either is started again.
+    Inputs whose embeddings exist are removed first. The folder then always holds exactly what the program still has to
+    run on, however often it is started.
 
     Returns:
         Number of these proteins without embeddings.
@@ -118,7 +118,7 @@ def write_inputs(config: AlphaFold3Source, examples: Iterable[Example]) -> int:
 
 
 def advice(config: AlphaFold3Source, missing: int, proteins: int) -> str:
-    """What to do about `missing` of so many proteins, which have no embeddings and whose inputs are written."""
+    """Says what to do about the `missing` of all `proteins` that have no embeddings; their inputs are written."""
     waiting = sum(1 for _ in config.inputs.glob("saelib_*.json"))
     folders = f"--input_dir={config.inputs} --output_dir={config.outputs} --model_dir=WEIGHTS"
     return (
@@ -130,12 +130,12 @@ def advice(config: AlphaFold3Source, missing: int, proteins: int) -> str:
 
 
 def job_name(sequence: str) -> str:
-    """Of a protein's job: lower case, digits and `_`, which every version of the program leaves as they are."""
+    """Returns the name of a protein's job: small letters, digits and `_`, which no version of the program changes."""
     return f"saelib_{hashlib.sha256(json.dumps(_job(sequence)).encode()).hexdigest()[:32]}"
 
 
 def _job(sequence: str) -> dict[str, Any]:
-    """The program's input format but for the name: one chain, no alignments, no templates, one seed."""
+    """Returns a job in the program's input format, without its name: one chain and seed, no alignments or templates."""
     protein = {"id": "A", "sequence": sequence, "unpairedMsa": "", "pairedMsa": "", "templates": []}
     return {"modelSeeds": [SEED], "sequences": [{"protein": protein}], "dialect": "alphafold3", "version": 1}
 
@@ -144,14 +144,14 @@ def _sequences(examples: Sequence[Example]) -> list[str]:
     found = texts(examples, NAME)
     for example, letters in zip(examples, found, strict=True):
         if not (letters.isascii() and letters.isalpha()):
-            raise UserError(f"{NAME}: reads letters of residues, but example '{example.id}' holds {letters[:40]!r}")
+            raise UserError(f"{NAME}: reads residues as letters, but example '{example.id}' holds {letters[:40]!r}")
     return [letters.upper() for letters in found]
 
 
 def _saved(outputs: Path, job: str) -> Path | None:
-    """The embeddings of a job, in the layout of version 3.0.2 and later, or 3.0.1's.
+    """Returns the file with a job's embeddings, in the layout of version 3.0.2 and later or of 3.0.1; None if absent.
 
-    A second run on a job writes to `{job}_{date}_{time}` where the first left its folder; the last one counts.
+    If the folder of a job exists, another run writes to `{job}_{date}_{time}`; the latest of these is used.
     """
     part = f"seed-{SEED}_embeddings"
     for path in (outputs / job / part / f"{job}_seed-{SEED}_embeddings.npz", outputs / job / part / "embeddings.npz"):
@@ -161,30 +161,30 @@ def _saved(outputs: Path, job: str) -> Path | None:
 
 
 def _read(outputs: Path, job: str, length: int) -> NDArray[np.float32]:
-    """Single embeddings [length, 384] of a protein of that length. The large pair embeddings are not touched."""
+    """Reads the single embeddings [length, 384] of a protein of that length, but not the large pair embeddings."""
     path = _saved(outputs, job)
     if path is None:
-        raise UserError(f"{NAME}: command ended well, but left no embeddings of {job} in {outputs}; it needs {FLAGS}")
+        raise UserError(f"{NAME}: command succeeded, but left no embeddings of {job} in {outputs}; it needs {FLAGS}")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             found = arrays[ARRAY]
     except (OSError, ValueError, KeyError, EOFError, TypeError, zlib.error, zipfile.BadZipFile) as error:
         reason = str(error) or type(error).__name__
         raise UserError(f"{path}: not {NAME}'s embeddings ({reason}); delete it and run {job} again") from None
-    padded = path.name == "embeddings.npz"  # version 3.0.1 keeps the padding, up to the size it compiled for
+    padded = path.name == "embeddings.npz"  # version 3.0.1 keeps the padding up to the size that it compiled for
     fits = found.ndim == 2 and found.shape[1] == WIDTH and (len(found) == length or (padded and len(found) > length))
     if not fits or not np.issubdtype(found.dtype, np.floating):
         raise UserError(
-            f"{path}: {ARRAY} is {found.dtype} {list(found.shape)}; a protein of {length} residues has floating point "
-            f"[{length}, {WIDTH}]"
+            f"{path}: {ARRAY} is {found.dtype} {list(found.shape)}; for a protein of {length} residues it should be "
+            f"floating point [{length}, {WIDTH}]"
         )
     return found[:length].astype(np.float32)
 
 
 def _run(config: AlphaFold3Source, jobs: dict[str, str]) -> None:
-    """Run the command on the jobs alone, in a folder of their own. What it says goes into the log."""
+    """Runs the command on a temporary folder with only these jobs. Its output goes into the log."""
     folder = config.inputs / f"batch_{hashlib.sha256(' '.join(jobs).encode()).hexdigest()[:16]}"
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(folder, ignore_errors=True)  # left by a run that was killed
     for job, sequence in jobs.items():
         write_json(folder / f"{job}.json", {"name": job, **_job(sequence)})
     config.outputs.mkdir(parents=True, exist_ok=True)
@@ -205,5 +205,5 @@ def _run(config: AlphaFold3Source, jobs: dict[str, str]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     if process.returncode:
         raise UserError(
-            f"{NAME}: command {arguments} ended with {process.returncode}. It last said:\n" + "\n".join(last)
+            f"{NAME}: command {arguments} ended with {process.returncode}. Its last output:\n" + "\n".join(last)
         )

@@ -1,4 +1,4 @@
-"""AntiBERTy (Ruffolo et al. 2021, arXiv:2112.07782): a BERT over antibody residues, one residue a token."""
+"""AntiBERTy (Ruffolo et al. 2021, arXiv:2112.07782): a BERT over antibody residues, each of them a token."""
 
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,16 +15,16 @@ from saelib.sources.tokens import Tokens, TokenSource
 
 CHECKPOINT = "AntiBERTy_md_smooth"
 PREFIX = "bert."
-"""Of the encoder's weights; the others belong to the heads of the training tasks."""
+"""Prefix of the encoder's weights; the other weights belong to the heads of the training tasks."""
 
 
 def open_source(config: AntibertySource, device: str, dtype: str) -> TokenSource:
-    """Load the folder `trained_models` of the package antiberty: `vocab.txt` and `AntiBERTy_md_smooth/`.
+    """Loads the folder `trained_models` of the package antiberty: `vocab.txt` and `AntiBERTy_md_smooth/`.
 
-    The checkpoint is a plain BERT; the package's own code is not needed. Its `.bin` is read without unpickling.
+    The checkpoint is a plain BERT, so the package's own code is not needed. Only tensors are read from its `.bin`.
 
     Raises:
-        UserError: where files or weights are missing, or `config.max_length` is beyond the model's positions.
+        UserError: if files or weights are missing, or `config.max_length` exceeds the model's positions.
     """
     folder = fetch(config.weights)
     target = torch_device(device)
@@ -45,7 +45,7 @@ def open_source(config: AntibertySource, device: str, dtype: str) -> TokenSource
 
 
 def tokenize(sequence: str, vocabulary: dict[str, int]) -> Tokens:
-    """[CLS], one token a residue ([UNK] for letters that are none of the 20), [SEP]."""
+    """Returns [CLS], one token for each residue ([UNK] for letters outside the 20 amino acids), and [SEP]."""
     residues = [vocabulary.get(letter, vocabulary["[UNK]"]) for letter in sequence.upper()]
     return Tokens([vocabulary["[CLS]"]], residues, [vocabulary["[SEP]"]])
 

@@ -1,4 +1,4 @@
-"""What a model gives: the residual stream after its blocks, for every wanted layer from one forward pass."""
+"""The interface of models: one forward pass returns the residual stream after every wanted block."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,43 +16,43 @@ if TYPE_CHECKING:
     import torch
 
 
-RUN_BY_RUN = "write a plug-in (family: plugin, docs/plugins.md) that gives each run as a layer of its own"
-"""What to do about blocks that run more than once."""
+RUN_BY_RUN = "write a plug-in (family: plugin, docs/plugins.md) that returns each run as a layer of its own"
+"""Advice for models whose blocks run more than once."""
 
 
 @dataclass(frozen=True, eq=False)
 class Activations:
-    """What one forward pass leaves."""
+    """The result of one forward pass."""
 
     layers: dict[int, NDArray[np.float32]]
-    """Layer -> [tokens, d_in], the tokens of the examples one after another."""
+    """Layer -> [tokens, d_in], with the tokens of the examples one after another."""
     tokens_per_example: list[int]
-    """Kept tokens of each example, in the order given; their sum is `tokens`."""
+    """Number of tokens kept from each example, in the order given; their sum is `tokens`."""
 
 
 class Source(Protocol):
-    """A loaded model. Layer i is the residual stream after block i, before any final norm; 0 the embeddings."""
+    """A loaded model. Layer i is the residual stream after block i, before any final norm; layer 0 the embeddings."""
 
     n_layers: int
     """Number of blocks, which is also the number of the last layer."""
 
     def d_in(self, layer: int) -> int:
-        """Width of a layer."""
+        """Returns the width of a layer."""
         ...
 
     def forward(self, examples: Sequence[Example], layers: Sequence[int]) -> Activations:
-        """Run the examples through the model as one batch, once, and return every wanted layer.
+        """Runs the examples through the model once, as one batch, and returns every wanted layer.
 
         Padding is dropped, and so are special tokens unless the config keeps them.
 
         Raises:
-            UserError: for a layer that the model does not have, or examples of another kind (images, text).
+            UserError: for a layer that the model does not have, or examples of the wrong kind (images, text).
         """
         ...
 
 
 def check_layers(layers: Sequence[int], n_layers: int, model: str, first: int = 0) -> None:
-    """Raise `UserError` for a layer outside `first` to `n_layers`; `model` is what the message calls the model."""
+    """Raises `UserError` for a layer outside `first` to `n_layers`. Its message calls the model `model`."""
     wrong = [layer for layer in layers if not first <= layer <= n_layers]
     if wrong:
         raise UserError(
@@ -62,7 +62,7 @@ def check_layers(layers: Sequence[int], n_layers: int, model: str, first: int = 
 
 
 def texts(examples: Sequence[Example], model: str) -> list[str]:
-    """The examples' letters. Raises `UserError` where they are images."""
+    """Returns the examples' text. Raises `UserError` if they are images."""
     for example in examples:
         if not isinstance(example.content, str):
             raise UserError(f"{model}: reads text, but example '{example.id}' is an image; name another dataset")
@@ -70,7 +70,7 @@ def texts(examples: Sequence[Example], model: str) -> list[str]:
 
 
 def images(examples: Sequence[Example], model: str) -> NDArray[np.uint8]:
-    """The examples as [images, height, width, 3]. Raises `UserError` where they are text or differ in size."""
+    """Stacks the examples to [images, height, width, 3]. Raises `UserError` if they are text or differ in size."""
     pixels = []
     for example in examples:
         if isinstance(example.content, str):
@@ -82,7 +82,7 @@ def images(examples: Sequence[Example], model: str) -> NDArray[np.uint8]:
 
 
 def first_of(value: Any) -> "torch.Tensor":
-    """A block's residual stream, where the block gives it alone or as the first of a tuple."""
+    """Returns the residual stream from the output of a block: the output itself, or the first item of a tuple."""
     return value[0] if isinstance(value, tuple) else value
 
 
@@ -93,20 +93,20 @@ def recorded(
     name: str | Callable[[int], str],
     stream_of: Callable[[Any], Any] = first_of,
 ) -> Iterator[dict[int, Any]]:
-    """Fills the dict it gives with the residual stream of each layer while one forward pass runs inside.
+    """Records the residual stream of each layer while one forward pass runs inside the `with` block.
 
-    Layer 0 is what enters the first block, layer i what leaves block i. Layers must exist: see `check_layers`. Tensors
-    are copies: a later block may work in place on what it is given.
+    The dict that it yields is filled with copies, because a later block may change its input in place. Layer 0 is the
+    input of the first block, and layer i the output of block i. The layers must exist (see `check_layers`).
 
     Args:
         blocks: All residual blocks of the model, in order.
-        layers: Which to record.
-        name: What messages call the model, or a function that gives what they call one of its layers.
-        stream_of: Finds the stream in what a block returns, or in its first input.
+        layers: The layers to record.
+        name: The name of the model in messages, or a function that returns the name of one of its layers.
+        stream_of: Finds the stream in the output of a block, or in its first input.
 
     Raises:
-        UserError: Where a block runs more than once in the pass, before an earlier one, stands at two places of
-            `blocks`, or is wanted and does not run: its number then names no one residual stream.
+        UserError: if a block runs more than once in the pass, runs before an earlier one, stands at two places of
+            `blocks`, or is wanted and does not run. Its number would not stand for exactly one residual stream.
     """
     name_of = name if callable(name) else lambda layer: f"{name}: layer {layer}"
     check_distinct(blocks, name_of)
@@ -123,7 +123,7 @@ def recorded(
             if not args and "hidden_states" not in kwargs:
                 raise UserError(
                     f"{name_of(0)}: the first block is called with {', '.join(kwargs) or 'nothing'} by keyword, which "
-                    "does not say what is the residual stream; call it with the stream first, or leave layer 0 out"
+                    "does not say which of them is the residual stream; pass the stream first, or leave layer 0 out"
                 )
             keep(0, args[0] if args else kwargs["hidden_states"])
 
@@ -143,13 +143,13 @@ def recorded(
 
 
 def check_distinct(blocks: Sequence["torch.nn.Module"], name_of: Callable[[int], str]) -> None:
-    """Raises `UserError` where one module stands for two layers, as in ALBERT, whose layers share their weights."""
+    """Raises `UserError` if one module is used for two layers, as in ALBERT, whose layers share their weights."""
     first: dict[int, int] = {}
     for layer, block in enumerate(blocks, 1):
         if id(block) in first:
             raise UserError(
-                f"{name_of(layer)} has the same module as layer {first[id(block)]}, so that a hook cannot tell them "
-                f"apart; {RUN_BY_RUN}"
+                f"{name_of(layer)} has the same module as layer {first[id(block)]}, so a hook cannot tell them apart; "
+                f"{RUN_BY_RUN}"
             )
         first[id(block)] = layer
 
@@ -159,7 +159,7 @@ def _check_runs(runs: Sequence[int], layers: Sequence[int], name_of: Callable[[i
         if runs.count(layer) > 1:
             raise UserError(
                 f"{name_of(layer)}: its block runs more than once in a pass ({runs.count(layer)} times), so its number "
-                f"does not name one layer; {RUN_BY_RUN}"
+                f"does not stand for one layer; {RUN_BY_RUN}"
             )
     for before, after in pairwise(runs):
         if before > after:
@@ -167,29 +167,29 @@ def _check_runs(runs: Sequence[int], layers: Sequence[int], name_of: Callable[[i
     for layer in sorted(layers):
         if max(layer, 1) not in runs:
             raise UserError(
-                f"{name_of(layer)} did not run in the forward pass (a list of blocks does not run, and neither does a "
-                "block whose `forward` is called by hand; name a block that the model calls)"
+                f"{name_of(layer)} did not run in the forward pass (a list of blocks never runs, and a block whose "
+                "`forward` is called directly is not seen; name a block that the model calls)"
             )
 
 
 def input_device(model: "torch.nn.Module") -> "torch.device":
-    """Where a model takes its inputs: beside its first parameters, the embeddings'."""
+    """Returns the device that a model takes its inputs on: that of its first parameters, the embeddings."""
     import torch
 
     device = next(model.parameters()).device
-    # What no GPU has room for, accelerate brings there when it is needed, and the inputs too.
+    # accelerate loads parts that fit no GPU when they are needed (until then they are on `meta`), and moves the inputs.
     return torch.device("cpu") if device.type == "meta" else device
 
 
 def kept_rows(stream: dict[int, "torch.Tensor"], keep: "torch.Tensor") -> Activations:
-    """Concatenate the kept tokens of each example.
+    """Concatenates the tokens that are kept from each example.
 
     Args:
-        stream: layer -> [examples, tokens, d_in], any float type and device.
-        keep: bool [examples, tokens].
+        stream: Layer -> [examples, tokens, d_in], in any float type and on any device.
+        keep: The tokens to keep, bool [examples, tokens].
 
     Raises:
-        UserError: where a layer does not have as many tokens.
+        UserError: if the tokens of a layer do not match `keep`.
     """
     for layer, values in stream.items():
         if values.shape[:-1] != keep.shape:
@@ -197,7 +197,7 @@ def kept_rows(stream: dict[int, "torch.Tensor"], keep: "torch.Tensor") -> Activa
                 f"layer {layer}: the block returns {list(values.shape)}, which is not [examples, tokens, d_in] for "
                 f"{len(keep)} examples of {keep.shape[1]} tokens; use family: module"
             )
-    rows = keep.flatten().nonzero().squeeze(1)  # once for all layers: a boolean index would be searched each time
+    rows = keep.flatten().nonzero().squeeze(1)  # found once; a boolean index would be searched again for each layer
     # The blocks of one model may lie on several devices.
     layers = {
         layer: v.flatten(0, 1).index_select(0, rows.to(v.device)).float().cpu().numpy() for layer, v in stream.items()
@@ -206,7 +206,7 @@ def kept_rows(stream: dict[int, "torch.Tensor"], keep: "torch.Tensor") -> Activa
 
 
 def torch_device(name: str) -> "torch.device":
-    """The device of that name. Raises `UserError` where this machine has none."""
+    """Returns the device of that name. Raises `UserError` if this machine has none."""
     import torch
 
     try:
@@ -218,7 +218,7 @@ def torch_device(name: str) -> "torch.device":
 
 
 def torch_dtype(name: str) -> "torch.dtype":
-    """float32, bfloat16 or float16 by name."""
+    """Returns the dtype of that name: float32, bfloat16 or float16."""
     import torch
 
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]

@@ -1,4 +1,4 @@
-"""DINOv2 backbones read out of an ONNX graph: its initializers are the weights, nothing in the graph is run."""
+"""DINOv2 backbones from an ONNX graph. Its initializers are the weights; the graph itself is not run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,22 +19,23 @@ if TYPE_CHECKING:
 NAME = "dinov2_onnx"
 PREFIX = "backbone."
 HEAD_WIDTH = 64
-"""Of every published DINOv2, S to g; the initializers do not tell it."""
+"""Width of a head in every published DINOv2, from S to g; it cannot be read from the initializers."""
 MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
+"""Mean of ImageNet's RGB values in [0, 1], which DINOv2 was trained with."""
 STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
-"""Of ImageNet's RGB values in [0, 1]: what DINOv2 was trained with."""
+"""Standard deviation of the same values."""
 
 
 def open_source(config: Dinov2OnnxSource, device: str = "cpu", dtype: str = "float32") -> "Dinov2Onnx":
-    """Fetch and load the model. See `saelib.sources.open_source`."""
+    """Fetches and loads the model (see `saelib.sources.open_source`)."""
     return Dinov2Onnx(fetch(config.weights), config.keep_special_tokens, device, dtype)
 
 
 class Dinov2Onnx:
-    """A DINOv2. Tokens are the patches, row by row, after the CLS token where that is kept."""
+    """A DINOv2. Its tokens are the patches, row by row, after the CLS token if that is kept."""
 
     def __init__(self, path: Path, keep_cls: bool = False, device: str = "cpu", dtype: str = "float32") -> None:
-        """Load the graph at `path`. Raises `UserError` where it holds no DINOv2 backbone."""
+        """Loads the graph at `path`. Raises `UserError` if it holds no DINOv2 backbone."""
         self.device = torch_device(device)
         self.dtype = torch_dtype(dtype)
         self.model = _build(path, read_weights(path), self.dtype).to(self.device).eval()
@@ -42,15 +43,15 @@ class Dinov2Onnx:
         self.n_layers: int = self.model.config.num_hidden_layers
 
     def d_in(self, layer: int) -> int:
-        """Width of a layer: the same for all."""
+        """Returns the width of a layer, which is the same for all."""
         check_layers([layer], self.n_layers, NAME)
         return self.model.config.hidden_size
 
     def forward(self, examples: Sequence[Example], layers: Sequence[int]) -> Activations:
-        """Outputs of the blocks, before the final LayerNorm. See `saelib.sources.Source`.
+        """Returns the outputs of the blocks, before the final LayerNorm (see `Source.forward`).
 
         Raises:
-            UserError: also where a side of the images is not a whole number of patches.
+            UserError: also if a side of the images is not a whole number of patches.
         """
         import torch
 
@@ -71,20 +72,20 @@ class Dinov2Onnx:
 
 
 def normalize(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """RGB bytes [images, height, width, 3] -> what the network sees, [images, 3, height, width]."""
+    """Turns RGB bytes [images, height, width, 3] into the network's input [images, 3, height, width]."""
     scaled = (pixels.astype(np.float32) / np.float32(255) - MEAN) / STD
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
 def read_weights(path: Path) -> dict[str, NDArray[Any]]:
-    """The backbone's parameters under the names of Hugging Face checkpoints.
+    """Reads the backbone's parameters and gives them the names of Hugging Face checkpoints.
 
     torch's exporter keeps the names of biases and norms, but stores the weight of a linear layer transposed and
-    anonymous, as the second input of a MatMul. The Add that follows holds the bias, and with it the name. Of the
-    position embedding it leaves two anonymous parts: the CLS token's and the patches'.
+    without a name, as the second input of a MatMul. The Add that follows holds the bias, and with it the name. The
+    exporter splits the position embedding into two parts without a name: one for the CLS token, one for the patches.
 
     Raises:
-        UserError: where the file is not ONNX or holds no such backbone.
+        UserError: if the file is not ONNX or holds no such backbone.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -110,7 +111,7 @@ def read_weights(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _build(path: Path, weights: dict[str, NDArray[Any]], dtype: "torch.dtype") -> Any:
-    """A transformers `Dinov2Model` with these weights; its shape is read off theirs."""
+    """Builds a transformers `Dinov2Model` with these weights, whose shapes give its sizes."""
     import torch
     from transformers import Dinov2Config, Dinov2Model
 
@@ -127,7 +128,7 @@ def _build(path: Path, weights: dict[str, NDArray[Any]], dtype: "torch.dtype") -
         patch_size=patch,
         use_mask_token=False,
     )
-    # `from_pretrained`, because it also translates the parameters' names between versions of transformers.
+    # `from_pretrained` also translates the parameters' names between versions of transformers.
     state = {name: torch.tensor(array) for name, array in weights.items()}
     with quiet_loading():
         loaded: Any = Dinov2Model.from_pretrained(

@@ -16,15 +16,15 @@ from saelib.sources.tokens import Tokens, TokenSource
 
 NAME = "ESM2"
 TRAINED_LENGTH = 1026
-"""Tokens, special ones included: longer proteins were cut in training, but the model itself refuses none."""
+"""Most tokens in training, including special ones. Longer proteins were cut, but the model itself accepts them."""
 
 
 def open_source(config: Esm2Source, device: str, dtype: str) -> TokenSource:
-    """Load a checkpoint of fair-esm, such as `esm2_t33_650M_UR50D.pt`. Its contact head is not needed.
+    """Loads a checkpoint of fair-esm, such as `esm2_t33_650M_UR50D.pt`. Its contact head is not needed.
 
     Raises:
-        UserError: where fair-esm is not installed, the file is not such a checkpoint, or `config.max_length` is beyond
-            what the model was trained on.
+        UserError: if fair-esm is not installed, the file is not such a checkpoint, or `config.max_length` is more than
+            the model was trained on.
     """
     require_packages("esm2")
     if config.max_length > TRAINED_LENGTH:
@@ -33,7 +33,7 @@ def open_source(config: Esm2Source, device: str, dtype: str) -> TokenSource:
     model, alphabet = _load(fetch(config.weights))
     model = model.to(target, torch_dtype(dtype))
     for layer in model.layers:
-        layer.self_attn.rot_emb = Rotary()  # fair-esm's own would compute angles in the dtype of the weights
+        layer.self_attn.rot_emb = Rotary()  # fair-esm's own computes the angles in the dtype of the weights
     return TokenSource(
         NAME,
         config,
@@ -43,12 +43,12 @@ def open_source(config: Esm2Source, device: str, dtype: str) -> TokenSource:
         d_in=model.embed_dim,
         pad_id=alphabet.padding_idx,
         call=lambda ids, mask: model(ids),  # it finds the padding by its id
-        stream=lambda value: first_of(value).transpose(0, 1),  # inside, tokens come before examples
+        stream=lambda value: first_of(value).transpose(0, 1),  # inside the model, the first axis is tokens
     )
 
 
 def tokenize(sequence: str, vocabulary: dict[str, int]) -> Tokens:
-    """<cls>, one token a residue (X for letters that the alphabet lacks), <eos>."""
+    """Returns <cls>, one token for each residue (X for letters that the alphabet lacks), and <eos>."""
     residues = [vocabulary.get(letter, vocabulary["X"]) for letter in sequence.upper()]
     return Tokens([vocabulary["<cls>"]], residues, [vocabulary["<eos>"]])
 
@@ -67,7 +67,7 @@ def _load(path: Path) -> tuple[Any, Any]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Regression weights not found")
             return load_model_and_alphabet_core("esm2", data)
-    # What fair-esm makes of other files: it checks nothing but the names of weights.
+    # fair-esm raises these for other files, because it checks only the names of weights.
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         lines = [line.strip() for line in str(error).splitlines()]
         raise UserError(f"{NAME}: {path}: not a checkpoint of fair-esm's ESM2: {' '.join(lines)[:300]}") from None

@@ -1,7 +1,7 @@
-"""ESM3-open (Hayes et al. 2025, doi:10.1126/science.ads0018) from sequence alone, by the package esm.
+"""ESM3-open (Hayes et al. 2025, doi:10.1126/science.ads0018), run by the package esm on sequences only.
 
-It runs in an environment of its own (`saelib.environments`). All other tracks, structure among them, are left at
-the package's own values for "unknown".
+It runs in its own environment (`saelib.environments`). All other tracks, such as structure, keep the package's own
+values for "unknown".
 """
 
 from pathlib import Path
@@ -20,20 +20,20 @@ from saelib.sources.tokens import Tokens, TokenSource
 
 NAME = "ESM3"
 CHAIN_BREAK = "|"
-"""A special token that sequences spell: it ends a chain, and stands for no residue."""
+"""A special token that is written in sequences: it ends a chain and is not a residue."""
 WEIGHTS = "esm3_sm_open_v1.pth"
 HEAD_WIDTH = 64
-"""Of every model of the package; the weights do not tell it."""
+"""Width of a head in every model of the package; it cannot be read from the weights."""
 TRAINED_LENGTH = 2048
-"""Tokens, special ones included; the model itself refuses none."""
+"""Most tokens in training, including special ones; the model itself accepts more."""
 
 
 def open_source(config: Esm3Source, device: str, dtype: str) -> TokenSource:
-    """Load `esm3_sm_open_v1.pth`, named itself or anywhere in the folder that holds the hub's repository.
+    """Loads `esm3_sm_open_v1.pth`: the file itself, or one anywhere in the folder that holds the hub's repository.
 
     Raises:
-        UserError: where the package is not installed, the weights are missing or of something else, or
-            `config.max_length` is beyond what the model was trained on.
+        UserError: if the package is not installed, the weights are missing or belong to another model, or
+            `config.max_length` is more than the model was trained on.
     """
     require_packages("esm3")
     if config.max_length > TRAINED_LENGTH:
@@ -43,8 +43,8 @@ def open_source(config: Esm3Source, device: str, dtype: str) -> TokenSource:
     vocabulary = model.tokenizers.sequence.get_vocab()
 
     def call(ids: torch.Tensor, mask: torch.Tensor) -> None:
-        # Tokens attend to those with their own number: without it, padding is read. Parts of the model are
-        # float32 whatever its weights are, which is why the package casts for each operation, too.
+        # A token attends to tokens with its own sequence id; without ids, it would attend to padding. Some parts of
+        # the model stay float32, so each operation has to cast its inputs, as it does in the package.
         with torch.autocast(target.type, kind, enabled=kind != torch.float32):
             model(sequence_tokens=ids, sequence_id=torch.where(mask.bool(), 0, -1))
 
@@ -61,17 +61,17 @@ def open_source(config: Esm3Source, device: str, dtype: str) -> TokenSource:
 
 
 def tokenize(sequence: str, vocabulary: dict[str, int]) -> Tokens:
-    """<cls>, one token a residue (X for letters that the vocabulary lacks), <eos>; between chains '|', left out."""
+    """Returns <cls>, one token for each residue (X for unknown letters), and <eos>; '|' between chains is left out."""
     residues = [vocabulary.get(letter, vocabulary["X"]) for letter in sequence.upper()]
     breaks = frozenset(place for place, letter in enumerate(sequence.upper()) if letter == CHAIN_BREAK)
     return Tokens([vocabulary["<cls>"]], residues, [vocabulary["<eos>"]], breaks)
 
 
 def sizes(weights: dict[str, torch.Tensor]) -> dict[str, int]:
-    """The arguments of `esm.models.esm3.ESM3`, which the package knows of its own checkpoint alone.
+    """Returns the arguments of `esm.models.esm3.ESM3` for these weights; the package knows only those of its own.
 
     Raises:
-        KeyError: where the weights are not those of an ESM3.
+        KeyError: if the weights are not those of an ESM3.
     """
     width = weights["transformer.norm.weight"].numel()
     return {
@@ -89,18 +89,18 @@ def _load(path: Path, dtype: torch.dtype) -> Any:
     weights = read_tensors(path, NAME)
     try:
         arguments = sizes(weights)
-    except (KeyError, AttributeError):  # no such name, or no tensor there
+    except (KeyError, AttributeError):  # a name is missing, or is not a tensor
         raise UserError(f"{NAME}: {path}: not the weights of an ESM3") from None
-    # Structure and function are neither read nor written: what would do so is left out, and would use the network.
+    # Structure and function are neither read nor written, so their parts, which would download files, are left out.
     others = dict.fromkeys(("structure_encoder_fn", "structure_decoder_fn", "function_decoder_fn"))
     with torch.device("meta"):
         model = ESM3(**arguments, **others, tokenizers=SimpleNamespace(sequence=EsmSequenceTokenizer()))
     load_weights(model, weights, NAME, assign=True)
     model.to(dtype=dtype)
     for block in model.transformer.blocks:
-        # Angles of float32, whatever the weights are.
+        # The angles are computed again, in float32, whatever the dtype of the weights.
         block.attn.rotary.reset_parameters()
-        # Without a structure this attention adds exactly zero, but takes tokens^2 * 768 numbers to do so.
+        # Without a structure this attention adds exactly zero, but needs memory for tokens^2 * 768 numbers.
         block.use_geom_attn = False
     return model
 
@@ -110,5 +110,5 @@ def _find(path: Path) -> Path:
         return path
     found = sorted(path.rglob(WEIGHTS))
     if len(found) != 1:
-        raise UserError(f"{NAME}: {path}: one file '{WEIGHTS}' is wanted in it, but there are {len(found)}")
+        raise UserError(f"{NAME}: {path}: should hold one file '{WEIGHTS}', but holds {len(found)}")
     return found[0]

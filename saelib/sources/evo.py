@@ -1,4 +1,4 @@
-"""Evo-1 (Nguyen et al. 2024): StripedHyena over the bytes of DNA, run by a network of our own (`evo_model`)."""
+"""Evo-1 (Nguyen et al. 2024): StripedHyena over the bytes of DNA, run by our own `networks.striped_hyena`."""
 
 import logging
 from pathlib import Path
@@ -18,24 +18,24 @@ from saelib.sources.tokens import Tokens, TokenSource
 log = logging.getLogger(__name__)
 
 PREFIX = "backbone."
-"""Of the published checkpoints' parameters."""
+"""Prefix of the published checkpoints' parameters."""
 NO_LAYER_READS = ("norm.scale", "unembed.weight")
-"""Parameters behind the last block."""
+"""Parameters after the last block."""
 TABLE = ".rotary_emb.inv_freq"
-"""End of the names of a table that is computed anew."""
+"""Suffix of a table that the network computes itself."""
 FLOAT32_ALWAYS = (".poles", ".residues")
 PAD_ID = 1
 
 
 def open_source(config: EvoSource, device: str, dtype: str) -> TokenSource:
-    """Load a folder of the Hugging Face hub: `config.json` and weights. No code that comes with them is run.
+    """Loads a folder of the Hugging Face hub with `config.json` and weights. No code that comes with them is run.
 
-    A token is a byte of the text, and there are no special tokens. Of `togethercomputer/evo-1-8k-base` take revision
-    `1.1_fix`: the first release has permuted projections, which give wrong numbers and no error. With bfloat16, poles
-    and residues of the filters stay float32, as in the model's own code.
+    A token is a byte of the text, and there are no special tokens. For `togethercomputer/evo-1-8k-base`, use revision
+    `1.1_fix`: the first release has permuted projections, which give wrong numbers without an error. With bfloat16,
+    poles and residues of the filters stay float32, as in the model's own code.
 
     Raises:
-        UserError: where the files are not a whole checkpoint of Evo-1.
+        UserError: if the files are not a complete checkpoint of Evo-1.
     """
     name = f"Evo ({describe(config.weights)})"
     folder = fetch(config.weights)
@@ -43,7 +43,7 @@ def open_source(config: EvoSource, device: str, dtype: str) -> TokenSource:
     architecture = _architecture(folder / "config.json")
     if config.max_length > architecture.max_seqlen:
         log.warning(
-            "%s: max_length %d is beyond the %d tokens of its config.json", name, config.max_length,
+            "%s: max_length %d is beyond the %d tokens in its config.json", name, config.max_length,
             architecture.max_seqlen,
         )  # fmt: skip
     with torch.device("meta"):
@@ -75,6 +75,6 @@ def _architecture(path: Path) -> Architecture:
 
 
 def _backbone(folder: Path, name: str) -> dict[str, torch.Tensor]:
-    """The parameters that some layer depends on, under the network's names for them."""
+    """Reads the parameters that some layer depends on, under the network's names."""
     weights = {key.removeprefix(PREFIX): value for key, value in read_weights(folder, name).items()}
     return {key: v for key, v in weights.items() if key not in NO_LAYER_READS and not key.endswith(TABLE)}

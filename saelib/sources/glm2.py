@@ -1,7 +1,7 @@
 """gLM2 (Cornman et al. 2024, doi:10.1101/2024.08.14.607850): proteins and DNA in one encoder.
 
-A network of our own that takes the published weights, so that no code from the hub is run: RMSNorm before attention and
-before a gated MLP, rotary positions, no biases.
+The published weights are run by a network of our own, so no code from the hub is run. Each block has attention and a
+gated MLP, both after an RMSNorm, with rotary positions and no biases.
 """
 
 from pathlib import Path
@@ -28,18 +28,18 @@ VOCABULARY = {
         ["<cls>", "<pad>", "<eos>", "<unk>", *AMINO_ACIDS, *NUCLEOTIDES, "<+>", "<->", "<mask>", "<sep>"]
     )
 }
-"""Of every published gLM2."""
+"""Token -> id, the same in every published gLM2."""
 TRAINED_LENGTH = 4096
-"""Tokens of the longest inputs in training; the model itself refuses none."""
+"""Most tokens in training; the model itself accepts more."""
 PREFIX = "glm2."
 HEAD = "lm_head."
 
 
 def open_source(config: Glm2Source, device: str, dtype: str) -> TokenSource:
-    """Load a folder with config.json and the weights.
+    """Loads a folder with config.json and the weights.
 
     Raises:
-        UserError: where files or weights are missing, or `config.max_length` is beyond what it was trained on.
+        UserError: if files or weights are missing, or `config.max_length` is more than the model was trained on.
     """
     if config.max_length > TRAINED_LENGTH:
         raise UserError(f"{NAME}: max_length is {config.max_length}, but it was trained on {TRAINED_LENGTH} tokens")
@@ -58,14 +58,14 @@ def open_source(config: Glm2Source, device: str, dtype: str) -> TokenSource:
 
 
 def tokenize(sequence: str, alphabet: str = "protein", strand: str = "+") -> Tokens:
-    """The strand, then one token a letter: amino acids are capitals, nucleotides small; <unk> for all others."""
+    """Returns the strand and one token for each letter: amino acids in upper case, nucleotides in lower; else <unk>."""
     letters, known = (sequence.upper(), AMINO_ACIDS) if alphabet == "protein" else (sequence.lower(), NUCLEOTIDES)
     own = [VOCABULARY[letter if letter in known else "<unk>"] for letter in letters]
     return Tokens([VOCABULARY[f"<{strand}>"]], own, [])
 
 
 class Settings(BaseModel):
-    """What a checkpoint's config.json says of the network."""
+    """The network's sizes in a checkpoint's config.json."""
 
     dim: PositiveInt
     depth: PositiveInt
@@ -81,10 +81,10 @@ class Settings(BaseModel):
 
 
 class Glm2(nn.Module):
-    """The published encoder without its head. Attributes bear the names of the published weights."""
+    """The published encoder without its head. Attributes have the names of the published weights."""
 
     def __init__(self, settings: Settings, hidden: int) -> None:
-        """`hidden`: width inside the MLP."""
+        """Builds the network from its `settings` and the `hidden` width inside the MLP."""
         super().__init__()
         self.tok_embeddings = nn.Embedding(settings.vocab_size, settings.dim)
         layers = (Block(settings.dim, settings.heads, hidden, settings.norm_eps) for _ in range(settings.depth))
@@ -92,7 +92,11 @@ class Glm2(nn.Module):
         self.blocks = list(self.encoder["layers"].children())
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Ids and mask (1: token, 0: padding) [examples, tokens] -> the last block's output [examples, tokens, dim]."""
+        """Runs the network on ids and mask (1: token, 0: padding), both [examples, tokens].
+
+        Returns:
+            The output of the last block, [examples, tokens, dim].
+        """
         x = self.tok_embeddings(ids)
         seen = mask.bool()[:, None, None, :]
         for block in self.blocks:
@@ -104,7 +108,7 @@ class Block(nn.Module):
     """One residual block."""
 
     def __init__(self, dim: int, heads: int, hidden: int, norm_eps: float) -> None:
-        """See `Glm2`."""
+        """Builds a block with the sizes of `Settings` and `Glm2`."""
         super().__init__()
         self.heads = heads
         self.attention_norm = nn.RMSNorm(dim, norm_eps)
@@ -122,7 +126,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        """`x` [examples, tokens, dim]; `seen` [examples, 1, 1, tokens]: what may be attended to."""
+        """Runs the block on `x` [examples, tokens, dim]; `seen` [examples, 1, 1, tokens] may be attended to."""
         x = x + self._attend(self.attention_norm(x), seen)
         mlp, normed = self.feed_forward, self.ffn_norm(x)
         return x + mlp["w2"](silu(mlp["w1"](normed)) * mlp["w3"](normed))
@@ -142,7 +146,7 @@ def _load(folder: Path) -> Glm2:
     }
     gates = weights.get("encoder.layers.0.feed_forward.w1.weight")
     if gates is None:
-        raise UserError(f"{NAME}: {folder}: not the weights of a gLM2")
+        raise UserError(f"{NAME}: {folder}: does not hold the weights of a gLM2")
     with torch.device("meta"):
         model = Glm2(settings, hidden=len(gates))
     load_weights(model, weights, NAME, assign=True)

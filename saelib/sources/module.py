@@ -1,4 +1,4 @@
-"""Any `torch.nn.Module` of the user's: a factory that makes it, a function that feeds it, the paths of its blocks."""
+"""Any `torch.nn.Module` of the user's: a factory makes it, a function prepares its inputs, paths name its blocks."""
 
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -32,14 +32,14 @@ AXES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "token example channel": lambda values: values.transpose(0, 1),
     "example channel position": lambda values: values.reshape(*values.shape[:2], -1).transpose(1, 2),
 }
-"""Layout in the config -> how a block's output becomes [examples, tokens, d_in]."""
+"""Layout in the config -> function that turns the output of a block into [examples, tokens, d_in]."""
 
 
 def open_source(config: ModuleSource, device: str, dtype: str) -> "UserModule":
-    """Import and call the user's factory, load the weights, find the blocks.
+    """Imports and calls the user's factory, loads the weights and finds the blocks.
 
     Raises:
-        UserError: where something cannot be imported, is not what it should be, or the user's code fails.
+        UserError: if something cannot be imported or has the wrong type, or if the user's code fails.
     """
     name = f"module {config.factory}"
     target = torch_device(device)
@@ -47,10 +47,10 @@ def open_source(config: ModuleSource, device: str, dtype: str) -> "UserModule":
     factory = load_dotted(config.factory, folder, "module: factory")
     prepare = load_dotted(config.prepare, folder, "module: prepare")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # weights that the factory draws are the same in every run
+        torch.manual_seed(0)  # the factory may draw weights, which should be the same in every run
         module = call(factory, f"{name}: the factory failed", **config.arguments)
     if not isinstance(module, torch.nn.Module):
-        raise UserError(f"{name}: gives a {type(module).__name__}, and should give a torch.nn.Module")
+        raise UserError(f"{name}: returns a {type(module).__name__}, and should return a torch.nn.Module")
     if config.weights is not None:
         _load(module, fetch(config.weights), name)
     blocks = find_blocks(module, config.hooks, config.first, name)
@@ -58,7 +58,7 @@ def open_source(config: ModuleSource, device: str, dtype: str) -> "UserModule":
 
 
 class UserModule:
-    """A module as `saelib.sources.Source`."""
+    """A user's module as a `saelib.sources.Source`."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class UserModule:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        """Take a module in evaluation mode; `name` is what messages call it."""
+        """Takes a module in evaluation mode. Messages call it `name`."""
         self.name = name
         self.n_layers = len(blocks)
         self._config = config
@@ -82,14 +82,14 @@ class UserModule:
         self._widths: dict[int, int] = {}
 
     def d_in(self, layer: int) -> int:
-        """See `Source.d_in`. Raises `UserError` before the first forward pass over the layer, which shows it."""
+        """Returns the width of a layer. Raises `UserError` before the first pass over that layer, which reveals it."""
         check_layers([layer], self.n_layers, self.name)
         if layer not in self._widths:
-            raise UserError(f"{self.name}: the width of layer {layer} is known once it has run")
+            raise UserError(f"{self.name}: the width of layer {layer} is not known before it has run")
         return self._widths[layer]
 
     def forward(self, examples: Sequence[Example], layers: Sequence[int]) -> Activations:
-        """See `Source.forward`."""
+        """Runs the module on the examples (see `Source.forward`)."""
         check_layers(layers, self.n_layers, self.name)
         inputs, keep = self._prepared(examples)
         with (
@@ -104,7 +104,7 @@ class UserModule:
         return kept_rows(stream, kept)
 
     def _prepared(self, examples: Sequence[Example]) -> tuple[dict[str, Any], torch.Tensor | None]:
-        """What `prepare` gives, on the device; floating tensors in the pass's dtype."""
+        """Calls `prepare` and moves its tensors to the device, those in floating point in the dtype of the pass."""
         is_text = all(isinstance(example.content, str) for example in examples)
         contents = texts(examples, self.name) if is_text else images(examples, self.name)
         what = f"{self.name}: prepare '{self._config.prepare}'"
@@ -112,7 +112,7 @@ class UserModule:
             case (dict() as inputs, keep):
                 pass
             case other:
-                raise UserError(f"{what} gives {_shown(other)}, and should give (keyword arguments, keep)")
+                raise UserError(f"{what} returns {_shown(other)}, and should return (keyword arguments, keep)")
         for key, value in inputs.items():
             if isinstance(value, torch.Tensor):
                 inputs[key] = value.to(self._device, self._dtype if value.is_floating_point() else None)
@@ -120,49 +120,52 @@ class UserModule:
             return inputs, None
         mask = torch.as_tensor(keep) if isinstance(keep, np.ndarray | torch.Tensor) else None
         if mask is None or mask.dtype != torch.bool or mask.ndim != 2 or len(mask) != len(examples):
-            raise UserError(f"{what} gives as keep {_shown(keep)}, not bool [{len(examples)} examples, tokens] or None")
+            raise UserError(
+                f"{what} returns as keep {_shown(keep)}, and should return bool [{len(examples)} examples, tokens] or "
+                "None"
+            )
         return inputs, mask
 
     def _in_order(self, layer: int, values: Any, n_examples: int) -> torch.Tensor:
-        """A block's output as [examples, tokens, d_in]."""
+        """Turns the output of a block into [examples, tokens, d_in]."""
         path = self._where(layer)
         layout = self._config.layout
         axes = (2, 3, 4, 5) if layout == "example channel position" else (3,)
         if not isinstance(values, torch.Tensor) or values.ndim not in axes:
-            raise UserError(f"{path} gives {_shown(values)}, which is not in the layout '{layout}'")
+            raise UserError(f"{path} returns {_shown(values)}, which is not in the layout '{layout}'")
         ordered = AXES[layout](values)
         if len(ordered) != n_examples:
-            raise UserError(f"{path} gives {_shown(values)} for {n_examples} examples, not in the layout '{layout}'")
+            raise UserError(f"{path} returns {_shown(values)} for {n_examples} examples, not in the layout '{layout}'")
         return ordered
 
     def _kept(self, stream: dict[int, torch.Tensor], keep: torch.Tensor | None) -> torch.Tensor:
-        """The tokens to return, bool [examples, tokens], after checking that every layer has them."""
+        """Returns the tokens to keep, bool [examples, tokens], after checking that every layer has them."""
         layer, values = next(iter(stream.items()))
         for other, others in stream.items():
             if others.shape[:2] != values.shape[:2]:
                 raise UserError(
-                    f"{self.name}: layers {layer} and {other} have {values.shape[1]} and {others.shape[1]} tokens an "
-                    "example; make each group of layers with as many tokens a model of its own in the config"
+                    f"{self.name}: layers {layer} and {other} have {values.shape[1]} and {others.shape[1]} tokens per "
+                    "example; make each group of layers with the same number of tokens a model of its own in the config"
                 )
         if keep is None:
             return torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
         if keep.shape != values.shape[:2]:
             raise UserError(
-                f"{self._where(layer)} has {values.shape[1]} tokens an example in the layout '{self._config.layout}', "
+                f"{self._where(layer)} has {values.shape[1]} tokens per example in the layout '{self._config.layout}', "
                 f"but keep has {keep.shape[1]}"
             )
         return keep.to(values.device)
 
     def _where(self, layer: int) -> str:
         path = _path(self._config.hooks, self._config.first, max(layer, 1))
-        return f"{self.name}: layer {layer} ({'what enters ' if layer == 0 else ''}'{path}')"
+        return f"{self.name}: layer {layer} ({'the input of ' if layer == 0 else ''}'{path}')"
 
 
 def find_blocks(module: torch.nn.Module, hooks: str | tuple[str, ...], first: int, name: str) -> list[torch.nn.Module]:
-    """The blocks at the paths, in order; a pattern stands for every number from `first` on that there is.
+    """Returns the blocks at the paths, in order. A pattern stands for all existing numbers from `first` on.
 
     Raises:
-        UserError: for a path that does not exist, with what is there where it breaks.
+        UserError: for a path that does not exist, with the modules at the point where it breaks off.
     """
     if not isinstance(hooks, str):
         return [_at(module, path, name) for path in hooks]
@@ -199,19 +202,19 @@ def _load(module: torch.nn.Module, file: Path, name: str) -> None:
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError:
-        raise UserError(f"{name}: {file}: holds objects, which may run code; save the state_dict alone") from None
+        raise UserError(f"{name}: {file}: holds objects, which may run code; save only the state_dict") from None
     except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
         raise UserError(f"{name}: {file}: not readable as weights ({str(error).splitlines()[0]})") from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{name}: {file}: holds {_shown(state)}, and should hold a state_dict: tensors by name")
     try:
         module.load_state_dict(state)
-    except RuntimeError as error:  # lists keys and shapes, a line each
+    except RuntimeError as error:  # it lists keys and shapes, one per line
         raise UserError(f"{name}: {file}: {' '.join(str(error).split())[:600]}") from None
 
 
 def _shown(value: Any) -> str:
-    """What something is, in a few words."""
+    """Describes a value in a few words."""
     if isinstance(value, torch.Tensor | np.ndarray):
         return f"an array {list(value.shape)} of {value.dtype}"
     if isinstance(value, tuple | list | dict):

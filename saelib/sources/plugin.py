@@ -1,4 +1,4 @@
-"""A source that the user writes: a Python file, or what an installed package offers. `docs/plugins.md` shows one."""
+"""A source that the user writes, in a Python file or an installed package. `docs/plugins.md` shows one."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,10 +15,10 @@ from saelib.sources.loading.user_code import call, find_entry_point, run_file, u
 
 
 def open_source(config: PluginSource, device: str, dtype: str) -> "CheckedSource":
-    """Run the plug-in's file, or import what its entry point names, and let it make the source.
+    """Runs the plug-in's file, or imports its entry point, and lets it make the source.
 
     Raises:
-        UserError: where there is no such plug-in, it fails, or what it makes is no source.
+        UserError: if there is no such plug-in, if it fails, or if it does not return a source.
     """
     name, function = _function(config)
     options = dict(config.options)
@@ -28,7 +28,7 @@ def open_source(config: PluginSource, device: str, dtype: str) -> "CheckedSource
 
 
 def _function(config: PluginSource) -> tuple[str, Callable[..., Any]]:
-    """What messages call the plug-in, and its `open_source`."""
+    """Returns the name of the plug-in in messages, and its `open_source`."""
     if config.file is not None:
         path = fetch(config.file)
         name = f"plugin {path}"
@@ -46,13 +46,15 @@ def _function(config: PluginSource) -> tuple[str, Callable[..., Any]]:
 
 
 class CheckedSource:
-    """A user's source, whose every answer is checked before it is believed."""
+    """A user's source. All its results are checked before they are used."""
 
     def __init__(self, name: str, source: Any) -> None:
-        """`name` is what messages call it. Raises `UserError` where `source` is no `saelib.sources.Source`."""
+        """Takes the user's `source`, which messages call `name`. Raises `UserError` if it is not a `Source`."""
         for method in ("d_in", "forward"):
             if not callable(getattr(source, method, None)):
-                raise UserError(f"{name}: open_source gives a {type(source).__name__}, which has no method '{method}'")
+                raise UserError(
+                    f"{name}: open_source returns a {type(source).__name__}, which has no method '{method}'"
+                )
         n_layers = getattr(source, "n_layers", None)
         if not isinstance(n_layers, int) or n_layers < 0:
             raise UserError(f"{name}: n_layers is {n_layers!r}, and should be the number of the last layer")
@@ -61,19 +63,19 @@ class CheckedSource:
         self._source = source
 
     def d_in(self, layer: int) -> int:
-        """See `Source.d_in`."""
+        """Returns the width of a layer (see `Source.d_in`)."""
         check_layers([layer], self.n_layers, self.name)
         return call(self._source.d_in, f"{self.name}: d_in({layer}) failed", layer)
 
     def forward(self, examples: Sequence[Example], layers: Sequence[int]) -> Activations:
-        """See `Source.forward`. Raises `UserError` where the plug-in's answer does not fit the question."""
+        """Runs the plug-in (see `Source.forward`). Raises `UserError` if its result does not fit the request."""
         check_layers(layers, self.n_layers, self.name)
         acts = call(self._source.forward, f"{self.name}: forward failed", examples, layers)
         try:
             given, counts = dict(acts.layers), [int(count) for count in acts.tokens_per_example]
         except (AttributeError, TypeError, ValueError):
             raise UserError(
-                f"{self.name}: forward gives a {type(acts).__name__}, and should give saelib.sources.Activations "
+                f"{self.name}: forward returns a {type(acts).__name__}, and should return saelib.sources.Activations "
                 "(layers: {number: array}, tokens_per_example: a number for each example)"
             ) from None
         if len(counts) != len(examples) or min(counts, default=0) < 0:
@@ -86,7 +88,7 @@ class CheckedSource:
     def _checked(self, layer: int, given: dict[int, Any], tokens: int) -> NDArray[np.float32]:
         where = f"{self.name} layer {layer}"
         if layer not in given:
-            raise UserError(f"{where}: asked for, but forward gives the layers {', '.join(map(str, given)) or 'none'}")
+            raise UserError(f"{where}: is missing; forward returns the layers {', '.join(map(str, given)) or 'none'}")
         values = given[layer]
         if not isinstance(values, np.ndarray) or not np.issubdtype(values.dtype, np.floating):
             kind = f"an array of {values.dtype}" if isinstance(values, np.ndarray) else f"a {type(values).__name__}"

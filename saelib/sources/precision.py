@@ -1,4 +1,4 @@
-"""float32 that is float32: neither products nor convolutions are rounded to TF32 or bfloat16, whatever the device."""
+"""The device that torch computes on, and exact float32 there: no factors rounded to TF32 or bfloat16."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,15 +6,27 @@ from functools import reduce
 from typing import Any
 
 PLACES = ("", "cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn")
-"""Parts of `torch.backends` with a switch of their own, `fp32_precision`, which torch has from 2.9 on."""
+"""Parts of `torch.backends` that have their own switch `fp32_precision` (from torch 2.9 on)."""
+
+
+def pick_device(*, float64: bool = False) -> str:
+    """Returns "cuda" if there is such a device, otherwise Apple's "mps", otherwise "cpu".
+
+    Apple's device is left out if `float64` is needed, which it does not have.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() and not float64 else "cpu"
 
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Keeps torch, inside, from rounding the factors of float32 products and convolutions; restores it afterwards.
+    """Stops torch from rounding the factors of float32 products and convolutions, and restores its settings afterwards.
 
-    torch lets cuDNN round them in convolutions unless it is told otherwise, and code of a checkpoint's or a user's may
-    have switched that on for products too. Neither would be in a result's key. It also serves as a decorator.
+    By default, torch lets cuDNN round them in convolutions, and code of a checkpoint or of the user may have allowed it
+    for products too. Neither would be part of a result's key. The function is also a decorator.
     """
     import torch
 
@@ -37,7 +49,7 @@ def exact_float32() -> Iterator[None]:
 
 
 def _said(read: Callable[[], Any]) -> Any:
-    """What torch says by its older interface; None where it does not, because someone has set its newer switches."""
+    """Reads a setting by torch's older interface; None if that refuses because the newer switches have been set."""
     try:
         return read()
     except RuntimeError:

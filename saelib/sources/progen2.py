@@ -1,7 +1,7 @@
 """ProGen2 (Nijkamp et al. 2023, doi:10.1016/j.cels.2023.10.002), loaded into transformers' GPT-J.
 
-The published block is GPT-J's: one LayerNorm, then attention and MLP beside each other, and rotary embeddings of
-neighboring channels. Only queries, values and keys lie differently in the file; published code is not needed.
+The published block is GPT-J's: one LayerNorm, then attention and MLP in parallel, and rotary embeddings that pair
+neighboring channels. Only queries, values and keys are stored differently; the published code is not needed.
 """
 
 from pathlib import Path
@@ -22,11 +22,11 @@ from saelib.sources.tokens import Tokens, TokenSource
 
 NAME = "ProGen2"
 CORES = 8
-"""The projection of queries, values and keys is cut into this many pieces, one for each TPU core of its training."""
+"""Number of pieces that the projection of queries, values and keys is stored in, one for each TPU core in training."""
 
 
 class Settings(BaseModel):
-    """GPT-J's settings, by the names of the published config.json or of the hub's ports."""
+    """GPT-J's settings, under the names of the published config.json or of ports on the hub."""
 
     vocab_size: Annotated[PositiveInt, Field(validation_alias=AliasChoices("vocab_size", "vocab_size_emb"))]
     n_positions: PositiveInt
@@ -46,10 +46,10 @@ class Settings(BaseModel):
 
 
 def open_source(config: Progen2Source, device: str, dtype: str) -> TokenSource:
-    """Load a folder with config.json, tokenizer.json and the weights (safetensors or `.bin`).
+    """Loads a folder with config.json, tokenizer.json and the weights (safetensors or `.bin`).
 
     Raises:
-        UserError: where files or weights are missing, or `config.max_length` is beyond the model's positions.
+        UserError: if files or weights are missing, or `config.max_length` exceeds the model's positions.
     """
     folder = fetch(config.weights)
     target = torch_device(device)
@@ -70,9 +70,10 @@ def open_source(config: Progen2Source, device: str, dtype: str) -> TokenSource:
 
 
 def tokenize(sequence: str, vocabulary: dict[str, int], reverse: bool = False) -> Tokens:
-    """'1', one token a residue (X for what is none), '2'; or '2', the residues backwards, '1'.
+    """Returns '1', one token for each residue and '2'; or with `reverse`, '2', the residues backwards and '1'.
 
-    A text's own '1' and '2' are none: there they would be the special tokens.
+    Other characters become X. The digits '1' and '2' in a text are among them; otherwise they would be read as the
+    special tokens.
     """
     residues = [vocabulary.get(letter if letter.isalpha() else "X", vocabulary["X"]) for letter in sequence.upper()]
     start, end = [vocabulary["1"]], [vocabulary["2"]]
@@ -82,7 +83,7 @@ def tokenize(sequence: str, vocabulary: dict[str, int], reverse: bool = False) -
 def _load(folder: Path) -> Any:
     settings = GPTJConfig(**read_settings(folder / "config.json", NAME, Settings).model_dump(), use_cache=False)
     weights = _converted(read_weights(folder, NAME), settings.n_embd)
-    with torch.device("meta"):  # the largest has 6.4 billion weights, which need no first values
+    with torch.device("meta"):  # the largest model has 6.4 billion weights, which need no initial values
         model: Any = GPTJModel(settings)
     load_weights(model, weights, NAME, assign=True)
     for block in model.h:
@@ -91,7 +92,7 @@ def _load(folder: Path) -> Any:
 
 
 def _converted(weights: dict[str, torch.Tensor], width: int) -> dict[str, torch.Tensor]:
-    """Published keys and layout -> GPT-J's. Masks and the head that reads words out are left behind."""
+    """Converts the published keys and layout to GPT-J's. Masks and the output head are left out."""
     converted: dict[str, torch.Tensor] = {}
     for key, value in weights.items():
         name = key.removeprefix("transformer.")
@@ -114,7 +115,7 @@ def _vocabulary(path: Path) -> dict[str, int]:
         raise UserError(f"{NAME}: no tokenizer.json in {path.parent}; the one published with ProGen2 belongs there")
     try:
         vocabulary = Tokenizer.from_file(str(path)).get_vocab()
-    except Exception as error:  # tokenizers raises nothing more particular
+    except Exception as error:  # tokenizers raises nothing more specific
         raise UserError(f"{NAME}: {path}: not a tokenizer: {error}") from None
     if not {"1", "2", "X"} <= vocabulary.keys():
         raise UserError(f"{NAME}: {path}: not ProGen2's tokenizer, which has '1', '2' and 'X'")

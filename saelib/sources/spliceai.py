@@ -1,4 +1,4 @@
-"""SpliceAI-10k (Jaganathan et al., Cell 2019): a residual convolutional network over DNA, read without Keras."""
+"""SpliceAI-10k (Jaganathan et al., Cell 2019): a residual convolutional network over DNA, loaded without Keras."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 
 NAME = "spliceai"
 AMBIGUOUS = "NRYSWKMBDHV"
-"""IUPAC letters for 'one of several nucleotides': all zeros, as SpliceAI encodes N."""
+"""IUPAC letters for 'one of several nucleotides'; they are encoded as zeros, as SpliceAI encodes N."""
 
 
 def open_source(config: SpliceaiSource, device: str = "cpu", dtype: str = "float32") -> "Spliceai":
-    """Fetch and load the model. See `saelib.sources.open_source`."""
+    """Fetches and loads the model (see `saelib.sources.open_source`)."""
     return Spliceai(fetch(config.weights), device, dtype)
 
 
 class Spliceai:
     """SpliceAI. Tokens are nucleotides; layer i is the residual stream after residual block i.
 
-    Layer 0 is the stream that the first block reads. The second path that runs beside the blocks, and gathers the
-    stream after every fourth for the output, is not part of it.
+    Layer 0 is the stream that the first block reads. The skip path, which collects the stream after every fourth block
+    for the output, is not part of it.
 
-    Recorded are those positions of a window that the network itself would give an output for: all but
-    `context` = (5000, 5000) at its ends. That is the reach of the last block, so no recorded value of any layer has
-    seen the zeros beyond the window, and all layers hold the same positions.
+    The recorded positions of a window are those for which the network itself has an output: all except `context` =
+    (5000, 5000) positions at its ends. Since the last block reaches exactly that far, no recorded value of any layer
+    depends on the zeros beyond the window, and all layers have the same positions.
     """
 
     def __init__(self, path: Path, device: str = "cpu", dtype: str = "float32") -> None:
-        """Load a Keras h5 file. Raises `UserError` where it is none, or another kind of network."""
+        """Loads a Keras h5 file. Raises `UserError` if it is not one, or holds another kind of network."""
         self.device = torch_device(device)
         self.dtype = torch_dtype(dtype)
         layers, weights = read_keras(path)
@@ -54,15 +54,15 @@ class Spliceai:
         self._width = len(weights[self.stream[0]]["bias"])
 
     def d_in(self, layer: int) -> int:
-        """Width of a layer: the same for all."""
+        """Returns the width of a layer, which is the same for all."""
         check_layers([layer], self.n_layers, NAME)
         return self._width
 
     def forward(self, examples: Sequence[Example], layers: Sequence[int]) -> Activations:
-        """See `saelib.sources.Source`.
+        """Runs the network on the examples (see `Source.forward`).
 
         Raises:
-            UserError: also for an example that is not DNA, or too short to have a recorded position.
+            UserError: also for an example that is not DNA, or is too short to have a recorded position.
         """
         import torch
 
@@ -73,7 +73,7 @@ class Spliceai:
             if len(code) <= before + after:
                 raise UserError(
                     f"{NAME}: example '{example.id}' has {len(code)} nucleotides; at least {before + after + 1} are "
-                    f"needed, because {before} before and {after} after a recorded one are its context. "
+                    f"needed, because a recorded one needs {before} before and {after} after it as context. "
                     f"Give the dataset a 'window' such as {before + after + 2000}"
                 )
         longest = max(len(code) for code in codes)
@@ -88,10 +88,10 @@ class Spliceai:
 
 
 def one_hot(sequence: str, name: str) -> NDArray[np.float32]:
-    """[nucleotides, 4], in the order A, C, G, T; zeros where the nucleotide is not known.
+    """Encodes a sequence as [nucleotides, 4], in the order A, C, G, T, with zeros for unknown nucleotides.
 
     Raises:
-        UserError: for letters that are not DNA; `name` is what the message calls the sequence.
+        UserError: for letters that are not DNA. Its message calls the sequence `name`.
     """
     sequence = sequence.upper()
     foreign = sorted(set(sequence) - set("ACGT" + AMBIGUOUS))
@@ -102,10 +102,10 @@ def one_hot(sequence: str, name: str) -> NDArray[np.float32]:
 
 
 def residual_stream(layers: list[dict[str, Any]]) -> list[str]:
-    """Names of the layers that hold the residual stream, block by block.
+    """Returns the names of the layers that hold the residual stream, block by block.
 
-    It starts at the first convolution and goes on with each Add that has the stream so far as one of its inputs;
-    other Adds belong to the path beside it.
+    The stream starts at the first convolution and continues with each Add that has the stream so far as one of its
+    inputs. All other Adds belong to the skip path.
     """
     stream = [layer["name"] for layer in layers if layer["class_name"] == "Conv1D"][:1]
     for layer in layers:
@@ -115,10 +115,10 @@ def residual_stream(layers: list[dict[str, Any]]) -> list[str]:
 
 
 def read_keras(path: Path) -> tuple[list[dict[str, Any]], dict[str, dict[str, NDArray[np.float32]]]]:
-    """The layers of a Keras 2 h5 file, each after those it reads, and the weights: layer -> "kernel", "bias", ...
+    """Reads the layers of a Keras 2 h5 file, each after its inputs, and the weights: layer -> "kernel", "bias", ...
 
     Raises:
-        UserError: where the file is not such a file.
+        UserError: if the file is not such a file.
     """
     import h5py
 
@@ -128,7 +128,7 @@ def read_keras(path: Path) -> tuple[list[dict[str, Any]], dict[str, dict[str, ND
             weights: dict[str, dict[str, NDArray[np.float32]]] = {}
             groups: Any = file["model_weights"]
             for name, group in groups.items():
-                # A weight is called "conv1d_1/kernel:0"; the names are bytes of fixed length.
+                # A weight has a name such as "conv1d_1/kernel:0"; the names are bytes of fixed length.
                 stored = [str(key) for key in np.asarray(group.attrs["weight_names"], dtype=str)]
                 weights[name] = {key.rpartition("/")[2].partition(":")[0]: group[key][()] for key in stored}
     except (OSError, KeyError, TypeError, ValueError) as error:
@@ -146,7 +146,7 @@ class Step:
 
 
 class Network:
-    """A Keras functional model of 1-d convolutions in torch; values are [batch, channels, positions]."""
+    """A Keras functional model of 1-d convolutions, run in torch. Values are [batch, channels, positions]."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class Network:
         device: "torch.device",
         dtype: "torch.dtype",
     ) -> None:
-        """`path` is what messages call it. Raises `UserError` for layers or options that SpliceAI does not have."""
+        """Builds the network, which messages call `path`. Raises `UserError` for layers that SpliceAI does not have."""
         import torch
 
         self.input = layers[0]["name"]
@@ -165,7 +165,7 @@ class Network:
             name, kind = layer["name"], layer["class_name"]
             if len(layer["inbound_nodes"]) != 1:
                 raise UserError(
-                    f"{path}: layer '{name}' runs {len(layer['inbound_nodes'])} times in a pass; expected once"
+                    f"{path}: layer '{name}' runs {len(layer['inbound_nodes'])} times in a pass; should run once"
                 )
             tensors = {key: torch.tensor(array).to(device, dtype) for key, array in weights[name].items()}
             try:
@@ -176,7 +176,10 @@ class Network:
         self._last_reader = {name: step.name for step in self.steps for name in step.inputs}
 
     def run(self, batch: "torch.Tensor", wanted: Sequence[str]) -> dict[str, "torch.Tensor"]:
-        """Outputs of the wanted layers. Others are forgotten once read, and none after the last wanted is run."""
+        """Returns the outputs of the wanted layers.
+
+        Other outputs are freed when their last reader has run, and no layer runs after the last wanted one.
+        """
         values, missing = {self.input: batch}, set(wanted)
         for step in self.steps:
             if not missing:
@@ -200,7 +203,7 @@ def _convolution(config: dict[str, Any], tensors: dict[str, "torch.Tensor"]) -> 
     other = [f"{key} {config[key]}" for key, value in plain.items() if config.get(key, value) != value]
     if other or config["padding"] not in ("same", "valid"):
         raise ValueError(", ".join(other) or f"padding {config['padding']}")
-    # Keras keeps [width, inputs, outputs], torch [outputs, inputs, width].
+    # Keras stores [width, inputs, outputs], torch [outputs, inputs, width].
     kernel, bias = tensors["kernel"].permute(2, 1, 0).contiguous(), tensors["bias"]
     padding, dilation, activate = config["padding"], config["dilation_rate"][0], _activation(config, tensors)
     return lambda x: activate(conv1d(x, kernel, bias, padding=padding, dilation=dilation))

@@ -1,4 +1,4 @@
-"""Models that read rows of tokens: long examples, batching, padding, special tokens, the same for each family."""
+"""The common part of all models that read tokens: long examples, batching, padding and special tokens."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,29 +13,30 @@ from saelib.sources.base import Activations, check_layers, first_of, input_devic
 
 
 class Tokens(NamedTuple):
-    """One example as the tokenizer gives it, however long."""
+    """All tokens of one example, however long."""
 
     before: list[int]
-    """Special tokens that stand before the example's own, and before every part of it."""
+    """Special tokens before the example's own tokens, and before each part if it is split."""
     own: list[int]
+    """The example's own tokens."""
     after: list[int]
-    """Special tokens behind."""
+    """Special tokens after the example's own tokens, and after each part if it is split."""
     left_out: frozenset[int] = frozenset()
-    """Places in `own` whose tokens the model reads, and whose activations are not returned."""
+    """Places in `own` of tokens that the model reads but whose activations are not returned."""
 
 
 class Row(NamedTuple):
     """One row of a forward pass: an example, or a part of a long one."""
 
     example: int
-    """Number of the example in its batch."""
+    """Number of the example within its batch."""
     ids: list[int]
     keep: list[bool]
     """True for tokens whose activations are returned."""
 
 
 class TokenSource:
-    """A transformer over tokens, as `saelib.sources.Source`."""
+    """A transformer over tokens, as a `saelib.sources.Source`."""
 
     def __init__(
         self,
@@ -50,19 +51,19 @@ class TokenSource:
         call: Callable[[torch.Tensor, torch.Tensor], Any] | None = None,
         stream: Callable[[Any], torch.Tensor] = first_of,
     ) -> None:
-        """Take a loaded model.
+        """Takes a loaded model.
 
         Args:
-            name: what messages call the model.
-            config: its `source` in the suite.
-            model: already on its device or devices.
-            blocks: its residual blocks, in order.
-            tokenize: text -> all its tokens.
-            d_in: width of the residual stream.
-            pad_id: any token id: padding is masked, and its activations are dropped.
-            call: runs the model on ids and attention mask (1: token, 0: padding), both [examples, tokens]; by
-                default `model(input_ids=ids, attention_mask=mask)`.
-            stream: a block's output or first input -> its residual stream [examples, tokens, d_in].
+            name: The name of the model in messages.
+            config: The `source` of the model in the suite.
+            model: The model, already on its device or devices.
+            blocks: Its residual blocks, in order.
+            tokenize: Returns all tokens of a text.
+            d_in: Width of the residual stream.
+            pad_id: Any token id: padding is masked, and its activations are dropped.
+            call: Runs the model on ids and attention mask (1: token, 0: padding), both [examples, tokens]. The default
+                is `model(input_ids=ids, attention_mask=mask)`.
+            stream: Turns a block's output or first input into the residual stream [examples, tokens, d_in].
         """
         self.name = name
         self.n_layers = len(blocks)
@@ -76,15 +77,15 @@ class TokenSource:
         self._stream = stream
 
     def d_in(self, layer: int) -> int:
-        """See `Source.d_in`."""
+        """Returns the width of a layer, which is the same for all."""
         check_layers([layer], self.n_layers, self.name)
         return self._d_in
 
     def forward(self, examples: Sequence[Example], layers: Sequence[int]) -> Activations:
-        """See `Source.forward`. Runs more than one pass where the batch is beyond `batch_tokens`.
+        """Runs the model on the examples (see `Source.forward`), in several passes if they exceed `batch_tokens`.
 
         Raises:
-            UserError: also where special tokens alone fill `max_length`.
+            UserError: also if special tokens alone fill `max_length`.
         """
         check_layers(layers, self.n_layers, self.name)
         tokens = [self._tokenize(text) for text in texts(examples, self.name)]
@@ -98,10 +99,10 @@ class TokenSource:
         return Activations(acts, per_example)
 
     def _rows(self, number: int, tokens: Tokens) -> Iterator[Row]:
-        """The rows of one example: one, none (`skip`) or several (`split`)."""
+        """Yields the rows of one example: one, none (`long: skip`) or several (`long: split`)."""
         room = self._config.max_length - len(tokens.before) - len(tokens.after)
         if room < 1:
-            raise UserError(f"{self.name}: max_length {self._config.max_length} leaves no room beside special tokens")
+            raise UserError(f"{self.name}: max_length {self._config.max_length} leaves no room after special tokens")
         long = len(tokens.own) > room
         if long and self._config.long == "skip":
             return
@@ -116,14 +117,14 @@ class TokenSource:
             yield Row(number, ids, [*[special] * len(tokens.before), *keep, *[special] * len(tokens.after)])
 
     def _passes(self, rows: Sequence[Row]) -> Iterator[list[int]]:
-        """Numbers of the rows of each forward pass."""
+        """Yields the numbers of the rows of each forward pass."""
         if not rows:
             return
         budget = self._config.batch_tokens
         if budget is None or len(rows) * max(len(row.ids) for row in rows) <= budget:
             yield list(range(len(rows)))
             return
-        # Rows of like length share a pass, so that little of the budget goes into padding.
+        # Rows of similar length share a pass, so that little of the budget is spent on padding.
         order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
         group: list[int] = []
         for i in order:
@@ -140,7 +141,7 @@ class TokenSource:
         return kept_rows(stream, keep)
 
     def _pad(self, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Ids, attention mask and tokens to return, each [rows, longest]; padding is on the right."""
+        """Returns ids, attention mask and tokens to keep, each [rows, longest], with padding on the right."""
         shape = (len(rows), max(len(row.ids) for row in rows))
         ids = torch.full(shape, self._pad_id)
         mask = torch.zeros(shape, dtype=torch.long)
@@ -155,7 +156,7 @@ class TokenSource:
 
 
 def _in_order(passes: Sequence[tuple[list[int], Activations]], n_rows: int) -> Activations:
-    """Put the rows of several passes back into the order of the examples. No pass gives no layer."""
+    """Puts the rows of several passes back into the order of the examples. Without a pass, there are no layers."""
     counts = [0] * n_rows
     pieces: dict[int, list[np.ndarray]] = {}
     for group, acts in passes:

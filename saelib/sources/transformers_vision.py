@@ -1,4 +1,4 @@
-"""Any vision transformer that transformers' `AutoModel` loads: DINOv2, DINOv3, ViT and their kin."""
+"""Any vision transformer that transformers' `AutoModel` loads: DINOv2, DINOv3, ViT and similar models."""
 
 import inspect
 import logging
@@ -25,10 +25,10 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def open_source(config: TransformersVisionSource, device: str, dtype: str) -> "VisionTransformer":
-    """Load the model. Pickled objects are never built, and code from the checkpoint never runs.
+    """Loads the model. Pickled objects are never built, and code from the checkpoint never runs.
 
     Raises:
-        UserError: where the files are not a whole checkpoint, or its architecture is not known to be such a model.
+        UserError: if the files are not a complete checkpoint of a known architecture of this kind.
     """
     name = f"vision transformer ({describe(config.weights)})"
     folder = fetch(config.weights)
@@ -37,10 +37,10 @@ def open_source(config: TransformersVisionSource, device: str, dtype: str) -> "V
 
 
 class Normalization:
-    """Bytes to what the network was trained on, as the checkpoint's image processor does it; sizes are left alone."""
+    """Turns bytes into the network's input as the checkpoint's image processor does, but without resizing."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        """Read `preprocessor_config.json`; without one, take ImageNet's mean and deviation and log it."""
+        """Reads `preprocessor_config.json`; without one, it uses ImageNet's mean and deviation and logs a warning."""
         file = folder / "preprocessor_config.json"
         settings: dict[str, Any] = {}
         if file.is_file():
@@ -61,16 +61,16 @@ class Normalization:
             raise UserError(f"{file}: image_mean and image_std have to be three numbers each") from None
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """RGB bytes [images, height, width, 3] -> [images, 3, height, width]."""
+        """Turns RGB bytes [images, height, width, 3] into float32 [images, 3, height, width]."""
         scaled = (pixels[..., self.channels] * self.scale - self.mean) / self.std
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
 class VisionTransformer:
-    """Tokens are the patches, row by row, after the special ones (CLS, registers) where these are kept."""
+    """A vision transformer. Its tokens are the patches, row by row, after the special tokens if these are kept."""
 
     def __init__(self, name: str, model: Any, normalize: Normalization, keep_special: bool, dtype: str) -> None:
-        """Take a loaded model. Raises `UserError` where it has no patches or its blocks are not found."""
+        """Takes a loaded model. Raises `UserError` if it has no patches or its blocks are not found."""
         self.name = name
         self._model = model.eval()
         self._blocks = find_blocks(model, name)
@@ -83,20 +83,20 @@ class VisionTransformer:
         self._normalize = normalize
         self._keep_special = keep_special
         self._dtype = torch_dtype(dtype)
-        # DINO fits its position embeddings to the size of the image by itself; others have to be asked.
+        # DINO always fits its position embeddings to the size of the image; other models do so only if asked.
         asked = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
         self._options = {"interpolate_pos_encoding": True} if asked else {}
 
     def d_in(self, layer: int) -> int:
-        """See `Source.d_in`."""
+        """Returns the width of a layer, which is the same for all."""
         check_layers([layer], self.n_layers, self.name)
         return self._d_in
 
     def forward(self, examples: Sequence[Example], layers: Sequence[int]) -> Activations:
-        """Outputs of the blocks, before the final norm. See `saelib.sources.Source`.
+        """Returns the outputs of the blocks, before the final norm (see `Source.forward`).
 
         Raises:
-            UserError: also where a side of the images is not a whole number of patches.
+            UserError: also if a side of the images is not a whole number of patches.
         """
         check_layers(layers, self.n_layers, self.name)
         pixels = images(examples, self.name)
@@ -106,17 +106,19 @@ class VisionTransformer:
             try:
                 self._model(pixel_values=batch, **self._options)
             except (TypeError, ValueError) as error:
-                raise UserError(f"{self.name}: does not run on pixels alone, or not of this size: {error}") from None
+                raise UserError(f"{self.name}: does not run on pixels alone, or not on this size: {error}") from None
         special = max((values.shape[1] for values in stream.values()), default=patches) - patches
-        # CLS, and a second such token in DeiT.
+        # There may be a CLS token, and DeiT has a second one like it.
         if not 0 <= special <= 2 + getattr(self._model.config, "num_register_tokens", 0):
-            raise UserError(f"{self.name}: {type(self._model).__name__} has not one token a patch; use family: module")
+            raise UserError(
+                f"{self.name}: {type(self._model).__name__} does not have one token per patch; use family: module"
+            )
         keep = torch.ones(len(pixels), special + patches, dtype=torch.bool)
         keep[:, :special] = self._keep_special
         return kept_rows(stream, keep)
 
     def _patches(self, height: int, width: int) -> int:
-        """How many patches such an image has."""
+        """Returns the number of patches of an image."""
         rows, columns = self._patch
         if height % rows or width % columns:
             raise UserError(

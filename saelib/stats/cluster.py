@@ -1,4 +1,4 @@
-"""A dask cluster that computes statistics: connect to it, and say what is wrong with it instead of waiting for ever."""
+"""Connects to a dask cluster that computes statistics, and reports what is wrong with it instead of waiting forever."""
 
 import logging
 import shutil
@@ -26,20 +26,20 @@ log = logging.getLogger(__name__)
 
 
 class Cluster:
-    """Workers of a dask scheduler. Waits for them no longer than it was told."""
+    """The workers of a dask scheduler, which are waited for no longer than `wait_seconds`."""
 
     def __init__(self, client: Client, name: str, wait_seconds: float) -> None:
-        """Use `connected`."""
-        self.client: Any = client  # its methods are typed for use with and without await
+        """Takes a connected client; use `connected`."""
+        self.client: Any = client  # Any, because its methods are typed for use with and without await
         self.name = name
         self.wait_seconds = wait_seconds
 
     def compute(self, tasks: Sequence[Any]) -> list[Any]:
-        """The values of delayed tasks.
+        """Computes the values of delayed tasks.
 
         Raises:
-            UserError: from a task as it is; where tasks keep killing their workers, where there has been no worker
-                for `wait_seconds`, or where the scheduler is gone.
+            UserError: if a task raises it, if tasks keep killing their workers, if there has been no worker for
+                `wait_seconds`, or if the scheduler is gone.
         """
         futures = self.client.compute(list(tasks))
         try:
@@ -47,7 +47,7 @@ class Cluster:
             return list(self.client.gather(futures))
         except KilledWorker:
             raise UserError(
-                f"dask at {self.name}: one piece of work has killed several workers; they may need more memory"
+                f"dask at {self.name}: one task has killed several workers; they may need more memory"
             ) from None
         except (FutureCancelledError, FuturesCancelledError, CommClosedError):
             raise UserError(f"dask at {self.name}: the scheduler is gone; run it again") from None
@@ -68,7 +68,7 @@ class Cluster:
 
 
 class _OneThreadOfTheSameCode(WorkerPlugin):
-    """Makes every worker, now or later, give the bits that the job itself would."""
+    """Makes every present and future worker compute the same bits as the job itself would."""
 
     name = "saelib"
 
@@ -83,14 +83,14 @@ class _OneThreadOfTheSameCode(WorkerPlugin):
 
 @contextmanager
 def connected(config: DaskScheduler | DaskSlurm, logs: Path) -> Iterator[Cluster]:
-    """A cluster with at least one worker.
+    """Connects to a cluster and waits until it has at least one worker.
 
     Args:
-        config: which cluster.
-        logs: folder for what Slurm's jobs write.
+        config: Which cluster to use.
+        logs: Folder for the logs of Slurm's jobs.
 
     Raises:
-        UserError: where the scheduler or a first worker does not come in time, or has another version of saelib.
+        UserError: if the scheduler or the first worker does not answer in time, or has another version of saelib.
     """
     if isinstance(config, DaskScheduler):
         with _client(config.scheduler, config.scheduler, config.wait_seconds) as cluster:
@@ -117,7 +117,7 @@ def _client(address: Any, name: str, wait_seconds: float) -> Iterator[Cluster]:
         try:
             client.register_plugin(_OneThreadOfTheSameCode(code_hash("saelib.stats.stage")))
         except ImportError as error:
-            raise UserError(f"dask at {name}: its workers cannot import what they need ({error})") from None
+            raise UserError(f"dask at {name}: its workers lack a package that they need ({error})") from None
         log.info("dask at %s: %d workers", name, len(client.nthreads()))
         yield Cluster(client, name, wait_seconds)
 
@@ -129,7 +129,7 @@ def _slurm(workers: SlurmWorkers, logs: Path) -> Iterator[Any]:
     except ImportError:
         raise UserError("dask: workers from Slurm need one more package: pip install 'saelib[slurm]'") from None
     if shutil.which("sbatch") is None:
-        raise UserError("dask.slurm: there is no sbatch here; run this where Slurm's commands are")
+        raise UserError("dask.slurm: there is no sbatch here; run this on a machine that has Slurm's commands")
     logs.mkdir(parents=True, exist_ok=True)
     cluster: Any = SLURMCluster(
         processes=1,
@@ -142,7 +142,7 @@ def _slurm(workers: SlurmWorkers, logs: Path) -> Iterator[Any]:
         job_extra_directives=list(workers.directives),
         python=sys.executable,
         log_directory=str(logs),
-        scheduler_options={"dashboard": False, "dashboard_address": ":0"},  # another port for each job
+        scheduler_options={"dashboard": False, "dashboard_address": ":0"},  # a free port for each job
     )
     with cluster:
         _check_accepted(cluster.job_script())
@@ -151,7 +151,7 @@ def _slurm(workers: SlurmWorkers, logs: Path) -> Iterator[Any]:
 
 
 def _check_accepted(script: str) -> None:
-    """dask would go on asking for workers that Slurm will never grant, and say so in no exception."""
+    """Raises `UserError` if Slurm refuses such workers; dask would keep asking for them without an error."""
     with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
         file.write(script)
         file.flush()

@@ -1,4 +1,4 @@
-"""From an activation array to its statistics."""
+"""Computes the statistics of an activation array."""
 
 import math
 from dataclasses import replace
@@ -18,41 +18,45 @@ if TYPE_CHECKING:
 
 LEADING_EIGENVALUES = 64
 TOKENS_PER_DIMENSION = 5
-"""With fewer, the effective rank reads low: 0.96 of its value at 4 d_in, 0.73 at 0.4 d_in."""
+"""With fewer tokens, the effective rank is too low: 0.96 of its value at 4 d_in tokens, 0.73 at 0.4 d_in tokens."""
 MASSIVE_NORM_RATIO = 20
+"""Ratio of the largest token norm to the median one, above which a warning speaks of massive tokens."""
 UNRESOLVED_GAMMA = 1e5
+"""Gamma above which float32 leaves few correct digits."""
 HARMLESS_GAMMA = 0.3
-"""Up to which the closed forms predict no dead features, for any usual size of an SAE."""
+"""Gamma up to which the closed forms predict no dead latents, for all usual sizes of an SAE."""
 DISAGREEMENT = 1.25
-"""Ratio of gamma and gamma_unit; 0.997 to 1.2 in the default suite."""
+"""Ratio of gamma and gamma_unit above which a warning says that they disagree; 0.997 to 1.2 in the default suite."""
 NEARLY_CONSTANT = 1e-6
-"""Standard deviation, in units of the median one."""
+"""Standard deviation below which a dimension is called nearly constant, as a share of the median one."""
 RESOLVED = 4
-"""Times the largest variance that rounding can have: a direction with less is empty."""
+"""A direction is empty if its variance is less than this many times the largest variance that rounding can have."""
 QUANTILES = {"p01": 0.01, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p99": 0.99}
 CENTERS = ("mean", "center_median", "center_coordinate_median", "center_trimmed_mean")
 
 
 def compute_stats(rows: Rows, *, workers: "Workers" = 1, whitening: bool = True) -> LayerStats:
-    """Statistics of all tokens in `rows`, which may be far larger than memory.
+    """Computes statistics of all tokens in `rows`, which may be far larger than memory.
 
-    One pass collects moments and Gram matrices; each step of the two geometric medians (5 to 15 as a rule) is another,
-    and so is each strip of columns that is sorted for the coordinate-wise median and the trimmed mean. These two are
-    exact up to 131,072 tokens and see a spread of that many beyond; everything else sees all tokens. Memory depends on
-    d_in and `workers`, not on the number of tokens, and every bit of the result is the same for any `workers` on
-    processors of one kind.
+    One pass collects moments and Gram matrices. Each step of the two geometric medians (usually 5 to 15 steps) is
+    another pass, and so is each strip of columns that is sorted for the coordinate-wise median and the trimmed mean.
+    These last two are exact up to 131,072 tokens; of longer arrays they use that many, spread evenly. Everything else
+    uses all tokens. Memory depends on d_in and `workers`, not on the number of tokens. On CPUs of one kind, the result
+    is the same to the last bit for any `workers`.
+
+    Some statistics are None, with a warning, if the tokens do not define them: if the tokens are all the same after
+    LayerNorm (as in one dimension), or differ only in length.
 
     Args:
-        rows: activations [tokens, d_in].
-        workers: threads that share the work, or a cluster (`saelib.stats.cluster.connected`).
-        whitening: also eigenvalues and eigenvectors of the raw covariance, which the preprocessing `pca` needs.
+        rows: Activations [tokens, d_in].
+        workers: Number of threads that share the work, or a cluster (`saelib.stats.cluster.connected`).
+        whitening: Also compute eigenvalues and eigenvectors of the raw covariance, for the preprocessing `pca`.
 
     Raises:
-        UserError: where there are no tokens, a value is NaN or infinite, or all tokens are the same. The message
-            names `rows.name`. Where they are the same after LayerNorm alone (as in one dimension), or but for their
-            length, what that leaves undefined is None, with a warning.
+        UserError: if there are no tokens, a value is NaN or infinite, or all tokens are the same. The message contains
+            `rows.name`.
     """
-    # Only who computes waits for numba; only one BLAS thread gives the same bits on any machine.
+    # numba is imported only here, where it is needed. Only one BLAS thread gives the same bits on any machine.
     from threadpoolctl import threadpool_limits
 
     from saelib.stats.medians import robust_centers
@@ -76,7 +80,9 @@ def compute_stats(rows: Rows, *, workers: "Workers" = 1, whitening: bool = True)
     stats = LayerStats(
         tokens=rows.shape[0],
         d_in=rows.shape[1],
-        **gammas,
+        gamma=gammas["gamma"],
+        gamma_raw=gammas["gamma_raw"],
+        gamma_unit=gammas["gamma_unit"],
         sigma=float(np.linalg.norm(arrays["std"])),
         norm_ratio=norms["max"] / norms["p50"],
         norm_quantiles=norms,
@@ -92,7 +98,7 @@ def compute_stats(rows: Rows, *, workers: "Workers" = 1, whitening: bool = True)
 
 
 def effective_rank(eigenvalues: NDArray[np.floating]) -> float:
-    """exp of the entropy of a covariance spectrum (Roy and Vetterli 2007); shares below 1e-12 count as zero."""
+    """Returns exp of the entropy of a covariance spectrum (Roy and Vetterli 2007); shares below 1e-12 count as zero."""
     shares = np.maximum(eigenvalues, 0)
     shares = shares / shares.sum()
     shares = shares[shares > 1e-12]
@@ -100,13 +106,13 @@ def effective_rank(eigenvalues: NDArray[np.floating]) -> float:
 
 
 def _gammas(moments: "Moments", name: str) -> dict[str, float | None]:
-    """None for a kind that the tokens do not define."""
+    """Returns the three gammas; a gamma that the tokens do not define is None."""
     kinds: dict[str, Kind] = {"gamma_raw": 0, "gamma": 1, "gamma_unit": 2}
     gammas = {kind: moments.gamma(of) for kind, of in kinds.items()}
     if math.isinf(gammas["gamma_raw"]):
         raise UserError(
-            f"{name}: all {moments.tokens} tokens are the same, so gamma_raw = ||mu|| / ||sigma|| is not defined; it "
-            f"needs tokens that differ"
+            f"{name}: all {moments.tokens} tokens are the same, so gamma_raw = ||mu|| / ||sigma|| is not defined; "
+            f"tokens have to differ"
         )
     return {kind: None if math.isinf(gamma) else gamma for kind, gamma in gammas.items()}
 
@@ -132,10 +138,10 @@ def _center_distances(arrays: dict[str, NDArray[np.floating]]) -> dict[str, floa
 
 
 def _raw_spectrum(moments: "Moments", slabs: "Slabs") -> dict[str, NDArray[np.floating]]:
-    """Eigenvalues and eigenvectors (columns) of the raw covariance, largest first.
+    """Returns eigenvalues and eigenvectors (columns) of the raw covariance, largest first.
 
-    Directions in which there is nothing but float16's rounding have eigenvalue 0: whitening would make it as large as
-    all else. Activations that have just been LayerNormed leave one direction empty.
+    A direction that holds only float16's rounding errors gets eigenvalue 0; otherwise whitening would make these errors
+    as large as everything else. Activations that have just been LayerNormed have one such direction.
     """
     eigenvalues, eigenvectors = np.linalg.eigh(moments.covariance(0))
     if slabs.halves:
@@ -156,13 +162,13 @@ def _warnings(stats: LayerStats, zero_tokens: int) -> list[str]:
     found = []
     if stats.tokens < wanted:
         found.append(
-            f"{stats.tokens} tokens are few for {stats.d_in} dimensions: with fewer than {wanted} the effective rank "
-            f"reads low and whitening fits noise"
+            f"{stats.tokens} tokens are few for {stats.d_in} dimensions: with fewer than {wanted}, the effective rank "
+            f"is too low and whitening fits noise"
         )
     if stats.norm_ratio > MASSIVE_NORM_RATIO:
         found.append(
-            f"massive tokens: the largest norm is {stats.norm_ratio:.0f} times the median; they can hide the other "
-            f"tokens from gamma, effective rank and the mean"
+            f"massive tokens: the largest norm is {stats.norm_ratio:.0f} times the median; such tokens can dominate "
+            f"gamma, the effective rank and the mean"
         )
     if zero_tokens:
         found.append(f"{zero_tokens} tokens are all zeros, which suggests padding")
@@ -171,11 +177,11 @@ def _warnings(stats: LayerStats, zero_tokens: int) -> list[str]:
     if nearly:
         found.append(
             f"{nearly} of {stats.d_in} dimensions vary less than a millionth as much as the median one; z-scoring "
-            f"would blow up rounding errors there"
+            f"would amplify rounding errors there"
         )
     for kind, gamma, same in (
         ("gamma", stats.gamma, "after LayerNorm"),
-        ("gamma_unit", stats.gamma_unit, "but for length"),
+        ("gamma_unit", stats.gamma_unit, "except for their length"),
     ):
         if gamma is None:
             found.append(f"all {stats.tokens} tokens are the same {same}, so {kind} is not defined")

@@ -1,4 +1,4 @@
-"""Spearman's rank correlation with intervals that hold for ties, few rows and rows that come in clusters."""
+"""Spearman's rank correlation, with intervals that are valid for ties, few rows and rows that come in clusters."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
 LEVEL = 0.95
 FEWEST_PAIRS = 5
 FEWEST_CLUSTERS = 3
-"""With two clusters every interval is [-1, 1]; `python -m benchmarks coverage` simulates from three on."""
+"""With two clusters every interval is [-1, 1]; `python -m benchmarks coverage` simulates three and more."""
 MOST_CLUSTERS = 1_000
-"""Each cluster costs a pass over the pairs; more of them are merged at random, which changes the variance little."""
+"""Each cluster costs a pass over the pairs. More clusters are merged at random, which hardly changes the variance."""
 EMPTY = "(empty)"
-"""The name of rows that have no label."""
+"""The label of rows that have none."""
 
 
 @dataclass(frozen=True)
 class Spearman:
-    """A rank correlation and its 95 % interval; `None` where `reason` says why it cannot be had."""
+    """A rank correlation and its 95 % interval. What cannot be computed is None, and `reason` says why."""
 
     rho: float | None
     n: int
-    """Pairs behind it."""
+    """Number of pairs that were used."""
     n_left_out: int
-    """Pairs with a missing value."""
+    """Number of pairs with a missing value."""
     n_clusters: int | None = None
-    """Clusters that these pairs are in; `None` where the pairs count as independent."""
+    """Number of clusters of these pairs; None if the pairs are treated as independent."""
     ci_low: float | None = None
     ci_high: float | None = None
     reason: str = ""
@@ -42,9 +42,9 @@ def spearman(x: ArrayLike, y: ArrayLike, clusters: ArrayLike | None = None, unit
 
     The interval is symmetric on Fisher's z scale, so it always contains rho. Its standard error comes from leaving
     out one cluster after another (the jackknife), and is never less than Bonett and Wright's (2000) for independent
-    pairs, which catches the small samples whose jackknife happens to see no scatter. Its quantile is Student's t,
-    with n - 1 degrees of freedom for single pairs. For clusters it has half as many as there are clusters,
-    counting unequal ones for less: with more, simulated intervals were too narrow
+    pairs, which protects against small samples whose jackknife happens to show no scatter. Its quantile is Student's t,
+    with n - 1 degrees of freedom for single pairs. For clusters, there are half as many degrees of freedom as clusters,
+    and clusters of unequal size count for less: with more degrees of freedom, simulated intervals were too narrow
     (`python -m benchmarks coverage`, docs/benchmarks.md).
 
     Args:
@@ -52,8 +52,8 @@ def spearman(x: ArrayLike, y: ArrayLike, clusters: ArrayLike | None = None, unit
             have ranks like all others.
         y: Numbers [pairs].
         clusters: Labels [pairs] that can be sorted. Layers of one model resemble one another, so an interval that
-            takes them for independent is far too narrow for a new model.
-        unit: What `reason` calls one cluster.
+            treats them as independent is far too narrow for a new model.
+        unit: The word for one cluster in `reason`.
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     present = ~(np.isnan(x) | np.isnan(y))
@@ -82,11 +82,13 @@ def spearman_table(
         frame: A table with the columns `x`, `y` and those of `by`.
         x: A column of numbers.
         y: A column of numbers.
-        by: Columns that make groups, one after another (not crossed); `by` of a row says which made it. Rows
-            without a label make a group of their own, `(empty)`.
-        clusters: The column whose values are left out whole for `ci_low` and `ci_high`. Where the table has no such
-            column, these take the rows for independent, as `ci_low_rows` and `ci_high_rows` always do; `ci_over`
-            says which.
+        by: Columns that define groups, one after another (not crossed); `by` of a row says which column its group is
+            from. Rows without a label are a group of their own, `(empty)`.
+        clusters: The column that defines the clusters of `ci_low` and `ci_high`. If the table has no such column, these
+            treat the rows as independent, as `ci_low_rows` and `ci_high_rows` always do; `ci_over` says which.
+
+    Returns:
+        One dict for each row of the resulting table.
     """
     if clusters is not None and clusters not in frame.columns:
         clusters = None
@@ -127,7 +129,7 @@ def _label(value: Any) -> str:
 
 
 def _in_order(label: str) -> tuple[bool, float, str]:
-    """Numbers by size, then words by the alphabet, then rows without a label."""
+    """Returns a sort key: numbers by size, then words in alphabetical order, then rows without a label."""
     try:
         return False, float(label), label
     except ValueError:
@@ -135,7 +137,7 @@ def _in_order(label: str) -> tuple[bool, float, str]:
 
 
 Correlate = Callable[[NDArray[np.bool_]], float]
-"""From which pairs are kept to their rank correlation; NaN where a side is constant."""
+"""Computes the rank correlation of the pairs that a mask keeps; NaN if one side is constant."""
 
 
 def _correlator(x: NDArray[np.float64], y: NDArray[np.float64]) -> Correlate:
@@ -151,7 +153,7 @@ def _correlator(x: NDArray[np.float64], y: NDArray[np.float64]) -> Correlate:
 
 
 def _centered_ranks(levels: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Mean ranks minus their mean, from the number of each pair's value in sorted order."""
+    """Returns the mean ranks minus their mean, given the number of each value in sorted order."""
     counts = np.bincount(levels)
     return (np.cumsum(counts) - counts / 2)[levels] - len(levels) / 2
 
@@ -166,7 +168,7 @@ def _merged(cluster: NDArray[np.integer]) -> NDArray[np.integer]:
 def _interval(
     rho: float, correlate: Correlate, cluster: NDArray[np.integer], unit: str | None
 ) -> tuple[float, float] | str:
-    """The interval, or the reason why there is none. `unit`: what one cluster is; none where each is a single pair."""
+    """Returns the interval, or the reason why there is none. `unit` names a cluster; None if each is a single pair."""
     from scipy.stats import t
 
     n, count = len(cluster), int(cluster.max()) + 1
@@ -175,7 +177,7 @@ def _interval(
     if count < FEWEST_CLUSTERS:
         return f"{_number(count, 'value')} of {unit}, fewer than {FEWEST_CLUSTERS}"
     if 1 - abs(rho) < 1e-12:
-        return "the order is perfect, which leaves no scatter to judge by"
+        return "the order is perfect, so there is no scatter to estimate an error from"
     left_out = np.array([correlate(cluster != one) for one in range(count)])
     if np.isnan(left_out).any():
         return f"without one {unit or 'pair'}, one side is the same value everywhere"
@@ -191,6 +193,6 @@ def _number(count: int, noun: str) -> str:
 
 
 def _effective(cluster: NDArray[np.integer]) -> float:
-    """How many clusters of one size would be worth as much as these (Kish): all of them only where sizes agree."""
+    """Returns the effective number of clusters (Kish), which equals their number only if all have the same size."""
     sizes = np.bincount(cluster)
     return float(sizes.sum()) ** 2 / float((sizes**2).sum())

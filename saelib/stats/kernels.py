@@ -1,4 +1,4 @@
-"""The loops over tokens, compiled. Each handles one row at a time, which then stays in the nearest cache.
+"""The compiled loops over tokens. Each handles one row at a time, so that the row stays in the fastest cache.
 
 `values` are rows of `saelib.stats.slabs`: float32 [n, d_in], relative to `origin` [d_in], in scaled units.
 """
@@ -16,10 +16,11 @@ from saelib.progress import announce_compiling
 
 announce_compiling()
 _SOURCE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-# Sums may be reordered, but NaN and infinity keep their meaning: they are how a bad token is found. Divisions stay what
-# they are: the means of all tokens times 1 / d, rounded, would be off the same way, and `ln_mean` with them.
+# Sums may be reordered, but NaN and infinity keep their meaning, because bad tokens are found by them. A division may
+# not become a product with a rounded 1 / d: the means of all tokens would be off in one direction, and `ln_mean` too.
 _REORDERED = {"reassoc", "contract", "nsz"}
-# Inlined: a call goes to one copy in the process that compiled it and to another, with its own order, from the cache.
+# These are inlined. The process that compiles a function and one that loads it from the cache could otherwise call
+# different copies of it, which add in different orders.
 _inner = numba.njit(nogil=True, forceinline=True, fastmath=_REORDERED)
 
 
@@ -31,19 +32,20 @@ def _exact_jit(function: Callable[..., Any]) -> Any:
     return compiled_from(numba.njit(cache=True, nogil=True)(function), _SOURCE)
 
 
-# Rows of `pilots` and the first rows of `sums` in `add_moments`.
+# Numbers of the rows of `pilots`, and of the first rows of `sums`, in `add_moments`.
 RAW, NORMALIZED, UNIT = 0, 1, 2
-# float32 sums of this many rows are added to the float64 totals, which would be slow to touch for every row.
+# So many rows are added up in float32 before the sums join the float64 totals, which would be slow to update every row.
 _ROWS_IN_FLOAT32 = 64
-# Squares that add up to less have lost digits, and a norm below the second has no inverse in float32.
+# A sum of squares below the first has lost digits, and a norm below the second has no inverse in float32.
 _LEAST_SQUARE, _LEAST_NORM = np.float32(1e-30), np.float32(1e-37)
 
 
 @_exact_jit
 def decode_half(bits, scale, out):
-    """float16, given as its bits (uint16 [n, d]), times `scale`, into float32 `out`. Infinity becomes NaN.
+    """Writes float16 values, given as bits (uint16 [n, d]), times `scale` into float32 `out`. Infinity becomes NaN.
 
-    Shifted into place, the bits are the float32 of the same number over 2^112. numpy's cast is ten times slower.
+    The bits of a float16, shifted into place, are those of a float32 that is smaller by a factor of 2^112. numpy's cast
+    is ten times slower.
     """
     n, d = bits.shape
     out_bits = out.view(np.uint32)
@@ -60,11 +62,12 @@ def decode_half(bits, scale, out):
 
 @_jit
 def add_moments(values, origin, pilots, epsilon, sums, squares, norms):
-    """Add n rows to the sufficient statistics; every sum is of differences to a row of `pilots` (float32 [3, d]).
+    """Adds n rows to the sufficient statistics. All sums are of differences to a row of `pilots` (float32 [3, d]).
 
-    `sums` float64 [6, d]: of the raw values, the LayerNormed and the unit-norm tokens; then of the second, third
-    and fourth powers of the raw values. `squares` float64 [2]: squared lengths of the LayerNormed and unit-norm tokens.
-    Outputs: `norms` float32 [n]; `values` is overwritten by the LayerNormed tokens less their pilot.
+    `sums`, float64 [6, d], has sums of the raw values, of the LayerNormed tokens and of the unit-norm tokens, then of
+    the second, third and fourth powers of the raw values. `squares`, float64 [2], has the squared lengths of the
+    LayerNormed and of the unit-norm tokens. The token norms are written to `norms`, float32 [n], and `values` is
+    overwritten by the LayerNormed tokens minus their pilot.
     """
     n, d = values.shape
     token = np.empty(d, np.float32)
@@ -85,9 +88,9 @@ def add_moments(values, origin, pilots, epsilon, sums, squares, norms):
 
 @_inner
 def _measure(row, origin, epsilon, token):
-    """Write the token, origin added; return its mean over coordinates, 1 / sqrt(variance + epsilon) and norm.
+    """Writes the row plus the origin to `token`; returns its mean, 1 / sqrt(variance + epsilon) and its norm.
 
-    In the type of `origin`, `epsilon` and `token`.
+    All are computed in the type of `origin`, `epsilon` and `token`.
     """
     d = row.shape[0]
     total = np.float32(0)
@@ -108,7 +111,7 @@ def _measure(row, origin, epsilon, token):
 
 @_inner
 def _small_norm(token):
-    """The norm of a token whose squares are too small for float32."""
+    """Returns the norm of a token whose squares are too small for float32."""
     largest = np.float32(0)
     for j in range(token.shape[0]):
         largest = max(largest, np.float32(abs(token[j])))
@@ -154,11 +157,12 @@ def _add_powers(row, pilot, first, second, third, fourth):
 
 @_jit
 def add_pull(values, origin, layer_norm, epsilon, center, pull, totals):
-    """Add n rows to what a Weiszfeld step from `center` (float64 [d]) needs, in float64.
+    """Adds n rows to the sums that a Weiszfeld step from `center` (float64 [d]) needs, in float64.
 
-    `pull` float64 [d]: sum of the unit vectors from the center to the tokens. `totals` float64 [3]: sum of inverse
-    distances, sum of distances, number of tokens exactly at the center. With `layer_norm` the tokens are LayerNormed
-    (`origin` and `epsilon` float64), without it they are the values themselves, relative to the origin like `center`.
+    `pull`, float64 [d], is the sum of the unit vectors from the center to the tokens. `totals`, float64 [3], has the
+    sum of inverse distances, the sum of distances and the number of tokens exactly at the center. With `layer_norm`,
+    the tokens are LayerNormed (`origin` and `epsilon` are float64). Without it, they are the values themselves,
+    relative to the origin like `center`.
     """
     n, d = values.shape
     token = np.empty(d, np.float64)

@@ -1,104 +1,107 @@
-"""The statistics of one layer, and the two files they are kept in."""
+"""The statistics of one layer, and the two files that hold them."""
 
-import hashlib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from saelib.errors import UserError
+from saelib.files.digest import file_sha256
 from saelib.files.publish import published_file
-from saelib.files.sealed import read_json, write_result
+from saelib.files.sealed import read_result, write_result
+
+LN_EPS = 1e-5
+"""Epsilon of every LayerNorm here, in statistics and in preprocessings, as in the paper's released code."""
 
 
 @dataclass(frozen=True)
 class LayerStats:
-    """Of all tokens of one activation array; mu is their mean, sigma their standard deviation per dimension.
+    """Statistics of all tokens of one activation array; mu is their mean, sigma their standard deviation per dimension.
 
-    What the tokens do not define (they are all the same after LayerNorm, say) is None.
+    A statistic is None if the tokens do not define it, for example if they are all the same after LayerNorm.
     """
 
     tokens: int
     d_in: int
     gamma: float | None
-    """||mu|| / ||sigma|| of the tokens after per-token LayerNorm (no affine, eps 1e-5): what the paper calls gamma."""
+    """||mu|| / ||sigma|| of the tokens after per-token LayerNorm (no affine, eps 1e-5). This is the paper's gamma."""
     gamma_raw: float | None
     """||mu|| / ||sigma|| of the tokens as they are."""
     gamma_unit: float | None
-    """||mu|| / ||sigma|| of the tokens x / ||x||. What death at initialization sees: it sees an offset along
-    (1, ..., 1), which LayerNorm removes, and not the length of a token. Tokens of zeros stay zeros."""
+    """||mu|| / ||sigma|| of the tokens x / ||x|| (tokens of zeros stay zeros). It decides death at initialization: that
+    depends on an offset along (1, ..., 1), which LayerNorm removes, and not on the length of a token."""
     sigma: float
     """||sigma|| of the tokens as they are."""
     norm_ratio: float
-    """Largest token norm over the median token norm (tokens of zeros left out). Attention sinks: 100 and more."""
+    """Largest token norm over the median token norm, without tokens of zeros; 100 and more for attention sinks."""
     norm_quantiles: dict[str, float]
-    """Of the token norms, to 0.1 %: 'p01', 'p25', 'p50', 'p75', 'p99'; 'max' (exact). Tokens of zeros left out."""
+    """Quantiles of the token norms, without tokens of zeros: 'p01', 'p25', 'p50', 'p75', 'p99' (to 0.1 %) and 'max'."""
     effective_rank: float | None
     """exp of the entropy of the normalized covariance spectrum, after LayerNorm, about the mean (Roy and Vetterli)."""
     effective_rank_fraction: float | None
-    """effective_rank / d_in"""
+    """effective_rank / d_in."""
     leading_eigenvalues: list[float]
-    """Up to 64, largest first, of that same covariance. All of them add up to ||sigma||^2 after LayerNorm."""
+    """Up to 64 eigenvalues of that covariance, largest first. All d_in add up to ||sigma||^2 after LayerNorm."""
     excess_kurtosis: float | None
-    """Mean over dimensions of the excess kurtosis (0 for a Gaussian); constant dimensions left out."""
+    """Mean of the excess kurtosis (0 for a Gaussian) over the dimensions that are not constant."""
     center_distances: dict[str, float]
-    """'mean to center_median' and so on for each pair of centers: their distance over ||sigma||."""
+    """Distance of each pair of centers over ||sigma||, under names such as 'mean to center_median'."""
     warnings: list[str]
-    """What a reader of these numbers should know, in plain sentences."""
+    """Sentences that a reader of these numbers should know."""
     arrays: dict[str, NDArray[np.floating]] = field(default_factory=dict, repr=False, compare=False)
-    """What `docs/architecture.md` lists, by name: vectors float64 [d_in]; eigenvectors float32 [d_in, d_in], in
-    columns. `compute_stats` fills it; `load_stats` leaves it empty, because `load_arrays` can be slow."""
+    """The arrays that `docs/architecture.md` lists, by name: vectors float64 [d_in], and eigenvectors float32
+    [d_in, d_in] in columns. `load_stats` leaves it empty, because `load_arrays` can be slow."""
+    key: str = field(default="", compare=False)
+    """One hash over everything that a file was made from; empty for statistics that were not read from a file."""
 
     def __repr__(self) -> str:
-        """Shows the sizes and what decides death, not the arrays."""
+        """Shows the sizes and the numbers that decide death, but not the arrays."""
         names = ("gamma", "gamma_raw", "gamma_unit", "effective_rank")
         shown = ", ".join(f"{name}={value:.3g}" for name in names if (value := getattr(self, name)) is not None)
         warned = f", {len(self.warnings)} warnings" if self.warnings else ""
         return f"LayerStats({self.tokens:,} tokens x {self.d_in:,}, {shown}{warned})"
 
 
-_SCALARS = [scalar.name for scalar in fields(LayerStats) if scalar.name != "arrays"]
+_SCALARS = [scalar.name for scalar in fields(LayerStats) if scalar.name not in ("arrays", "key")]
 
 
 def save_stats(stats: LayerStats, json_path: Path, key: str) -> None:
-    """Write the scalars to `json_path` and the arrays beside it (`.safetensors`).
+    """Writes the scalars to `json_path` and the arrays next to it (`.safetensors`).
 
-    The arrays come first and the JSON, which holds their checksum, last: a JSON file never speaks of arrays that are
-    not there.
+    The JSON file, which holds the checksum of the arrays, is written last, so that its arrays always exist.
     """
     from safetensors.numpy import save_file
 
     arrays_path = json_path.with_suffix(".safetensors")
     with published_file(arrays_path) as draft:
         save_file({name: np.ascontiguousarray(array) for name, array in stats.arrays.items()}, draft)
-        checksum = _sha256(draft)
+        checksum = file_sha256(draft)
     write_result(json_path, key, {"arrays_sha256": checksum} | {n: getattr(stats, n) for n in _SCALARS})
 
 
 def load_stats(json_path: Path) -> LayerStats:
-    """Read the scalars; `arrays` is left empty (see `load_arrays`).
+    """Reads the scalars and leaves `arrays` empty (see `load_arrays`).
 
     Raises:
-        UserError: where the file is missing or not one that `save_stats` wrote.
+        UserError: if the file is missing or is not one that `save_stats` wrote; the message names the field.
     """
-    return LayerStats(**_read(json_path)[1])
+    return read_result(LayerStats, json_path)
 
 
 def load_arrays(json_path: Path) -> dict[str, NDArray[np.floating]]:
-    """Read the arrays that belong to the JSON file, by name.
+    """Reads the arrays that belong to the JSON file, by name.
 
     Raises:
-        UserError: where either file is missing, or the arrays are not those that the JSON was written for.
+        UserError: if either file is missing, or the arrays are not those that the JSON file was written for.
     """
     from safetensors.numpy import load_file
 
     arrays_path = json_path.with_suffix(".safetensors")
-    expected, _ = _read(json_path)
+    expected = read_result(_Arrays, json_path).arrays_sha256
     if not arrays_path.is_file():
-        raise UserError(f"{arrays_path}: missing, although {json_path.name} speaks of it; compute the statistics again")
-    if _sha256(arrays_path) != expected:
+        raise UserError(f"{arrays_path}: missing, although {json_path.name} needs it; compute the statistics again")
+    if file_sha256(arrays_path) != expected:
         raise UserError(
             f"{arrays_path}: its checksum is not the one in {json_path.name} (corrupt, or from another run); "
             f"delete both files and compute the statistics again"
@@ -106,14 +109,8 @@ def load_arrays(json_path: Path) -> dict[str, NDArray[np.floating]]:
     return load_file(arrays_path)
 
 
-def _read(json_path: Path) -> tuple[str, dict[str, Any]]:
-    """Checksum of the arrays, and the scalars by name."""
-    content = read_json(json_path)
-    if not isinstance(content, dict) or set(content) != {"key", "arrays_sha256", "checksum", *_SCALARS}:
-        raise UserError(f"{json_path}: not statistics of this version of saelib; delete it and compute them again")
-    return content["arrays_sha256"], {name: content[name] for name in _SCALARS}
+@dataclass(frozen=True)
+class _Arrays:
+    """The part of the JSON file that is about the arrays."""
 
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    arrays_sha256: str

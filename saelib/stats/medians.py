@@ -1,4 +1,4 @@
-"""Centers that outliers cannot drag: geometric median, coordinate-wise median, trimmed mean."""
+"""Centers that outliers do not shift: geometric median, coordinate-wise median, trimmed mean."""
 
 import logging
 from functools import partial
@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saelib.stats.kernels import add_pull
-from saelib.stats.moments import EPSILON, layer_norm
+from saelib.stats.layer_stats import LN_EPS
+from saelib.stats.moments import layer_norm
 from saelib.stats.slabs import Slabs, Workers, run
 
 TRIMMED = 0.1
@@ -22,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Pull:
-    """What a Weiszfeld step needs of some tokens."""
+    """The sums over some tokens that a Weiszfeld step needs."""
 
     def __init__(self, origin: NDArray[np.float64], center: NDArray[np.float64], epsilon: float | None) -> None:
         self.origin = origin
@@ -44,7 +45,10 @@ class _Pull:
         return float(self.totals[1])
 
     def step(self) -> NDArray[np.float64]:
-        """To the next center. Vardi and Zhang (2000): tokens at the center hold it with the force of their number."""
+        """Returns the step to the next center.
+
+        Tokens exactly at the center hold it back with a force equal to their number (Vardi and Zhang 2000).
+        """
         inverse_distances, _, coincident = self.totals
         force = float(np.linalg.norm(self.pull))
         if force <= coincident:
@@ -55,16 +59,16 @@ class _Pull:
 def geometric_median(
     slabs: Slabs, start: NDArray[np.floating], epsilon: float | None, workers: Workers
 ) -> tuple[NDArray[np.float64], bool]:
-    """The point with the least total distance to all tokens, and whether the search for it has converged.
+    """Finds the point with the least total distance to all tokens, and tells whether the search has converged.
 
-    Weiszfeld's iteration with the secant (Anderson, depth 1) acceleration; a step that lengthens the total distance
-    is taken back. Distances are summed from differences, so nothing cancels however far the tokens are from zero.
+    It uses Weiszfeld's iteration with secant acceleration (Anderson, depth 1). A step that increases the total distance
+    is undone. Distances are computed from differences, so no digits cancel however far the tokens are from zero.
 
     Args:
-        slabs: the tokens.
+        slabs: The tokens.
         start: [d_in], near the bulk of the tokens.
-        epsilon: of the LayerNorm that comes first; none: the median of the values themselves.
-        workers: threads, or a cluster.
+        epsilon: Epsilon of a LayerNorm that is applied first; None: the median of the values themselves.
+        workers: Number of threads, or a cluster.
     """
     origin, center = slabs.origin.astype(np.float64), start.astype(np.float64)
     previous: tuple[NDArray[np.float64], NDArray[np.float64], float] | None = None
@@ -90,10 +94,10 @@ def geometric_median(
 
 
 def coordinate_centers(slabs: Slabs, workers: Workers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of each column the median, and the mean without the lowest and highest tenth: [d_in] each.
+    """Returns the median of each column, and its mean without the lowest and highest tenth: [d_in] each.
 
-    Exact up to 131,072 tokens. Longer arrays are represented by that many, in whole blocks spread evenly, which
-    leaves a standard error of about 0.004 of the column's standard deviation. Columns are sorted a strip at a time.
+    Both are exact up to 131,072 tokens. For longer arrays, that many tokens are used, in whole blocks spread evenly,
+    with a standard error of about 0.004 of the column's standard deviation. Columns are sorted a strip at a time.
     """
     from dask.delayed import delayed
 
@@ -109,7 +113,7 @@ def coordinate_centers(slabs: Slabs, workers: Workers) -> tuple[NDArray[np.float
 def _sort_strip(
     slabs: Slabs, bounds: list[tuple[int, int]], columns: slice
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Median and trimmed mean of some columns, over the rows of `bounds`."""
+    """Returns median and trimmed mean of some columns, over the rows of `bounds`."""
     tokens = sum(stop - start for start, stop in bounds)
     cut = int(TRIMMED * tokens)
     strip = np.empty((columns.stop - columns.start, tokens), np.float32)
@@ -123,10 +127,14 @@ def _sort_strip(
 
 
 def robust_centers(slabs: Slabs, workers: Workers) -> tuple[dict[str, NDArray[np.floating]], list[str]]:
-    """The centers by their name in the statistics, each [d_in] in the tokens' own units; and what went wrong."""
+    """Computes the centers, each [d_in] in the tokens' own units, by their names in the statistics.
+
+    Returns:
+        The centers, and one sentence for each that has not converged.
+    """
     coordinate_median, trimmed_mean = coordinate_centers(slabs, workers)
     median, settled = geometric_median(slabs, coordinate_median, None, workers)
-    epsilon = EPSILON * slabs.scale**2
+    epsilon = LN_EPS * slabs.scale**2
     start = np.median(layer_norm(slabs.sample + slabs.origin.astype(np.float64), epsilon), axis=0)
     ln_median, ln_settled = geometric_median(slabs, start, epsilon, workers)
     values = {

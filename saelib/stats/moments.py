@@ -1,7 +1,7 @@
-"""One pass over the tokens: mergeable sums about fixed pilots, and what follows from them.
+"""One pass over the tokens: sums about fixed pilots, which can be merged, and the statistics that follow from them.
 
-Every sum is of differences to a pilot, a mean estimated from a sample. Without it the variance would be the small
-difference of two large numbers: at gamma = 1000 it would have lost six digits, and the kurtosis all of them.
+Every sum is of differences to a pilot, a mean that is estimated from a sample. Without pilots, the variance would be
+the small difference of two large numbers: at gamma = 1000 it would lose six digits, and the kurtosis all of them.
 """
 
 import math
@@ -14,57 +14,55 @@ from numpy.typing import NDArray
 
 from saelib.errors import UserError
 from saelib.stats.kernels import RAW, add_moments
+from saelib.stats.layer_stats import LN_EPS
 from saelib.stats.slabs import Slabs, Workers
-
-EPSILON = 1e-5
-"""Of LayerNorm, as in the paper's released code."""
 
 # Token norms are counted by the first 9 bits of their mantissa, which gives quantiles to 0.1 %.
 _DROPPED_BITS = 14
 _NORM_BINS = 2 ** (31 - _DROPPED_BITS)
-# Beyond it the LayerNormed or unit-norm tokens differ by no more than the rounding of float32.
+# Beyond this gamma, the LayerNormed or unit-norm tokens differ by no more than the rounding of float32.
 _MAX_GAMMA = 1e7
-# In scaled units, where the usual value is about 1 and float32 reaches from 1e-38 to 1e38.
+# These are in scaled units, where the usual value is about 1; float32 reaches from 1e-38 to 1e38.
 _SMALLEST_EPSILON, _LARGEST_EPSILON = 1e-37, 1e30
 _SHORTEST = 1e-18
-"""Of the longest token: the square of its length is still a number in float32."""
+"""Shortest length that most tokens may have, as a share of the longest: its square is still a number in float32."""
 
 Kind = Literal[0, 1, 2]
-"""Which tokens: `kernels.RAW`, `NORMALIZED` or `UNIT`."""
+"""Which tokens a sum is of: `kernels.RAW`, `NORMALIZED` or `UNIT`."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a pass needs to know before it starts."""
+    """The settings of a pass over the tokens."""
 
     origin: NDArray[np.float32]
     pilots: NDArray[np.float32]
     """[3, d_in]: estimated means of the values, of the LayerNormed and of the unit-norm tokens."""
     epsilon: float
-    """Of LayerNorm, in scaled units."""
+    """Epsilon of LayerNorm, in scaled units."""
     gram_type: type[np.float32] | type[np.float64]
     whitening: bool
 
 
 def plan_pass(slabs: Slabs, whitening: bool) -> Plan:
-    """Pilots from the sample of `slabs`."""
+    """Estimates the pilots from the sample of `slabs`, and chooses the other settings of a pass."""
     tokens, d_in = slabs.rows.shape
     values = slabs.sample.astype(np.float64)
-    # Of values beyond 1e20 it would be 0 in float32, and a token of zeros divided by 0.
-    epsilon = max(EPSILON * slabs.scale**2, _SMALLEST_EPSILON)
+    # For values beyond 1e20 it would be 0 in float32, and a token of zeros would be divided by 0.
+    epsilon = max(LN_EPS * slabs.scale**2, _SMALLEST_EPSILON)
     _check_range(slabs, epsilon)
     x = values + slabs.origin
     norms = np.linalg.norm(x, axis=1, keepdims=True)
     unit = x / np.where(norms > 0, norms, 1)
     pilots = np.stack([values.mean(0), layer_norm(x, epsilon).mean(0), unit.mean(0)]).astype(np.float32)
-    # float32 leaves each empty direction 1e-9 of the variance or so, which is felt where many are empty: with fewer
-    # tokens than dimensions. There the float64 product costs less than the eigenvalues do.
+    # float32 leaves about 1e-9 of the variance in each empty direction. That matters if many directions are empty, as
+    # with fewer tokens than dimensions; the product in float64 then costs less than the eigenvalues do.
     gram_type = np.float64 if tokens <= 4 * d_in else np.float32
     return Plan(slabs.origin, pilots, epsilon, gram_type, whitening)
 
 
 def _check_range(slabs: Slabs, epsilon: float) -> None:
-    """Raises `UserError` for values that float32 would take for zeros."""
+    """Raises `UserError` for values that float32 would round to zero."""
     if epsilon > _LARGEST_EPSILON:
         raise UserError(
             f"{slabs.rows.name}: the tokens differ by less than 1e-17, too little for float32; "
@@ -80,16 +78,16 @@ def _check_range(slabs: Slabs, epsilon: float) -> None:
 
 
 def layer_norm(x: NDArray[np.float64], epsilon: float) -> NDArray[np.float64]:
-    """Per-token LayerNorm without affine: [tokens, d_in] -> the same."""
+    """Applies per-token LayerNorm without affine parameters to `x` [tokens, d_in]."""
     centered = x - x.mean(1, keepdims=True)
     return centered / np.sqrt(np.square(centered).mean(1, keepdims=True) + epsilon)
 
 
 class Moments:
-    """Sufficient statistics of some tokens, in the scaled units of `Slabs`. Merging is addition."""
+    """Sufficient statistics of some tokens, in the scaled units of `Slabs`. They are merged by addition."""
 
     def __init__(self, plan: Plan) -> None:
-        """Of no tokens yet."""
+        """Starts without any tokens."""
         d_in = len(plan.origin)
         self.plan = plan
         self.tokens = 0
@@ -103,9 +101,9 @@ class Moments:
         self.first_bad = -1
 
     def add(self, values: NDArray[np.float32], start: int) -> None:
-        """Take in the values of tokens `start` onwards: [n, d_in], which are overwritten."""
+        """Adds the values [n, d_in] of the tokens from `start` on, and overwrites them."""
         plan = self.plan
-        # In float64: whitening divides by the smallest eigenvalues, which float32 would fill with noise.
+        # This is float64, because whitening divides by the smallest eigenvalues, which float32 would fill with noise.
         raw = np.subtract(values, plan.pilots[RAW], dtype=np.float64) if plan.whitening else None
         norms = np.empty(len(values), np.float32)
         epsilon = np.float32(plan.epsilon)
@@ -122,7 +120,7 @@ class Moments:
             self.raw_gram += _gram(raw)
 
     def merge(self, other: "Moments") -> None:
-        """Take in the tokens of another state with the same plan."""
+        """Adds the tokens of another state with the same plan."""
         self.tokens += other.tokens
         self.sums += other.sums
         self.squares += other.squares
@@ -138,22 +136,22 @@ class Moments:
         self.bad_tokens += count
 
     def mean(self, of: Kind) -> NDArray[np.float64]:
-        """[d_in] mu of the raw, LayerNormed or unit-norm tokens."""
+        """Returns mu [d_in] of the raw, LayerNormed or unit-norm tokens."""
         base = self.plan.origin if of == RAW else 0
         return base + self.plan.pilots[of].astype(np.float64) + self.sums[of] / self.tokens
 
     def variance(self) -> NDArray[np.float64]:
-        """[d_in] population variance of the raw tokens; exactly 0 where they are constant."""
+        """Returns the population variance [d_in] of the raw tokens, exactly 0 for constant dimensions."""
         shift = self.sums[RAW] / self.tokens
         return np.maximum(self.sums[3] / self.tokens - shift**2, 0)
 
     def rounding(self) -> NDArray[np.float64]:
-        """[d_in]: at most this variance has the error of values that were rounded to float16, scaled or not."""
+        """Returns the largest variance [d_in] that errors of rounding to float16 can have, scaled or not."""
         values = self.plan.pilots[RAW].astype(np.float64) + self.sums[RAW] / self.tokens
         return (self.variance() + values**2) * 2.0**-20 / 12
 
     def gamma(self, of: Kind) -> float:
-        """||mu|| / ||sigma||; infinite where the tokens are the same (after the map, as far as float32 can tell)."""
+        """Returns ||mu|| / ||sigma||; infinite if the mapped tokens are all the same, as far as float32 can tell."""
         length = float(np.linalg.norm(self.mean(of)))
         if of == RAW:
             smallest, total_variance = 0.0, float(self.variance().sum())
@@ -164,27 +162,27 @@ class Moments:
         return length / math.sqrt(total_variance) if total_variance > smallest else math.inf
 
     def excess_kurtosis(self) -> NDArray[np.float64]:
-        """[d_in] fourth central moment over squared variance, less 3; NaN where the values are constant."""
+        """Returns the fourth central moment over the squared variance, minus 3, [d_in]; NaN for constant dimensions."""
         shift, second, third, fourth = self.sums[[RAW, 3, 4, 5]] / self.tokens
         variance = self.variance()
-        # By Jensen's inequality it is no less than -2; less is what float32 lost of fourth powers.
+        # By Jensen's inequality it is at least -2; a smaller result means that float32 lost the fourth powers.
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             central = fourth - 4 * shift * third + 6 * shift**2 * second - 3 * shift**4
             kurtosis = central / variance**2 - 3
         return np.where((variance > 0) & (kurtosis > -2.01) & np.isfinite(kurtosis), kurtosis, np.nan)
 
     def covariance(self, of: Kind) -> NDArray[np.float64]:
-        """[d_in, d_in] about the mean, of the raw (needs `whitening`) or the LayerNormed tokens."""
+        """Returns the covariance [d_in, d_in] of the raw (needs `whitening`) or the LayerNormed tokens."""
         shift = self.sums[of] / self.tokens
         return (self.raw_gram if of == RAW else self.gram) / self.tokens - np.outer(shift, shift)
 
     @property
     def zero_tokens(self) -> int:
-        """Tokens that are all zeros."""
+        """Number of tokens that are all zeros."""
         return int(self.norm_counts[0])
 
     def norm_quantile(self, fraction: float) -> float:
-        """Quantile of the norms of the tokens that are not all zeros, to 0.1 %."""
+        """Returns a quantile of the norms of the tokens that are not all zeros, to 0.1 %."""
         counts = self.norm_counts.copy()
         counts[0] = 0
         place = np.searchsorted(counts.cumsum(), fraction * (counts.sum() - 1), side="right")
@@ -193,10 +191,10 @@ class Moments:
 
 
 def collect_moments(slabs: Slabs, workers: Workers, whitening: bool) -> Moments:
-    """Pass over all tokens.
+    """Collects the moments of all tokens in one pass.
 
     Raises:
-        UserError: where a token has NaN or infinity in it.
+        UserError: if a token has NaN or infinity in it.
     """
     plan = plan_pass(slabs, whitening)
     moments = slabs.fold(partial(Moments, plan), workers)
@@ -210,7 +208,7 @@ def collect_moments(slabs: Slabs, workers: Workers, whitening: bool) -> Moments:
 
 
 def _what_is_bad(slabs: Slabs, row: int) -> tuple[str, str]:
-    """What is wrong with a token, and what to do about it."""
+    """Says what is wrong with a token, and what to do about it."""
     values = slabs.rows.block(row, row + 1)
     if not np.isfinite(values).all():
         return "NaN or infinite values", "find what made them, or leave such tokens out: activations must be finite"

@@ -1,4 +1,4 @@
-"""Walk over an array of any length: read a slab, fold it into a small state, merge the states."""
+"""Reads an array of any length slab by slab: each slab is folded into a small state, and the states are merged."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from saelib.activations.rows import Rows
 
-# Read together: enough rows that adding up a Gram matrix costs little beside multiplying it, in bounded memory.
+# A slab has so many rows that adding up its Gram matrix costs little compared to multiplying it, in bounded memory.
 _SLAB_ROWS = 4096
 _SLAB_VALUES = 2**23
-# A state is as large as its Gram matrices: few of them, and no more of them for a longer array.
+# A state is as large as its Gram matrices, so there are only few of them, and no more of them for a longer array.
 _GROUP_SLABS = 4
 _MAX_GROUPS = 32
-# A mean this many deviations from zero is subtracted from float64 before it is rounded to float32; a smaller one costs
-# less than subtracting it costs rows that are small.
+# A mean this many deviations from zero is subtracted from float64 rows before they are rounded to float32. Subtracting
+# a smaller one would cost small rows more precision than it saves.
 _FAR = 64
-# Powers of two: of the largest value after scaling, and of a scale beside which LayerNorm's epsilon is still finite.
+# Exponents of two: of the largest value after scaling, and of the largest scale with a finite epsilon of LayerNorm.
 _LARGEST, _MAX_SCALE = 28, 70
 _SAMPLE_ROWS = 512
 _SAMPLE_BLOCKS = 8
@@ -30,51 +30,51 @@ class State(Protocol):
     """Sufficient statistics of some rows."""
 
     def add(self, values: NDArray[np.float32], start: int) -> None:
-        """Take in a slab that starts at row `start`."""
+        """Adds a slab that starts at row `start`."""
         ...
 
     def merge(self, other: Self) -> None:
-        """Take in the rows of another state."""
+        """Adds the rows of another state."""
         ...
 
 
 class Pool(Protocol):
-    """Workers elsewhere (`saelib.stats.cluster.Cluster`)."""
+    """Workers in other processes (`saelib.stats.cluster.Cluster`)."""
 
     def compute(self, tasks: Sequence[Any]) -> Sequence[Any]:
-        """The values of dask's delayed tasks."""
+        """Computes the values of dask's delayed tasks."""
         ...
 
 
 Workers: TypeAlias = int | Pool
-"""Threads of this process, or a pool."""
+"""A number of threads of this process, or a pool."""
 StateT = TypeVar("StateT", bound=State)
 
 
 @dataclass(frozen=True)
 class Slabs:
-    """Rows as float32 `values = (x - base) * scale`, which float32 holds without loss where the file's type does."""
+    """Rows as float32 `values = (x - base) * scale`, which loses nothing if the rows are float16 or float32."""
 
     rows: Rows
     base: NDArray[np.float32]
-    """[d_in]: the rows' offset; for float64 without one, their median where it is so far from zero that float32 cannot
-    hold both it and what the rows vary by."""
+    """[d_in]: the rows' offset. For float64 rows without an offset, it is the median of each dimension whose median is
+    so far from zero that float32 cannot hold both it and the variation of the rows, and 0 for all others."""
     scale: float
-    """A power of two that makes the usual value about 1: fourth powers then fit float32 whatever the unit."""
+    """A power of two that makes the usual value about 1, so that fourth powers fit float32 whatever the unit."""
     subtract: bool
-    """Whether `base` is still to be subtracted from what the rows give."""
+    """Whether `base` still has to be subtracted from the rows."""
     halves: bool
-    """Whether the rows are float16, whose rounding then is in them."""
+    """Whether the rows are float16, and so contain its rounding errors."""
     sample: NDArray[np.float32]
     """[about 512, d_in]: values from up to eight places; finite tokens only."""
 
     @property
     def origin(self) -> NDArray[np.float32]:
-        """[d_in]: what to add to values to get `x * scale`."""
+        """[d_in]: add this to values to get `x * scale`."""
         return self.base * np.float32(self.scale)
 
     def read(self, start: int, stop: int, columns: slice = slice(None)) -> NDArray[np.float32]:
-        """Values of a run of rows: [stop - start, columns]."""
+        """Reads the values of a run of rows: [stop - start, columns]."""
         block = self.rows.block(start, stop)[:, columns]
         if block.dtype == np.float16:
             from saelib.stats.kernels import decode_half
@@ -84,18 +84,18 @@ class Slabs:
             return values
         if self.subtract:
             block = block - self.base[columns]
-        with np.errstate(over="ignore"):  # becomes infinity, which is found and reported
+        with np.errstate(over="ignore"):  # too large values become infinity, which is found and reported
             return np.asarray(block * block.dtype.type(self.scale), np.float32, order="C")
 
     def bounds(self) -> list[tuple[int, int]]:
-        """Start and stop of every slab."""
+        """Returns start and stop of every slab."""
         tokens, d_in = self.rows.shape
         wanted = min(_SLAB_ROWS, max(1, _SLAB_VALUES // d_in))
         size = self.rows.block_rows * max(1, wanted // self.rows.block_rows)
         return [(start, min(start + size, tokens)) for start in range(0, tokens, size)]
 
     def spread(self, tokens: int) -> list[tuple[int, int]]:
-        """Start and stop of slabs spread evenly over the array, with about that many tokens; all if it has fewer."""
+        """Returns start and stop of slabs spread evenly over the array, with about `tokens` tokens, or of all slabs."""
         bounds = self.bounds()
         count = max(1, len(bounds) * tokens // self.rows.shape[0])
         if count >= len(bounds):
@@ -103,9 +103,9 @@ class Slabs:
         return [bounds[place] for place in np.linspace(0, len(bounds) - 1, count).round().astype(int)]
 
     def fold(self, new: Callable[[], StateT], workers: Workers) -> StateT:
-        """The state of all rows: one for each group of slabs, merged in pairs.
+        """Computes the state of all rows: one state for each group of slabs, merged in pairs.
 
-        Grouping and order depend on the rows alone: the result is the same to the last bit for any `workers`.
+        Grouping and order depend only on the rows, so the result is the same to the last bit for any `workers`.
         """
         from dask.delayed import delayed
 
@@ -121,7 +121,7 @@ class Slabs:
 
     @property
     def reader(self) -> Self:
-        """All that reading needs, to be sent to other processes."""
+        """A copy without the sample, which is sent to other processes to read rows there."""
         return replace(self, sample=self.sample[:0])
 
 
@@ -138,12 +138,12 @@ def _merge(left: StateT, right: StateT) -> StateT:
 
 
 def _merge_copy(left: StateT, right: StateT) -> StateT:
-    """On a cluster `left` may be asked for again, after a worker was lost."""
+    """Merges into a copy: on a cluster, `left` may be needed again after a worker was lost."""
     return _merge(deepcopy(left), right)
 
 
 def run(tasks: Sequence[Any], workers: Workers) -> Sequence[Any]:
-    """The values of dask's delayed tasks."""
+    """Computes the values of dask's delayed tasks."""
     if not isinstance(workers, int):
         return workers.compute(tasks)
     from dask.base import compute
@@ -154,11 +154,11 @@ def run(tasks: Sequence[Any], workers: Workers) -> Sequence[Any]:
 
 
 def open_slabs(rows: Rows) -> Slabs:
-    """Choose base and scale from a sample of the rows."""
+    """Chooses base and scale from a sample of the rows."""
     sample = _sample(rows)
     subtract = rows.offset is None and sample.dtype == np.float64
     values = sample.astype(np.float64)
-    # Medians: one massive token would make the others small beside both, and what is small is lost.
+    # These are medians because one massive token would shift a mean so far that the other tokens lose their precision.
     center = np.median(values, axis=0)
     distances = np.abs(values - center)
     if rows.offset is not None:
@@ -173,7 +173,7 @@ def open_slabs(rows: Rows) -> Slabs:
 
 
 def _scale(distances: NDArray[np.float64]) -> float:
-    """A power of two that makes the usual distance about 1, but the largest small enough for its fourth power."""
+    """Returns a power of two that makes the usual distance about 1, unless the largest one's fourth power overflows."""
     if not distances.any():
         return 1.0
     exponent = -round(math.log2(np.median(distances[distances > 0])))
@@ -181,7 +181,7 @@ def _scale(distances: NDArray[np.float64]) -> float:
 
 
 def _sample(rows: Rows) -> NDArray[np.floating]:
-    """Finite tokens from up to eight blocks spread over the array; one token of zeros where none is finite."""
+    """Reads finite tokens from up to eight blocks spread over the array; one token of zeros if none is finite."""
     tokens, d_in = rows.shape
     blocks = -(-tokens // rows.block_rows)
     chosen = np.unique(np.linspace(0, blocks - 1, _SAMPLE_BLOCKS).round().astype(int))

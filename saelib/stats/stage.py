@@ -1,4 +1,4 @@
-"""Stage `stats`: the statistics of a block of layers, from their stores."""
+"""Stage `stats`: computes the statistics of several layers from their stores."""
 
 import logging
 from collections.abc import Iterator
@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 
 def run(config: Config, job: "Job") -> None:
-    """Measure the training rows of each target's layer."""
-    # The eigenvectors of the covariance cost a second Gram matrix: only where a later stage asks for them.
+    """Computes statistics of the training rows of each target's layer."""
+    # The eigenvectors of the covariance need a second Gram matrix, so they are computed only if they are used later.
     whitening = config.needs_whitening()
     with _workers(config) as workers, progress(f"stats {job.name}", len(job.targets), "layers", log) as advance:
         for target in job.targets:
@@ -33,7 +33,7 @@ def run(config: Config, job: "Job") -> None:
 
 @contextmanager
 def _workers(config: Config) -> Iterator["Workers"]:
-    """What `dask` in the config says; a thread of this process where it says nothing."""
+    """Yields the workers that `dask` in the config describes, or one thread of this process if it is not set."""
     if config.dask is None:
         yield 1
         return

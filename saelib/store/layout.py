@@ -1,4 +1,4 @@
-"""What a store looks like on disk."""
+"""The layout of a store on disk: its metadata and its chunks."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ ARRAYS = ("acts", "norm", "example")
 
 @dataclass(frozen=True)
 class StoreMetadata:
-    """The attributes of a store's zarr group. Their presence says that the store is complete: they come last."""
+    """The attributes of a store's zarr group. They are written last, so their presence means that it is complete."""
 
     key: str
     model: str
@@ -28,38 +28,39 @@ class StoreMetadata:
     train_tokens: int
     heldout_tokens: int
     chunk_rows: int
-    """Rows of a chunk of `acts`."""
+    """Number of rows in a chunk of `acts`."""
     index_rows: int
-    """Rows of a chunk of `norm` and `example`."""
+    """Number of rows in a chunk of `norm` and `example`."""
     dtypes: dict[str, str]
-    """Split -> 'float16', of activations less the offset, or 'float32', of the activations themselves."""
+    """Split -> 'float16' (activations minus the offset) or 'float32' (the activations themselves)."""
     reasons: dict[str, str]
-    """Split -> why it is float32, in a sentence; nothing for those in float16."""
+    """Split -> one sentence that says why it is float32; splits in float16 have none."""
     examples: dict[str, int]
-    """Split -> number of examples the tokens came from."""
+    """Split -> number of examples that the tokens came from."""
     dataset: str
     versions: dict[str, str]
-    """Of the libraries that made the activations."""
+    """Versions of the libraries that made the activations."""
     format: str = FORMAT
     version: int = VERSION
 
     def tokens(self, split: Split) -> int:
-        """Rows of a split."""
+        """Returns the number of rows of a split."""
         return self.train_tokens if split == "train" else self.heldout_tokens
 
     def to_attributes(self) -> dict[str, Any]:
-        """As JSON attributes with a checksum over themselves."""
+        """Returns the JSON attributes, with a checksum over themselves."""
         attributes = asdict(self)
         return attributes | {"checksum": _checksum(attributes)}
 
 
 def metadata_of(attributes: dict[str, Any], path: Path | str) -> StoreMetadata:
-    """Check and type a group's attributes. Raises `UserError` where they are not those of a finished store."""
+    """Turns a group's attributes into `StoreMetadata`. Raises `UserError` if they are not those of a finished store."""
     if attributes.get("format") != FORMAT:
         raise UserError(f"{path}: incomplete or not a saelib store (no finished metadata); extract it again")
     if attributes.get("version") != VERSION:
         raise UserError(
-            f"{path}: store version {attributes.get('version')}; this saelib reads version {VERSION}; extract it again"
+            f"{path}: has store version {attributes.get('version')}, but this saelib reads version {VERSION}; extract "
+            "it again"
         )
     checksum = attributes.pop("checksum", None)
     if checksum != _checksum(attributes) or set(attributes) != {field.name for field in fields(StoreMetadata)}:
@@ -68,12 +69,12 @@ def metadata_of(attributes: dict[str, Any], path: Path | str) -> StoreMetadata:
 
 
 def chunk_name(split: Split, array: str, index: int) -> str:
-    """File of a chunk inside a store (zarr 3's default chunk keys)."""
+    """Returns the file name of a chunk inside a store (zarr 3's default chunk key)."""
     return f"{split}/{array}/c/{index}" + ("/0" if array == "acts" else "")
 
 
 def chunk_names(metadata: StoreMetadata) -> Iterator[str]:
-    """Every chunk that a whole store has."""
+    """Yields the file name of every chunk of a complete store."""
     yield "offset/c/0"
     for split in SPLITS:
         for array in ARRAYS:

@@ -1,4 +1,4 @@
-"""The two places that a store can lie in: a folder, or object storage (`remote`)."""
+"""The two kinds of places for a store: a folder, or object storage (`remote`)."""
 
 import json
 import shutil
@@ -12,15 +12,15 @@ from saelib.files.publish import published_folder, remove_drafts
 from saelib.store import remote
 from saelib.store.layout import SPLITS, StoreMetadata, chunk_names, metadata_of
 
-if TYPE_CHECKING:  # its packages are an extra
+if TYPE_CHECKING:  # its packages are optional
     from saelib.store.s3 import S3Folder
 
 Place: TypeAlias = "Path | S3Folder"
-"""What zarr reads and writes; `place / name` is a place inside."""
+"""A place that zarr reads from and writes to; `place / name` is a place inside it."""
 
 
 def find(location: Path | str) -> Place:
-    """Where a finished store lies. Raises `UserError` where there is none."""
+    """Returns the place of a finished store. Raises `UserError` if there is none."""
     if remote.is_url(location):
         return remote.published(str(location))
     if not Path(location).is_dir():
@@ -29,7 +29,7 @@ def find(location: Path | str) -> Place:
 
 
 def read_metadata(place: Place, location: Path | str) -> StoreMetadata:
-    """The checked metadata of a store. Raises `UserError` where they are missing, unfinished or corrupt."""
+    """Reads and checks the metadata of a store. Raises `UserError` if they are missing, unfinished or corrupt."""
     try:
         attributes = _attributes(place)
     except FileNotFoundError:
@@ -40,7 +40,7 @@ def read_metadata(place: Place, location: Path | str) -> StoreMetadata:
 
 
 def missing_chunks(place: Place, metadata: StoreMetadata) -> list[str]:
-    """Chunks that should exist and do not: zarr would read them as NaN without a word."""
+    """Returns the names of missing chunks, which zarr would silently read as NaN."""
     if isinstance(place, Path):
         return [name for name in chunk_names(metadata) if not (place / name).is_file()]
     there = place.names()
@@ -48,12 +48,12 @@ def missing_chunks(place: Place, metadata: StoreMetadata) -> list[str]:
 
 
 def read_key(location: Path | str) -> str | None:
-    """The key of a store without opening its arrays; None where there is no finished store."""
+    """Reads the key of a store without opening its arrays; None if there is no finished store."""
     return read_keys([location])[location]
 
 
 def read_keys(locations: Iterable[Path | str]) -> dict[Path | str, str | None]:
-    """The keys of many stores; object storage is asked once for all of a suite."""
+    """Reads the keys of many stores; one request lists all those of a suite on object storage."""
     keys: dict[Path | str, str | None] = dict.fromkeys(locations)
     keys |= remote.read_keys(str(location) for location in keys if remote.is_url(location))
     for location in keys:
@@ -71,11 +71,11 @@ def _local_key(path: Path) -> str | None:
 
 @contextmanager
 def published_stores(locations: Mapping[int, Path | str], keys: Mapping[int, str]) -> Iterator[dict[int, Place]]:
-    """Give a place to write to for each layer; they become the stores when the block ends without an error.
+    """Yields a place to write to for each layer. They become the stores when the block ends without an error.
 
     Args:
-        locations: of the stores, by layer.
-        keys: that the stores will carry, by layer.
+        locations: Layer -> location of its store.
+        keys: Layer -> key that its store will have.
     """
     for folder in {Path(location).parent for location in locations.values() if not remote.is_url(location)}:
         remove_drafts(folder)
@@ -90,7 +90,7 @@ def _published(location: Path | str, key: str) -> Any:
 
 
 def move(source: Place, target: Place) -> None:
-    """Put one array in the place of another."""
+    """Replaces one array by another."""
     if isinstance(source, Path) and isinstance(target, Path):
         shutil.rmtree(target)
         source.rename(target)
@@ -99,7 +99,7 @@ def move(source: Place, target: Place) -> None:
 
 
 def remove_store(location: Path | str) -> None:
-    """Delete a store, whole or damaged, so that it is extracted again. Raises `UserError` where there is none."""
+    """Deletes a store, intact or damaged, so that it is extracted again. Raises `UserError` if there is none."""
     find(location)
     if remote.is_url(location):
         remote.remove(str(location))
@@ -107,7 +107,7 @@ def remove_store(location: Path | str) -> None:
     folder = Path(location)
     if _local_key(folder) is None and not any((folder / split / "acts").is_dir() for split in SPLITS):
         raise UserError(f"{location}: not a store, so it is left alone")
-    # What makes it a store goes first: killed in between, this leaves no store rather than one that lacks chunks.
+    # The metadata go first: a process that is killed in between leaves no store, rather than one that lacks chunks.
     (folder / "zarr.json").unlink(missing_ok=True)
     shutil.rmtree(folder)
 

@@ -1,12 +1,12 @@
-"""Finished stores on object storage, where nothing can be renamed: which of the written ones count.
+"""Stores on object storage. Nothing can be renamed there, so a small object marks a store as published.
 
     s3://bucket/prefix/{model}/layer_{i}.zarr/{generation}/...            a zarr group, one for each time it was written
-    s3://bucket/prefix/_published/{model}/layer_{i}.zarr/{key}.{generation}   empty: this generation is whole
+    s3://bucket/prefix/_published/{model}/layer_{i}.zarr/{key}.{generation}   the mark: an empty object
 
-A writer makes a generation of its own, so that two writers never touch the same object, checks that all of it is there
-and writes the mark, one small object, last. Without a mark a generation does not count. The marks' names say all that
-planning needs, so one listing tells the keys of a whole suite. Where there are two marks, the later one counts; its
-writer removes the other, with its generation.
+A writer makes a generation of its own, so two writers never touch the same object. It checks that all of its objects
+exist and then writes the mark. A generation without a mark does not count. The names of the marks hold all that
+planning needs, so one listing gives the keys of a whole suite. If there are two marks, the later one counts; its writer
+removes the other mark and its generation.
 """
 
 import json
@@ -20,42 +20,42 @@ from typing import TYPE_CHECKING
 from saelib.errors import UserError
 from saelib.store.layout import chunk_names, metadata_of
 
-if TYPE_CHECKING:  # its packages are an extra
+if TYPE_CHECKING:  # its packages are optional
     from saelib.store.s3 import S3Folder
 
-# Nobody can tell a killed writer from a slow one but by its silence.
 ABANDONED_AFTER = timedelta(days=1)
+"""A writer that has written nothing for so long was killed; a slow one looks the same until then."""
 MARKS = "_published"
 
 
 @dataclass(frozen=True)
 class StoreUrl:
-    """`s3://bucket/prefix/model/layer_3.zarr`, taken apart."""
+    """The parts of a store's address, `s3://bucket/prefix/model/layer_3.zarr`."""
 
     bucket: str
     prefix: str
-    """Of the whole suite, without slashes at its ends; may be empty."""
+    """The prefix of the whole suite, without slashes at its ends; may be empty."""
     name: str
-    """`model/layer_3.zarr`"""
+    """The name of the store, such as `model/layer_3.zarr`."""
 
     def __str__(self) -> str:
-        """As it was given."""
+        """Returns the address."""
         return f"s3://{self.bucket}/{self.path}"
 
     @property
     def path(self) -> str:
-        """Where its generations lie."""
+        """The prefix of its generations."""
         return f"{self.prefix}/{self.name}".lstrip("/")
 
     @property
     def marks(self) -> str:
-        """Where the marks of the whole suite lie."""
+        """The prefix of the marks of the whole suite."""
         return f"{self.prefix}/{MARKS}".lstrip("/")
 
 
 @dataclass(frozen=True, order=True)
 class Mark:
-    """One generation that was published. The largest is the latest."""
+    """The mark of a published generation. The largest mark is the latest."""
 
     written: datetime
     key: str
@@ -63,25 +63,25 @@ class Mark:
 
     @property
     def file(self) -> str:
-        """Name of the object."""
+        """The name of the object."""
         return f"{self.key}.{self.generation}"
 
 
 def is_url(location: object) -> bool:
-    """Whether this names object storage, and not a path."""
+    """Tells whether a location is on object storage rather than a path."""
     return str(location).startswith("s3://")
 
 
 def parse_url(url: str) -> StoreUrl:
-    """Take an address apart. Raises `UserError` where it is no store's."""
+    """Splits an address into its parts. Raises `UserError` if it is not the address of a store."""
     parts = url.removeprefix("s3://").rstrip("/").split("/")
     if len(parts) < 3 or not all(parts) or not url.endswith(".zarr") or "@" in url:
-        raise UserError("a store's address is s3://bucket/prefix/model/layer_3.zarr; credentials have no place in it")
+        raise UserError("a store's address is s3://bucket/prefix/model/layer_3.zarr, without credentials in it")
     return StoreUrl(parts[0], "/".join(parts[1:-2]), "/".join(parts[-2:]))
 
 
 def read_keys(urls: Iterable[str]) -> dict[str, str]:
-    """The keys of those stores that are published; one listing for all that share a prefix."""
+    """Returns the keys of those stores that are published, by one listing for all that share a prefix."""
     stores = {url: parse_url(url) for url in urls}
     marks = {place: _marks(_open(*place)) for place in {(one.bucket, one.marks) for one in stores.values()}}
     found = {url: marks[one.bucket, one.marks].get(one.name) for url, one in stores.items()}
@@ -89,7 +89,7 @@ def read_keys(urls: Iterable[str]) -> dict[str, str]:
 
 
 def published(url: str) -> "S3Folder":
-    """The generation of a store that counts. Raises `UserError` where none was published."""
+    """Returns the latest published generation of a store. Raises `UserError` if none was published."""
     store = parse_url(url)
     marks = _marks_of(store)
     if not marks:
@@ -99,10 +99,10 @@ def published(url: str) -> "S3Folder":
 
 @contextmanager
 def published_generation(url: str, key: str) -> Iterator["S3Folder"]:
-    """Give a place to write a store to; it counts when the block ends without an error.
+    """Yields a place to write a store to, and publishes it when the block ends without an error.
 
     Raises:
-        UserError: where the server cannot be reached, or objects that were written are not there at the end.
+        UserError: if the server cannot be reached, or objects that were written are missing at the end.
     """
     from saelib.store.s3 import Unreachable
 
@@ -114,14 +114,14 @@ def published_generation(url: str, key: str) -> Iterator["S3Folder"]:
         _open(store.bucket, store.marks).write_bytes(f"{store.name}/{key}.{generation}", b"")
         _clean(store)
     except Unreachable:
-        raise  # nothing can be removed either; it does not count, and a later writer removes it
+        raise  # nothing can be removed either; without a mark it does not count, and a later writer removes it
     except BaseException:
         folder.remove(folder.names())
         raise
 
 
 def remove(url: str) -> None:
-    """Delete a store: its marks first, then every generation."""
+    """Deletes a store: first its marks, then every generation."""
     store = parse_url(url)
     for folder in (_open(store.bucket, store.marks) / store.name, _open(store.bucket, store.path)):
         folder.remove(folder.names())
@@ -134,7 +134,7 @@ def _open(bucket: str, path: str) -> "S3Folder":
 
 
 def _marks(folder: "S3Folder") -> dict[str, list[Mark]]:
-    """Name of a store -> its marks, for everything below a place."""
+    """Returns the marks below a place, by the name of their store."""
     found: dict[str, list[Mark]] = {}
     for path, written in folder.names().items():
         name, _, file = path.rpartition("/")
@@ -152,11 +152,11 @@ def _check_whole(folder: "S3Folder") -> None:
     there = folder.names()
     missing = [name for name in chunk_names(metadata) if name not in there]
     if missing:
-        raise UserError(f"{folder}: {len(missing)} chunks were written and are gone, the first is {missing[0]}")
+        raise UserError(f"{folder}: {len(missing)} chunks were written but are gone, the first is {missing[0]}")
 
 
 def _clean(store: StoreUrl) -> None:
-    """Remove what newer stores have replaced, and what killed writers left."""
+    """Removes generations that newer ones have replaced, and those that killed writers left."""
     marks, folder = sorted(_marks_of(store)), _open(store.bucket, store.path)
     _open(store.bucket, store.marks).remove(f"{store.name}/{mark.file}" for mark in marks[:-1])
     generations: dict[str, list[str]] = {}

@@ -1,8 +1,9 @@
-"""float16 about an offset: which offset, and which rows it keeps.
+"""Rounding to float16 after subtracting an offset: chooses the offset, and tells which rows are kept well enough.
 
-float16 has 11 significant bits, so its error is a share of `x - offset`, whatever the size of the row x itself. What is
-computed later divides by that size: LayerNorm by the row's deviation from its own mean, unit norm by its length,
-z-scoring and whitening by a dimension's deviation. So what readers will get is compared with what was given.
+float16 has 11 significant bits, so its error is proportional to `x - offset`, whatever the size of the row x itself.
+But later computations divide by sizes of x: LayerNorm by the row's deviation from its own mean, unit norm by its
+length, z-scoring and whitening by the deviation of a dimension. Each row is therefore compared with what readers will
+get back.
 """
 
 from dataclasses import dataclass
@@ -13,34 +14,35 @@ from numpy.typing import NDArray
 ROW_ERROR = 2**-9
 """The largest error of a row that float16 may cause, as a share of ||x - mean_j x_j||."""
 DIMENSION_ERROR = 2**-7
-"""The same for a dimension: the standard deviation of its errors, as a share of its own."""
+"""The largest standard deviation of a dimension's errors, as a share of that of its values."""
 _SAMPLE_ROWS = 4096
-_CHECKED = 4  # one row in so many tells of the dimensions
+_CHECKED = 4  # the errors of dimensions are measured on every fourth row
 _ENOUGH_ROWS = 256
 
 
 @dataclass(frozen=True, eq=False)
 class Rounded:
-    """Some rows in float16, and what that does to them."""
+    """Some rows in float16, and the errors that this causes."""
 
     halves: NDArray[np.float16]
     """[tokens, d_in]: x - offset."""
     error: NDArray[np.float32]
-    """[tokens, d_in]: what readers get less what was given."""
+    """[tokens, d_in]: what readers get minus the original."""
     share: NDArray[np.float64]
     """[tokens]: the length of the error over ||x - mean_j x_j||; 0 for rows that come back exactly."""
 
     @property
     def kept(self) -> NDArray[np.bool_]:
-        """[tokens]: whether the row is kept well enough."""
+        """[tokens]: whether the error of the row is small enough."""
         return self.share <= ROW_ERROR
 
 
 def choose_offset(acts: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The offset [d_in] for a layer whose first rows are `acts` [tokens, d_in].
+    """Chooses the offset [d_in] for a layer whose first rows are `acts` [tokens, d_in].
 
-    It is the median of each dimension, which massive tokens do not drag, over the rows that are not all zeros, and 0
-    where the dimension's values lie about 0 anyway. Its values are float16's own: zeros then come back as zeros.
+    It is the median of each dimension over the rows that are not all zeros, because massive tokens do not drag a
+    median. It is 0 for dimensions whose values lie around 0 anyway. Its values are exact in float16, so that zeros come
+    back as zeros.
     """
     rows = acts[acts.any(axis=1)]
     rows = rows[:: -(-len(rows) // _SAMPLE_ROWS) or 1]
@@ -55,7 +57,7 @@ def choose_offset(acts: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def round_rows(acts: NDArray[np.float32], offset: NDArray[np.float32]) -> Rounded:
-    """float16 of `acts - offset`, the same for a store and for a stream. All of `acts` [tokens, d_in] are finite."""
+    """Rounds `acts - offset` to float16, for a store and for a stream alike; `acts` [tokens, d_in] must be finite."""
     import torch  # its conversions are several times faster than numpy's
 
     with np.errstate(over="ignore", invalid="ignore"):
@@ -71,7 +73,7 @@ def round_rows(acts: NDArray[np.float32], offset: NDArray[np.float32]) -> Rounde
 
 
 def _squares(rows: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Squared lengths [tokens]; in float64 where float32 overflows, or loses what is small."""
+    """Returns the squared lengths [tokens], computed in float64 if float32 overflows or underflows."""
     with np.errstate(over="ignore"):
         squares = np.vecdot(rows, rows).astype(np.float64)
     odd = ~((squares > 1e-25) & (squares < 1e35))
@@ -81,21 +83,21 @@ def _squares(rows: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def lengths(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """L2 norms [tokens]; at most float32's largest value."""
+    """Returns the L2 norms [tokens], at most float32's largest value."""
     return np.minimum(np.sqrt(_squares(rows)), np.finfo(np.float32).max).astype(np.float32)
 
 
 class Dimensions:
-    """Errors of each dimension beside what it varies by, over the rows of a split so far."""
+    """The errors of each dimension compared with its own spread, over the rows of a split so far."""
 
     def __init__(self, d_in: int) -> None:
-        """Of no rows yet."""
+        """Starts without any rows."""
         self._rows = 0
         self._sums = np.zeros((2, d_in))
         self._squares = np.zeros((2, d_in))
 
     def add(self, rounded: Rounded) -> None:
-        """Take in a quarter of the rows."""
+        """Adds a quarter of the rows."""
         for place, values in enumerate((rounded.halves, rounded.error)):
             checked = values[::_CHECKED].astype(np.float64)
             self._sums[place] += checked.sum(axis=0)
@@ -103,18 +105,21 @@ class Dimensions:
         self._rows += len(rounded.halves[::_CHECKED])
 
     def worst(self) -> tuple[int, float]:
-        """The dimension with the largest errors beside its own deviation, and their ratio; 0 where rows are too few."""
+        """Returns the dimension whose errors are largest relative to its own deviation, and the ratio.
+
+        The ratio is 0 if there are too few rows.
+        """
         if self._rows < _ENOUGH_ROWS:
             return 0, 0.0
         variance, noise = np.maximum(self._squares / self._rows - (self._sums / self._rows) ** 2, 0)
-        # A constant error is no noise, and what its variance shows then is the rounding of these sums.
+        # A constant error is not noise; the variance computed for it is only the rounding of these sums.
         noise[noise < 1e-9 * self._squares[1] / self._rows] = 0
         share = np.sqrt(np.divide(noise, variance, out=np.where(noise > 0, np.inf, 0), where=variance > 0))
         return int(share.argmax()), float(share.max())
 
 
 def why_not(rounded: Rounded, dimensions: Dimensions, acts: NDArray[np.float32]) -> str | None:
-    """Why rows cannot be float16, in one sentence; None where they can. `dimensions` takes them in."""
+    """Says in one sentence why rows cannot be float16, or returns None if they can and adds them to `dimensions`."""
     if not rounded.kept.all():
         worst = int(rounded.share.argmax())
         return _why_not_row(acts[worst], rounded.halves[worst], float(rounded.share[worst]))

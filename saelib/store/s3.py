@@ -1,8 +1,8 @@
-"""Object storage as zarr sees it: S3, and whatever speaks its protocol.
+"""Object storage for zarr: S3, and whatever speaks its protocol.
 
 Credentials, region and endpoint are found as every AWS tool finds them: in the environment (`AWS_PROFILE`,
-`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...) and in `~/.aws`. What a server says is never repeated whole, because
-some answers quote parts of a signature; only its code is.
+`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...) and in `~/.aws`. Errors never repeat the whole answer of a server, only
+its code, because some answers quote parts of a signature.
 """
 
 import re
@@ -28,22 +28,22 @@ try:
 except ImportError:
     raise UserError("stores on object storage need two more packages: pip install 'saelib[s3]'") from None
 
-# A server that is away for longer than this ends the job, which can be run again.
 GIVE_UP_AFTER = timedelta(seconds=60)
+"""If a server does not answer for longer than this, the job fails and can be run again."""
 CONNECT_TIMEOUT, REQUEST_TIMEOUT = "10s", "120s"
 
 
 def open_bucket(bucket: str) -> "S3Folder":
-    """A bucket; nothing is sent yet. Raises `UserError` where there are no credentials, or no settings of use."""
+    """Returns a bucket without sending anything yet. Raises `UserError` if credentials or settings are unusable."""
     return S3Folder(_connect(bucket))
 
 
 @cache
 def _connect(bucket: str) -> S3Store:
-    """One connection for all that is read and written.
+    """Makes the one connection that all reads and writes share.
 
     Raises:
-        UserError: where there are no credentials, or settings that cannot be used.
+        UserError: if there are no credentials, or the settings cannot be used.
     """
     try:
         session = Session()
@@ -71,12 +71,12 @@ def _connect(bucket: str) -> S3Store:
 
 
 class Unreachable(UserError):
-    """The server has not answered for so long that nothing more can be done there, not even tidying up."""
+    """The server has not answered for so long that nothing more can be done there, not even cleaning up."""
 
 
 @contextmanager
 def reported(url: str, action: str) -> Iterator[None]:
-    """Turn what obstore raises into a `UserError` that quotes nothing but the kind of the failure."""
+    """Turns what obstore raises into a `UserError` that quotes only the kind of failure."""
     try:
         yield
     except (BaseError, TimeoutError) as error:
@@ -88,34 +88,34 @@ def reported(url: str, action: str) -> Iterator[None]:
 
 
 class S3Folder(ObjectStore[S3Store]):
-    """A place in a bucket: zarr's own store for obstore, below a prefix, with errors for people.
+    """A place in a bucket: zarr's own store for obstore, below a prefix, with readable errors.
 
-    `folder / name` is a place inside, as with `Path`. An absent chunk is an error where an array was opened for
-    reading; zarr would fill it in.
+    `folder / name` is a place inside, as with `Path`. If an array was opened for reading, a missing chunk is an error;
+    zarr would fill it in.
     """
 
     def __init__(self, store: S3Store, prefix: str = "", *, read_only: bool = False) -> None:
-        """`prefix`: without slashes at its ends."""
+        """Takes a connection and a `prefix` without slashes at its ends."""
         super().__init__(store, read_only=read_only)
         self.prefix = prefix
 
     def __truediv__(self, name: str) -> "S3Folder":
-        """The place of that name inside."""
+        """Returns the place of that name inside."""
         return type(self)(self.store, self._path(name), read_only=self.read_only)
 
     def __str__(self) -> str:
-        """Its address."""
+        """Returns its address."""
         return f"s3://{self.store.config.get('bucket')}/{self.prefix}"
 
     def _path(self, name: str) -> str:
         return f"{self.prefix}/{name}".strip("/")
 
     def with_read_only(self, read_only: bool = False) -> "S3Folder":
-        """The same place, to read or to write."""
+        """Returns the same place, for reading only or for writing too."""
         return type(self)(self.store, self.prefix, read_only=read_only)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """For zarr. Raises `FileNotFoundError` for an absent chunk of an array opened for reading."""
+        """Reads an object for zarr. Raises `FileNotFoundError` if a chunk of an array opened for reading is missing."""
         with reported(f"{self}/{key}", "read"):
             value = await super().get(self._path(key), prototype, byte_range)
         if value is None and self.read_only and key.startswith("c/"):
@@ -123,48 +123,48 @@ class S3Folder(ObjectStore[S3Store]):
         return value
 
     async def set(self, key: str, value: Buffer) -> None:
-        """For zarr: write one object, whole or not at all."""
+        """Writes one object for zarr, completely or not at all."""
         with reported(f"{self}/{key}", "written"):
             await super().set(self._path(key), value)
 
     async def exists(self, key: str) -> bool:
-        """For zarr."""
+        """Tells zarr whether an object exists."""
         with reported(f"{self}/{key}", "read"):
             return await super().exists(self._path(key))
 
     async def delete(self, key: str) -> None:
-        """For zarr."""
+        """Deletes an object for zarr."""
         with reported(f"{self}/{key}", "deleted"):
             await super().delete(self._path(key))
 
     async def delete_dir(self, prefix: str) -> None:
-        """For zarr, which deletes what lies where it makes an array."""
+        """Deletes all objects below a prefix for zarr, which does so before it creates an array there."""
         folder = self / prefix
         folder.remove(folder.names())
 
     def read_bytes(self, name: str) -> bytes:
-        """Contents of an object. Raises `FileNotFoundError` where there is none."""
+        """Reads the contents of an object. Raises `FileNotFoundError` if there is none."""
         with reported(f"{self}/{name}", "read"):
             return bytes(obstore.get(self.store, self._path(name)).bytes())
 
     def write_bytes(self, name: str, contents: bytes) -> None:
-        """Write one object, whole or not at all."""
+        """Writes one object, completely or not at all."""
         with reported(f"{self}/{name}", "written"):
             obstore.put(self.store, self._path(name), contents)
 
     def names(self) -> dict[str, datetime]:
-        """Every object below, with the time at which it was written; a request for each thousand."""
+        """Lists every object below, with the time at which it was written; each request lists a thousand."""
         with reported(str(self), "listed"):
             found = [one for page in obstore.list(self.store, f"{self.prefix}/") for one in page]
         return {one["path"].removeprefix(f"{self.prefix}/"): one["last_modified"] for one in found}
 
     def remove(self, names: Iterable[str]) -> None:
-        """Delete objects; those that are gone already do not matter."""
+        """Deletes objects, ignoring those that are already gone."""
         with reported(str(self), "deleted"):
             obstore.delete(self.store, [self._path(name) for name in names])
 
     def replace(self, target: "S3Folder") -> None:
-        """Give every object here its place in `target`, whose own objects are deleted first."""
+        """Moves every object to `target`, whose own objects are deleted first."""
         target.remove(target.names())
         names = list(self.names())
         with reported(str(self), "moved"):

@@ -1,4 +1,4 @@
-"""Check every byte of a store."""
+"""Checks every byte of a store."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from saelib.store.read import CORRUPT, open_arrays
 
 
 def verify_store(location: Path | str) -> list[str]:
-    """Read every chunk of a store (a folder, or an s3:// URL) and compare it with its checksum.
+    """Reads every chunk of a store (a folder, or an s3:// URL) and compares it with its checksum.
 
     Returns:
-        One line for each problem, naming the chunk; empty for a good store.
+        One line for each problem, which names the chunk; an empty list for a good store.
 
     Raises:
-        UserError: where there is no store of that name, or the server cannot be reached.
+        UserError: if there is no store of that name, or the server cannot be reached.
     """
     place = find(location)
     try:

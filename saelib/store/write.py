@@ -1,4 +1,4 @@
-"""Write stores: several layers at once, from one stream of activations."""
+"""Writes a store from a stream of activations, row by row."""
 
 import numpy as np
 import zarr
@@ -11,19 +11,19 @@ from saelib.store.places import Place, move
 from saelib.store.rounding import Dimensions, lengths, round_rows, why_not
 
 CACHED_VALUES = 2**17
-"""Rounded and checked at a time: all that is made of them stays in cache."""
+"""Number of values that are rounded and checked at a time, so that all intermediate arrays stay in the CPU's cache."""
 
 
 class StoreWriter:
     """Writes one layer's store into `folder`, which its caller publishes (`saelib.store.published_stores`).
 
-    Rows are shuffled inside windows of `window_rows`, so that neighbors in the store are not neighbors in a
-    document. Every layer of a model gets the same order. Without it, a chunk of one document each leaves
-    batch means tens of standard errors off.
+    Rows are shuffled inside windows of `window_rows`, so that neighbors in the store are not neighbors in a document.
+    Every layer of a model gets the same order. Without the shuffle, each chunk would come from one document, and the
+    means of batches would be tens of standard errors off.
 
-    A split is float16 about the offset while that keeps every row (`saelib.store.rounding`). From the first rows that
-    it does not keep, the split is float32 without an offset, and holds what it is given; earlier rows stay as they
-    were rounded.
+    A split is float16, minus the offset, as long as that is precise enough for every row (`saelib.store.rounding`).
+    From the first rows for which it is not, the split is float32 without an offset and holds exactly what it is given.
+    Earlier rows keep the values that they were rounded to.
     """
 
     def __init__(
@@ -37,7 +37,17 @@ class StoreWriter:
         window_rows: int,
         seed: int,
     ) -> None:
-        """`tokens`: exactly this many rows must follow for each split; `offset`: [d_in], subtracted before rounding."""
+        """Creates the arrays of a store.
+
+        Args:
+            folder: The place to write to.
+            tokens: Split -> number of rows, exactly as many as will be appended.
+            d_in: Width of a row.
+            offset: [d_in], subtracted before rounding.
+            chunk_rows: Number of rows in a chunk.
+            window_rows: Number of rows that are shuffled together.
+            seed: Decides the order of the rows.
+        """
         self.folder = folder
         self.offset = offset.astype(np.float32)
         self.splits: dict[Split, _SplitWriter] = {
@@ -47,11 +57,11 @@ class StoreWriter:
         _create(folder / "offset", (d_in,), (d_in,), "float32")[:] = self.offset
 
     def append(self, split: Split, acts: NDArray[np.float32], example: NDArray[np.int32]) -> None:
-        """Add rows [tokens, d_in]; `example` [tokens] numbers the examples they came from. All values are finite."""
+        """Appends finite rows [tokens, d_in]; `example` [tokens] holds the number of the example of each row."""
         self.splits[split].append(acts, example)
 
     def finish(self, metadata: StoreMetadata) -> None:
-        """Write the attributes, last of all. Raises `UserError` when rows are missing."""
+        """Writes the attributes, last of all. Raises `UserError` if rows are missing."""
         for split, writer in self.splits.items():
             if writer.filled != writer.tokens:
                 raise UserError(f"{self.folder}: {split} has {writer.filled} of {writer.tokens} rows")
@@ -59,17 +69,17 @@ class StoreWriter:
 
     @property
     def index_rows(self) -> int:
-        """Rows of a chunk of `norm` and `example`."""
+        """Number of rows in a chunk of `norm` and `example`."""
         return self.splits["train"].window_rows
 
     @property
     def dtypes(self) -> dict[str, str]:
-        """Split -> dtype its activations were stored in."""
+        """Splits -> dtype of its stored activations."""
         return {split: str(writer.acts.dtype) for split, writer in self.splits.items()}
 
     @property
     def reasons(self) -> dict[str, str]:
-        """Split -> why it is float32, in a sentence; nothing for those in float16."""
+        """Splits -> one sentence that says why it is float32; splits in float16 have none."""
         return {split: writer.reason for split, writer in self.splits.items() if writer.reason is not None}
 
 
@@ -87,12 +97,12 @@ class _SplitWriter:
         self.d_in = len(offset)
         self.dimensions = Dimensions(self.d_in)
         self.reason: str | None = None
-        # Whole chunks, so that windows and chunks end together.
+        # A window is a whole number of chunks, so that a chunk never crosses the end of a window.
         self.window_rows = max(1, window_rows // chunk_rows) * chunk_rows
         self.order = np.random.default_rng(seed)
         self.filled = 0
         self.acts = self._create_acts("acts", "float16")
-        # A number for each row: a chunk for each window, because small files cost more than they hold.
+        # These arrays have one number per row, so a chunk is a whole window: many small files would be slow.
         self.norm = _create(folder / "norm", (tokens,), (self.window_rows,), "float32")
         self.example = _create(folder / "example", (tokens,), (self.window_rows,), "int32")
         self._new_window()
@@ -118,7 +128,7 @@ class _SplitWriter:
                 raise ValueError(f"more rows than the {self.tokens} announced")
 
     def _stored(self, acts: NDArray[np.float32]) -> NDArray[np.floating]:
-        """Rows as the split holds them, which becomes float32 where they need it."""
+        """Returns the rows as they will be stored, and turns the split into float32 if they need it."""
         if self.reason is None:
             rounded = round_rows(acts, self.offset)
             self.reason = why_not(rounded, self.dimensions, acts)
@@ -146,7 +156,7 @@ class _SplitWriter:
         self._new_window()
 
     def _widen(self) -> None:
-        """Go on in float32, with the offset added to all rows so far."""
+        """Turns the split into float32, adding the offset to all rows so far."""
         wide = self._create_acts("acts.wide", "float32")
         for start in range(0, self.filled, self.chunk_rows):
             span = slice(start, start + self.chunk_rows)
@@ -169,7 +179,7 @@ def _create(path: Place, shape: tuple[int, ...], chunks: tuple[int, ...], dtype:
         dtype=dtype,
         compressors=[Crc32cCodec()],
         fill_value=-1 if dtype.startswith("int") else float("nan"),
-        # zarr leaves out chunks that equal the fill value; a store counts a chunk that is not there as lost.
+        # By default, zarr leaves out chunks that hold only the fill value, but a store treats a missing chunk as lost.
         config={"write_empty_chunks": True},
         zarr_format=3,
         overwrite=True,

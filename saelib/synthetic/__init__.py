@@ -1,1 +1,1 @@
-"""Synthetic activations whose features are known."""
+"""Synthetic activations whose true features are known."""

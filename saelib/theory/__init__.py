@@ -1,4 +1,4 @@
-"""What the closed forms predict."""
+"""Closed-form predictions of how many latents are dead at initialization (stage `theory`)."""
 
 from saelib.theory.closed_forms import (
     Prediction,

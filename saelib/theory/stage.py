@@ -1,13 +1,13 @@
-"""Stage `theory`: what the closed forms predict for every layer of the suite."""
+"""Stage `theory`: writes the predictions of the closed forms for every layer of the suite."""
 
 import logging
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from saelib.config import Config
-from saelib.files.sealed import write_result
 from saelib.stats import load_stats
 from saelib.theory import predict
+from saelib.theory.result import LayerPrediction, save_predictions
 
 if TYPE_CHECKING:
     from saelib.pipeline.plan import Job
@@ -16,14 +16,14 @@ log = logging.getLogger(__name__)
 
 
 def run(config: Config, job: "Job") -> None:
-    """Predicts from each layer's `gamma_unit`, for the dictionary and tokens that stage `init_death` measures with."""
+    """Predicts from each layer's `gamma_unit`, for the number of latents and tokens in stage `init_death`."""
     write_predictions(config, job.targets[0].key)
 
 
 def write_predictions(config: Config, key: str, partly: bool = False) -> None:
-    """Predicts for every layer of the suite, or (`partly`) for those that have statistics.
+    """Writes predictions for every layer of the suite or, with `partly`, for those that have statistics.
 
-    `dead_total_paper` is what the paper would predict: its form, of its gamma, which is the one after LayerNorm.
+    `dead_total_paper` is the paper's prediction: the paper's form, evaluated at the paper's gamma (after LayerNorm).
     """
     d_sae, k, tokens = config.init_death.d_sae, config.init_death.k, config.extraction.heldout_tokens
     rows = []
@@ -36,9 +36,9 @@ def write_predictions(config: Config, key: str, partly: bool = False) -> None:
             if stats.gamma_unit is None:
                 log.warning("%s layer %d: gamma_unit is not defined, so nothing is predicted", model, layer)
                 continue
-            row = {"model": model, "layer": layer, "gamma_unit": stats.gamma_unit, "gamma": stats.gamma}
-            row |= {"d_sae": d_sae, "k": k, "tokens": tokens} | asdict(predict(stats.gamma_unit, d_sae, k, tokens))
+            figures = asdict(predict(stats.gamma_unit, d_sae, k, tokens))
             paper = None if stats.gamma is None else predict(stats.gamma, d_sae, k, tokens).dead_total_paper
-            rows.append(row | {"dead_total_paper": paper})
-    write_result(config.theory_path(), key, {"rows": rows})
-    log.info("%d layers", len(rows))
+            figures |= {"dead_total_paper": paper}
+            rows.append(LayerPrediction(model, layer, stats.gamma_unit, stats.gamma, d_sae, k, tokens, **figures))
+    save_predictions(rows, config.theory_path(), key)
+    log.info("predicted %d layers", len(rows))

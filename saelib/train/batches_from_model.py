@@ -22,13 +22,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Position:
-    """A place among a model's training rows, which come again, in the same order, once all have come."""
+    """A place among a model's training rows, which repeat in the same order once all have been seen."""
 
     epoch: int = 0
     batch: int = 0
     """Number of the forward pass within the epoch."""
     rows: int = 0
-    """Rows of that pass that lie before the place."""
+    """Number of rows of that pass before the place."""
 
 
 START = Position()
@@ -56,10 +56,10 @@ class Piece:
 
 
 class StreamedBatches:
-    """Endless batches of rows that a model gives, mixed by a buffer that is filled and emptied in a random order.
+    """Endless batches of rows from a model, mixed by a buffer that is filled, drained in random order, then refilled.
 
-    Then it is filled again. The order depends on the seed and the sizes alone. What a buffer holds depends on where it
-    began, and on nothing before: training that was killed goes on by running the model from there.
+    The order depends on the seed and the sizes alone. What a buffer holds depends on where it
+    began, and on nothing before: training that was killed resumes by running the model from there.
 
     Rows are rounded as a store rounds them, about the store's own offset: the same activations, the same bits. Rows
     that float16 does not keep stay what they are, and their buffer is float32. Where the store is float32 no row is
@@ -85,24 +85,24 @@ class StreamedBatches:
             name: What messages call the model.
             batch_size: Rows of a batch.
             buffer_rows: Rows of a buffer, rounded down to whole batches; at least one batch.
-            seed: Of the order.
+            seed: Decides the order.
             threads: torch's, while the model runs; they may decide the last bits.
         """
         self._batches, self._offsets, self._name = batches, offsets, name
         self._batch_size, self._seed, self._threads = batch_size, seed, threads
         self._per_buffer = max(1, buffer_rows // batch_size)
         self.position = START
-        """Where the buffer began that the next batch comes from: with it, `batches` goes on from here."""
+        """Start of the buffer that the next batch comes from; given this, `batches` resumes here."""
 
     def batches(self, start: int, position: Position) -> Iterator[dict[int, ArrayRows]]:
         """Batches number `start`, `start` + 1, … without end: layer -> rows [batch_size, d_in], as a store has them.
 
         Args:
             start: Number of the first batch.
-            position: What `self.position` was after batch `start` - 1; `START` where `start` is 0.
+            position: What `self.position` was after batch `start` - 1; `START` if `start` is 0.
 
         Raises:
-            UserError: what the model raises, or where it gives no training row.
+            UserError: if the model raises it, or gives no training row.
         """
         pieces = _Pieces(self._batches, position, self._name)
         self.position = position
@@ -172,7 +172,7 @@ class _Pieces:
         self._stream = self._run(batches, position)
         self._rest: Piece | None = None
         self.position = position
-        """Of the next row."""
+        """Position of the next row."""
 
     def next(self, at_most: int) -> Piece:
         """The next rows: at least one."""
@@ -185,7 +185,7 @@ class _Pieces:
         return piece
 
     def _run(self, batches: "OpenBatches", position: Position) -> Iterator[Piece]:
-        """What the model gives from `position` on, epoch after epoch."""
+        """The model's rows from `position` on, epoch after epoch."""
         first, skip = position.batch, position.rows
         for epoch in count(position.epoch):
             if epoch > position.epoch:

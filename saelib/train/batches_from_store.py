@@ -21,10 +21,10 @@ class ShuffledBatches:
     def __init__(
         self, rows: Rows, batch_size: int, *, seed: int, device: str = "cpu", window_bytes: int = 2**28
     ) -> None:
-        """Memory stays near `window_bytes`, or one block of `rows` where that is more.
+        """Memory stays near `window_bytes`, or one block of `rows` if that is more.
 
         Raises:
-            UserError: where `rows` has fewer rows than one batch.
+            UserError: if `rows` has fewer rows than one batch.
         """
         tokens, d_in = rows.shape
         if tokens < batch_size:

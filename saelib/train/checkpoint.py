@@ -1,23 +1,24 @@
-"""A sweep in the middle of its training, as a folder: what a job that was killed goes on from."""
+"""A sweep in the middle of its training, as a folder: a job that was killed resumes from it."""
 
 import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from saelib.errors import UserError
+from saelib.files.digest import file_sha256
 from saelib.files.publish import published_folder, remove_drafts
 from saelib.files.sealed import seal, unseal
-from saelib.train.batches_from_model import START, Position
-from saelib.train.history import Run
+from saelib.train.batches_from_model import Position
+from saelib.train.sweep import Destination, Run, RunningSweep
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +28,14 @@ STATE = "state.json"
 
 @dataclass(frozen=True)
 class Identity:
-    """What a checkpoint belongs to."""
+    """The config, code and data that a checkpoint belongs to."""
 
     key: str
     settings: Mapping[str, Any]
-    """What decides the key, as far as it can be said in words (JSON); code and activations are in the key alone."""
+    """The settings in the key, by name (JSON); code and activations are in the key alone."""
 
     def difference(self, key: str, settings: Mapping[str, Any]) -> str:
-        """What became of the settings of something with another key: 'train.steps: 100 -> 200'."""
+        """The changes since settings with another key, in words: 'train.steps: 100 -> 200'."""
         old, new = dict(_flat(settings)), dict(_flat(self.settings))
         changed = [
             f"{name}: {old.get(name, '(none)')} -> {new.get(name, '(none)')}"
@@ -52,15 +53,6 @@ def _flat(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, list(settings) if isinstance(settings, tuple) else settings
 
 
-class Reached(NamedTuple):
-    """How far a sweep has come."""
-
-    step: int = 0
-    """Steps that are done."""
-    position: Position = START
-    """Where a stream goes on, for a sweep that trains from one."""
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """A published checkpoint; its tensors are still on disk."""
@@ -72,24 +64,25 @@ class Checkpoint:
     rates: list[dict[str, Any]]
     position: dict[str, int]
 
-    def load_into(self, runs: Sequence[Run]) -> None:
-        """Bring `runs` to where this left them. Raises `ValueError`, before anything changed, where it is damaged."""
-        files = [self.folder / f"rate_{number}.safetensors" for number in range(len(runs))]
+    def load_into(self, sweep: RunningSweep) -> None:
+        """Bring a sweep to where this left it. Raises `ValueError`, before anything changes, if it is damaged."""
+        files = [self.folder / f"rate_{number}.safetensors" for number in range(len(sweep.runs))]
         for file, rate in zip(files, self.rates, strict=True):
-            if rate["sha256"] is not None and _sha256(file) != rate["sha256"]:
+            if rate["sha256"] is not None and file_sha256(file) != rate["sha256"]:
                 raise ValueError(f"the checksum of {file.name} is wrong")
-        for file, rate, run in zip(files, self.rates, runs, strict=True):
+        for file, rate, run in zip(files, self.rates, sweep.runs, strict=True):
             run.status, run.history = rate["status"], rate["history"]
             if rate["sha256"] is not None:
                 run.trainer.load_state_dict(load_file(file))
+        sweep.steps_done, sweep.position = self.step, Position(**self.position)
 
 
 class Checkpoints:
     """The checkpoints of one sweep: `{root}/{of the key}/step_00001000/`, the last two of them.
 
     Each holds `state.json` (key, settings, step, a stream's position, each rate's status, history and checksum) and,
-    for each rate that is still at work, `rate_{number}.safetensors`. A checkpoint appears whole or not at all. Each key
-    has a folder of its own, so that training never goes on from what another config left.
+    for each rate that has not diverged, `rate_{number}.safetensors`. A checkpoint appears whole or not at all. Each key
+    has a folder of its own, so training never resumes from what another config left.
     """
 
     def __init__(self, root: Path, identity: Identity) -> None:
@@ -97,33 +90,38 @@ class Checkpoints:
         self.root, self.identity = root, identity
         self.folder = root / hashlib.sha256(identity.key.encode()).hexdigest()[:12]
 
-    def save(self, runs: Sequence[Run], reached: Reached) -> None:
-        """Publish the state of `runs`, then remove all but the last two.
+    def observe(self, sweep: RunningSweep) -> None:
+        """Save every `checkpoint_every` steps, and when the last learning rate has diverged: it is not tried again."""
+        if sweep.steps_done % sweep.config.checkpoint_every == 0 or not sweep.alive:
+            self.save(sweep)
+
+    def save(self, sweep: RunningSweep) -> None:
+        """Publish the state of a sweep, then remove all checkpoints but the last two.
 
         Raises:
-            UserError: where it cannot be written, as on a full disk; the earlier checkpoints are still there.
+            UserError: if it cannot be written, as on a full disk; the earlier checkpoints are still there.
         """
-        path = self.folder / f"step_{reached.step:08d}"
+        path = self.folder / f"step_{sweep.steps_done:08d}"
         try:
             with published_folder(path) as draft:
-                rates = [_save_run(run, draft / f"rate_{number}.safetensors") for number, run in enumerate(runs)]
+                rates = [_save_run(run, draft / f"rate_{number}.safetensors") for number, run in enumerate(sweep.runs)]
                 identity = {"key": self.identity.key, "settings": self.identity.settings}
-                place = {"step": reached.step, "position": asdict(reached.position)}
+                place = {"step": sweep.steps_done, "position": asdict(sweep.position)}
                 state = json.dumps(identity | place | {"rates": rates}, allow_nan=False)
                 (draft / STATE).write_text(seal(state))
         except (OSError, UserError) as error:
             raise UserError(
                 f"{path}: the checkpoint could not be written ({error}); what was saved before is kept, and training "
-                f"goes on from there when it is started again"
+                f"resumes from there when it is started again"
             ) from None
         for old in _found(self.folder)[KEPT:]:
             shutil.rmtree(old.folder, ignore_errors=True)  # another job of the same sweep may be doing so too
 
-    def resume(self, runs: Sequence[Run]) -> Reached:
-        """Bring `runs` to where the newest sound checkpoint left them; the beginning where there is none.
+    def resume(self, sweep: RunningSweep) -> None:
+        """Bring a sweep to where the newest sound checkpoint left it; without one it stays at its start.
 
         Raises:
-            UserError: where a checkpoint of another config lies in this one's place, with the difference.
+            UserError: if a checkpoint of another config lies in this one's place; the message says how they differ.
         """
         remove_drafts(self.folder)
         for checkpoint in _found(self.folder):
@@ -131,15 +129,14 @@ class Checkpoints:
                 difference = self.identity.difference(checkpoint.key, checkpoint.settings)
                 raise UserError(f"{checkpoint.folder}: belongs to another config ({difference}); remove it")
             try:
-                checkpoint.load_into(runs)
+                checkpoint.load_into(sweep)
             except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-                log.warning("%s: damaged (%s); training goes on from an earlier point", checkpoint.folder, error)
+                log.warning("%s: damaged (%s); training resumes from an earlier point", checkpoint.folder, error)
             else:
-                return Reached(checkpoint.step, Position(**checkpoint.position))
-        return Reached()
+                return
 
     def warn_of_others(self) -> None:
-        """Say where another config left checkpoints, and in what it differs: they stay until `remove`."""
+        """Warn of checkpoints that another config left, and say how it differs; they stay until `remove`."""
         for folder in sorted(self.root.glob("*")):
             if folder != self.folder and (left := _found(folder)):
                 difference = self.identity.difference(left[0].key, left[0].settings)
@@ -148,8 +145,8 @@ class Checkpoints:
     def remove(self) -> None:
         """Delete every checkpoint, those of other configs too: the sweep is done.
 
-        What another job that makes the same sweep is just writing stays, and is that job's: of two controlling
-        processes one after the other, the first may have left its job at work.
+        A checkpoint that another job of the same sweep is writing stays, and belongs to that job: a controlling process
+        that was killed may have left its job running.
         """
         for folder in (*self.folder.glob("[!.]*"), *self.root.glob("*")):
             if folder != self.folder:
@@ -159,12 +156,17 @@ class Checkpoints:
                 folder.rmdir()
 
 
+def checkpoints_of(sweep: RunningSweep, destination: Destination) -> Checkpoints:
+    """The checkpoints below the folder of a sweep's results."""
+    return Checkpoints(destination.folder / "checkpoints", Identity(destination.key, sweep.settings))
+
+
 def _save_run(run: Run, file: Path) -> dict[str, Any]:
     record = {"learning_rate": run.learning_rate, "status": run.status, "history": run.history}
     if run.status == "diverged":
         return record | {"sha256": None}
     save_file(run.trainer.state_dict(), file)
-    return record | {"sha256": _sha256(file)}
+    return record | {"sha256": file_sha256(file)}
 
 
 def _found(folder: Path) -> list[Checkpoint]:
@@ -176,8 +178,3 @@ def _found(folder: Path) -> list[Checkpoint]:
         except (OSError, ValueError, TypeError) as error:
             log.warning("%s: damaged (%s)", file, error)
     return sorted(found, key=lambda checkpoint: checkpoint.step, reverse=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

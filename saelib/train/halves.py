@@ -1,4 +1,4 @@
-"""Held-out rows in two halves: learning rates are chosen on one, and what is reported is measured on the other."""
+"""Held-out rows in two halves: learning rates are chosen on one half, and results are measured on the other."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -12,13 +12,13 @@ log = logging.getLogger(__name__)
 
 
 def choosing_half(tokens: int, examples: NDArray[np.integer] | None, name: str) -> NDArray[np.bool_]:
-    """Marks the rows that learning rates are chosen on, about half of them; the others are for the report.
+    """Mark the rows that learning rates are chosen on, about half of them; results are measured on the others.
 
     Args:
         tokens: Rows, at least 2.
         examples: [tokens], the number of the example that each row came from. No example is in both halves: the first
-            examples are in the one, those that follow in the other. None: the first rows and those that follow.
-        name: What a warning calls the rows, which all come from one example.
+            examples are in one half, the others in the other half. None: the same with rows instead of examples.
+        name: Name of the rows in a warning that all of them come from one example.
 
     Returns:
         [tokens]. Neither half is empty.

@@ -1,19 +1,22 @@
-"""One learning rate in training, and what is written down about it along the way."""
+"""The history of a sweep: what is measured along the way, in rows."""
 
+import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
 
 import polars as pl
 
-from saelib.config import TrainConfig
-from saelib.config.training import ScheduleConfig
-from saelib.evaluation.reconstruction import Evaluation, evaluate
-from saelib.evaluation.space import Sample, Space
+from saelib.errors import UserError
+from saelib.evaluation.reconstruction import evaluate
+from saelib.evaluation.result import Evaluation
 from saelib.sae.schedule import rate_at
 from saelib.sae.trainer import Trainer
+from saelib.train.sweep import Run, RunningSweep
 
+log = logging.getLogger(__name__)
+
+PROBE_ROWS = 2_048
+"""Held-out rows, the first ones, that every row of the history is measured on."""
 DIVERGED = 1e3
 """An error this many times the initial one, or one that is not finite, ends a run."""
 
@@ -47,50 +50,56 @@ captures and `probe_dead_*` are of the first held-out rows; `dead_*` is the trai
 raised."""
 
 
-@dataclass
-class Run:
-    """One learning rate of a sweep."""
-
-    learning_rate: float
-    trainer: Trainer
-    status: Literal["ok", "diverged"] = "ok"
-    history: list[dict[str, Any]] = field(default_factory=list)
-    """A row, with the columns `HISTORY`, each `record_every` steps from step 0 on."""
-
-
 class Recorder:
-    """Writes the rows of all runs that still train."""
+    """An observer that adds rows to the histories of a sweep and marks the learning rates that have diverged."""
 
-    def __init__(self, config: TrainConfig, schedule: ScheduleConfig, probe: Sequence[Sample], space: Space) -> None:
-        """`probe`: the held-out rows that every row of the history is measured on."""
-        self.config, self.schedule, self.probe, self.space = config, schedule, probe, space
+    def __init__(self, sweep: RunningSweep) -> None:
+        """Read the held-out rows that every row of the history is measured on."""
+        self._probe = list(sweep.heldout_samples(PROBE_ROWS))
 
-    def record(self, runs: Sequence[Run], step: int) -> list[Evaluation]:
-        """Add a row to each of `runs`, and mark those that have diverged."""
-        found = evaluate([run.trainer.sae for run in runs], self.probe, self.space)
-        for run, measured in zip(runs, found, strict=True):
-            run.history.append(self._row(run, step, measured))
+    def observe(self, sweep: RunningSweep) -> None:
+        """Record every `record_every` steps, and the last step.
+
+        Raises:
+            UserError: at step 0, if the held-out rows are constant or not finite.
+        """
+        step, alive = sweep.steps_done, sweep.alive
+        if step % sweep.config.record_every and step != sweep.config.steps:
+            return
+        found = evaluate([run.trainer.sae for run in alive], self._probe, sweep.space)
+        if step == 0:
+            check_measurable(found, sweep.heldout.name)
+        for run, measured in zip(alive, found, strict=True):
+            run.history.append(_row(sweep, run, measured))
             if step and not measured.mse <= DIVERGED * run.history[0]["mse"]:
                 run.status = "diverged"
-        return found
+                log.warning("%s, learning rate %g: diverged, seen at step %d", sweep.subject, run.learning_rate, step)
 
-    def _row(self, run: Run, step: int, measured: Evaluation) -> dict[str, Any]:
-        norms = run.trainer.gradient_norms() if step else {}
-        now = rate_at(step, self.config.steps, run.learning_rate, self.schedule) if step else None
-        figures = vars(measured) | {f"probe_{name}": getattr(measured, name) for name in COUNTS}
-        figures |= {"learning_rate": now, "grad_norm_W": norms.get("W"), "grad_norm_b_dec": norms.get("b_dec")}
-        place = {"peak_learning_rate": run.learning_rate, "step": step, "examples": run.trainer.examples}
-        row = figures | self._flagged(run.trainer) | place
-        return {name: _finite_or_none(row[name]) for name in HISTORY}
 
-    def _flagged(self, trainer: Trainer) -> dict[str, float | None]:
-        """Shares of latents that count as dead during training."""
-        after = self.config.dead_after_examples
-        if trainer.examples < after:
-            return dict.fromkeys(COUNTS)
-        relu = (trainer.tokens_since_positive >= after).double().mean().item()
-        total = (trainer.tokens_since_fired >= after).double().mean().item()
-        return dict(zip(COUNTS, (relu, total - relu, total), strict=True))
+def check_measurable(found: Sequence[Evaluation], name: str) -> None:
+    """Raise `UserError` if figures of SAEs whose weights are finite are not; `name` is what the rows are called."""
+    if not all(measured.finite for measured in found):
+        raise UserError(f"{name}: the held-out activations are constant or not finite; nothing can be measured")
+
+
+def _row(sweep: RunningSweep, run: Run, measured: Evaluation) -> dict[str, float | None]:
+    config, step = sweep.config, sweep.steps_done
+    norms = run.trainer.gradient_norms() if step else {}
+    now = rate_at(step, config.steps, run.learning_rate, sweep.variant.schedule) if step else None
+    figures = vars(measured) | {f"probe_{name}": getattr(measured, name) for name in COUNTS}
+    figures |= {"learning_rate": now, "grad_norm_W": norms.get("W"), "grad_norm_b_dec": norms.get("b_dec")}
+    place = {"peak_learning_rate": run.learning_rate, "step": step, "examples": run.trainer.examples}
+    row = figures | dead_shares(run.trainer, config.dead_after_examples) | place
+    return {name: _finite_or_none(row[name]) for name in HISTORY}
+
+
+def dead_shares(trainer: Trainer, after: int) -> dict[str, float | None]:
+    """Shares of latents that did not fire in the last `after` examples; None before so many were seen."""
+    if trainer.examples < after:
+        return dict.fromkeys(COUNTS)
+    relu = (trainer.tokens_since_positive >= after).double().mean().item()
+    total = (trainer.tokens_since_fired >= after).double().mean().item()
+    return dict(zip(COUNTS, (relu, total - relu, total), strict=True))
 
 
 def _finite_or_none(value: float | None) -> float | None:

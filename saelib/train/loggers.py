@@ -1,6 +1,6 @@
-"""Recorded rows as they come, to TensorBoard, trackio or wandb, beside history.parquet.
+"""Copies of the rows of history.parquet for TensorBoard, trackio or wandb, written while training runs.
 
-A run that goes on after a kill writes its whole history again into a log that was emptied first, so that no row stands
+A run that resumes after it was killed writes its whole history again into a log that was emptied first, so no row is
 there twice.
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from saelib.errors import UserError
+from saelib.train.sweep import RunningSweep
 
 Kind = Literal["none", "tensorboard", "trackio", "wandb"]
 Row = Mapping[str, Any]
@@ -19,7 +20,7 @@ PLACE = ("peak_learning_rate", "step")
 
 
 class Log(Protocol):
-    """Where rows go."""
+    """A log that takes rows."""
 
     def write(self, rows: Sequence[Row]) -> None:
         """The rows of one step, one for each learning rate, with the columns of history.parquet."""
@@ -35,14 +36,14 @@ def open_log(kind: Kind, folder: Path, name: str, run_id: str, settings: Mapping
     """An empty log of one sweep.
 
     Args:
-        kind: Which; its package's own variables (WANDB_MODE=offline, TRACKIO_DIR, …) are respected.
-        folder: What the log may keep on this machine; emptied.
-        name: How the sweep is called there.
-        run_id: The same for a sweep that goes on.
-        settings: Shown there beside the curves.
+        kind: The kind of log; its package's own variables (WANDB_MODE=offline, TRACKIO_DIR, …) are respected.
+        folder: Folder for what the log keeps on this machine; emptied.
+        name: Name of the sweep in the log.
+        run_id: Identifier that stays the same when a sweep resumes.
+        settings: Shown next to the curves.
 
     Raises:
-        UserError: where the package is not installed.
+        UserError: if the package is not installed.
     """
     shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -63,6 +64,23 @@ def open_log(kind: Kind, folder: Path, name: str, run_id: str, settings: Mapping
         log.close()
 
 
+class LogWriter:
+    """An observer that writes the rows of a sweep's history to a log, each once."""
+
+    def __init__(self, log: Log) -> None:
+        """`log`: empty."""
+        self._log, self._written = log, -1
+
+    def observe(self, sweep: RunningSweep) -> None:
+        """Write the rows that were recorded since the last call, step by step."""
+        if max(run.history[-1]["step"] for run in sweep.runs) == self._written:
+            return
+        rows = [row for run in sweep.runs for row in run.history if row["step"] > self._written]
+        for step in sorted({row["step"] for row in rows}):
+            self._log.write([row for row in rows if row["step"] == step])
+            self._written = step
+
+
 class _NoLog:
     def write(self, rows: Sequence[Row]) -> None:
         pass
@@ -75,7 +93,7 @@ class _TensorBoard:
     """One TensorBoard run for each learning rate, so that their curves share a chart."""
 
     def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # fails here where tensorboard is missing
+        from torch.utils.tensorboard import SummaryWriter  # fails here if tensorboard is missing
 
         self._make, self._folder = SummaryWriter, folder
         self._writers: dict[float, Any] = {}

@@ -1,4 +1,4 @@
-"""The results of a sweep, put in place."""
+"""Publication of a sweep's results."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -8,13 +8,15 @@ from typing import Any
 import polars as pl
 
 from saelib.evaluation.caveats import AtEnd, about_rate, few_tokens_decide, rate_at_end
-from saelib.evaluation.reconstruction import Evaluation
+from saelib.evaluation.result import Evaluation
 from saelib.files.publish import remove_drafts
 from saelib.files.sealed import write_result
 from saelib.files.tables import write_table
 from saelib.preprocessing.transform import Preprocessing
 from saelib.sae.file import SavedSAE, save_sae
-from saelib.train.history import HISTORY, Run
+from saelib.train.history import HISTORY
+from saelib.train.result import DivergedRun, MeasuredRun, run_entry
+from saelib.train.sweep import Run
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +34,11 @@ def publish(
     Args:
         output: The folder.
         described: What was trained, and how. JSON.
-        runs: All of the sweep.
-        choosing: By learning rate, on the held-out rows that rates are chosen on; those that are missing diverged.
-            The least median of the tokens' own FVU is the best: a few massive tokens have no say in it.
+        runs: All runs of the sweep.
+        choosing: Figures by learning rate, on the held-out rows that rates are chosen on; missing rates diverged.
+            The best rate has the smallest median of the tokens' own FVU, which a few massive tokens do not decide.
         reported: The same on the other held-out rows.
-        preprocess: What the SAE's rows went through.
+        preprocess: The preprocessing of the SAE's rows.
     """
     remove_drafts(output)
     # An earlier sweep.json must not vouch for the files that are about to be replaced.
@@ -45,11 +47,12 @@ def publish(
     history = pl.DataFrame([row for run in runs for row in run.history], schema=HISTORY)
     write_table(history, output / "history.parquet")
     trainer = next(run.trainer for run in runs if run.learning_rate == best)
-    figures = {
-        rate: {**vars(found), "choosing_token_fvu_median": choosing[rate].token_fvu_median}
+    measured = {
+        rate: MeasuredRun(**vars(found), learning_rate=rate, choosing_token_fvu_median=choosing[rate].token_fvu_median)
         for rate, found in reported.items()
     }
-    about = {**described, "learning_rate": best, **figures[best]}
+    figures = {name: value for name, value in run_entry(measured[best]).items() if name != "status"}
+    about = {**described, **figures}
     save_sae(SavedSAE(trainer.sae, preprocess, about), output / "weights.safetensors")
     at_end = rate_at_end(best, [run.learning_rate for run in runs])
     _warn(described, reported[best], best, at_end)
@@ -57,16 +60,13 @@ def publish(
         **described,
         "best_learning_rate": best,
         "learning_rate_at_end": at_end,
-        "runs": [
-            {"learning_rate": run.learning_rate, "status": run.status, **figures.get(run.learning_rate, {})}
-            for run in runs
-        ],
+        "runs": [run_entry(measured.get(run.learning_rate, DivergedRun(run.learning_rate))) for run in runs],
     }
     write_result(output / "sweep.json", described["key"], sweep)
 
 
 def _warn(described: Mapping[str, Any], measured: Evaluation, best: float, at_end: AtEnd) -> None:
-    """Log what to mind about the best run."""
+    """Log warnings about the best run."""
     name = f"{described['model']} layer {described['layer']}, variant {described['variant']}"
     if text := few_tokens_decide(measured.variance_explained, measured.token_fvu_median):
         log.warning("%s: %s", name, text)

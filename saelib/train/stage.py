@@ -11,8 +11,9 @@ from saelib.sources.precision import exact_float32
 from saelib.stats import load_arrays, load_stats
 from saelib.store import Store, open_store
 from saelib.train.batches_from_model import StreamedBatches
-from saelib.train.loop import train_from_store, train_from_stream
-from saelib.train.sweep import Subject, Sweep
+from saelib.train.start import LayerData, start_sweep
+from saelib.train.sweep import Destination, RunningSweep, Subject
+from saelib.train.training import train_from_store, train_from_stream
 
 if TYPE_CHECKING:
     from saelib.pipeline.plan import Job
@@ -24,18 +25,18 @@ log = logging.getLogger(__name__)
 @exact_float32()
 def run(config: Config, job: "Job") -> None:
     """Train each target's variant at every learning rate of the config; all targets are of one model."""
-    # Bits depend on the number of threads, which must therefore not be the machine's affair.
+    # Bits depend on the number of threads, so the machine must not decide it.
     torch.set_num_threads(config.train.threads)
     if config.models[job.targets[0].model].stream is not None:
         _stream(config, job)
         return
     for target in job.targets:
         store = open_store(config.store_path(target.model, target.layer))
-        train_from_store(_sweep(config, target, store), store.train)
+        train_from_store(_start(config, target, store), store.train, _destination(target))
 
 
 def _stream(config: Config, job: "Job") -> None:
-    """All targets from the same forward passes; preprocessings and scales come from their stores all the same."""
+    """Train all targets from the same forward passes; preprocessings and scales still come from their stores."""
     from saelib.extract.batches import open_batches
 
     name = job.targets[0].model
@@ -43,7 +44,7 @@ def _stream(config: Config, job: "Job") -> None:
     assert stream is not None
     layers = sorted({target.layer for target in job.targets})
     stores = {layer: open_store(config.store_path(name, layer)) for layer in layers}
-    sweeps = [_sweep(config, target, stores[target.layer]) for target in job.targets]
+    sweeps = {_start(config, target, stores[target.layer]): _destination(target) for target in job.targets}
     batches = StreamedBatches(
         open_batches(name, config, layers),
         {layer: store.train.offset for layer, store in stores.items()},
@@ -57,27 +58,25 @@ def _stream(config: Config, job: "Job") -> None:
     train_from_stream(sweeps, batches, name)
 
 
-def _sweep(config: Config, target: "Target", store: Store) -> Sweep:
-    stats_path = config.stats_path(target.model, target.layer)
+def _start(config: Config, target: "Target", store: Store) -> RunningSweep:
     variant, reason = _chosen(config, target, store)
-    return Sweep(
+    data = LayerData(
         store.train,
         store.heldout,
-        load_arrays(stats_path),
-        config.train,
-        variant,
-        output=target.output.parent,
-        key=target.key,
-        seed=config.seed,
-        subject=Subject(target.model, target.layer, target.variant),
-        reason=reason,
-        stream=config.models[target.model].stream,
-        heldout_examples=store.heldout.examples(),
+        load_arrays(config.stats_path(target.model, target.layer)),
+        store.heldout.examples(),
+        config.models[target.model].stream,
     )
+    subject = Subject(target.model, target.layer, target.variant)
+    return start_sweep(data, config.train, variant, subject=subject, seed=config.seed, reason=reason)
+
+
+def _destination(target: "Target") -> Destination:
+    return Destination(target.output.parent, target.key)
 
 
 def _chosen(config: Config, target: "Target", store: Store) -> tuple[VariantConfig, str | None]:
-    """The target's variant, with a preprocessing in the place of `auto`, and the reason for it."""
+    """The target's variant, with a preprocessing in place of `auto`, and the reason for that choice."""
     options, variant = config.train, config.train.variants[target.variant]
     if variant.preprocessing.kind != "auto":
         return variant, None

@@ -72,7 +72,7 @@ def save_stream(values: np.ndarray, path: Path) -> None:
 
 
 def save_data_set(values: np.ndarray, path: Path) -> None:
-    """As SAELens caches activations: a column named by the hook, [context, d_in] a row, beside the token ids."""
+    """Saves activations as SAELens caches them: a column named by the hook, [context, d_in] per row, and token ids."""
     kinds: dict[str, Any] = {"token_ids": datasets.List(datasets.Value("int32"))}
     array = datasets.Array2D(values.shape[1:], "float32") if values.ndim == 3 else datasets.List(
         datasets.Value("float32"), length=values.shape[1]

@@ -1,4 +1,4 @@
-"""What cannot be read is refused in one clear sentence, whatever it is; no library's advice and no Python in it."""
+"""Every unreadable file is refused in one clear sentence, without a library's advice or Python errors in it."""
 
 import json
 import os
@@ -37,7 +37,7 @@ SAVED: dict[str, Callable[[Path, np.ndarray], Any]] = {
 
 
 class Unsafe:
-    """What a pickle could run."""
+    """An object whose pickle runs code."""
 
 
 def write_arrow(path: Path, table: pa.Table) -> None:
@@ -112,7 +112,7 @@ def test_npy_headers_that_lie(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", VALUES)
     whole = (tmp_path / "a.npy").read_bytes()
     for shape, expected in {
-        b"(301, 6)": "cut short; an array [301, 6] takes 7,352 bytes, the file has 7,328",
+        b"(301, 6)": "cut short; an array [301, 6] takes 7,352 bytes, but the file has 7,328",
         b"(299, 6)": "24 bytes follow the array [299, 6]",
         b"(-30, 6)": "damaged",
         b"(9e9, 6)": "damaged",
@@ -172,11 +172,11 @@ def test_hdf5_files_that_lead_elsewhere(tmp_path: Path) -> None:
         layout = h5py.VirtualLayout((300, 6), "f4")
         layout[:] = h5py.VirtualSource("a.h5", "acts", (300, 6))
         file.create_virtual_dataset("acts", layout)
-    assert "the values of 'acts' lie in other files" in refusal(tmp_path / "c.h5")
+    assert "the values of 'acts' are stored in other files" in refusal(tmp_path / "c.h5")
     (tmp_path / "raw.bin").write_bytes(VALUES.tobytes())
     with h5py.File(tmp_path / "d.h5", "w") as file:
         file.create_dataset("acts", (300, 6), "f4", external=[(str(tmp_path / "raw.bin"), 0, h5py.h5f.UNLIMITED)])
-    assert "the values of 'acts' lie in other files" in refusal(tmp_path / "d.h5")
+    assert "the values of 'acts' are stored in other files" in refusal(tmp_path / "d.h5")
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])

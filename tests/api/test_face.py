@@ -108,6 +108,7 @@ def test_reprs_show_sizes_and_not_arrays(acts: np.ndarray, sae_file: Path, resul
     things = [
         stats,
         death,
+        death["raw"],
         center,
         saelib.open_activations(acts),
         saelib.load_sae(sae_file),
@@ -117,6 +118,9 @@ def test_reprs_show_sizes_and_not_arrays(acts: np.ndarray, sae_file: Path, resul
         assert len(repr(thing)) < 400
         assert "array(" not in repr(thing)
         assert "object at" not in repr(thing)
+    assert repr(saelib.load_sae(sae_file).model) == f"SAE(topk, d_in={D}, d_sae={D_SAE}, k={K})"
+    assert repr(death["raw"]).count("Rate(") == 3
+    assert f"Rate({death['raw'].dead_total.mean:.1%}, sd 0.0% over 1 dictionaries)" in repr(death["raw"])
 
 
 @pytest.mark.parametrize(

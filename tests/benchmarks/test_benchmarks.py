@@ -15,7 +15,7 @@ from saelib.config.load import check_config
 from saelib.extract.stage import extract
 from saelib.stats import compute_stats, save_stats
 from saelib.store import open_store
-from saelib.train import Subject
+from saelib.train.sweep import Subject
 
 ROOT = Path(__file__).parents[2]
 

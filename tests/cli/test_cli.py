@@ -107,3 +107,26 @@ def test_spearman_of_the_released_table(x: str, y: str, expected: dict[str, floa
         assert found[scope] == pytest.approx(rho, abs=6e-4)
     assert all(row["ci_over"] == "model" for row in rows)
     assert all(row["ci_low"] < row["ci_low_rows"] < row["rho"] < row["ci_high_rows"] < row["ci_high"] for row in rows)
+
+
+def test_version_help_and_completion_as_people_expect_them() -> None:
+    from saelib import __version__
+
+    assert saelib("--version") == f"saelib {__version__}\n"
+    assert saelib("-h") == saelib("--help")
+    assert saelib("stats", "-h") == saelib("stats", "--help")
+    assert "--install-completion" in saelib("-h")
+
+
+def test_python_m_saelib_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "saelib", "theory", "--gamma", "5", "--json"], capture_output=True)
+    assert json.loads(done.stdout) == as_json("theory", "--gamma", 5)
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom saelib.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print('loaded:', *{'numpy', 'pydantic', 'polars', 'torch', 'numba', 'zarr', 'dask'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "loaded:"

@@ -36,7 +36,7 @@ def png(image) -> bytes:
 
 
 def write_parquet(path, pixels=PIXELS, **more):
-    """As `datasets` writes an Image column."""
+    """Writes images as `datasets` writes an Image column."""
     images = [{"bytes": png(image), "path": f"{i}.png"} for i, image in enumerate(pixels)]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     columns = {"label": pa.array(range(len(pixels))), "img": pa.array(images, kind)} | more
@@ -159,7 +159,7 @@ def test_scaling_up_is_cubic_convolution(tmp_path):
 @pytest.mark.parametrize("size", [0, 3072, 3073 * 4 - 1, 3073 * 4 + 1])
 def test_a_file_of_the_wrong_length_is_refused(tmp_path, size):
     (tmp_path / "a.bin").write_bytes(binary()[:size])
-    with pytest.raises(UserError, match=rf"a\.bin: has {size} bytes, no multiple of 3073 or 3074"):
+    with pytest.raises(UserError, match=rf"a\.bin: has {size} bytes, not a multiple of 3073 or 3074"):
         dataset(tmp_path)
 
 
@@ -196,7 +196,7 @@ def test_what_parquet_must_hold(tmp_path):
 def test_what_an_image_must_be(tmp_path):
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     Image.new("RGB", (64, 64)).save(tmp_path / "b.png")
-    with pytest.raises(UserError, match=r"(40 x 30|64 x 64) pixels; a square of at most 32"):
+    with pytest.raises(UserError, match=r"(40 x 30|64 x 64) pixels; should be a square of at most 32"):
         examples(dataset(tmp_path))
     (tmp_path / "a.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"a\.png: not a readable image"):

@@ -166,5 +166,5 @@ def test_a_sequence_file_is_read_whatever_its_headers_and_line_ends(tmp_path, co
 
 def test_a_letter_that_is_none_is_shown_as_the_file_has_it(tmp_path):
     (tmp_path / "a.fa").write_bytes(b">a\nMKV\n>b\nMK\xe9\n")
-    with pytest.raises(UserError, match="record 'b': the byte 0xe9 is no letter of a sequence"):
+    with pytest.raises(UserError, match="record 'b': the byte 0xe9 is not a letter of a sequence"):
         open_dataset(Sequences(kind="sequences", files=(LocalFiles(path=tmp_path),), alphabet="protein"))

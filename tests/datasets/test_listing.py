@@ -1,4 +1,4 @@
-"""What a folder holds and a data set does not read is counted, said, and never all of it."""
+"""Files in a folder that a data set does not read are counted and reported; some file has to be left to read."""
 
 import gzip
 import logging
@@ -64,7 +64,7 @@ def test_a_folder_of_unknown_files_says_what_it_holds_and_what_is_read(tmp_path,
 def test_a_file_that_is_named_by_itself_is_not_passed_over(tmp_path, kind):
     own = "txt" if kind == "text" else "png"
     fill(tmp_path, [f"a.{own}", f"b.{own}", "c.csv"])
-    with pytest.raises(UserError, match=rf"{kind}: .*c\.csv is none of the files that it reads: \.\w+, "):
+    with pytest.raises(UserError, match=rf"{kind}: .*c\.csv is not one of the files that it reads: \.\w+, "):
         open_dataset(config(kind, tmp_path / f"a.{own}", tmp_path / "c.csv"))
 
 

@@ -14,7 +14,7 @@ from saelib.errors import UserError
 
 
 def sentences(count: int) -> list[str]:
-    """No two alike."""
+    """Returns sentences that all differ."""
     return [f"Sentence {i} of this book says that {i * i} is the square of {i}." for i in range(count)]
 
 

@@ -193,17 +193,17 @@ def test_lower_case_gaps_and_repeated_ids_are_counted(tmp_path, caplog):
         data = dataset(tmp_path, ">a\nmkV\n>b\n-MK.L-\n>a\nMKW*\n>a\nMKY\n>c\nMBV\n", max_unknown=0.4)
     assert contents(data) == {"a": "MKV", "b": "MKL", "a#2": "MKW", "a#3": "MKY", "c": "MBV"}
     assert dict(data.counts) == {"records": 5, "same id": 2, "lower": 1, "gaps": 1, "examples": 5, "partly unknown": 1}
-    assert "5 records read, 2 under an id that an earlier one has, 1 with lower-case letters" in caplog.text
+    assert "5 records read, 2 with the id of an earlier one, 1 with lower-case letters" in caplog.text
 
 
 @pytest.mark.parametrize("letter", ["3", "é", "@"])
 def test_what_is_no_letter_is_refused(tmp_path, letter):
-    with pytest.raises(UserError, match=r"toy\.fa: record 'b': .* is no letter of a sequence"):
+    with pytest.raises(UserError, match=r"toy\.fa: record 'b': .* is not a letter of a sequence"):
         dataset(tmp_path, f">a\nMKV\n>b\nMK{letter}V\n")
 
 
 def write_parts(folder: Path, parts: list[range]) -> list[LocalFiles]:
-    """Record `r{i}` is a protein that spells the number i."""
+    """Writes files in which record `r{i}` is a protein that spells the number i."""
     files = []
     for number, part in enumerate(parts):
         path = folder / f"part{number}-{part.start}.fa"

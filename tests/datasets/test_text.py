@@ -52,7 +52,7 @@ def dataset(path, **options):
 
 
 def streamed(documents, **options):
-    """The same from a list in memory."""
+    """Opens the same data set from a list in memory."""
     config = Text(kind="text", files=(LocalFiles(path="unused"),), **options)
     return StreamedText(lambda: ((f"list#{i}", text) for i, text in enumerate(documents)), "list", config)
 
@@ -177,7 +177,7 @@ def test_a_column_that_is_not_there_or_holds_no_text(tmp_path, name):
     with pytest.raises(UserError, match=rf"{name}: has no column 'content'; its columns are .*text"):
         both(dataset(tmp_path, column="content"))
     pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "b.parquet")
-    with pytest.raises(UserError, match="column 'text' holds no text, but int"):
+    with pytest.raises(UserError, match="column 'text' holds int, should hold text"):
         both(dataset(tmp_path / "b.parquet"))
 
 
@@ -191,7 +191,7 @@ def test_missing_text_is_empty(tmp_path):
 def test_too_few_documents_and_no_files_are_errors(tmp_path):
     with pytest.raises(UserError, match=r"list: has one document only, of 8 characters.*give more documents"):
         both(streamed(["only one"]))
-    with pytest.raises(UserError, match=r"list: is empty: of its 2 documents, none holds any text"):
+    with pytest.raises(UserError, match=r"list: is empty: none of its 2 documents holds any text"):
         both(streamed(["", "\ufeff \r\n"]))
     (tmp_path / "README.md").write_text("about")
     with pytest.raises(UserError, match=rf"no \.txt, .*\.zst\) files in {tmp_path}; found: \.md \(1\)"):
@@ -203,10 +203,10 @@ def test_too_few_documents_and_no_files_are_errors(tmp_path):
 
 def test_json_that_is_neither_lines_nor_a_list_says_what_is_wanted(tmp_path):
     (tmp_path / "a.json").write_text('{\n "text": "pretty"\n}\n')
-    with pytest.raises(UserError, match=r"a\.json: not readable as json \(line 1, .*an object a line, or a list"):
+    with pytest.raises(UserError, match=r"a\.json: not readable as json \(line 1, .*one object per line, or a list"):
         both(dataset(tmp_path))
     (tmp_path / "a.json").write_text('{"text": "x"}\n"y"\n')
-    with pytest.raises(UserError, match=r"a\.json: not readable as json \(line 2 holds str where an object is wanted"):
+    with pytest.raises(UserError, match=r"a\.json: not readable as json \(line 2 holds str, should be an object"):
         both(dataset(tmp_path))
 
 

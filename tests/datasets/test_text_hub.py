@@ -16,7 +16,7 @@ DOCUMENTS = [f"document {i}\nof the hub" for i in range(40)]
 
 @pytest.fixture
 def data_set(hub, monkeypatch, tmp_path):
-    """A data set of the hub, as it keeps them: Parquet files."""
+    """Makes a data set as the hub stores it, in Parquet files."""
     stream = io.BytesIO()
     pq.write_table(pa.table({"text": DOCUMENTS, "n": range(40)}), stream)
     hub.repository, hub.files = "datasets/org/toy", {"train.parquet": stream.getvalue(), "README.md": b"# toy\n"}

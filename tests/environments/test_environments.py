@@ -1,9 +1,11 @@
 """Families, pip extras, conda files and pinned versions name the same packages, and what is missing is said."""
 
+import ast
 import os
 import subprocess
 import sys
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -14,18 +16,36 @@ from packaging.utils import canonicalize_name
 from saelib import environments
 from saelib.environments import ENVIRONMENTS, PACKAGES, interpreter, missing_packages, require_packages
 from saelib.errors import UserError
+from saelib.extras import EXTRAS, explain_missing_extras
 from saelib.sources import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = {"esm2": "esm2", "esm3": "esm3", "stable_diffusion_3": "sd3"}
+FAMILY_EXTRAS = {"esm2": "esm2", "esm3": "esm3", "stable_diffusion_3": "sd3"}
 """Family -> pip extra."""
-MAIN = sorted(extra for family, extra in EXTRAS.items() if family not in ENVIRONMENTS)
+MAIN = sorted({"pipeline"}.union(extra for family, extra in FAMILY_EXTRAS.items() if family not in ENVIRONMENTS))
+"""What the default environment holds: the pipeline, and every family that fits into it."""
+APART = {"esm3", "trackio", "wandb", "dev"}
+"""Extras that `all` leaves out: an environment of its own, services, tools."""
 
 
 def pins(path: Path) -> dict[str, str]:
     lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
     return {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
+
+
+def required(*extras: str) -> list[Requirement]:
+    """What pip installs for saelib with these extras, whatever extras they name in turn."""
+    found: list[Requirement] = []
+    todo = [*map(Requirement, PROJECT["dependencies"]), Requirement(f"saelib[{','.join(extras)}]")]
+    while todo:
+        requirement = todo.pop()
+        if requirement.name == "saelib":
+            lines = (PROJECT["optional-dependencies"][extra] for extra in requirement.extras)
+            todo += map(Requirement, chain.from_iterable(lines))
+        else:
+            found.append(requirement)
+    return found
 
 
 def installed_by(conda_file: Path) -> str:
@@ -36,9 +56,9 @@ def installed_by(conda_file: Path) -> str:
 
 
 def test_every_family_with_packages_has_an_extra_that_names_them():
-    assert EXTRAS.keys() == PACKAGES.keys()
+    assert FAMILY_EXTRAS.keys() == PACKAGES.keys()
     assert PACKAGES.keys() <= FAMILIES.keys()
-    for family, extra in EXTRAS.items():
+    for family, extra in FAMILY_EXTRAS.items():
         named = {Requirement(line).name for line in PROJECT["optional-dependencies"][extra]}
         assert set(PACKAGES[family].distributions) <= named
         expected = f"make env-{ENVIRONMENTS[family]}" if family in ENVIRONMENTS else f"pip install 'saelib[{extra}]'"
@@ -50,24 +70,56 @@ def test_conda_files_and_make_install_the_same_extras():
     assert installed_by(ROOT / "envs/saelib.yaml") == f"-e ..[{names}]"
     makefile = (ROOT / "Makefile").read_text()
     assert f"-e '.[{names}]'" in makefile
-    assert f"saelib[{names}]" in PROJECT["optional-dependencies"]["dev"]
+    assert "saelib[all]" in PROJECT["optional-dependencies"]["dev"]
     for family, environment in ENVIRONMENTS.items():
-        assert installed_by(ROOT / f"envs/{environment}.yaml") == f"-e ..[{EXTRAS[family]}]"
-        assert f"-c envs/{environment}-constraints.txt -e '.[{EXTRAS[family]}]'" in makefile
+        assert installed_by(ROOT / f"envs/{environment}.yaml") == f"-e ..[{FAMILY_EXTRAS[family]}]"
+        assert f"-c envs/{environment}-constraints.txt -e '.[{FAMILY_EXTRAS[family]}]'" in makefile
     assert {path.stem for path in (ROOT / "envs").glob("*.yaml")} == {"saelib", *ENVIRONMENTS.values()}
 
 
 @pytest.mark.parametrize(
-    ("file", "extras"),
-    [("constraints.txt", MAIN), *((f"envs/{name}-constraints.txt", [EXTRAS[f]]) for f, name in ENVIRONMENTS.items())],
+    ("file", "extra"),
+    [
+        ("constraints.txt", "dev"),
+        *((f"envs/{name}-constraints.txt", FAMILY_EXTRAS[f]) for f, name in ENVIRONMENTS.items()),
+    ],
 )
-def test_pinned_versions_are_ones_that_saelib_accepts(file, extras):
+def test_pinned_versions_are_ones_that_saelib_accepts(file, extra):
     pinned = pins(ROOT / file)
-    lines = [*PROJECT["dependencies"], *(line for extra in extras for line in PROJECT["optional-dependencies"][extra])]
-    for requirement in map(Requirement, lines):
+    for requirement in required(extra):
         name = canonicalize_name(requirement.name)
         if name in pinned or name != "pip":  # pip is there before anything is pinned
             assert requirement.specifier.contains(pinned[name]), f"{requirement}: pinned to {pinned[name]}"
+
+
+def test_all_names_every_extra_that_fits_one_environment():
+    (line,) = PROJECT["optional-dependencies"]["all"]
+    assert Requirement(line).extras == PROJECT["optional-dependencies"].keys() - APART - {"all"}
+    assert {"esm", "wandb", "trackio"}.isdisjoint(requirement.name for requirement in required("all"))
+
+
+def test_what_measures_arrays_needs_no_heavy_package():
+    heavy = {"torch", "transformers", "datasets", "snakemake", "matplotlib", "altair", "distributed", "huggingface-hub"}
+    assert heavy.isdisjoint(requirement.name for requirement in required())
+    assert heavy <= {requirement.name for requirement in required("all")}
+
+
+def test_a_missing_package_is_named_with_the_extra_that_installs_it():
+    packages = {"PIL": "pillow", "vl_convert": "vl-convert-python", "tokenizers": "transformers"} | {"google": "onnx"}
+    for module, extra in EXTRAS.items():
+        package = packages.get(module, module.replace("_", "-"))
+        assert package in {requirement.name for requirement in required(extra)}, f"{module}: not in {extra}"
+        assert package not in {requirement.name for requirement in required()}
+        message = rf"needs {module}, .*; run: pip install 'saelib\[{extra}\]'$"
+        with pytest.raises(UserError, match=message), explain_missing_extras():
+            raise ModuleNotFoundError(name=module)
+
+
+@pytest.mark.parametrize("name", ["torch._C", "numpy", "of_the_user", None])
+def test_other_failed_imports_are_raised_as_they_are(name):
+    """A broken installation, and code of the user's, are not what an extra would mend."""
+    with pytest.raises(ModuleNotFoundError), explain_missing_extras():
+        raise ModuleNotFoundError(name=name)
 
 
 @pytest.fixture
@@ -116,3 +168,26 @@ def test_looking_imports_nothing_heavy():
 def test_the_path_to_python_is_absolute(made):
     """Jobs on a cluster may start elsewhere."""
     assert os.path.isabs(interpreter("esm3"))
+
+
+def test_every_package_that_is_imported_is_required_by_the_core_or_by_an_extra():
+    """A package that only comes along with another one would be missing the day that one drops it."""
+    brought = {"google": "onnx", "llvmlite": "numba", "pydantic_core": "pydantic", "tokenizers": "transformers"}
+    names = {"PIL": "pillow", "botocore": "boto3", "esm": "fair-esm", "vl_convert": "vl-convert-python"}
+    names |= brought | {"yaml": "pyyaml"}
+    known = {canonicalize_name(requirement.name) for requirement in required(*PROJECT["optional-dependencies"])}
+    found = {
+        name.partition(".")[0]
+        for file in [*(ROOT / "saelib").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]
+        for node in ast.walk(ast.parse(file.read_text()))
+        for name in _imported(node)
+    }
+    foreign = found - sys.stdlib_module_names - {"saelib"}
+    assert {"torch", "numba", "snakemake"} <= foreign
+    assert {name for name in foreign if canonicalize_name(names.get(name, name)) not in known} == set()
+
+
+def _imported(node):
+    if isinstance(node, ast.ImportFrom):
+        return [node.module] if node.module and not node.level else []
+    return [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

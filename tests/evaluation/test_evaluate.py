@@ -16,11 +16,12 @@ from saelib.activations.rows import ArrayRows
 from saelib.config import TrainConfig, VariantConfig
 from saelib.evaluation import reconstruction as evaluation
 from saelib.evaluation.caveats import few_tokens_decide
-from saelib.evaluation.reconstruction import Evaluation, evaluate
+from saelib.evaluation.reconstruction import evaluate
+from saelib.evaluation.result import Evaluation
 from saelib.evaluation.space import Space
 from saelib.preprocessing.transform import Preprocessing
 from saelib.sae.model import SAE, Architecture
-from saelib.train.sweep import PROBE_ROWS
+from saelib.train.history import PROBE_ROWS
 
 TrainOn = Callable[..., Path]
 
@@ -80,7 +81,7 @@ def naive_evaluation(out: Path, raw: np.ndarray, train: np.ndarray, kind: str, k
 
 
 def of_tokens(x: np.ndarray, kind: str) -> tuple[Any, Any]:
-    """What a token norm takes away."""
+    """Shift and size that a token norm takes away."""
     if kind in ("layernorm", "ln_center"):
         return x.mean(1, keepdims=True), np.sqrt(x.var(1, keepdims=True) + 1e-5)
     if kind == "rescale":
@@ -103,7 +104,7 @@ def token_errors(x: np.ndarray, x_hat: np.ndarray, train: np.ndarray) -> dict[st
 
 
 def geometric_median(x: np.ndarray) -> np.ndarray:
-    """By plain Weiszfeld steps."""
+    """Plain Weiszfeld steps."""
     x = x.astype(np.float64)
     center = x.mean(0)
     for _ in range(500):

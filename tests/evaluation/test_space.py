@@ -1,4 +1,4 @@
-"""Into the space an SAE is trained in, and what its errors are measured against."""
+"""The space an SAE is trained in, and the scale of its errors."""
 
 from collections.abc import Callable
 

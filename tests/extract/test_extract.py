@@ -1,4 +1,4 @@
-"""What lies in the stores is what the model says, for any batch size, from one pass."""
+"""The stores hold what the model computes, for any batch size, from one pass."""
 
 from pathlib import Path
 from typing import Any
@@ -161,5 +161,5 @@ def test_the_log_says_which_rows_are_float32_and_why(tmp_path: Path, caplog: pyt
     reasons = open_store(folders[2]).metadata.reasons
     assert set(reasons) == {"train"}
     assert f"tiny layer 2: the train rows are stored in float32: {reasons['train']}" in caplog.messages
-    assert "tiny: float16 keeps every row of 1 layers" in caplog.messages
+    assert "tiny: float16 is precise enough for every row of 1 layers" in caplog.messages
     assert open_store(folders[1]).metadata.reasons == {}

@@ -1,4 +1,4 @@
-"""The family `arrays`: what lies in the stores is what lies in the files, and examples stay in one split."""
+"""The family `arrays`: the stores hold what the files hold, and the rows of an example stay in one split."""
 
 import os
 import warnings
@@ -136,7 +136,7 @@ def test_chunks_that_were_left_out_are_filled_where_the_suite_says_so(tmp_path: 
     zarr.create_array(tmp_path / "a.zarr", data=values, chunks=(500, 8))
     plain = suite(tmp_path, str(tmp_path / "a.zarr"))
     filled = suite(tmp_path, str(tmp_path / "a.zarr"), fill_missing_chunks=True)
-    with pytest.raises(UserError, match=r"1 of 12 chunks are missing.*fill_missing_chunks: true beside `files`"):
+    with pytest.raises(UserError, match=r"1 of 12 chunks are missing.*fill_missing_chunks: true next to `files`"):
         extract(plain)
     assert key(plain) != key(filled)
     found, _ = stored(extract(filled), "train")

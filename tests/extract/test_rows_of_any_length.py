@@ -36,7 +36,7 @@ def normal(seed: int = 0) -> np.ndarray:
 
 
 def scattered(share: float, seed: int = 1) -> np.ndarray:
-    """Which rows are of the special kind."""
+    """Returns which rows are of the special kind."""
     return np.random.default_rng(seed).random(TRAIN + HELDOUT) < share
 
 
@@ -61,7 +61,7 @@ def tiny_rows() -> np.ndarray:
 
 
 def relu() -> np.ndarray:
-    """What a ReLU leaves: mostly zeros, whole rows of them, and rows of every size."""
+    """The output of a ReLU: mostly zeros, also in whole rows, and rows of every size."""
     sizes = 10 ** np.random.default_rng(4).uniform(-4, 0, (TRAIN + HELDOUT, 1))
     return np.maximum(sizes * (normal() + one_direction(5) - 1), 0)
 

@@ -1,5 +1,6 @@
 """Files appear whole or not at all."""
 
+import hashlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from saelib.errors import UserError
+from saelib.files.digest import file_sha256
 from saelib.files.publish import published_file, published_folder, remove_drafts
 from saelib.files.sealed import read_json, read_sealed, seal, unseal, write_json, write_result
 
@@ -172,3 +174,10 @@ def test_what_safetensors_could_not_write_is_one_clear_sentence(tmp_path: Path, 
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     assert (tmp_path / "x").read_text() == "old"
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 18, (1 << 20) + 7])
+def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path: Path, size: int) -> None:
+    content = np.random.default_rng(size).bytes(size)
+    (tmp_path / "x").write_bytes(content)
+    assert file_sha256(tmp_path / "x") == hashlib.sha256(content).hexdigest()

@@ -1,4 +1,4 @@
-"""The kernel against sorting every token, where ties, zeros and signs are frequent."""
+"""The kernel agrees with sorting every token, on values with many ties, zeros and signs."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from saelib.init_death.kernels import AT_CENTER, NEVER, SHARED, Own, record_firs
 
 
 def firsts_by_sorting(hidden: NDArray[np.floating], k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First token at which each feature is positive, and is selected."""
+    """Finds the first token at which each latent is positive, and the first at which it is selected."""
     order = np.argsort(-hidden, axis=1, kind="stable")[:, :k]
     selected = np.zeros(hidden.shape, dtype=bool)
     np.put_along_axis(selected, order, True, axis=1)
@@ -47,7 +47,7 @@ def test_ties_go_to_the_first_in_order(k: int, levels: tuple[int, int]) -> None:
 @pytest.mark.parametrize("scale", [1e-42, 1.0, 1e35])
 @pytest.mark.parametrize("k", [1, 16, 200, 512])
 def test_values_of_any_size(scale: float, k: int) -> None:
-    """Subnormal numbers too: whatever is above 0 is positive."""
+    """Everything above 0 is positive, subnormal numbers included."""
     hidden = (np.random.default_rng(0).standard_normal((150, 512)) * scale).astype(np.float32)
     found = record(hidden, np.zeros((1, 512), np.float32), k)
     positive, selected = firsts_by_sorting(hidden, k)
@@ -72,7 +72,7 @@ def test_blocks_of_tokens_can_be_cut_anywhere() -> None:
 
 
 def test_tokens_with_pre_activations_of_their_own() -> None:
-    """They replace the shared ones for one variant alone; at the center nothing is positive."""
+    """Own pre-activations replace the shared ones for one variant only; at the center nothing is positive."""
     rng = np.random.default_rng(3)
     hidden = rng.integers(-4, 4, (30, 41)).astype(np.float32)
     shifts = rng.integers(-1, 2, (2, 41)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What is measured, against counting by hand in float64."""
+"""The measurement agrees with counting by hand in float64."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ SEEDS = [4, 9]
 
 
 class OffsetRows(ArrayRows):
-    """Float16 values and an offset, as a store has them."""
+    """Float16 values and an offset, as in a store."""
 
     def __init__(self, values: NDArray[np.floating], offset: NDArray[np.floating], block_rows: int = 64) -> None:
         super().__init__(values.astype(np.float16), "offset rows", block_rows)
@@ -36,7 +36,7 @@ def activations(mean: float = 3.0, tokens: int = TOKENS) -> NDArray[np.float32]:
 
 
 def preprocessings(x: NDArray[np.floating]) -> dict[str, Preprocessing]:
-    """One of each kind; nothing is fitted, since any constants will do."""
+    """Makes a preprocessing of each kind, unfitted, because any constants will do."""
     rng = np.random.default_rng(1)
     mean = x.mean(axis=0, dtype=np.float64)
     matrix = rng.standard_normal((D, 7)).astype(np.float32)
@@ -65,7 +65,7 @@ def pre_activations(x: NDArray[np.floating], preprocess: Preprocessing, seed: in
 
 
 def dead_by_hand(hidden: NDArray[np.float64], k: int) -> tuple[float, float]:
-    """Dead by ReLU and in total."""
+    """Counts latents dead by ReLU and in total."""
     selected = np.zeros(hidden.shape, dtype=bool)
     np.put_along_axis(selected, np.argsort(-hidden, axis=1)[:, :k], True, axis=1)
     return 1 - (hidden > 0).any(0).mean(), 1 - (selected & (hidden > 0)).any(0).mean()
@@ -131,7 +131,7 @@ def test_blocks_and_threads_have_no_effect(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(("gamma", "left_out"), [(1e3, ""), (1e6, "raw")])
 def test_rows_with_an_offset_keep_their_signal(gamma: float, left_out: str) -> None:
-    """Centered values keep it at any mean; raw ones as far as float32 can hold mean and signal in one number."""
+    """Centered values keep precision at any mean; raw ones only while float32 can hold mean and signal together."""
     small = activations(mean=0)
     offset = gamma * np.linalg.norm(small.std(0)) * random_encoder(D, 1, seed=1)[:, 0]
     rows = OffsetRows(small, offset)
@@ -168,7 +168,7 @@ def test_tokens_that_select_nothing_leave_all_features_dead() -> None:
 
 
 def test_one_direction_leaves_k_features_on_each_side() -> None:
-    """In one dimension the unit columns are +1 or -1, so that half the features tie on every token."""
+    """In one dimension the unit columns are +1 or -1, so half the latents tie on every token."""
     x = np.random.default_rng(0).standard_normal((500, 1)).astype(np.float32)
     death = measure(ArrayRows(x), {"raw": Preprocessing(np.zeros(1))}, 200, 8, [0]).preprocessings["raw"]
     assert death.dead_relu.mean == 0

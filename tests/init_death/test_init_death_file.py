@@ -22,7 +22,8 @@ def some_result() -> InitDeath:
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     result = some_result()
     save_result(result, tmp_path / "layer_3.json", key="abc")
-    assert load_result(tmp_path / "layer_3.json") == result
+    loaded = load_result(tmp_path / "layer_3.json")
+    assert (loaded, loaded.key) == (result, "abc")
 
 
 def test_the_file_holds_its_key_and_readable_rates(tmp_path: Path) -> None:
@@ -46,8 +47,21 @@ def test_one_seed_has_no_spread() -> None:
     assert (Rate((0.25,)).mean, Rate((0.25,)).sd) == (0.25, 0.0)
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"tokens": 3}'])
-def test_another_file_is_refused_by_name(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "field"),
+    [("[]", "content"), ("{}", "tokens"), ('{"tokens": 3}', "d_in"), ('{"tokens": "3"}', "tokens")],
+)
+def test_another_file_is_refused_with_its_name_and_the_field(tmp_path: Path, content: str, field: str) -> None:
     (tmp_path / "x.json").write_text(content)
-    with pytest.raises(UserError, match=r"x\.json: not a measurement of init death"):
+    with pytest.raises(UserError, match=rf"x\.json: {field}: "):
+        load_result(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("per_seed", [[], [None], ["0.5"], [float("nan")]])
+def test_rates_that_are_no_numbers_are_refused(tmp_path: Path, per_seed: list[object]) -> None:
+    save_result(some_result(), tmp_path / "x.json", key="abc")
+    raw = json.loads((tmp_path / "x.json").read_text())
+    raw["preprocessings"]["pca"]["dead_relu"]["per_seed"] = per_seed
+    (tmp_path / "x.json").write_text(json.dumps(raw))
+    with pytest.raises(UserError, match=r"x\.json: preprocessings\.pca\.dead_relu\.per_seed"):
         load_result(tmp_path / "x.json")

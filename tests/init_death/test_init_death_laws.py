@@ -1,4 +1,4 @@
-"""Simulated dictionaries against the closed forms, and the invariances that init death must have."""
+"""Simulated dictionaries agree with the closed forms, and death at initialization has its invariances."""
 
 import numpy as np
 import pytest
@@ -18,14 +18,14 @@ def gaussian(tokens: int, d: int, seed: int = 0) -> NDArray[np.float32]:
 
 
 def at_gammas(signal: NDArray[np.float32], norm: float, gammas: NDArray[np.float64]) -> dict[str, Preprocessing]:
-    """Give centered `signal` of norm ||sigma|| = `norm` a mean of each severity, by subtracting its negative."""
+    """Gives the centered `signal`, whose ||sigma|| is `norm`, a mean of each severity by subtracting its negative."""
     direction = np.random.default_rng(5).standard_normal(signal.shape[1])
     direction /= np.linalg.norm(direction)
     return {str(gamma): Preprocessing(-gamma * norm * direction) for gamma in gammas}
 
 
 def rates(deaths: dict[str, Death]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Dead by ReLU and in total, mean over seeds."""
+    """Measures the rates dead by ReLU and in total, as means over seeds."""
     return tuple(np.array([getattr(d, name).mean for d in deaths.values()]) for name in ("dead_relu", "dead_total"))
 
 
@@ -83,7 +83,7 @@ def test_centering_on_the_geometric_median_revives_all(gamma: float) -> None:
 
 
 def geometric_median(x: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Weiszfeld's iteration from the mean."""
+    """Computes the geometric median by Weiszfeld's iteration from the mean."""
     y = x.mean(axis=0, dtype=np.float64)
     for _ in range(200):
         weights = 1 / np.maximum(np.linalg.norm(x - y, axis=1), 1e-8)

@@ -1,4 +1,4 @@
-"""Two routes to the same pre-activations."""
+"""Kernels and BLAS give the same pre-activations."""
 
 from collections.abc import Callable
 

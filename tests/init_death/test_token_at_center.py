@@ -1,4 +1,4 @@
-"""A token of zeros, or one at a center, has no pre-activation above zero: it must bring no latent to life."""
+"""A token of zeros, or one at a center, has no pre-activation above zero, so it brings no latent to life."""
 
 from collections.abc import Callable
 from typing import get_args
@@ -25,7 +25,7 @@ PRODUCTS = [
 
 
 def outliers(gamma: float = GAMMA) -> NDArray[np.float32]:
-    """Isotropic tokens about a mean of the given severity, on float16's grid so that a store holds them exactly."""
+    """Draws isotropic tokens about a mean of the given severity, on float16's grid, so a store holds them exactly."""
     rng = np.random.default_rng(0)
     direction = rng.standard_normal(D)
     x = rng.standard_normal((TOKENS, D)) + gamma * np.sqrt(D) * direction / np.linalg.norm(direction)
@@ -39,7 +39,7 @@ def fitted(x: NDArray[np.float32]) -> dict[str, Preprocessing]:
 
 
 def at_center(preprocess: Preprocessing) -> NDArray[np.float32]:
-    """A token that the preprocessing maps to zero, as near as float32 comes."""
+    """Gives a token that the preprocessing maps to zero, up to float32's rounding."""
     if preprocess.token_norm == "layernorm" and not preprocess.center.any():
         return np.full(D, 7.3, np.float32)
     if preprocess.token_norm == "layernorm":  # any token of mean 0 and variance 1 is its own LayerNorm, but for epsilon
@@ -73,7 +73,7 @@ def test_a_token_at_the_center_changes_nothing(
 def test_a_token_of_zeros_behind_an_offset_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, make_product: Callable[..., product.Product]
 ) -> None:
-    """As a store keeps rows: values about an offset."""
+    """Stores rows as values about an offset."""
     monkeypatch.setattr(trial, "make_product", make_product)
     x = outliers()
     offset = np.median(x, axis=0).astype(np.float16).astype(np.float32)
@@ -106,7 +106,7 @@ def test_the_reported_case() -> None:
 
 @pytest.mark.parametrize("shrink", [1e-3, 1e-5, 1e-7])
 def test_a_token_near_the_center_is_counted_as_by_hand(shrink: float) -> None:
-    """Small against what cancels in the shared product, but far above float32's rounding of itself."""
+    """Tokens that are small against the terms that cancel in the shared product, but far above float32's rounding."""
     x = outliers()
     x[::7] = shrink * np.random.default_rng(2).standard_normal((len(x[::7]), D))
     found = rates(ArrayRows(x), {"raw": Preprocessing(np.zeros(D)), "far": Preprocessing(np.full(D, 50.0))}, 8)

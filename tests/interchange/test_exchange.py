@@ -1,4 +1,4 @@
-"""Out and back again, without the libraries: formats, folders, and what is refused."""
+"""Export and import without the libraries: formats, folders and refusals."""
 
 import json
 import logging
@@ -45,7 +45,7 @@ def test_export_then_import_computes_the_same(
 
 
 def test_a_second_export_is_the_same_as_the_first(make: Any, tmp_path: Path) -> None:
-    """What was folded stays folded: import and export again changes no weight, nor do their conversions."""
+    """A second import and export changes no weight, nor do the libraries' own conversions."""
     for library, weights in (("saelens", "sae_weights.safetensors"), ("sparsify", "sae.safetensors")):
         export_sae(make("topk", "pca"), library, tmp_path / library)
         first = load_file(tmp_path / library / weights)
@@ -55,7 +55,7 @@ def test_a_second_export_is_the_same_as_the_first(make: Any, tmp_path: Path) -> 
 
 
 def test_a_relu_sae_goes_to_dictionary_learning_with_a_unit_decoder(make: Any, tmp_path: Path) -> None:
-    """As it loads one it would set the norms itself, in float32, and fail where its own check of that does."""
+    """On loading, it would set the norms itself in float32, and its own check of them could fail."""
     export_sae(make("relu", "pca"), "dictionary_learning", tmp_path / "out")
     W_dec = torch.load(tmp_path / "out" / "ae.pt", weights_only=True)["decoder.weight"]
     torch.testing.assert_close(W_dec.norm(dim=0), torch.ones(64))
@@ -128,7 +128,7 @@ def test_the_format_is_told_by_the_files(make: Any, tmp_path: Path) -> None:
     for library in FORMATS:
         export_sae(make("topk", "raw"), library, tmp_path / library)
         assert import_sae(tmp_path / library).about["imported_from"] == library
-    with pytest.raises(UserError, match=r"holds 3 SAE\(s\) in folders of their own; name one, as in .*saelens|dict"):
+    with pytest.raises(UserError, match=r"holds 3 SAE\(s\) in subfolders; name one, as in .*saelens|dict"):
         import_sae(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"saelens: cfg.json and sae_weights.safetensors; dictionary_learning: "):
@@ -158,14 +158,12 @@ def test_an_sae_of_another_library_is_not_one_of_ours_and_the_message_says_what_
 
 def test_where_an_import_may_be_written(make: Any, tmp_path: Path) -> None:
     for name in ("back.pt", "back", "back.npz"):
-        with pytest.raises(
-            UserError, match=r"what is written is a \.safetensors file; name it so, as in back\.safeten"
-        ):
+        with pytest.raises(UserError, match=r"the output is a \.safetensors file; name it back\.safeten"):
             check_output(tmp_path / name)
     ours, theirs = tmp_path / "ours.safetensors", tmp_path / "out" / "sae_weights.safetensors"
     check_output(ours)
     save_sae(make("topk", "raw"), ours)
     check_output(ours)
     export_sae(make("topk", "raw"), "saelens", theirs.parent)
-    with pytest.raises(UserError, match=r"is there, and is no SAE of saelib that could be replaced; name another"):
+    with pytest.raises(UserError, match=r"exists and is not an SAE of saelib; name another file"):
         check_output(theirs)

@@ -1,4 +1,4 @@
-"""Folders of others may be damaged or hostile: one clear error that names the file, and nothing in them is run."""
+"""A damaged or hostile folder gives one clear error that names the file, and nothing in it is run."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from saelib.interchange import FORMATS, export_sae, import_sae
 
 @pytest.fixture
 def exported(make: Any, tmp_path: Path) -> Callable[[str], Path]:
-    """A sound export."""
+    """Writes a valid export."""
 
     def folder(library: str, architecture: str = "topk") -> Path:
         path = tmp_path / library
@@ -139,7 +139,7 @@ def test_settings_that_we_cannot_follow(library: str, values: dict[str, Any], me
 
 
 class Bomb:
-    """Unpickled, it would create a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __reduce__(self) -> Any:
         return os.system, (f"touch {os.environ['SAELIB_BOMB']}",)
@@ -172,7 +172,7 @@ def test_tensors_that_only_claim_to_be_there(tensor: Any, exported: Any) -> None
 
 
 def test_saelens_before_version_6(exported: Any, run: Any, rows: Any) -> None:
-    """No architecture, no metadata; TopK is an activation function with arguments."""
+    """It has no architecture and no metadata; TopK is an activation function with arguments."""
     folder = exported("saelens")
     codes, _ = run(import_sae(folder), rows)
     old = {"d_in": 24, "d_sae": 64, "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 6}}

@@ -1,4 +1,4 @@
-"""The libraries themselves load what we export, and we import what they save; outputs agree to 1e-4.
+"""The libraries load our exports, and we import their files; outputs agree to 1e-4.
 
 Each library runs in an environment of its own: `make test-interop` creates them.
 """
@@ -55,13 +55,13 @@ MADE = {
 
 
 def worst(*differences: np.ndarray) -> float:
-    """A float of Python's own: parallel pytest cannot hand on numpy's."""
+    """Returns a Python float, because parallel pytest cannot pass on numpy's."""
     return float(max(np.abs(one).max() for one in differences))
 
 
 @pytest.fixture(scope="module")
 def exchanged(tmp_path_factory: pytest.TempPathFactory, make: Any, rows: Any) -> Callable[[str], Path]:
-    """The folder in which a library has read all our exports and saved SAEs of its own."""
+    """Gives the folder in which a library has loaded all our exports and saved SAEs of its own."""
 
     @cache
     def folder(library: str) -> Path:

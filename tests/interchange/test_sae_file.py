@@ -1,4 +1,4 @@
-"""Our own file: what goes in comes out, bit for bit; what is not ours is refused."""
+"""Our own file restores an SAE bit for bit, and foreign files are refused."""
 
 import json
 import random
@@ -89,7 +89,7 @@ def everything(saved: SavedSAE) -> tuple[Any, ...]:
 
 
 def test_a_file_without_a_checksum_is_read_too(make: Any, tmp_path: Path) -> None:
-    """Versions before the checksum wrote them."""
+    """Files of versions before the checksum are still read."""
     path = tmp_path / "sae.safetensors"
     save_sae(make("batch_topk", "zscore"), path)
     wanted = everything(load_sae(path))

@@ -1,4 +1,4 @@
-"""Settings of other libraries: what changes the computation is followed or refused by name, the rest is known."""
+"""Settings of other libraries: those that change the computation are followed or refused by name."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ Change = Callable[..., Path]
 
 @pytest.fixture
 def exported(make: Any, tmp_path: Path) -> Change:
-    """An export (library, architecture) with settings and tensors changed; those that are None are taken out."""
+    """Writes an export (library, architecture) with settings and tensors changed; those set to None are removed."""
 
     def folder(library: str, architecture: str = "topk", tensors: Any = None, /, **settings: Any) -> Path:
         path = tmp_path / library
@@ -124,7 +124,7 @@ MODEL_2024: dict[str, Any] = json.loads("""
     "sae_lens_training_version": null, "model_from_pretrained_kwargs": {"center_writing_weights": true},
     "normalize_activations": "none", "finetuning_scaling_factor": false}
 """)
-"""What the first releases wrote beside an SAE: all settings of its training."""
+"""The first releases wrote all settings of the training next to an SAE."""
 MODEL_2025: dict[str, Any] = json.loads("""
     {"model_name": "gemma", "hook_name": "blocks.0.hook_mlp_out", "hook_layer": 0, "hook_head_index": null,
     "dataset_trust_remote_code": true, "context_size": 1024, "prepend_bos": true, "seqpos_slice": [null],
@@ -215,14 +215,14 @@ def test_an_sae_of_attention_heads_says_which_rows_it_reads(
     (folder / "cfg.json").write_text(json.dumps(kept))
     with caplog.at_level(logging.WARNING):
         import_sae(folder)
-    assert "side by side (hook_z)" in caplog.text
+    assert "attention heads of a layer (hook_z)" in caplog.text
 
 
 @pytest.mark.parametrize("architecture", ["jumprelu", "batch_topk"])
 def test_a_negative_threshold_lets_nothing_below_zero_through(
     architecture: str, exported: Any, run: Any, rows: Any
 ) -> None:
-    """In their code as in ours a ReLU comes first."""
+    """A ReLU comes first, in their code and in ours."""
     thresholds = -torch.linspace(0.1, 5, 64)
     codes, _ = run(import_sae(exported("saelens", architecture, {"threshold": thresholds})), rows)
     relu, _ = run(import_sae(exported("saelens", architecture, {"threshold": torch.zeros(64)})), rows)
@@ -285,7 +285,7 @@ def test_what_dictionary_learning_says_beside_its_trainer(outside: Any, message:
 
 
 def test_a_backup_of_a_training_is_no_dictionary(exported: Any) -> None:
-    """Its weights are in `ae`, and their biases not scaled back to the activations."""
+    """Its weights are in `ae`, and their biases are not scaled back to the activations."""
     folder = exported("dictionary_learning")
     tensors = torch.load(folder / "ae.pt", weights_only=True)
     torch.save({"step": 5, "ae": tensors, "optimizer": {}, "norm_factor": 3.0}, folder / "ae.pt")
@@ -327,7 +327,7 @@ def test_sparsify_settings_of_all_ages(settings: Any, exported: Any, run: Any, r
 
 
 def test_an_early_transcoder_of_sparsify_is_told_by_its_run(exported: Any) -> None:
-    """Its own settings do not say so; those of the run, one folder up, do. The folder above may be anyone's, too."""
+    """Only the run's settings, one folder up, call it one. That folder may hold other files of the same name."""
     folder = exported("sparsify")
     run = folder.parent / "config.json"
     (folder / "cfg.json").write_text(json.dumps({"expansion_factor": 32, "num_latents": 64, "k": 6, "d_in": 24}))
@@ -336,8 +336,8 @@ def test_an_early_transcoder_of_sparsify_is_told_by_its_run(exported: Any) -> No
         assert import_sae(folder).sae.k == 6
     run.write_text('{"sae": {}, "transcode": true}')
     with pytest.raises(
-        UserError, match=r"config.json: 'transcode' is true: what lies below it predicts something other"
+        UserError, match=r"config.json: 'transcode' is true: an SAE of this run predicts something other"
     ):
         import_sae(folder)
     export = exported("sparsify")
-    assert import_sae(export).sae.k == 6, "what says for itself that it is none is believed"
+    assert import_sae(export).sae.k == 6, "an export that says it is no transcoder is believed"

@@ -34,7 +34,7 @@ def saelib(tree: Tree, *arguments: str, code: int = 0) -> str:
         (
             ("extract", "--layers", "2"),
             {f"{stage}/{model}/layers_2-2" for stage in PER_LAYER for model in ("calm", "severe")}
-            | {"train/severe/layer_2/baseline", "train/severe/layer_2/center_median", "theory/all", "report/all"},
+            | {"train/severe/layer_2/baseline", "train/severe/layer_2/auto", "theory/all", "report/all"},
         ),
     ],
 )  # fmt: skip
@@ -63,7 +63,7 @@ def test_the_next_run_ends_in_the_same_results(edited: Tree, finished: Tree) -> 
         (("stats", "--model", "clam"), "stage 'stats': no model clam; there are: calm, severe"),
         (("stats", "--model", "calm", "--layers", "2,5-6"), "stage 'stats' of calm: no layer 5, 6; there are: 1-2"),
         (("train", "--model", "calm"), "stage 'train': no model calm; there are: severe"),
-        (("train", "--variant", "x"), "stage 'train' of severe: no variant x; there are: baseline, center_median"),
+        (("train", "--variant", "x"), "stage 'train' of severe: no variant x; there are: baseline, auto"),
         (("stats", "--variant", "baseline"), "stage 'stats' has no variants"),
         (("report", "--model", "calm"), "stage 'report' has one result for the whole suite"),
         (("stats", "--layers", "last"), "--layers: 'last' names no layers; write them as 3,5-7"),
@@ -119,7 +119,7 @@ def test_the_plan_says_what_changed_in_every_stage(edited: Tree) -> None:
     moments = edited.root / "saelib" / "stats" / "moments.py"
     (edited.results / "init_death/severe/layer_1.json").unlink()
     found = reasons(edited)
-    assert found["train severe 2 center_median"] == ["train.k: 4 -> 5"]
+    assert found["train severe 2 auto"] == ["train.k: 4 -> 5"]
     assert found["train severe 2 baseline"][0] == "train.k: 4 -> 5"
     assert any(
         "auxk" in text and text.startswith("train.variants.baseline.dead_latents")
@@ -136,7 +136,7 @@ def test_the_plan_says_what_changed_in_every_stage(edited: Tree) -> None:
     moments.write_text(moments.read_text() + "\nEXTRA = 1\n")
     found = reasons(edited)
     assert found["stats severe 1"] == ["code of saelib.stats.moments"]
-    assert found["train severe 2 center_median"] == [
+    assert found["train severe 2 auto"] == [
         "train.k: 4 -> 5",
         "code of saelib.stats.moments",
         "upstream: stats",

@@ -9,7 +9,7 @@ from saelib.config import Config, load_config
 from saelib.config.load import check_config
 from saelib.errors import UserError
 from saelib.pipeline.plan import make_plan
-from saelib.pipeline.resources import LONGEST_MINUTES, job_resources
+from saelib.pipeline.resources import LONGEST_MINUTES, Resources, job_resources
 
 PAPER = Path(__file__).parents[2] / "configs" / "paper.yaml"
 STAGES = ["extract", "stats", "init_death", "train"]
@@ -64,6 +64,18 @@ def test_memory_grows_with_what_must_be_in_memory() -> None:
     assert more("train", few, many) > 7 * 2 * 3 * 4 * 8192 * 1024
     few, many = (suite(init_death={"d_sae": 8192, "seeds": seeds}) for seeds in (1, 5))
     assert more("init_death", few, many) > 4 * 2 * 4 * 8192 * 1024
+
+
+def test_a_training_asks_for_the_learning_rates_of_the_variant_that_has_the_most() -> None:
+    def asked(rates: int, own: int | None) -> Resources:
+        variants = {"a": {}, "b": {"learning_rates": [1e-4] * 2}}
+        if own:
+            variants["a"] = {"learning_rates": [1e-4] * own}
+        options = {"d_sae": 8192, "steps": 3000, "learning_rates": [1e-4] * rates, "variants": variants}
+        return job_resources(suite(train=options), "train", "m/x")
+
+    assert asked(8, None) == asked(1, 8) != asked(1, None)
+    assert asked(8, 1) == asked(1, None)  # nobody uses the default ones
 
 
 def test_the_time_of_a_training_is_that_of_all_its_steps_but_a_day_at_most() -> None:

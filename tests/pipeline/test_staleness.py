@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 ALWAYS = {"report/all"}
-TRAIN = {"train/severe/layer_2/baseline", "train/severe/layer_2/center_median"}
+TRAIN = {"train/severe/layer_2/baseline", "train/severe/layer_2/auto"}
 STATS = {"stats/calm/layers_1-2", "stats/severe/layers_1-2"}
 DEATH = {"init_death/calm/layers_1-2", "init_death/severe/layers_1-2"}
 EXTRACT = {"extract/calm/layers_1-2", "extract/severe/layers_1-2"}
@@ -115,7 +115,7 @@ def set_value(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (set_value("models.calm.layers", [2]), THEORY | ALWAYS),
         (
             set_value("models.severe.representative_layer", 1),
-            {"train/severe/layer_1/baseline", "train/severe/layer_1/center_median"} | ALWAYS,
+            {"train/severe/layer_1/baseline", "train/severe/layer_1/auto"} | ALWAYS,
         ),
         (set_value("extraction.threads", 2), set()),
         (set_value("seed", 1), EXTRACT | STATS | DEATH | THEORY | TRAIN | ALWAYS),
@@ -168,7 +168,7 @@ def test_the_dry_run_of_snakemake_lists_the_same_jobs(edited: Any) -> None:
     done = edited.snakemake("-n")
     text = done.stdout + done.stderr
     assert "train: severe/layer_2/baseline" in text
-    assert "train: severe/layer_2/center_median" in text
+    assert "train: severe/layer_2/auto" in text
     assert "tables, figures and page" in text
     assert "extract activations" not in text
     # And it leaves no trace: no run's folder, no record of keys that nothing has yet.

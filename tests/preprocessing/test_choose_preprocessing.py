@@ -12,7 +12,7 @@ from saelib.stats import compute_stats
 
 
 def choice(scale: np.ndarray, offset: float, **options: Any) -> Choice:
-    """Of Gaussian activations with these standard deviations and a mean `offset` in one dimension."""
+    """Statistics of Gaussian activations with these standard deviations and a mean `offset` in one dimension."""
     x = np.random.default_rng(0).standard_normal((2_000, len(scale))) * scale
     x[:, 0] += offset
     arguments = {"d_sae": 8192, "k": 64, "tokens": 100_000} | options
@@ -26,7 +26,7 @@ LOW_RANK = np.r_[10.0, np.full(99, 1e-3)]
 @pytest.mark.parametrize(
     ("scale", "offset", "kind", "said"),
     [
-        (FLAT, 0.0, "raw", "predicts none dead at initialization, no more than 1%"),
+        (FLAT, 0.0, "raw", "predicts 0% dead at initialization, no more than 1%"),
         (FLAT, 30.0, "center_median", "more than 1%"),
         (LOW_RANK, 0.0, "pca", "of 100 (1.0"),
         (LOW_RANK, 2.0, "pca", "is below 2%"),

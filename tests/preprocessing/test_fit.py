@@ -1,4 +1,4 @@
-"""Each preprocessing by its law, and back again."""
+"""Each preprocessing obeys its law, and can be undone."""
 
 from typing import Any, get_args
 
@@ -14,11 +14,11 @@ from saelib.preprocessing.transform import Preprocessing, layer_norm
 
 NAMES: tuple[PreprocessingName, ...] = get_args(PreprocessingName)
 OPTIONS: list[Any] = [*NAMES, {"kind": "partial_pca", "alpha": 0.3}, "active_subspace"]
-"""Every preprocessing, as a suite has it."""
+"""Lists every preprocessing, as a suite names it."""
 
 
 def activations(tokens: int = 3000, d: int = 12, mean: float = 30.0, seed: int = 0) -> NDArray[np.float64]:
-    """Correlated, with unequal variances and a large mean in some dimensions."""
+    """Draws correlated rows with unequal variances and a large mean in some dimensions."""
     rng = np.random.default_rng(seed)
     mix = rng.standard_normal((d, d)) * np.geomspace(0.3, 3, d)
     return rng.standard_normal((tokens, d)) @ mix + mean * rng.standard_normal(d)
@@ -39,7 +39,7 @@ def statistics(x: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
 
 
 def fitted(options: Any, x: NDArray[np.float64]) -> Preprocessing:
-    """From what stands in a suite under `preprocessing`."""
+    """Parses the value of `preprocessing` in a suite."""
     return make_preprocessing(VariantConfig(preprocessing=options).preprocessing, statistics(x))
 
 
@@ -148,7 +148,7 @@ def test_a_subspace_cannot_be_larger_than_the_activations() -> None:
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_what_was_applied_can_be_restored(options: Any) -> None:
-    """Exactly: a token's own norm and mean come back too."""
+    """The way back is exact: it restores a token's own norm and mean too."""
     x = activations() * np.random.default_rng(3).uniform(0.1, 20, (3000, 1))
     preprocess = fitted(options, x)
     np.testing.assert_allclose(preprocess.restore(preprocess.apply(x), x), x, rtol=2e-6, atol=2e-4)
@@ -238,7 +238,7 @@ def test_unknown_name_lists_the_known() -> None:
 
 
 def test_auto_is_no_preprocessing_yet() -> None:
-    with pytest.raises(UserError, match="'auto' is to be chosen first"):
+    with pytest.raises(UserError, match="'auto' must be chosen first"):
         fitted("auto", activations())
 
 

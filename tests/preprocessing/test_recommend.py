@@ -49,7 +49,7 @@ def test_the_simplest_that_leaves_few_dead_else_the_least_dead(measured: dict[st
 
 
 def test_massive_tokens_do_not_mislead():
-    """1 % of massive tokens: gamma 5.7 and effective rank 7 % say nothing; the mean would leave 85 % dead."""
+    """With 1 % massive tokens, gamma (5.7) and effective rank (7 %) say nothing; the mean would leave 85 % dead."""
     measured = exact(0.94, 0.0, 0.0) | {"center_mean": MeasuredDeath(0.85, 0, 3)}
     found = chosen(measured)
     assert found.preprocessing == "center_median"
@@ -95,7 +95,7 @@ def test_the_reason_is_one_sentence_with_the_numbers(measured: dict[str, Measure
 
 def test_reasons_in_full():
     assert chosen(exact(0.94, 0.0601, 0)).reason == (
-        "With PCA whitening, none of the features are dead at initialization, against 94.0% with raw "
+        "With PCA whitening, 0% of the features are dead at initialization, against 94.0% with raw "
         "activations and 6.01% with centering on the geometric median."
     )
     assert chosen(exact(0.94, 0.5, 0.2)).reason == (

@@ -50,7 +50,7 @@ def test_compiling_is_said_once_and_left_out():
     done = subprocess.run([sys.executable, "-c", COMPILES], capture_output=True, text=True, check=True)
     before, first, second = map(float, done.stdout.split())
     assert before == 0 < first < second
-    assert done.stderr.count("compiling the kernels for this processor (once per machine)") == 1
+    assert done.stderr.count("compiling the kernels for this CPU (once per machine)") == 1
     assert done.stderr.index("compiling") < done.stderr.index("work: 10 of 10 steps")
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,15 @@ import numpy as np
 import pytest
 
 from saelib import report, theory
-from saelib.config import Config
+from saelib.config import Config, VariantConfig
 from saelib.config.load import check_config
 from saelib.files.sealed import read_json, write_json
 from saelib.init_death import Death, InitDeath, Rate, save_result
+from saelib.report import Place
 from saelib.report.page import render_page
 from saelib.stats import LayerStats, save_stats
+from saelib.theory.result import LayerPrediction, save_predictions
+from saelib.train.result import DivergedRun, MeasuredRun, SweepResult, run_entry
 
 # name: domain, layers, d_in, gamma at the first and last layer, effective rank, death that centering leaves
 MODELS = {
@@ -47,7 +51,7 @@ def make_config(results: Path, only: tuple[str, ...] = tuple(MODELS), **changes:
 
 
 def write_results(config: Config) -> None:
-    """Every result that the config asks for, as the earlier stages write them."""
+    """Writes every result that the config asks for, as the earlier stages write them."""
     rng = np.random.default_rng(0)
     predictions = []
     for name in config.models:
@@ -60,8 +64,9 @@ def write_results(config: Config) -> None:
             save_result(found, config.init_death_path(name, layer), f"death-{name}-{layer}")
             predictions.append(prediction(config, name, layer, gamma * 1.02))
         for variant in config.train.variants:
-            write_json(config.train_path(name, layers, variant) / "sweep.json", sweep(rng, d_in, last, variant))
-    write_json(config.theory_path(), {"key": "theory-key", "rows": predictions})
+            place = Place(name, layers, variant)
+            write_json(config.train_path(*place) / "sweep.json", sweep(rng, place, d_in, last))
+    save_predictions(predictions, config.theory_path(), "theory-key")
 
 
 def stats(rng: np.random.Generator, gamma: float, d_in: int, rank: float, layer: int) -> LayerStats:
@@ -113,47 +118,65 @@ def death(relu: float, total: float) -> Death:
     return Death(over_seeds(relu), over_seeds(total - relu), over_seeds(total), (0.0, relu), (0.0, total))
 
 
-def prediction(config: Config, model: str, layer: int, gamma: float) -> dict[str, Any]:
+def prediction(config: Config, model: str, layer: int, gamma: float) -> LayerPrediction:
     d_sae, k, tokens = config.init_death.d_sae, config.init_death.k, config.extraction.heldout_tokens
     found = theory.predict(gamma, d_sae, k, tokens)
-    described = {"model": model, "layer": layer, "gamma_unit": gamma, "tokens": tokens, "d_sae": d_sae, "k": k}
-    return described | vars(found)
+    return LayerPrediction(model, layer, gamma, gamma, d_sae, k, tokens, **vars(found))
 
 
-def sweep(rng: np.random.Generator, d_in: int, gamma: float, variant: str) -> dict[str, Any]:
+def sweep(rng: np.random.Generator, place: Place, d_in: int, gamma: float) -> dict[str, Any]:
+    variant = place.variant
     spared = {"baseline": 1.0, "auxk": 0.3, "center_median": 0.02, "pca": 0.0}.get(variant, 0.5)
     relu = float(theory.dead_relu(gamma, 8192)) * spared
     total = max(relu, float(theory.dead_total(gamma, 1024, 32, 8192)) * spared * rng.uniform(0.5, 0.9))
-    good = {
-        "learning_rate": 1e-3,
-        "status": "ok",
-        "mse": 40 * (1 + total),
-        "normalized_mse": 0.2 * (1 + total),
-        "variance_explained": 1 - 0.2 * (1 + total),
-        "token_fvu_median": 0.18 * (1 + total),
-        "token_fvu_mean": 0.19 * (1 + total),
-        "l0": 31.5,
-        "dead_relu": relu,
-        "dead_topk_only": total - relu,
-        "dead_total": total,
-    }
-    diverged = {"learning_rate": 1e-2, "status": "diverged"}
-    return {
-        "key": f"train-key-{variant}",
-        "d_in": d_in,
-        "d_sae": 1024,
-        "k": 32,
-        "steps": 300,
-        "options": {
-            "preprocessing": {"kind": variant if variant in ("center_median", "pca") else "raw"},
-            "architecture": {"kind": "topk"},
-            "dead_latents": {"kind": "auxk" if variant == "auxk" else "none", "coefficient": 0.03},
-        },
-        "preprocessing_reason": None,
-        "backend": "torch",
-        "best_learning_rate": 1e-3,
-        "runs": [good | {"learning_rate": 1e-4, "mse": 90.0, "dead_total": 1.0}, good, diverged],
-    }
+    best, options = (
+        measured_run(relu, total),
+        VariantConfig.model_validate(
+            {
+                "preprocessing": variant if variant in ("center_median", "pca") else "raw",
+                "dead_latents": "auxk" if variant == "auxk" else "none",
+            }
+        ),
+    )
+    result = SweepResult(
+        key=f"train-key-{variant}",
+        model=place.model,
+        layer=place.layer,
+        variant=variant,
+        d_in=d_in,
+        d_sae=1024,
+        k=32,
+        steps=300,
+        options=options,
+        preprocessing_reason=None,
+        backend="torch",
+        best_learning_rate=best.learning_rate,
+        runs=(replace(best, learning_rate=1e-4, mse=90.0, dead_total=1.0), best, DivergedRun(1e-2)),
+    )
+    return vars(result) | {"options": options.model_dump(mode="json"), "runs": [run_entry(run) for run in result.runs]}
+
+
+def measured_run(relu: float, total: float) -> MeasuredRun:
+    return MeasuredRun(
+        learning_rate=1e-3,
+        choosing_token_fvu_median=0.17 * (1 + total),
+        mse=40 * (1 + total),
+        normalized_mse=0.2 * (1 + total),
+        variance_explained=1 - 0.2 * (1 + total),
+        token_fvu_median=0.18 * (1 + total),
+        token_fvu_mean=0.19 * (1 + total),
+        mse_trained=40 * (1 + total),
+        normalized_mse_trained=0.2 * (1 + total),
+        variance_explained_trained=1 - 0.2 * (1 + total),
+        l0=31.5,
+        mean_kth_activation=0.4,
+        dead_relu=relu,
+        dead_topk_only=total - relu,
+        dead_total=total,
+        bias_capture=0.3,
+        bias_distance=None,
+        feature_capture=0.2,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -175,7 +198,7 @@ def suite(tmp_path: Path) -> Config:
 
 @pytest.fixture(scope="session")
 def render() -> Callable[[Config], str]:
-    """Make the page of a suite, and nothing else."""
+    """Renders the page of a suite, and nothing else."""
 
     def page(config: Config) -> str:
         results = report.read_results(config)

@@ -1,4 +1,4 @@
-"""The page in a real browser, opened from disk: drawn, filtered, sorted, and silent on the network."""
+"""The page works in a real browser, opened from disk: drawn, filtered, sorted, without network access."""
 
 import json
 import shutil

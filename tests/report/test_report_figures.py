@@ -1,4 +1,4 @@
-"""The figures: drawn, the same every time, and honest about what they show."""
+"""Figures are drawn, are the same every time, and show the tables' numbers."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The page as a file: complete in itself, and safe with text that somebody else wrote."""
+"""The page is complete in one file, and safe with text that somebody else wrote."""
 
 import base64
 import hashlib
@@ -193,7 +193,7 @@ def test_one_theory_and_intervals_over_whole_models(complete: Config):
 
 
 def _curves(html: str) -> list[dict[str, Any]]:
-    """The points of the lines in the chart of all dead features, the smallest gamma last."""
+    """Lists the points of the lines in the chart of all dead features, the smallest gamma last."""
     spec = json.loads(Page(html).scripts[0])["death-total"]["spec"]
     (points,) = spec["datasets"].values()
     return sorted(points, key=lambda point: -point["gamma_unit"])

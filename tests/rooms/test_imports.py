@@ -8,11 +8,11 @@ from pathlib import Path
 import saelib
 
 PACKAGE = Path(saelib.__file__).parent
-LOOSE = {"__init__", "environments", "errors", "progress"}
+LOOSE = {"__init__", "__main__", "environments", "errors", "extras", "progress"}
 BOTTOM_UP = (
-    *("errors", "files", "progress", "environments", "config", "fetch", "store", "activations", "datasets", "sources"),
-    *("extract", "stats", "theory", "preprocessing", "sae", "evaluation", "init_death", "train", "synthetic"),
-    *("interchange", "report", "pipeline", "cli", "api"),
+    *("errors", "extras", "files", "progress", "environments", "config", "fetch", "store", "activations", "datasets"),
+    *("sources", "extract", "stats", "theory", "preprocessing", "sae", "evaluation", "init_death", "train"),
+    *("synthetic", "interchange", "report", "pipeline", "cli", "api", "__main__"),
 )
 UPWARD = {
     ("config", "fetch"): "sizes: what cached checkpoints say of themselves",

@@ -1,4 +1,4 @@
-"""What an SAE starts from."""
+"""Laws of the initial weights."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What training must not notice: the orientation of the data, its units, and where its zero is."""
+"""Training does not notice the orientation of the data, its units, and its origin."""
 
 from collections.abc import Callable
 
@@ -9,6 +9,7 @@ from torch import Tensor
 from saelib.config.training import TrainConfig, VariantConfig
 from saelib.sae.autograd.trainer import TorchTrainer
 from saelib.sae.model import SAE
+from saelib.sae.trainer import TrainerSettings
 
 Make = Callable[..., SAE]
 Variant = Callable[..., VariantConfig]
@@ -19,14 +20,14 @@ VARIANCE = 11.0
 
 def train(sae: SAE, variant: VariantConfig, xs: list[Tensor], variance: float = VARIANCE, rate: float = 1e-2) -> None:
     config = TrainConfig(d_sae=64, k=2, dead_after_examples=64)
-    trainer = TorchTrainer(sae, config, variant, learning_rate=rate, variance=variance)
+    trainer = TorchTrainer(sae, TrainerSettings(config, variant, learning_rate=rate, variance=variance))
     for x in xs:
         trainer.step(x)
 
 
 @torch.no_grad()
 def turn(sae: SAE, Q: Tensor) -> None:
-    """What reads x Q as `sae` reads x."""
+    """Make `sae` read x Q as it read x."""
     sae.W_enc.copy_(Q.T @ sae.W_enc)
     sae.W_dec.copy_(sae.W_dec @ Q)
     sae.b_dec.copy_(sae.b_dec @ Q)

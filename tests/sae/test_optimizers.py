@@ -80,7 +80,7 @@ def test_sparse_adam_is_torchs_for_a_table_of_rows(device: str):
 
 
 def by_latent(name: str, same: Tensor) -> Tensor:
-    """Whether all of a latent's values are the same."""
+    """True for latents whose values are all the same."""
     if same.ndim == 1:
         return same
     return same.all(0 if name.endswith("W_enc") else 1)

@@ -6,6 +6,7 @@ import torch
 from saelib.config.training import TrainConfig, VariantConfig
 from saelib.sae.autograd.trainer import TorchTrainer
 from saelib.sae.initial_weights import initial_sae
+from saelib.sae.trainer import TrainerSettings
 from saelib.synthetic.features import SparseFeatures, sparse_features
 
 
@@ -14,7 +15,7 @@ def train(data: SparseFeatures, x: torch.Tensor, b_dec: torch.Tensor | None, ste
     config = TrainConfig(d_sae=100, k=5, steps=steps)
     variant = VariantConfig.model_validate({"schedule": {"decay_from": 0.5}})
     sae = initial_sae(50, config, variant, seed=0, b_dec=b_dec)
-    trainer = TorchTrainer(sae, config, variant, learning_rate=3e-3, variance=data.signal_norm**2)
+    trainer = TorchTrainer(sae, TrainerSettings(config, variant, learning_rate=3e-3, variance=data.signal_norm**2))
     for step in range(steps):
         trainer.step(x[step % 400 * 256 :][:256])
     features = torch.from_numpy(data.features).float()

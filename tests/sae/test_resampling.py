@@ -12,6 +12,7 @@ from saelib.errors import UserError
 from saelib.sae.autograd.resample import resample
 from saelib.sae.autograd.trainer import TorchTrainer
 from saelib.sae.model import SAE
+from saelib.sae.trainer import TrainerSettings
 
 Make = Callable[..., SAE]
 Variant = Callable[..., VariantConfig]
@@ -86,7 +87,7 @@ def test_happens_at_its_steps_and_resets_the_counters(
     with torch.no_grad():
         sae.b_enc[dead] = -1e6
     config = TrainConfig(d_sae=64, k=2, dead_after_examples=16, steps=12)
-    trainer = TorchTrainer(sae, config, method, learning_rate=1e-3, variance=11.0)
+    trainer = TorchTrainer(sae, TrainerSettings(config, method, learning_rate=1e-3, variance=11.0))
     happened = []
     for step, x in enumerate(batches(12), 1):
         with torch.no_grad():
@@ -104,4 +105,4 @@ def test_happens_at_its_steps_and_resets_the_counters(
 def test_frozen_features_cannot_be_resampled(make_sae: Make, variant: Variant):
     method = variant(dead_latents={"kind": "resample"}, frozen="features")
     with pytest.raises(UserError, match="frozen: features"):
-        TorchTrainer(make_sae(), TrainConfig(d_sae=64, k=2), method, learning_rate=1e-3, variance=1.0)
+        TorchTrainer(make_sae(), TrainerSettings(TrainConfig(d_sae=64, k=2), method, learning_rate=1e-3, variance=1.0))

@@ -10,6 +10,7 @@ from saelib.sae.autograd.forward import batch_topk_forward, topk_forward
 from saelib.sae.autograd.trainer import TorchTrainer
 from saelib.sae.model import SAE
 from saelib.sae.products import GROUPS, largest
+from saelib.sae.trainer import TrainerSettings
 
 Make = Callable[..., SAE]
 
@@ -56,7 +57,7 @@ def make_like(sae: SAE) -> SAE:
 def test_one_token_at_a_time_is_encoded_with_the_bar_that_training_has_seen(make_sae: Make, batches: Callable):
     sae, xs = make_sae("batch_topk"), batches(40, mean=0.0)
     variant = VariantConfig.model_validate({"architecture": "batch_topk"})
-    trainer = TorchTrainer(sae, TrainConfig(d_sae=64, k=2), variant, learning_rate=1e-9, variance=7.0)
+    trainer = TorchTrainer(sae, TrainerSettings(TrainConfig(d_sae=64, k=2), variant, learning_rate=1e-9, variance=7.0))
     bars = []
     for x in xs:
         bars.append(sae.hidden_pre(x).flatten().sort().values[-2 * len(x)].item())

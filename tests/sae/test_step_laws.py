@@ -1,4 +1,4 @@
-"""What each step counts, reports and keeps to: counters, clipping, norms, schedule, thresholds."""
+"""Laws of each step: counters, clipping, norms, schedule, thresholds."""
 
 from collections.abc import Callable
 
@@ -9,6 +9,7 @@ from torch import Tensor
 from saelib.config.training import TrainConfig, VariantConfig
 from saelib.sae.autograd.trainer import TorchTrainer
 from saelib.sae.model import SAE
+from saelib.sae.trainer import TrainerSettings
 
 Make = Callable[..., SAE]
 Variant = Callable[..., VariantConfig]
@@ -18,7 +19,7 @@ K, DEAD_AFTER, LR, VARIANCE = 2, 64, 1e-2, 11.0
 
 def make_trainer(sae: SAE, variant: VariantConfig, **options: object) -> TorchTrainer:
     config = TrainConfig(d_sae=64, k=K, dead_after_examples=DEAD_AFTER, steps=50).model_copy(update=options)
-    return TorchTrainer(sae, config, variant, learning_rate=LR, variance=VARIANCE, seed=5)
+    return TorchTrainer(sae, TrainerSettings(config, variant, learning_rate=LR, variance=VARIANCE, seed=5))
 
 
 def test_counters_count_examples_and_a_selected_zero_is_not_firing(make_sae: Make, variant: Variant):

@@ -9,6 +9,7 @@ from torch import Tensor
 from saelib.config.training import TrainConfig, VariantConfig
 from saelib.sae.autograd.trainer import TorchTrainer
 from saelib.sae.model import SAE
+from saelib.sae.trainer import TrainerSettings
 
 Make = Callable[..., SAE]
 Variant = Callable[..., VariantConfig]
@@ -26,7 +27,7 @@ NAMES = {"ids": lambda option: option if isinstance(option, str) else "-".join(s
 
 def make_trainer(sae: SAE, variant: VariantConfig, **options: object) -> TorchTrainer:
     config = TrainConfig(d_sae=64, k=K, dead_after_examples=DEAD_AFTER, steps=50).model_copy(update=options)
-    return TorchTrainer(sae, config, variant, learning_rate=LR, variance=VARIANCE, seed=5)
+    return TorchTrainer(sae, TrainerSettings(config, variant, learning_rate=LR, variance=VARIANCE, seed=5))
 
 
 def plain_training(sae: SAE, variant: VariantConfig, xs: list[Tensor], dense_loss: Callable) -> dict[str, Tensor]:

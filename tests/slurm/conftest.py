@@ -16,7 +16,7 @@ import pytest
 from tools.miniature import PROJECT, Tree, make_tree
 
 PATIENCE = 600
-"""Seconds; only what hangs waits so long."""
+"""Seconds to wait before a run counts as hung."""
 # What the documentation says.
 COMMAND = ("--cores", "all", "--profile", "slurm")
 
@@ -53,7 +53,7 @@ def slurm(*command: str) -> str:
 
 
 def is_ours() -> bool:
-    """Whether the Slurm here is the one of tools/slurm/start.sh: these tests are not for a cluster of people."""
+    """Tells whether the Slurm here is the one of tools/slurm/start.sh: these tests must not run on a shared cluster."""
     try:
         return "= saelib\n" in slurm("scontrol", "show", "config")
     except (OSError, subprocess.SubprocessError):
@@ -75,7 +75,7 @@ class Run:
     log: Path
 
     def end(self) -> str:
-        """Its words, once it has ended well."""
+        """Waits until it has succeeded, and returns its output."""
         try:
             code = self.process.wait(PATIENCE)
         finally:
@@ -105,7 +105,7 @@ class Suite:
         return self.tree.root
 
     def start(self, *, quick: bool = True) -> Run:
-        """The documented command; `quick`: it asks for its jobs' states twice a second."""
+        """Starts the documented command; with `quick`, it asks for the states of its jobs twice a second."""
         snakemake = ("-c", QUICK) if quick else ("-m", "snakemake")
         log = self.root / f"run_{time.monotonic_ns()}.log"
         command = [sys.executable, *snakemake, *COMMAND]
@@ -121,7 +121,7 @@ class Suite:
         return sorted((file.name for file in (self.root / "seen" / stage).glob("*")), key=int)
 
     def hold(self, stage: str) -> None:
-        """Let jobs of a stage start and then wait."""
+        """Lets the jobs of a stage start and then wait."""
         (self.root / "hold").mkdir(exist_ok=True)
         (self.root / "hold" / stage).touch()
 

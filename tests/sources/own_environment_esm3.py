@@ -58,7 +58,7 @@ def examples(*sequences: str) -> list[Example]:
 
 
 def hidden_states(model, sequence: str):
-    """What the stack of blocks says of one protein alone: its input, `hiddens`, and the normed end."""
+    """Returns the stream of one protein alone, by the package's own stack: its input, `hiddens`, and the normed end."""
     caught = {}
     hook = model.transformer.register_forward_hook(lambda _, args, out: caught.update(first=args[0], out=out))
     with torch.no_grad():
@@ -151,11 +151,11 @@ def test_layers_outside_and_lengths_beyond_training_are_refused(repository):
 
 
 def test_files_that_are_no_such_checkpoint_are_refused(model, repository, tmp_path):
-    with pytest.raises(UserError, match=r"one file 'esm3_sm_open_v1\.pth' is wanted in it, but there are 0"):
+    with pytest.raises(UserError, match=r"should hold one file 'esm3_sm_open_v1\.pth', but holds 0"):
         opened(tmp_path)
     broken = tmp_path / "weights.pth"
     broken.write_bytes((repository / "blobs" / "1234").read_bytes()[:-5000])
-    with pytest.raises(UserError, match="not a whole checkpoint"):
+    with pytest.raises(UserError, match="not a complete checkpoint"):
         opened(broken)
     torch.save(torch.zeros(3), broken)
     with pytest.raises(UserError, match="holds a Tensor, not weights by their names"):

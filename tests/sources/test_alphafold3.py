@@ -1,4 +1,4 @@
-"""AlphaFold 3's files: what is written for its program, and what is read of it, in the layouts of its versions.
+"""AlphaFold 3's files: the inputs written for its program and the outputs read from it, in the layouts of its versions.
 
 The program itself is not here. A stand-in reads the same input and writes the same output; its embeddings are a
 function of the sequence alone.
@@ -206,8 +206,8 @@ def test_files_that_are_cut_or_no_npz_are_refused(folder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layout": "fails"}, r"ended with 3\. It last said:\nfolding into .*\nout of memory"),
-        ({"layout": "silent"}, "ended well, but left no embeddings of saelib_"),
+        ({"layout": "fails"}, r"ended with 3\. Its last output:\nfolding into .*\nout of memory"),
+        ({"layout": "silent"}, "command succeeded, but left no embeddings of saelib_"),
         ({"command": ("/no/such", "{input_dir}", "{output_dir}")}, "command '/no/such' cannot be run"),
         ({"command": ("program", "--json={input_dir}")}, r"command has no \{output_dir\}"),
     ],
@@ -226,7 +226,7 @@ def test_braces_of_other_arguments_stay(folder):
 def test_only_layer_0_and_only_letters(folder):
     source = open_source(config(folder))
     for layer in (1, -1):
-        with pytest.raises(UserError, match=f"has no layer {layer}.* alone, layer 0"):
+        with pytest.raises(UserError, match=f"has no layer {layer}.* representation, layer 0"):
             source.forward(proteins("MKV"), [0, layer])
     for letters in ("MK*", "MK-V", "MKÄ", ""):
         with pytest.raises(UserError, match="example 'record-0' holds"):

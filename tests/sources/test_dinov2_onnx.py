@@ -41,7 +41,7 @@ def model():
 
 
 def exported_graph(model):
-    """What torch's exporter leaves of a model: see `saelib.sources.dinov2_onnx.read_weights`."""
+    """Builds the graph that torch's exporter makes of a model: see `saelib.sources.dinov2_onnx.read_weights`."""
     arrays, nodes = {}, []
     for name, parameter in model.state_dict().items():
         for new, old in OLD_NAMES.items():

@@ -194,10 +194,10 @@ def test_files_that_are_no_such_checkpoint_are_refused(model, checkpoint, tmp_pa
     with pytest.raises(UserError, match=r"is a folder; family esm2 reads one \.pt file"):
         opened(tmp_path)
     broken.write_bytes(checkpoint.read_bytes()[:-5000])
-    with pytest.raises(UserError, match=r"ESM2: .*esm2\.pt: not a whole checkpoint"):
+    with pytest.raises(UserError, match=r"ESM2: .*esm2\.pt: not a complete checkpoint"):
         opened(broken)
     broken.write_bytes(b"garbage")
-    with pytest.raises(UserError, match="no checkpoint"):
+    with pytest.raises(UserError, match="not a checkpoint"):
         opened(broken)
     torch.save(model.state_dict(), broken)
     with pytest.raises(UserError, match="not a checkpoint of fair-esm's ESM2"):

@@ -205,7 +205,7 @@ def test_all_layers_come_from_one_pass(folder, monkeypatch):
 
 
 def test_bfloat16_keeps_the_poles_exact(folder, weights):
-    """A pole of 0.9995 rounds to 1: its filter would stop to decay."""
+    """A pole of 0.9995 rounds to 1 in bfloat16, and its filter would no longer decay."""
     slow = torch.tensor([0.9995, 0.0]).expand(WIDTH, STATES, 1, 2).contiguous()
     changed = {f"backbone.{k}": slow.clone() if k.endswith("poles") else v for k, v in weights.items()}
     save_file(changed, folder / "model.safetensors")

@@ -209,14 +209,14 @@ def test_folders_that_are_no_such_checkpoint_are_refused(folder, weights):
     with pytest.raises(UserError, match="vocab_size: Input should be greater than or equal to 37"):
         opened(folder)
     (folder / "config.json").write_text('{"hidden_size": 32}')
-    with pytest.raises(UserError, match="not a file of such a model: dim: Field required"):
+    with pytest.raises(UserError, match="does not belong to such a model: dim: Field required"):
         opened(folder)
     (folder / "config.json").write_text("[]")
-    with pytest.raises(UserError, match="not a file of such a model: the file"):
+    with pytest.raises(UserError, match="does not belong to such a model: the file"):
         opened(folder)
     (folder / "config.json").write_text(json.dumps(settings))
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(UserError, match="not a whole checkpoint"):
+    with pytest.raises(UserError, match="not a complete checkpoint"):
         opened(folder)
     file.unlink()
     with pytest.raises(UserError, match=r"neither model\.safetensors nor"):

@@ -111,7 +111,7 @@ NUMBER = 3
 
 
 def line(text: str) -> str:
-    """The end of messages about this line of the code above."""
+    """Returns the end of messages about this line of the code above."""
     number = 1 + [text in found for found in CODE.splitlines()].index(True)
     return rf"\(.*own_nets\.py, line {number}\)"
 
@@ -239,7 +239,7 @@ def test_keep_chooses_positions(folder):
 
 def test_layers_with_unlike_numbers_of_positions_are_models_of_their_own(folder):
     source = convolutional(folder)
-    with pytest.raises(UserError, match=r"layers 2 and 3 have 24 and 6 tokens an example; .* model of its own"):
+    with pytest.raises(UserError, match=r"layers 2 and 3 have 24 and 6 tokens per example; .* model of its own"):
         source.forward(examples(*photographs()), [2, 3])
     assert source.forward(examples(*photographs()), [3]).tokens_per_example == [6, 6]
 
@@ -263,7 +263,7 @@ def test_the_number_of_the_first_block_is_in_the_config(folder):
         ({"factory": "own_net:Text"}, r"no module 'own_net' in .*nets; modules there: own_nets"),
         ({"factory": "own_nets:Test"}, r"no 'Test' there; .*Images, Text"),
         ({"factory": "own_nets:NUMBER"}, "is of type int, and should be a function"),
-        ({"factory": "own_nets:letters", "arguments": {"texts": ["a"]}}, "gives a tuple, and should give a torch"),
+        ({"factory": "own_nets:letters", "arguments": {"texts": ["a"]}}, "returns a tuple, and should return a torch"),
         ({"factory": "json:loads"}, r"'json' is also the name of .*json/__init__\.py; rename yours"),
         ({"arguments": {"dept": 3}}, r"the factory failed: TypeError: .*'dept'"),
         ({"factory": "own_nets:fails"}, r"the factory failed: ValueError: no such luck " + line("raise ValueError")),
@@ -282,12 +282,15 @@ def test_what_cannot_be_made_says_why(folder, options, message):
     ("options", "message"),
     [
         ({"prepare": "own_nets:fails"}, r"prepare 'own_nets:fails' failed: ValueError: .*" + line("raise ValueError")),
-        ({"prepare": "own_nets:only_inputs"}, r"gives a dict of str, and should give \(keyword arguments, keep\)"),
-        ({"prepare": "own_nets:integer_keep"}, r"gives as keep an array \[3, 11\] of torch.int32, not bool \[3 exam"),
-        ({"prepare": "own_nets:ragged"}, r"has 11 tokens an example in the layout .* but keep has 10"),
+        ({"prepare": "own_nets:only_inputs"}, r"returns a dict of str, and should return \(keyword arguments, keep\)"),
+        (
+            {"prepare": "own_nets:integer_keep"},
+            r"returns as keep an array \[3, 11\] of torch.int32, and should return bool",
+        ),
+        ({"prepare": "own_nets:ragged"}, r"has 11 tokens per example in the layout .* but keep has 10"),
         ({"prepare": "own_nets:pixels"}, r"prepare 'own_nets:pixels' failed: TypeError"),
         ({"layout": "token example channel"}, r"\[3, 11, 8\] of torch.float32 for 3 examples, not in the layout"),
-        ({"layout": "example channel position"}, r"has 8 tokens an example .* but keep has 11"),
+        ({"layout": "example channel position"}, r"has 8 tokens per example .* but keep has 11"),
         ({"hooks": ["blocks"]}, r"layer 1 \('blocks'\) did not run in the forward pass"),
         (
             {"arguments": {"twice": True}},
@@ -355,7 +358,7 @@ def test_objects_in_weights_are_not_built(folder, tmp_path):
             return (Path.touch, (marker,))
 
     torch.save({"embed.weight": Evil()}, folder / "net.pt")
-    with pytest.raises(UserError, match=r"net\.pt: holds objects, which may run code; save the state_dict alone"):
+    with pytest.raises(UserError, match=r"net\.pt: holds objects, which may run code; save only the state_dict"):
         opened(folder, weights=LocalFiles(path=folder / "net.pt"))
     assert not marker.exists()
     torch.save({"model": {"embed.weight": torch.zeros(2)}, "epoch": 3}, folder / "net.pt")

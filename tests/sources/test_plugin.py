@@ -95,9 +95,9 @@ def test_an_edit_is_seen_at_once(file: Path) -> None:
         ("x = (\n", r"SyntaxError: .* \(.*letters\.py, line 1\)"),
         ("def open_source(options):\n    pass\n", r"open_source failed: TypeError: .*takes 1 positional argument"),
         ("def open_source(*_):\n    return {}[5]\n", r"open_source failed: KeyError: 5 \(.*letters\.py, line 2\)"),
-        ("def open_source(*_):\n    pass\n", "open_source gives a NoneType, which has no method 'd_in'"),
+        ("def open_source(*_):\n    pass\n", "open_source returns a NoneType, which has no method 'd_in'"),
         (CODE.replace("n_layers: int = 2", "n_layers: int = None"), "n_layers is None, and should be the number of"),
-        (CODE.replace("def forward", "def backward"), "gives a Letters, which has no method 'forward'"),
+        (CODE.replace("def forward", "def backward"), "returns a Letters, which has no method 'forward'"),
     ],
 )
 def test_what_is_no_plugin_is_refused(file: Path, code: str, message: str) -> None:
@@ -110,10 +110,10 @@ def test_what_is_no_plugin_is_refused(file: Path, code: str, message: str) -> No
 def test_only_a_python_file_is_run(tmp_path: Path, file: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         opened(tmp_path / "nothing.py")
-    with pytest.raises(UserError, match=r"a Python file \(\.py\) is wanted"):
+    with pytest.raises(UserError, match=r"should be a Python file \(\.py\)"):
         opened(tmp_path)
     file.rename(tmp_path / "letters.txt")
-    with pytest.raises(UserError, match=r"a Python file \(\.py\) is wanted"):
+    with pytest.raises(UserError, match=r"should be a Python file \(\.py\)"):
         opened(tmp_path / "letters.txt")
 
 
@@ -134,10 +134,10 @@ ROWS = np.zeros((5, 4), np.float32)
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (None, "plugin own: forward gives a NoneType, and should give saelib.sources.Activations"),
-        (({1: ROWS}, [3, 2]), "forward gives a tuple"),
-        (answer(5, _1=ROWS, _2=ROWS), "should give saelib.sources.Activations"),
-        (answer(_1=ROWS), "plugin own layer 2: asked for, but forward gives the layers 1"),
+        (None, "plugin own: forward returns a NoneType, and should return saelib.sources.Activations"),
+        (({1: ROWS}, [3, 2]), "forward returns a tuple"),
+        (answer(5, _1=ROWS, _2=ROWS), "should return saelib.sources.Activations"),
+        (answer(_1=ROWS), "plugin own layer 2: is missing; forward returns the layers 1"),
         (answer(_1=ROWS, _2=ROWS[:, :3]), r"plugin own layer 2: has shape \[5, 3\], but .* say \[5, 4\]"),
         (answer(_1=ROWS[:4], _2=ROWS), r"plugin own layer 1: has shape \[4, 4\], but .* say \[5, 4\]"),
         (answer(_1=ROWS, _2=ROWS[None]), r"plugin own layer 2: has shape \[1, 5, 4\]"),

@@ -18,7 +18,7 @@ b: Any = torch.backends
 
 
 def switches() -> dict[str, object]:
-    """What torch says of every switch; what it refuses to say is None."""
+    """Returns the state of every switch of torch; None for those that it refuses to tell."""
     found: dict[str, object] = {}
     for name, read in {
         "cudnn": lambda: b.cudnn.allow_tf32,

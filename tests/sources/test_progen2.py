@@ -250,16 +250,16 @@ def test_folders_that_are_no_such_checkpoint_are_refused(folder, weights):
     with pytest.raises(UserError, match=r"qkv_proj\.weight has the shape"):
         opened(folder)
     binary.write_bytes(b"garbage")
-    with pytest.raises(UserError, match="no checkpoint"):
+    with pytest.raises(UserError, match="not a checkpoint"):
         opened(folder)
     binary.unlink()
     with pytest.raises(UserError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
         opened(folder)
     (folder / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(UserError, match=r"index\.json: not a file of such a model: weight_map: Field required"):
+    with pytest.raises(UserError, match=r"index\.json: does not belong to such a model: weight_map: Field required"):
         opened(folder)
     (folder / "config.json").write_text('{"n_layer": 3}')
-    with pytest.raises(UserError, match="not a file of such a model: vocab_size: Field required"):
+    with pytest.raises(UserError, match="does not belong to such a model: vocab_size: Field required"):
         opened(folder)
     save_tokenizer(folder, {letter: i for i, letter in enumerate("ACDE")})
     with pytest.raises(UserError, match="not ProGen2's tokenizer"):

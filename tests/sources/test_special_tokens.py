@@ -17,7 +17,7 @@ TEXT = f"the cat{END} sat on{END}"
 
 @pytest.fixture(scope="module")
 def byte_level():
-    """As GPT-2's: the end of a text is also the token for unknown ones, of which there are none."""
+    """Saves a tokenizer like GPT-2's, whose end-of-text token is also the unknown token, which it never needs."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -94,8 +94,8 @@ def test_they_are_counted_and_logged_now_and_then(byte_level, caplog):
         read(TEXT)
     assert read.spelled == 12
     said = [record.getMessage() for record in caplog.records]
-    assert [message.split()[5] for message in said] == ["2", "10"]
-    assert said[0].startswith(f"toy: its texts have spelled 2 special tokens so far, just now {END} (special_tokens_in")
+    assert [message.split()[4] for message in said] == ["2", "10"]
+    assert said[0].startswith(f"toy: its texts contain 2 special tokens so far, the latest is {END} (special_tokens_in")
 
 
 def test_unknown_words_are_no_special_tokens_unless_spelled():

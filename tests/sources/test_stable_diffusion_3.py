@@ -56,7 +56,7 @@ def saved(models, tmp_path_factory):
 
 @pytest.fixture
 def folder(saved, tmp_path):
-    """A copy to break."""
+    """Returns a copy that a test may break."""
     for part in ("transformer", "vae"):
         (tmp_path / part).mkdir()
         for file in (saved / part).iterdir():
@@ -75,7 +75,7 @@ def photos(count, size=(48, 32), seed=0):
 
 
 def latents_of(models, examples):
-    """As diffusers' image-to-image pipeline prepares them, with the posterior's mean for a sample."""
+    """Prepares latents as diffusers' image-to-image pipeline does, but with the posterior's mean, not a sample."""
     processor = diffusers.image_processor.VaeImageProcessor()
     pixels = processor.preprocess(np.stack([example.content / 255 for example in examples]).astype(np.float32))
     with torch.no_grad():
@@ -118,7 +118,7 @@ def test_layers_are_diffusers_own_image_tokens(saved, models):
 
 @pytest.fixture
 def inputs(monkeypatch):
-    """What the transformer is called with: latents and time."""
+    """Records the latents and the time that the transformer is called with."""
     calls = []
     forward = diffusers.SD3Transformer2DModel.forward
 
@@ -215,7 +215,7 @@ def test_a_device_map_changes_nothing(saved):
 
 
 @pytest.mark.parametrize(
-    ("size", "message"), [((40, 32), "32 x 40 pixels"), ((144, 16), "multiple of 16, 128 at most")]
+    ("size", "message"), [((40, 32), "32 x 40 pixels"), ((144, 16), "multiple of 16, at most 128")]
 )
 def test_images_that_do_not_fit_are_refused(saved, size, message):
     with pytest.raises(UserError, match=message):
@@ -266,5 +266,5 @@ def test_parts_of_different_models_are_refused(folder, models):
     config = json.loads((folder / "vae" / "config.json").read_text()) | {"latent_channels": 8}
     other = diffusers.AutoencoderKL.from_config(config)
     other.save_pretrained(folder / "vae")
-    with pytest.raises(UserError, match="latents have 8 channels, the transformer reads 4"):
+    with pytest.raises(UserError, match="latents have 8 channels, but the transformer reads 4"):
         opened(folder)

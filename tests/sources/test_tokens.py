@@ -248,7 +248,7 @@ def test_the_first_token_of_an_examples_own_is_left_out_once(keep_special_tokens
 
 
 def test_special_tokens_that_fill_the_length_are_a_mistake():
-    with pytest.raises(UserError, match="toy: max_length 2 leaves no room beside special tokens"):
+    with pytest.raises(UserError, match="toy: max_length 2 leaves no room after special tokens"):
         opened(max_length=2)[0].forward(examples("abc"), [1])
     assert opened(max_length=3)[0].forward(examples("abc"), [1]).tokens_per_example == [1]
 

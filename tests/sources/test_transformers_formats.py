@@ -183,7 +183,7 @@ def test_a_port_that_lacks_a_layers_weight_is_refused(port, open_text):
 
 
 def test_modernbert_reads_no_padding(tmp_path, save_tokenizer, randomize, open_text, examples, sentences):
-    """Without a mask its numbers would be others, and without an error."""
+    """Without a mask its numbers would differ, and no error would show it."""
     from transformers import ModernBertConfig, ModernBertForMaskedLM
 
     config = ModernBertConfig(

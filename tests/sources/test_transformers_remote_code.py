@@ -146,7 +146,7 @@ def test_a_narrower_type_narrows_weights_and_leaves_buffers_to_the_code(save, ma
 @pytest.mark.parametrize("kind", ["toy", "gpt2"])
 def test_no_code_runs_unasked(kind, save, marker, open_text):
     folder = save(kind=kind)
-    with pytest.raises(UserError, match=r"has not run the code that the checkpoint brings, cannot load|lacks"):
+    with pytest.raises(UserError, match=r"has not run the checkpoint's own code, cannot load|lacks"):
         open_text(folder)
     assert not marker.exists()
 

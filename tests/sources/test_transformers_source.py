@@ -1,4 +1,4 @@
-"""What holds for a text model of any architecture: special tokens, lengths, precision, devices, and wrong files."""
+"""Laws for a text model of any architecture: special tokens, lengths, precision, devices, and wrong files."""
 
 import json
 from pathlib import Path
@@ -142,7 +142,7 @@ def test_a_padding_token_the_model_does_not_know_is_not_used(tmp_path, save, ope
     tokenizer.add_special_tokens({"pad_token": "[new]"})
     tokenizer.save_pretrained(folder)
     np.testing.assert_array_equal(open_text(folder).forward(examples(*sentences), [3]).layers[3], expected)
-    with pytest.raises(UserError, match="the tokenizer gives token 19, but the model has 19"):
+    with pytest.raises(UserError, match="the tokenizer returns token 19, but the model has 19"):
         open_text(folder).forward(examples("the [new] cat"), [1])
 
 
@@ -158,7 +158,7 @@ def test_any_device_map_gives_the_same(checkpoints, open_text, examples, sentenc
 def test_parts_that_lie_elsewhere_are_brought_when_needed(
     checkpoints, elsewhere, open_text, examples, sentences, monkeypatch
 ):
-    """As on a machine whose GPUs have no room for one part, which accelerate then reads from disk in each pass."""
+    """Imitates a machine whose GPUs have no room for one part, which accelerate then reads from disk in each pass."""
     expected = open_text(checkpoints["neox"]).forward(examples(*sentences), range(4))
     parts = ["embed_in", "rotary_emb", "layers.0", "layers.1", "layers.2", "final_layer_norm", "emb_dropout"]
     places = {part: "disk" if part == elsewhere else "cpu" for part in parts}

@@ -159,7 +159,7 @@ def test_a_narrower_pass_is_narrower_and_still_gives_float32(checkpoints, name):
 
 
 def test_parts_that_lie_elsewhere_are_brought_when_needed(checkpoints, monkeypatch):
-    """As on a machine whose GPUs have no room for the blocks, which accelerate then reads from disk in each pass."""
+    """Imitates a machine whose GPUs have no room for the blocks, which accelerate then reads from disk in each pass."""
     pixels = examples(pictures(2, 16))
     expected = opened(checkpoints["dinov2"]).forward(pixels, [3]).layers[3]
     places = {"embeddings": "cpu", "encoder": "disk", "layernorm": "cpu"}
@@ -263,7 +263,7 @@ def test_a_checkpoint_that_lacks_a_weight_or_is_cut_short_is_refused(tmp_path, s
 @pytest.mark.parametrize(
     ("kind", "arguments", "message"),
     [
-        ("ViTMAEConfig", SMALL, "ViTMAEModel has not one token a patch; use family: module"),
+        ("ViTMAEConfig", SMALL, "ViTMAEModel does not have one token per patch; use family: module"),
         (
             "SwinConfig",
             {
@@ -274,12 +274,12 @@ def test_a_checkpoint_that_lacks_a_weight_or_is_cut_short_is_refused(tmp_path, s
                 "num_heads": [2, 2],
                 "window_size": 2,
             },
-            "SwinModel has not one token a patch; use family: module",
+            "SwinModel does not have one token per patch; use family: module",
         ),
         (
             "YolosConfig",
             {**SMALL, "image_size": [16, 16], "num_detection_tokens": 2},
-            "YolosModel has not one token a patch; use family: module",
+            "YolosModel does not have one token per patch; use family: module",
         ),
         ("DINOv3ConvNextConfig", {"hidden_sizes": [8] * 4, "depths": [1] * 4}, "keeps its blocks in none of the known"),
         (

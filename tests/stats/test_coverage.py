@@ -1,4 +1,4 @@
-"""What intervals of 95 % hold of the true rank correlation, in a few of the settings that the benchmark simulates.
+"""How often 95 % intervals contain the true rank correlation, in a few of the settings that the benchmark simulates.
 
 `python -m benchmarks coverage` prints the whole table. The bounds leave a right interval one chance in 10,000 to fail.
 """

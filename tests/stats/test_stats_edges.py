@@ -14,7 +14,7 @@ from saelib.stats import compute_stats
 
 
 def tokens(n: int = 3000, d_in: int = 16) -> np.ndarray:
-    """With a mean that LayerNorm leaves alone: 1 and -1 in turn."""
+    """Draws tokens with a mean that LayerNorm does not change: 1 and -1 in turn."""
     mean = np.resize([1, -1], d_in).astype(np.float32)
     return np.random.default_rng(0).standard_normal((n, d_in)).astype(np.float32) + mean
 
@@ -106,7 +106,7 @@ def test_what_the_tokens_do_not_define_is_left_out_and_said() -> None:
     assert stats.gamma_raw == pytest.approx(np.linalg.norm(x.mean(0)) / np.linalg.norm(x.std(0)), rel=1e-6)
     assert stats.warnings == [
         "all 3000 tokens are the same after LayerNorm, so gamma is not defined",
-        "all 3000 tokens are the same but for length, so gamma_unit is not defined",
+        "all 3000 tokens are the same except for their length, so gamma_unit is not defined",
     ]
 
 

@@ -27,6 +27,7 @@ def path(stats: LayerStats, tmp_path: Path) -> Path:
 
 def test_what_is_read_is_what_was_written(stats: LayerStats, path: Path) -> None:
     assert load_stats(path) == stats
+    assert load_stats(path).key == "key-1"
     assert json.loads(path.read_text())["key"] == "key-1"
     arrays = load_arrays(path)
     assert arrays.keys() == stats.arrays.keys()
@@ -65,11 +66,16 @@ def test_damaged_or_foreign_arrays_are_refused(path: Path) -> None:
         load_arrays(path)
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"key": "k"}', "not json"])
-def test_a_foreign_json_is_refused(path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("[]", "content: "), ("{}", "tokens: "), ('{"tokens": "4"}', "tokens: "), ("not json", "not valid JSON")],
+)
+def test_a_foreign_json_is_refused(path: Path, content: str, said: str) -> None:
     path.write_text(content)
-    with pytest.raises(UserError, match=r"layer_3.json: not "):
+    with pytest.raises(UserError, match=rf"layer_3\.json: {said}"):
         load_stats(path)
+    with pytest.raises(UserError, match=r"layer_3\.json: (content|arrays_sha256|not valid JSON)"):
+        load_arrays(path)
 
 
 def test_a_crash_between_the_two_files_is_seen(stats: LayerStats, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

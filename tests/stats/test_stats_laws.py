@@ -1,4 +1,4 @@
-"""What must hold for any activations: invariances, limits, closed forms."""
+"""Laws for any activations: invariances, limits, closed forms."""
 
 from dataclasses import asdict
 from itertools import pairwise

@@ -90,7 +90,7 @@ def layer_norm(x: np.ndarray) -> np.ndarray:
 
 
 def deviation(x: np.ndarray) -> np.ndarray:
-    """From the mean, whose rounding at gamma = 1000 would otherwise show."""
+    """Returns the deviation from the mean, whose rounding at gamma = 1000 would otherwise show."""
     return (x - x[0]) - (x - x[0]).mean(0)
 
 

@@ -1,4 +1,4 @@
-"""Stores on a real S3 server: what holds for a folder holds there, and a server's faults are said, not hidden."""
+"""Stores on a real S3 server behave like stores in a folder, and a server's faults are reported."""
 
 import json
 import os
@@ -162,7 +162,7 @@ def test_readers_travel_without_credentials(bucket: s3.S3Folder) -> None:
     np.testing.assert_array_equal(pickle.loads(sent).block(100, 400), rows.block(100, 400))
     publish(key=OTHER)
     _open_elsewhere.cache_clear()
-    with pytest.raises(UserError, match="replaced by another store in the meantime"):
+    with pytest.raises(UserError, match="replaced by another store while it was being read"):
         pickle.loads(sent)
 
 
@@ -242,7 +242,7 @@ def test_a_generation_that_lost_chunks_is_not_published(bucket: s3.S3Folder) -> 
             fill(places[3])
             (places[3] / "train/acts").remove(["c/2/0"])
 
-    with pytest.raises(UserError, match="1 chunks were written and are gone"):
+    with pytest.raises(UserError, match="1 chunks were written but are gone"):
         lose_one()
     assert read_key(URL) is None
 

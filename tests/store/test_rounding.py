@@ -1,4 +1,4 @@
-"""What float16 keeps of a row, and how that is told."""
+"""Which rows float16 keeps well enough, and how this is decided."""
 
 import numpy as np
 import pytest

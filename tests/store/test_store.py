@@ -156,7 +156,7 @@ def test_a_store_of_an_earlier_version_is_told_from_a_corrupt_one(
 ) -> None:
     path = write(tmp_path / "s.zarr", activations(TRAIN), activations(HELDOUT))
     monkeypatch.setattr("saelib.store.layout.VERSION", 3)
-    with pytest.raises(UserError, match=r"store version 2; this saelib reads version 3; extract it again"):
+    with pytest.raises(UserError, match=r"store version 2, but this saelib reads version 3; extract it again"):
         open_store(path)
 
 

@@ -42,5 +42,5 @@ def test_same_seed_same_bits() -> None:
 
 @pytest.mark.parametrize("options", [{"active": 0}, {"active": 101}, {"gamma": -1.0}])
 def test_impossible_settings_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(UserError, match="no such synthetic data"):
+    with pytest.raises(UserError, match="gamma must be 0 or more, n_features at least 2"):
         sparse_features(**({"gamma": 1.0, "seed": 0} | options))  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-"""The stage's predictions, beside death that is measured on the same activations."""
+"""The stage's predictions, compared with death that is measured on the same activations."""
 
 from pathlib import Path
 

@@ -1,6 +1,5 @@
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +7,9 @@ import torch
 
 from saelib.activations.rows import ArrayRows
 from saelib.config import TrainConfig, VariantConfig
-from saelib.train import Subject, Sweep, train_from_store
+from saelib.train.start import LayerData, start_sweep
+from saelib.train.sweep import Destination, Subject
+from saelib.train.training import train_from_store
 
 
 @pytest.fixture(autouse=True)
@@ -53,22 +54,21 @@ def train_on(tmp_path: Path) -> Callable[..., Path]:
         config: TrainConfig,
         variant: VariantConfig,
         folder: str = "out",
-        **options: Any,
+        *,
+        seed: int = 3,
+        key: str = "k1",
+        arrays: Mapping[str, np.ndarray] | None = None,
+        heldout_examples: np.ndarray | None = None,
     ) -> Path:
-        arguments: dict[str, Any] = {"key": "k1", "seed": 3, "subject": Subject("toy", 4, "test")} | options
-        if "arrays" not in arguments:
-            arguments["arrays"] = _statistics(train)
         rows = ArrayRows(train, "toy (train)", block_rows=512)
-        sweep = Sweep(
+        data = LayerData(
             rows,
             ArrayRows(heldout, "toy (heldout)", block_rows=512),
-            config=config,
-            variant=variant,
-            output=tmp_path / folder,
-            device="cpu",
-            **arguments,
+            _statistics(train) if arrays is None else arrays,
+            heldout_examples,
         )
-        train_from_store(sweep, rows)
+        sweep = start_sweep(data, config, variant, subject=Subject("toy", 4, "test"), seed=seed, device="cpu")
+        train_from_store(sweep, rows, Destination(tmp_path / folder, key))
         return tmp_path / folder
 
     return run

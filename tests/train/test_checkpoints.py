@@ -19,7 +19,7 @@ from saelib.errors import UserError
 from saelib.files.sealed import seal, unseal
 from saelib.synthetic.features import sparse_features
 from saelib.train import checkpoint, sweep
-from saelib.train import loop as feed
+from saelib.train.batches_from_store import ShuffledBatches
 
 TrainOn = Callable[..., Path]
 FILES = ("history.parquet", "sweep.json", "weights.safetensors")
@@ -89,7 +89,10 @@ from pathlib import Path
 import numpy as np
 from saelib.config import TrainConfig, VariantConfig
 from saelib.activations.rows import ArrayRows
-from saelib.train import Subject, Sweep, checkpoint, sweep, train_from_store
+from saelib.train import checkpoint, sweep
+from saelib.train.start import LayerData, start_sweep
+from saelib.train.sweep import Destination, Subject
+from saelib.train.training import train_from_store
 import torch
 torch.set_num_threads(1)
 
@@ -110,9 +113,10 @@ def fatal_save(run, file):
 sweep.step_all, checkpoint._save_run = fatal_step, fatal_save
 data = dict(np.load(folder / "data.npz"))
 rows = [ArrayRows(data.pop(name), f"toy ({name})", block_rows=512) for name in ("train", "heldout")]
-child = Sweep(*rows, data, TrainConfig.model_validate_json(sys.argv[4]), VariantConfig.model_validate_json(sys.argv[5]),
-              output=folder / "out", key="k1", seed=3, subject=Subject("toy", 4, "test"), device="cpu")
-train_from_store(child, rows[0])
+config, variant = TrainConfig.model_validate_json(sys.argv[4]), VariantConfig.model_validate_json(sys.argv[5])
+subject = Subject("toy", 4, "test")
+child = start_sweep(LayerData(*rows, data), config, variant, subject=subject, seed=3, device="cpu")
+train_from_store(child, rows[0], Destination(folder / "out", "k1"))
 """
 
 
@@ -146,14 +150,14 @@ def test_interrupted_at_a_step_it_goes_on_from_the_last_checkpoint(
         train()
     assert steps_of(tmp_path / "out") == [step for step in (10, 20, 30, 40) if step < at][-2:]
     started = []
-    batches = feed.ShuffledBatches.batches
+    batches = ShuffledBatches.batches
 
     def noted(self: Any, start: int = 0) -> Iterator[Any]:
         started.append(start)
         return batches(self, start)
 
     monkeypatch.undo()
-    monkeypatch.setattr(feed.ShuffledBatches, "batches", noted)
+    monkeypatch.setattr(ShuffledBatches, "batches", noted)
     assert train() == undisturbed
     assert started == [(at - 1) // 10 * 10]
 

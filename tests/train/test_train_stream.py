@@ -23,8 +23,11 @@ from saelib.files.sealed import read_sealed
 from saelib.pipeline.plan import make_plan
 from saelib.store import open_store
 from saelib.synthetic.features import sparse_features
-from saelib.train import Subject, Sweep, sweep, train_from_store, train_from_stream
+from saelib.train import sweep
 from saelib.train.batches_from_model import Position, StreamedBatches
+from saelib.train.start import LayerData, start_sweep
+from saelib.train.sweep import Destination, Subject
+from saelib.train.training import train_from_store, train_from_stream
 
 STAGES = {"extract": saelib.extract.stage.run, "stats": saelib.stats.stage.run, "train": saelib.train.stage.run}
 TRAIN = {
@@ -288,15 +291,16 @@ def finals(folder: Path, buffer_rows: int | None) -> np.ndarray:
     for seed in range(10):
         stored = ArrayRows(np.random.default_rng(seed).permutation(rows), "toy", block_rows=500)
         config = TrainConfig.model_validate(TRAIN | options)
-        place: dict[str, Any] = {"output": folder / f"{buffer_rows}_{seed}", "key": "k", "device": "cpu"}
-        one = Sweep(stored, heldout, {"mean": rows.mean(0)}, config, VariantConfig(), seed=seed, subject=TOY, **place)
+        data = LayerData(stored, heldout, {"mean": rows.mean(0)})
+        one = start_sweep(data, config, VariantConfig(), subject=TOY, seed=seed, device="cpu")
+        place = Destination(folder / f"{buffer_rows}_{seed}", "k")
         if buffer_rows is None:
-            train_from_store(one, stored)
+            train_from_store(one, stored, place)
         else:
             offsets = {1: np.zeros(16, np.float32)}
             sizes = {"batch_size": config.batch_size, "buffer_rows": buffer_rows, "seed": seed, "threads": 1}
-            train_from_stream([one], StreamedBatches(passes_over(rows), offsets, name="toy", **sizes), "toy")
-        best = read_sealed(place["output"] / "sweep.json")["runs"][0]
+            train_from_stream({one: place}, StreamedBatches(passes_over(rows), offsets, name="toy", **sizes), "toy")
+        best = read_sealed(place.folder / "sweep.json")["runs"][0]
         found.append([best["normalized_mse"], best["dead_total"]])
     return np.array(found)
 

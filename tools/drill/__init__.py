@@ -1,1 +1,1 @@
-"""A failure drill on one machine: break runs of the miniature suite in every way at hand, and see what comes of it."""
+"""A failure drill on one machine: breaks runs of the miniature suite in many ways and checks the outcome."""

@@ -1,8 +1,8 @@
-"""`python -m tools.drill`: break runs of the miniature suite in every stage, and tally what comes of it.
+"""Breaks runs of the miniature suite in every stage and tallies the outcomes: `python -m tools.drill`.
 
-Needs Linux; the full disk needs root, the jumping clock a C compiler. Each case prints a line, and ends in the
-undisturbed results bit for bit, or in one clear refusal after which they come; what does neither is a defect, for
-which the exit code is 1.
+It needs Linux; the full disk needs root, and the jumping clock a C compiler. Each case prints a line. It must reproduce
+the undisturbed results bit for bit, or first stop with one clear refusal and then reproduce them. Anything else is a
+defect, and the exit code is 1.
 """
 
 import argparse
@@ -26,13 +26,19 @@ Disturbance = Callable[[Ground, Case], str]
 
 
 def main() -> None:
-    """Read the command line, run the cases, print the tally."""
-    parser = argparse.ArgumentParser(prog="python -m tools.drill", description="A failure drill on one machine.")
-    parser.add_argument("--kills", type=int, default=int(os.environ.get("DRILL_KILLS", 100)))
-    parser.add_argument("--seed", type=int, default=0, help="of the first case; one more for each further one")
-    parser.add_argument("--only", default="", help="cases whose name holds this: kill, full_disk, damaged_plan, …")
-    parser.add_argument("--at-once", type=int, default=2, help="cases that are at work at a time")
-    parser.add_argument("--tally", type=Path, default=Path("drill.jsonl"), help="file for the cases, a JSON line each")
+    """Reads the command line, runs the cases and prints the tally."""
+    parser = argparse.ArgumentParser(prog="python -m tools.drill", description=__doc__)
+    parser.add_argument("--kills", type=int, default=int(os.environ.get("DRILL_KILLS", 100)), help="number of kills")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the first case; each further case has the next one"
+    )
+    parser.add_argument(
+        "--only", default="", help="only cases whose name contains this: kill, full_disk, damaged_plan, …"
+    )
+    parser.add_argument("--at-once", type=int, default=2, help="number of cases that run at a time")
+    parser.add_argument(
+        "--tally", type=Path, default=Path("drill.jsonl"), help="file for the cases, one JSON line each"
+    )
     options = parser.parse_args()
     cases = [(one, options.seed + n) for one, n in _cases(options.kills) if options.only in one.__name__]
     scratch = Path(tempfile.mkdtemp(prefix="saelib-drill-"))
@@ -54,7 +60,7 @@ def main() -> None:
 
 
 def _cases(kills: int) -> Iterator[tuple[Disturbance, int]]:
-    """Every case with its number."""
+    """Yields every case with its number."""
     yield from ((kill, n) for n in range(kills))
     yield from ((damaged_result, n) for n in range(2 * len(FILES)))
     for one in (damaged_checkpoint, damaged_plan):

@@ -1,5 +1,5 @@
-/* Preloaded into a run, this shifts the clock by as many seconds as the file $DRILL_CLOCK says at each moment.
-   Clocks that only measure how long something takes are left alone, as they are when a machine's clock is set. */
+/* Preloaded into a run, this shifts the clock by the number of seconds in the file $DRILL_CLOCK at each moment.
+   Clocks that only measure durations are left alone, as when a machine's clock is set. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>

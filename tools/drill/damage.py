@@ -1,4 +1,4 @@
-"""Files that are cut off or have a bit turned over: results, checkpoints, the plan of a run at work."""
+"""Damages files by truncation or a flipped bit: results, checkpoints, the plan of a run in progress."""
 
 import os
 import random
@@ -10,7 +10,7 @@ from tools.drill.ground import UNSEEN, Case, DefectFound, Ground, Run, drop
 from tools.miniature import Tree
 
 FILES = {
-    # What is damaged: where it lies, and the stage whose result is removed as well, so that somebody reads it.
+    # Files to damage: their place, and the stage whose result is removed too, so that the file is read.
     "activations": ("extract/*/*.zarr/train/acts/c/*/0", "stats"),
     "held-out activations": ("extract/*/*.zarr/heldout/acts/c/*/0", "init_death"),
     "offset": ("extract/*/*.zarr/offset/c/0", "stats"),
@@ -29,7 +29,7 @@ FILES = {
 
 
 def damaged_result(ground: Ground, case: Case) -> str:
-    """A damaged file among finished results, and something to make from it."""
+    """Damages a file among finished results, and removes a result that is made from it."""
     kind = list(FILES)[case.seed // 2 % len(FILES)]
     pattern, reader = FILES[kind]
     with ground.copy() as tree:
@@ -40,7 +40,7 @@ def damaged_result(ground: Ground, case: Case) -> str:
 
 
 def damaged_checkpoint(ground: Ground, case: Case) -> str:
-    """A training is killed, and its newest checkpoint is damaged before it goes on."""
+    """Kills a training and damages its newest checkpoint before it resumes."""
     with ground.copy() as tree:
         drop(tree, "train", case.rng)
         run = Run(tree)
@@ -53,7 +53,7 @@ def damaged_checkpoint(ground: Ground, case: Case) -> str:
 
 
 def damaged_plan(ground: Ground, case: Case) -> str:
-    """The plan of a run at work is damaged, before its jobs read it."""
+    """Damages the plan of a run in progress, before its jobs read it."""
     with ground.copy() as tree:
         drop(tree, "stats", case.rng)
         shutil.rmtree(tree.results / "runs")
@@ -67,7 +67,7 @@ def damaged_plan(ground: Ground, case: Case) -> str:
 
 
 def _damage(path: Path, case: Case) -> str:
-    """Cut a file off (even seeds) or turn over a bit of it; gives what was done in words."""
+    """Truncates a file (even seeds) or flips one of its bits. Returns a description."""
     data = bytearray(path.read_bytes())
     place = case.rng.randrange(len(data))
     if case.seed % 2 == 0:
@@ -80,7 +80,7 @@ def _damage(path: Path, case: Case) -> str:
 
 
 def _drop_readers(tree: Tree, path: Path, stage: str, rng: random.Random) -> None:
-    """Remove results that are made from the damaged file: the same layer's, or those of the whole suite."""
+    """Removes results that are made from the damaged file: the same layer's, or those of the whole suite."""
     of_layer = re.search(r"([^/]+)/(layer_\d+)", str(path.relative_to(tree.results)))
     own = tree.results / stage / of_layer[1] / f"{of_layer[2]}.json" if of_layer else path
     if own.is_file() and own != path:
@@ -90,7 +90,7 @@ def _drop_readers(tree: Tree, path: Path, stage: str, rng: random.Random) -> Non
 
 
 def _settle(ground: Ground, tree: Tree, path: Path) -> str:
-    """As `Ground.settle`; the damaged file may stay as it is where nothing but people reads it."""
+    """Works as `Ground.settle`, but a damaged file that saelib never reads may stay as it is."""
     hurt = path.read_bytes()
     try:
         return ground.settle(tree)
@@ -104,6 +104,6 @@ def _settle(ground: Ground, tree: Tree, path: Path) -> str:
 
 
 def _checkpoints(tree: Tree, step: int) -> list[Path]:
-    """Published ones of at least so many steps, the newest last."""
+    """Returns published checkpoints of at least `step` steps, the newest last."""
     found = [path for path in tree.results.glob("train/*/*/*/checkpoints/*/step_*") if int(path.name[5:]) >= step]
     return sorted(found, key=os.path.getmtime)

@@ -1,4 +1,4 @@
-"""Where cases take place: copies of a finished suite, runs that can be disturbed, and the judgement afterwards."""
+"""The setting of the cases: copies of a finished suite, runs that can be disturbed, and the comparison afterwards."""
 
 import os
 import random
@@ -17,24 +17,24 @@ from uuid import uuid4
 from tools.miniature import Tree, make_tree
 
 LONGEST = 1200
-"""Seconds that a run of the miniature suite may take before it counts as hanging: a busy machine is no defect."""
+"""Seconds after which a run of the miniature suite counts as hanging: many, because a busy machine is no defect."""
 SAME = "same"
 REFUSED = "refused, then same"
 UNSEEN = "not noticed, all else same"
-"""A damaged result stays as it is, and no other result differs for it."""
+"""Outcome: a damaged result stays as it is, and no other result differs."""
 DEFECT = "DEFECT"
 
 
 @dataclass
 class Case:
-    """One disturbance, and what came of it."""
+    """One disturbance and its outcome."""
 
     name: str
     seed: int
     moment: str = ""
-    """What was done, and when."""
+    """A description of the disturbance and its moment."""
     outcome: str = ""
-    """`SAME`, `REFUSED`, `UNSEEN`, or `DEFECT` with what is wrong."""
+    """`SAME`, `REFUSED`, `UNSEEN`, or `DEFECT` with a description."""
     seconds: float = 0.0
     rng: random.Random = field(init=False, repr=False)
 
@@ -44,11 +44,11 @@ class Case:
 
 
 class DefectFound(Exception):
-    """A run did neither of the two things it may do."""
+    """A run neither reproduced the results nor stopped with a clear refusal."""
 
 
 class TooLate(DefectFound):
-    """What was to be disturbed was over already."""
+    """The run or job was over before it could be disturbed."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Ended:
     words: str
 
     def check_refusal(self, *expected: str) -> None:
-        """Raise `DefectFound` where it did not stop with one of the expected sentences, or with a traceback."""
+        """Raises `DefectFound` if the run ended in a traceback, or without one of the expected sentences."""
         if self.returncode == 0:
             raise DefectFound("the run says that it succeeded")
         if "Traceback" in self.words:
@@ -69,10 +69,10 @@ class Ended:
 
 
 class Run:
-    """A run at work, in a process group of its own."""
+    """A run in progress, in its own process group."""
 
     def __init__(self, tree: Tree, env: Mapping[str, str] | None = None) -> None:
-        """Start it, with `env` added to its environment."""
+        """Starts the run, with `env` added to its environment."""
         self.tree = tree
         self._output = tree.root / f"output-{uuid4().hex[:8]}.txt"
         command = [sys.executable, "-m", "snakemake", "--cores", "2", "--nocolor"]
@@ -88,11 +88,11 @@ class Run:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended by itself."""
+        """Whether the run has ended by itself."""
         return self.process.poll() is not None
 
     def end(self) -> Ended:
-        """Wait for its end. Raises `DefectFound` where it does not come."""
+        """Waits for the end of the run. Raises `DefectFound` if it does not end."""
         try:
             returncode = self.process.wait(LONGEST)
         except subprocess.TimeoutExpired:
@@ -101,9 +101,9 @@ class Run:
         return Ended(returncode, self._output.read_text())
 
     def until(self, happens: Callable[[], object], every: float = 0.002) -> None:
-        """Let it get on until something happens, looked for `every` so many seconds.
+        """Waits until something happens, and checks for it `every` so many seconds.
 
-        Raises `TooLate` where it ends before.
+        Raises `TooLate` if the run ends before.
         """
         while not happens():
             if self.is_over:
@@ -111,7 +111,7 @@ class Run:
             time.sleep(every)
 
     def kill_all(self) -> None:
-        """The controlling process, and every job that it started."""
+        """Kills the controlling process and every job that it started."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
@@ -120,7 +120,7 @@ class Ground:
     """A finished suite and copies of it."""
 
     def __init__(self, scratch: Path) -> None:
-        """Run the suite once, undisturbed, in `scratch`."""
+        """Runs the suite once, undisturbed, in `scratch`."""
         self.scratch = scratch
         self.finished = make_tree(scratch / "finished")
         config = self.finished.config
@@ -131,7 +131,7 @@ class Ground:
         config["models"]["severe"] |= {"train_layers": [1, 2], "stream": {"buffer_rows": 512}}
         self.finished.config = config
         self._run_undisturbed()
-        # Again, as every later run: with compiled kernels, so that its stages take the usual time.
+        # Run again, now with compiled kernels, so that stages take the usual time.
         shutil.rmtree(self.finished.results)
         self._run_undisturbed()
         self.wanted = self.finished.hashes()
@@ -144,7 +144,7 @@ class Ground:
 
     @contextmanager
     def copy(self) -> Iterator[Tree]:
-        """A copy of the finished suite, gone afterwards."""
+        """Copies the finished suite; the copy is removed afterwards."""
         tree = self.finished.copy(self.scratch / uuid4().hex[:8])
         try:
             yield tree
@@ -154,14 +154,14 @@ class Ground:
             shutil.rmtree(tree.root, ignore_errors=True)
 
     def settle(self, tree: Tree) -> str:
-        """Run the suite to its end and compare; where the run names a file and stops, remove that and run again.
+        """Runs the suite to its end and compares. If the run stops and names a file, removes the file and runs again.
 
         Raises `DefectFound` for anything else.
         """
         outcome = SAME
         while (done := Run(tree).end()).returncode:
             done.check_refusal()
-            files = named_files(tree, done.words)  # one at least is gone each time, so this ends
+            files = named_files(tree, done.words)  # at least one is removed each time, so this ends
             if not files:
                 raise DefectFound(f"the next run fails and names no file: {_last_lines(done.words)}")
             for file in files:
@@ -171,7 +171,7 @@ class Ground:
         return outcome
 
     def compare(self, tree: Tree) -> None:
-        """Raise `DefectFound` where results differ from the undisturbed ones. Waits for jobs that are at work still."""
+        """Raises `DefectFound` if results differ from the undisturbed ones. Waits for running jobs first."""
         deadline = time.monotonic() + LONGEST
         while jobs(tree) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -182,7 +182,7 @@ class Ground:
 
 
 def drop(tree: Tree, stage: str, rng: random.Random) -> None:
-    """Remove one or two results of a stage, so that the next run has a small part of the suite to make."""
+    """Removes one or two results of a stage, so the next run recomputes a small part of the suite."""
     patterns = {
         "extract": "extract/*/*.zarr",
         "stats": "stats/*/*.json",
@@ -197,7 +197,7 @@ def drop(tree: Tree, stage: str, rng: random.Random) -> None:
 
 
 def jobs(tree: Tree, stage: str = "") -> list[int]:
-    """Processes of a tree's jobs, of one stage or of all."""
+    """Returns the processes of a tree's jobs, of one stage or of all."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -205,15 +205,15 @@ def jobs(tree: Tree, stage: str = "") -> list[int]:
             script = Path(arguments[1].decode() if len(arguments) > 1 else "")
             if script.parent == tree.root / "scripts" and script.stem.startswith(stage):
                 found.append(int(process.name))
-        except (OSError, UnicodeDecodeError):  # it has ended, or is another's
+        except (OSError, UnicodeDecodeError):  # it has ended, or belongs to another user
             continue
     return found
 
 
 def named_files(tree: Tree, words: str) -> list[Path]:
-    """What lies below the results and is named by the sentences that jobs ended with.
+    """Returns the files below the results that the jobs' error messages name.
 
-    A sentence may name a second file beside the first: '…/layer_1.safetensors: its checksum is not in layer_1.json'.
+    A message may name a second file after the first: '…/layer_1.safetensors: its checksum is not in layer_1.json'.
     """
     found: dict[Path, None] = {}
     for line in re.findall(r"^(?:saelib|error): (.*)$", words, re.MULTILINE):
@@ -225,7 +225,7 @@ def named_files(tree: Tree, words: str) -> list[Path]:
 
 
 def _stage_seconds(tree: Tree) -> dict[str, float]:
-    """How long a job of each stage takes, as Snakemake measured it."""
+    """Returns how long a job of each stage takes, as measured by Snakemake."""
     found: dict[str, float] = {}
     for file in tree.results.glob("runs/*/benchmarks/**/*.tsv"):
         stage = file.relative_to(tree.results).parts[3]

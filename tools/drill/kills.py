@@ -1,4 +1,4 @@
-"""SIGKILL at random moments of every stage: of everything, of the controlling process alone, of one job alone."""
+"""Sends SIGKILL at random moments of every stage: to everything, to the controlling process alone, to one job alone."""
 
 import os
 import signal
@@ -11,11 +11,11 @@ STAGES = ("start", "extract", "stats", "init_death", "theory", "train", "report"
 WHOM = ("all", "controller", "job")
 ATTEMPTS = 20
 START_SECONDS = 2.0
-"""Until a run has its first job at work."""
+"""Seconds until the first job of a run starts."""
 
 
 def kill(ground: Ground, case: Case) -> str:
-    """One kill, and the next run at once: where the controlling process alone was killed, its jobs still work."""
+    """Kills once and starts the next run at once, during the jobs of a controlling process that was killed alone."""
     whom, stage = WHOM[case.seed % 3], STAGES[case.seed // 3 % 7]
     if stage == "start" and whom == "job":
         whom = "all"
@@ -31,7 +31,7 @@ def kill(ground: Ground, case: Case) -> str:
                 _kill(run, stage, whom)
             except (TooLate, ProcessLookupError):
                 run.end()
-                share /= 2  # it was over before; earlier next time
+                share /= 2  # the job ended first; kill earlier next time
                 continue
             if whom == "job":
                 _check_lonely_end(run)
@@ -40,11 +40,11 @@ def kill(ground: Ground, case: Case) -> str:
 
 
 def _wait(ground: Ground, run: Run, stage: str, share: float, as_it_writes: bool) -> str:
-    """Let a run get on; gives the moment in words."""
+    """Lets a run proceed to the moment of the kill. Returns a description of the moment."""
     if stage == "start":
         time.sleep(share * START_SECONDS)
         return f"{share * START_SECONDS:.2f} s after the start"
-    run.until(lambda: jobs(run.tree, stage), every=0.02)  # each look goes through all of /proc
+    run.until(lambda: jobs(run.tree, stage), every=0.02)  # each check reads all of /proc
     if as_it_writes:
         run.until(lambda: run.is_over or _is_writing(run.tree))
         time.sleep(share * 0.01)
@@ -54,7 +54,7 @@ def _wait(ground: Ground, run: Run, stage: str, share: float, as_it_writes: bool
 
 
 def _is_writing(tree: Tree) -> bool:
-    """Whether a file or folder that is to be published is being written."""
+    """Whether a file or folder that will be published is being written."""
     for _, folders, _ in os.walk(tree.results):
         if any(name.endswith(".draft") for name in folders):
             return True
@@ -63,7 +63,7 @@ def _is_writing(tree: Tree) -> bool:
 
 
 def _kill(run: Run, stage: str, whom: str) -> None:
-    """Raises `TooLate` or `ProcessLookupError` where there is nobody to kill."""
+    """Kills. Raises `TooLate` or `ProcessLookupError` if there is nothing to kill."""
     if run.is_over:
         raise TooLate
     if whom == "all":
@@ -79,7 +79,7 @@ def _kill(run: Run, stage: str, whom: str) -> None:
 
 
 def _check_lonely_end(run: Run) -> None:
-    """A run that has lost a job says so, and ends."""
+    """Checks that a run that has lost a job says so and ends."""
     done = run.end()
     if done.returncode == 0:
         raise DefectFound("a job was killed and the run says that it succeeded")

@@ -1,4 +1,4 @@
-"""What a machine does to a run: a full disk, a folder that cannot be written, a clock that jumps, a second run."""
+"""Disturbances by the machine: a full disk, a folder that cannot be written, a clock that jumps, a second run."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ WORK = STAGES[1:]
 
 
 def full_disk(ground: Ground, case: Case) -> str:
-    """Results on a small disk that fills up while a stage is at work; then there is room again."""
+    """Puts the results on a small disk that fills up during a stage; then there is room again."""
     stage = WORK[case.seed % len(WORK)]
     with ground.copy() as tree, _small_disk(tree) as resize:
         before = _used(tree.results)
@@ -35,7 +35,7 @@ def full_disk(ground: Ground, case: Case) -> str:
 
 
 def read_only(ground: Ground, case: Case) -> str:
-    """Results that cannot be written, all of them or one stage's."""
+    """Makes the results read-only, all of them or one stage's."""
     stage = WORK[case.seed % len(WORK)]
     with ground.copy() as tree:
         drop(tree, stage, case.rng)
@@ -50,7 +50,7 @@ def read_only(ground: Ground, case: Case) -> str:
 
 
 def clock_elsewhere(ground: Ground, case: Case) -> str:
-    """A run whose clock jumps by years as it works, forth or back."""
+    """Runs with a clock that jumps by years, forward or back."""
     stage = WORK[case.seed % len(WORK)]
     first, second = (case.rng.uniform(-5, 5) * YEAR for _ in range(2))
     with ground.copy() as tree:
@@ -70,7 +70,7 @@ def clock_elsewhere(ground: Ground, case: Case) -> str:
 
 
 def file_dates(ground: Ground, case: Case) -> str:
-    """Every input and result with a date of its own, up to ten years away."""
+    """Gives every input and result its own date, up to ten years away."""
     stage = WORK[case.seed % len(WORK)]
     with ground.copy() as tree:
         drop(tree, stage, case.rng)
@@ -86,7 +86,7 @@ def file_dates(ground: Ground, case: Case) -> str:
 
 
 def two_runs(ground: Ground, case: Case) -> str:
-    """A second run in the same folder, while the first is at work or starting."""
+    """Starts a second run in the same folder, while the first is starting or running."""
     stage = WORK[case.seed % len(WORK)]
     with ground.copy() as tree:
         drop(tree, stage, case.rng)
@@ -112,7 +112,7 @@ def _used(folder: Path) -> int:
 
 @contextmanager
 def _small_disk(tree: Tree) -> Iterator:
-    """Move the results to a disk of their own; gives a function that sets its size in bytes."""
+    """Moves the results to their own disk. Yields a function that sets its size in bytes."""
     aside = tree.root / "results.aside"
     tree.results.rename(aside)
     tree.results.mkdir()
@@ -126,7 +126,7 @@ def _small_disk(tree: Tree) -> Iterator:
 
 @contextmanager
 def _without_writing(folder: Path) -> Iterator[None]:
-    """Root may write whatever the mode of a folder is; a read-only mount stops it too."""
+    """Mounts a folder read-only: root may write whatever a folder's mode is, but not to a read-only mount."""
     if os.geteuid():
         modes = {path: path.stat().st_mode for path in (folder, *folder.rglob("*")) if path.is_dir()}
         for path, mode in modes.items():

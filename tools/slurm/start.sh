@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# A Slurm cluster on this one machine, to try `snakemake --cores all --profile slurm` on: two nodes of two processors and
-# two pretended GPUs each, a controller, no accounting database. For root on Debian or Ubuntu; stop.sh ends it.
-# Exit status 3: this machine cannot have it. Any other but 0: it did not come up.
-# Memory limits are enforced by polling, not by cgroups, and nothing keeps a job to its processors.
+# Starts a Slurm cluster on this one machine, to test `snakemake --cores all --profile slurm`: two nodes with two CPUs
+# and two simulated GPUs each, a controller, no accounting database. For root on Debian or Ubuntu; stop.sh ends it.
+# Exit status 3: this machine cannot run it. Any other nonzero status: it did not start.
+# Memory limits are enforced by polling, not by cgroups, and nothing limits a job to its CPUs.
 set -euo pipefail
 
 base=/tmp/saelib-slurm
@@ -12,7 +12,7 @@ refuse() { echo "start.sh: $*" >&2; exit 3; }
 
 [ "$(id -u)" = 0 ] || refuse "Slurm's daemons run jobs as other users: run this as root, or use a cluster that you have"
 if [ -e /etc/slurm/slurm.conf ] && [ "$(readlink /etc/slurm/slurm.conf)" != "$base/slurm.conf" ]; then
-  refuse "/etc/slurm/slurm.conf belongs to another Slurm; this one would take its place"
+  refuse "/etc/slurm/slurm.conf belongs to another Slurm, which this one would replace"
 fi
 missing=$(for program in slurmctld slurmd munged sbatch; do command -v "$program" >/dev/null || echo "$program"; done)
 if [ -n "$missing" ]; then
@@ -26,9 +26,9 @@ fi
 mkdir -p "$base"/{state,log,run,gpu} /etc/slurm
 chmod 755 "$base" "$base/run"
 getent hosts "$host" >/dev/null || echo "127.0.0.1 $host" >>/etc/hosts
-# Slurm hands out GPUs by their device files: copies of /dev/null will do.
+# Slurm assigns GPUs by their device files; copies of /dev/null are enough.
 for gpu in n1-0 n1-1 n2-0 n2-1; do
-  [ -e "$base/gpu/$gpu" ] || mknod "$base/gpu/$gpu" c 1 3 || refuse "root may make no device files here (a container?)"
+  [ -e "$base/gpu/$gpu" ] || mknod "$base/gpu/$gpu" c 1 3 || refuse "root cannot create device files (a container?)"
 done
 
 cat >"$base/slurm.conf" <<CONF
@@ -38,8 +38,8 @@ SlurmctldPort=16817
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-# cred_expire is also how long a job of a lost node waits before it starts again, 120 s by default. It may not be much
-# shorter: a job whose start on its node takes longer is refused there.
+# cred_expire is also the time that a job of a lost node waits before it starts again, 120 s by default. It must not be
+# much shorter: a job whose start on its node takes longer is refused there.
 AuthInfo=socket=$base/run/munge.socket,cred_expire=20
 CredType=cred/munge
 StateSaveLocation=$base/state
@@ -48,21 +48,21 @@ SlurmctldPidFile=$base/run/slurmctld.pid
 SlurmdPidFile=$base/run/slurmd.%n.pid
 SlurmctldLogFile=$base/log/slurmctld.log
 SlurmdLogFile=$base/log/slurmd.%n.log
-# By process groups: by parents (linuxproc), a process that outlives its own for a moment would outlive its job too.
+# Tracks by process group. By parents (linuxproc), a process that briefly outlives its parent would outlive its job.
 ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 SwitchType=switch/none
 MpiDefault=none
-# Jobs share nodes; processors, memory and GPUs are what runs out.
+# Jobs share nodes. CPUs, memory and GPUs are the limited resources.
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
 GresTypes=gpu
 SchedulerParameters=sched_interval=5,bf_interval=5,sched_min_interval=0
-# A node that was set down stays down until it is resumed, however well it answers.
+# A node that was set down stays down until it is resumed, even if it answers.
 ReturnToService=1
 KillWait=2
-# The default of most clusters: what squeue says about a finished job is gone after this many seconds.
+# The default of most clusters: squeue forgets a finished job after this many seconds.
 MinJobAge=300
 AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/none
@@ -85,14 +85,14 @@ done
 
 running() { [ -s "$base/run/$1.pid" ] && kill -0 "$(cat "$base/run/$1.pid")" 2>/dev/null; }
 
-# daemon NAME COMMAND...: start it in a session of its own, holding no file of the caller's, unless it runs already.
+# daemon NAME COMMAND...: starts it in its own session, without the caller's open files, unless it is already running.
 daemon() {
   local name=$1
   shift
   running "$name" || { setsid "$@" & } </dev/null >>"$base/log/$name.out" 2>&1
 }
 
-# within SECONDS COMMAND...: wait until the command succeeds.
+# within SECONDS COMMAND...: waits until the command succeeds.
 within() {
   local deadline=$((SECONDS + $1))
   shift
@@ -114,4 +114,4 @@ for node in n1 n2; do
   daemon "slurmd.$node" slurmd -N "$node"
 done
 within 60 all_idle
-sinfo -N -o '%N %P %T %c processors, %m MB, %G'
+sinfo -N -o '%N %P %T %c CPUs, %m MB, %G'

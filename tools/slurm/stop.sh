@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# End the Slurm that start.sh started, with every job in it, and remove what it wrote.
+# Ends the Slurm that start.sh started, with all of its jobs, and removes its files.
 set -u
 
 base=/tmp/saelib-slurm
-[ "$(readlink /etc/slurm/slurm.conf)" = "$base/slurm.conf" ] || { echo "stop.sh: no Slurm of start.sh is here"; exit 0; }
+[ "$(readlink /etc/slurm/slurm.conf)" = "$base/slurm.conf" ] || { echo "stop.sh: there is no Slurm to stop"; exit 0; }
 
 scancel --user=root 2>/dev/null
 for name in slurmd.n1 slurmd.n2 slurmctld munged; do

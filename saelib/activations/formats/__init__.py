@@ -1,1 +1,1 @@
-"""How arrays lie in files, one module a format: each opens a file and gives one array of it as a `Found`."""
+"""One module for each file format: it opens a file and returns one of its arrays as a `Found`."""

@@ -17,7 +17,10 @@ COPIED_AT_ONCE = 1 << 24
 
 
 def open_parquet(path: Path, member: str) -> Found:
-    """Map a column of a .parquet file, out of a copy: its pages are compressed and cannot be read from the middle."""
+    """Unpacks a column of a .parquet file into a scratch file and maps that.
+
+    The pages of a .parquet file are compressed, so that a row in the middle cannot be read by itself.
+    """
     import pyarrow.parquet as parquet
 
     with _errors(path), parquet.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
@@ -39,40 +42,43 @@ def open_parquet(path: Path, member: str) -> Found:
 
 
 def open_arrow(path: Path, member: str) -> Found:
-    """Read a column of an .arrow file (Feather 2, or a stream as `datasets` writes it) in place."""
+    """Opens a column of an .arrow file (Feather 2, or a stream as `datasets` writes it), to be read in place."""
     with _errors(path):
         return _column(_table(path), member, path)
 
 
 def is_data_set(folder: Path) -> bool:
-    """Whether `datasets` saved this folder (`save_to_disk`)."""
+    """Tells whether the library `datasets` saved this folder (`save_to_disk`)."""
     return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 def open_data_set(path: Path, member: str) -> Found:
-    """Read a column of a data set in place. One with several splits is a folder of folders, each of which is opened."""
+    """Opens a column of a saved data set, to be read in place.
+
+    A data set with several splits is a folder of folders; each split is opened by its own name.
+    """
     import pyarrow as pa
 
     if not (path / "state.json").is_file():
         splits = sorted(one.name for one in path.iterdir() if (one / "state.json").is_file())
         example = f"; name one, as in {path}/{splits[0]}" if splits else ""
-        raise UserError(f"{path}: a data set of {len(splits)} splits ({', '.join(splits) or 'none'}){example}")
+        raise UserError(f"{path}: is a data set of {len(splits)} splits ({', '.join(splits) or 'none'}){example}")
     with _errors(path):
         state = json.loads((path / "state.json").read_text())
         files = [str(one["filename"]) for one in state["_data_files"]]
     if state.get("_indices_data_files"):
-        raise UserError(f"{path}: lists its rows in an order of its own; save it again after flatten_indices()")
+        raise UserError(f"{path}: its rows are selected by a list of indices; save it again after flatten_indices()")
     if any(Path(name).name != name for name in files):
         raise UserError(f"{path}: state.json names files outside of its folder")
     absent = [name for name in files if not (path / name).is_file()]
     if absent:
-        raise UserError(f"{path}: {len(absent)} of its {len(files)} files are missing, the first is {absent[0]}")
+        raise UserError(f"{path}: {len(absent)} of its {len(files)} files are missing; the first is {absent[0]}")
     with _errors(path):
         return _column(pa.concat_tables([_table(path / name) for name in files]), member, path)
 
 
 def _table(path: Path) -> Any:
-    """A table that is mapped, not loaded."""
+    """Maps a table without loading it."""
     import pyarrow as pa
 
     with path.open("rb") as file:
@@ -98,7 +104,7 @@ def _column(table: Any, member: str, path: Path) -> Found:
 
 
 def _choose(schema: Any, member: str, path: Path) -> str:
-    """The column to read. Lists of whole numbers, such as token ids, are passed over unless they are asked for."""
+    """Returns the column to read; lists of integers, such as token ids, are skipped unless they are asked for."""
     import pyarrow.types as types
 
     leaves = {field.name: _leaf(field.type) for field in schema}
@@ -110,7 +116,7 @@ def _choose(schema: Any, member: str, path: Path) -> str:
     wanted = [name for name, leaf in leaves.items() if leaf is not None and types.is_floating(leaf)]
     if not wanted and not member:
         single = sum(types.is_floating(field.type) for field in schema)
-        hint = "; a column for each dimension is not read, save one column of lists" if single > 1 else ""
+        hint = "; one column per dimension cannot be read, save one column of lists" if single > 1 else ""
         raise UserError(f"{path}: none of its {len(leaves)} columns holds lists of floating-point numbers{hint}")
     return choose(wanted, member, path)
 
@@ -122,7 +128,7 @@ def _is_list(kind: Any) -> bool:
 
 
 def _leaf(kind: Any) -> Any:
-    """The type of the numbers in a column of lists, or of lists of lists; None for any other column."""
+    """Returns the type of the numbers in a column of lists (or of lists of lists); None for any other column."""
     kind = getattr(kind, "storage_type", kind)
     if not _is_list(kind):
         return None
@@ -132,13 +138,13 @@ def _leaf(kind: Any) -> Any:
 
 
 def _dense(values: Any, path: Path, row: int, inner: tuple[int, ...] | None = None) -> NDArray[Any]:
-    """Lists that are all of one length as an array.
+    """Turns lists of equal length into one numpy array.
 
     Args:
-        values: an arrow array of lists, which may hold lists.
-        path: for messages.
-        row: where it starts in the file, for messages.
-        inner: the lengths that they should have; None takes those of the first row.
+        values: an arrow array of lists, which may themselves hold lists.
+        path: the file, for messages.
+        row: the file's row at which `values` starts, for messages.
+        inner: the lengths that the lists should have; None takes those of the first row.
 
     Raises:
         UserError: for empty cells, and for lists of different lengths.
@@ -159,7 +165,7 @@ def _dense(values: Any, path: Path, row: int, inner: tuple[int, ...] | None = No
             if len(odd):
                 raise UserError(
                     f"{path}: row {row + int(odd[0]) // per_row} holds a list of {lengths[odd[0]]}, others of "
-                    f"{length}; all should be of one length"
+                    f"{length}; all should have the same length"
                 )
             values = values.flatten()
         shape.append(length)
@@ -177,7 +183,7 @@ def _first_null(values: Any) -> int:
 
 @contextmanager
 def _errors(path: Path) -> Iterator[None]:
-    """What pyarrow and json raise for a file that is not what its name says."""
+    """Turns whatever pyarrow and json raise for a damaged or misnamed file into one `UserError`."""
     import pyarrow as pa
 
     try:

@@ -1,4 +1,4 @@
-"""What every format gives: one array of a file, with its shape and a way to read a part of it."""
+"""`Found`, which every format returns: one array of a file, with its shape and a way to read parts of it."""
 
 import tempfile
 from collections.abc import Callable, Iterable
@@ -17,21 +17,21 @@ FLOATS = ("float16", "float32", "float64")
 
 @dataclass(frozen=True)
 class Found:
-    """One array of a file. Nothing of it has been read."""
+    """One array of a file. Its values have not been read yet."""
 
     shape: tuple[int, ...]
     kind: str
-    """What its numbers are, as messages name it, such as 'bfloat16'."""
+    """The type of its numbers as messages name it, such as 'bfloat16'."""
     floating: bool
-    """Whether `read` can give them as floating point."""
+    """Whether `read` can return them as floating point."""
     read: Callable[[int, int], NDArray[Any]]
-    """The entries `start` to `stop` along the first axis."""
+    """Reads the entries `start` to `stop` along the first axis."""
     together: int = 1
     """Entries along the first axis that are cheap to read together, such as those of a chunk."""
 
 
 def of_numpy(values: Any, read: Callable[[int, int], NDArray[Any]] | None = None, together: int = 1) -> Found:
-    """Describe anything with numpy's `shape` and `dtype` that is sliced along its first axis."""
+    """Describes anything that has numpy's `shape` and `dtype` and can be sliced along its first axis."""
     dtype = np.dtype(values.dtype)
     return Found(
         shape=tuple(map(int, values.shape)),
@@ -51,7 +51,7 @@ def _kind(dtype: np.dtype[Any]) -> str:
 
 
 def choose(names: Iterable[str], member: str, path: Path | str) -> str:
-    """The array to read: the one that was asked for, or the only one there is. Raises `UserError` otherwise."""
+    """Returns the array to read: the one that was asked for, or the only one. Raises `UserError` otherwise."""
     names = list(names)
     if member in names:
         return member
@@ -66,16 +66,16 @@ def choose(names: Iterable[str], member: str, path: Path | str) -> str:
 
 
 def damaged(path: Path, why: str = "") -> UserError:
-    """The message for a file or folder that is not what its name says."""
+    """Returns the error for a file or folder that is damaged or is not what its name says."""
     what = f"{path.suffix} file" if path.is_file() else f"{path.suffix} folder".lstrip()
     return UserError(f"{path}: damaged, cut short or no {what}{f' ({why})' if why else ''}")
 
 
 def scratch_file(path: Path, size: int) -> IO[bytes]:
-    """A nameless file for a copy of `size` bytes, which is gone when the last user of it is.
+    """Opens a nameless temporary file for a copy of `size` bytes; it disappears when nothing uses it any more.
 
     Raises:
-        UserError: where the disk has no room for it.
+        UserError: if the disk has no room for it.
     """
     import shutil
 
@@ -83,8 +83,8 @@ def scratch_file(path: Path, size: int) -> IO[bytes]:
     free = shutil.disk_usage(folder).free
     if size > free:
         raise UserError(
-            f"{path}: is unpacked to {folder} to be read, which takes {size / 1e9:.1f} GB where {free / 1e9:.1f} GB "
-            f"are free; set TMPDIR to a folder with more room, or save it as .npy"
+            f"{path}: has to be unpacked to {folder}, which takes {size / 1e9:.1f} GB, but {free / 1e9:.1f} GB are "
+            f"free there; set TMPDIR to a folder with more room, or save it as .npy"
         )
     return tempfile.TemporaryFile(prefix="saelib-")
 
@@ -92,8 +92,8 @@ def scratch_file(path: Path, size: int) -> IO[bytes]:
 def mapped(
     file: IO[bytes], dtype: DTypeLike, shape: tuple[int, ...], offset: int = 0, fortran: bool = False
 ) -> NDArray[Any]:
-    """The array that a file holds from byte `offset` on, read as it is needed."""
-    if prod(shape) == 0:  # which cannot be mapped
+    """Maps the array that a file holds from byte `offset` on; its values are read as they are needed."""
+    if prod(shape) == 0:  # an empty array cannot be mapped
         return np.empty(shape, dtype)
     file.flush()
     return np.memmap(file, dtype, "r", offset, shape, "F" if fortran else "C")

@@ -10,7 +10,7 @@ from saelib.errors import UserError
 
 
 def open_hdf5(path: Path, member: str, fill_missing_chunks: bool) -> Found:
-    """Open a dataset for reading slice by slice. Links that lead out of the file are not followed."""
+    """Opens a dataset, to be read slice by slice. Links that lead out of the file are not followed."""
     import h5py
 
     try:
@@ -27,7 +27,7 @@ def open_hdf5(path: Path, member: str, fill_missing_chunks: bool) -> Found:
     name = choose(datasets, member.strip("/"), path)
     dataset = datasets[name]
     if dataset.is_virtual or dataset.external:
-        raise UserError(f"{path}: the values of '{name}' lie in other files; name those files instead")
+        raise UserError(f"{path}: the values of '{name}' are stored in other files; name those files instead")
     found = of_numpy(dataset, together=dataset.chunks[0] if dataset.chunks else 1)
     if found.floating and not fill_missing_chunks:
         missing, chunks = _missing(dataset)
@@ -36,7 +36,7 @@ def open_hdf5(path: Path, member: str, fill_missing_chunks: bool) -> Found:
 
 
 def _missing(dataset: Any) -> tuple[int, int]:
-    """Chunks that were never written, which HDF5 reads as its fill value; and all chunks."""
+    """Counts the chunks that were never written, which HDF5 reads as its fill value, and all chunks."""
     if dataset.chunks is None:
         return (int(dataset.id.get_storage_size() == 0 and dataset.size > 0), 1)
     chunks = prod(ceil(size / chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True))

@@ -1,4 +1,4 @@
-"""numpy's .npy and .npz. The header is read first: what cannot be mapped is never unpickled."""
+"""numpy's .npy and .npz files. The header is read first, so that nothing is ever unpickled."""
 
 import zipfile
 from math import prod
@@ -12,7 +12,7 @@ from saelib.errors import UserError
 
 
 def open_npy(path: Path, member: str) -> Found:
-    """Map a .npy file. It holds one array, which has no name."""
+    """Maps a .npy file, which holds one array without a name."""
     if member:
         raise UserError(f"{path}: a .npy file holds one array without a name; leave '::{member}' out")
     with path.open("rb") as file:
@@ -20,7 +20,7 @@ def open_npy(path: Path, member: str) -> Found:
 
 
 def open_npz(path: Path, member: str) -> Found:
-    """Map an array of a .npz file, out of a copy: a zip, whose members may be compressed, cannot be mapped."""
+    """Unpacks an array of a .npz file into a scratch file and maps that: members of a zip may be compressed."""
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {one.filename: one.file_size for one in archive.infolist() if one.filename.endswith(".npy")}
@@ -31,7 +31,7 @@ def open_npz(path: Path, member: str) -> Found:
                     copy.write(piece)
                 copy.seek(0)
                 return _map(copy, path, size)
-    # What zipfile and numpy raise for damaged members; RuntimeError also for encrypted and strangely compressed ones.
+    # zipfile and numpy raise these for damaged members; RuntimeError also for encryption and unknown compression.
     except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError) as error:
         encrypted = isinstance(error, RuntimeError) and "encrypted" in str(error)
         raise damaged(path, "it is encrypted" if encrypted else "") from None
@@ -44,11 +44,11 @@ def _map(file: IO[bytes], path: Path, size: int) -> Found:
         return Found(shape, "Python objects", False, lambda start, stop: np.empty(0))
     wanted = start + prod(shape) * dtype.itemsize
     if size < wanted:
-        raise UserError(f"{path}: cut short; an array {list(shape)} takes {wanted:,} bytes, the file has {size:,}")
+        raise UserError(f"{path}: cut short; an array {list(shape)} takes {wanted:,} bytes, but the file has {size:,}")
     if size > wanted:
         raise UserError(
             f"{path}: {size - wanted:,} bytes follow the array {list(shape)}; perhaps several arrays were saved to one "
-            f"file, of which only the first would be read; save them to files of their own"
+            f"file, of which only the first would be read; save each to its own file"
         )
     return of_numpy(mapped(file, dtype, shape, start, fortran))
 

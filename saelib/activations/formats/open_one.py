@@ -1,4 +1,4 @@
-"""Open one file, whatever its format, and check that it holds activations."""
+"""Opens one file, whatever its format, and checks that it holds activations."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,15 +22,15 @@ OPENERS: dict[str, Callable[[Path, str], Found]] = {
     ".arrow": open_arrow,
 }
 CHUNKED: dict[str, Callable[[Path, str, bool], Found]] = {".zarr": open_zarr, ".h5": open_hdf5, ".hdf5": open_hdf5}
-"""Formats that may lack chunks; their openers are told whether to fill these."""
+"""Formats in which chunks may be missing; their openers are told whether to fill them in."""
 SUFFIXES = (*OPENERS, *CHUNKED)
 
 
 def open_one(path: Path, member: str, fill_missing_chunks: bool) -> Found:
-    """Open an array of a file or folder.
+    """Opens an array of a file or folder.
 
     Raises:
-        UserError: where it is not [tokens, d_in] or [examples, context, d_in] in floating point.
+        UserError: if it is not [tokens, d_in] or [examples, context, d_in] in floating point.
     """
     try:
         found = _opened(path, member, fill_missing_chunks)

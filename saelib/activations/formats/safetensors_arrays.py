@@ -12,11 +12,11 @@ KINDS = {
     "BF16": "bfloat16", "F8_E4M3": "float8_e4m3", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
 THROUGH_TORCH = ("BF16", "F8_E4M3", "F8_E5M2")
-"""numpy has no such type; torch has, and turns it into float32 without loss."""
+"""Types that numpy lacks; torch reads them and turns them into float32 without loss."""
 
 
 def open_safetensors(path: Path, member: str) -> Found:
-    """Open a tensor for reading slice by slice."""
+    """Opens a tensor, to be read slice by slice."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -38,6 +38,6 @@ def open_safetensors(path: Path, member: str) -> Found:
 
 
 def _name(dtype: str) -> str:
-    """Such as 'int64' for 'I64'."""
+    """Returns the usual name of a type, such as 'int64' for 'I64'."""
     kind = {"I": "int", "U": "uint", "C": "complex"}.get(dtype[0])
     return f"{kind}{dtype[1:]}" if kind else dtype.lower()

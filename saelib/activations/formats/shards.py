@@ -1,4 +1,4 @@
-"""Activations in many files: those of a folder, or those that a pattern such as `acts/*.npy` matches."""
+"""Activations in many files: those in a folder, or those that a pattern such as `acts/*.npy` matches."""
 
 import glob
 import re
@@ -13,7 +13,7 @@ from saelib.errors import UserError
 
 
 def matches(location: str) -> list[Path]:
-    """The file or folder of this name, or what it matches as a pattern, in natural order; empty where there is none."""
+    """Returns the file or folder of this name, or all that it matches as a pattern, in natural order; may be empty."""
     path = Path(location).expanduser()
     if path.exists():
         return [path]
@@ -21,10 +21,10 @@ def matches(location: str) -> list[Path]:
 
 
 def find_files(location: str) -> tuple[list[Path], list[str]]:
-    """What to open, in natural order, and sentences on what was found and what is passed over.
+    """Returns the files to open, in natural order, and sentences that say what was found and what is skipped.
 
     Raises:
-        UserError: where nothing is found that can be read, or files of several formats.
+        UserError: if nothing is found that can be read, or files of several formats.
     """
     found = matches(location)
     if not found:
@@ -55,14 +55,14 @@ def _is_plain_folder(path: Path) -> bool:
 
 
 def _format(path: Path) -> str:
-    """The suffix that stands for a file's format; empty where it is not read."""
+    """Returns the suffix that stands for a file's format; '' if the file is not read."""
     if path.is_dir() and (is_zarr(path) or is_data_set(path)):
         return ".zarr" if is_zarr(path) else "data set"
     return path.suffix.lower() if path.suffix.lower() in SUFFIXES else ""
 
 
 def _natural(path: Path) -> list[tuple[bool, int, str]]:
-    """So that shard 10 comes after shard 9."""
+    """Returns a sort key by which shard 10 comes after shard 9."""
     words = re.split(r"([0-9]+)", str(path))
     return [(index % 2 == 0, int(word) if index % 2 else 0, word) for index, word in enumerate(words)]
 

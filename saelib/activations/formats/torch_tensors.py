@@ -1,4 +1,4 @@
-"""Tensors of a file that `torch.save` wrote: a tensor, or dicts and lists of them. No object is ever built."""
+"""Tensors of a file that `torch.save` wrote: a tensor, or dicts and lists of tensors. Other objects are refused."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,11 +8,11 @@ from saelib.activations.formats.found import FLOATS, Found, choose, damaged
 from saelib.errors import UserError
 
 THROUGH_FLOAT32 = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
-"""numpy has no such type."""
+"""Types that numpy lacks."""
 
 
 def open_torch(path: Path, member: str) -> Found:
-    """Map a tensor of the file; names of nested ones are joined by '/', those of lists are numbers."""
+    """Maps a tensor of the file. Names of nested tensors are joined by '/'; entries of lists are named by number."""
     tensors = dict(_tensors(_load(path), ""))
     tensor = tensors[choose(tensors, member, path)].detach()
     kind = str(tensor.dtype).removeprefix("torch.")
@@ -36,22 +36,22 @@ def _load(path: Path) -> Any:
         zipped = file.read(4) == b"PK\x03\x04"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about torch's own insides
-            # Files from before torch 1.6 are no zip and cannot be mapped.
+            warnings.simplefilter("ignore")  # they are about torch's own internals
+            # Files from before torch 1.6 are not zip files and cannot be mapped.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         if "Unsupported global" not in str(error):
             raise damaged(path) from None
         raise UserError(
             f"{path}: holds Python objects beside tensors, which are not loaded because they can run code; save "
-            f"tensors alone, as in torch.save({{'acts': acts}}, '{path.name}')"
+            f"only tensors, as in torch.save({{'acts': acts}}, '{path.name}')"
         ) from None
     except (RuntimeError, ValueError, EOFError, KeyError, IndexError, TypeError, AttributeError, AssertionError):
         raise damaged(path) from None
 
 
 def _tensors(content: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Every tensor inside, with its name; numbers and words beside them are passed over."""
+    """Yields every tensor inside, with its name; numbers and strings are skipped."""
     import torch
 
     if isinstance(content, torch.Tensor):

@@ -1,4 +1,4 @@
-"""Arrays of a zarr folder, formats 2 and 3, sharded or not, in any group; every chunk of them is looked for."""
+"""Arrays of a zarr folder, formats 2 and 3, sharded or not, in any group. No chunk of an array may be missing."""
 
 import warnings
 from collections.abc import Iterator
@@ -19,15 +19,15 @@ ABSENT = np.iinfo(np.uint64).max
 
 
 def is_zarr(folder: Path) -> bool:
-    """Whether a folder is a zarr array or group."""
+    """Tells whether a folder is a zarr array or group."""
     return any((folder / mark).is_file() for mark in MARKS)
 
 
 def open_zarr(path: Path, member: str, fill_missing_chunks: bool) -> Found:
-    """Open an array for reading slice by slice.
+    """Opens an array, to be read slice by slice.
 
     Raises:
-        UserError: where a chunk, or an inner chunk of a shard, is missing, unless `fill_missing_chunks`.
+        UserError: if a chunk, or an inner chunk of a shard, is missing, unless `fill_missing_chunks`.
     """
     import zarr
 
@@ -35,13 +35,13 @@ def open_zarr(path: Path, member: str, fill_missing_chunks: bool) -> Found:
         raise UserError(f"{path}: not a zarr array or group (a folder with zarr.json, .zarray or .zgroup)")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about files beside the arrays
+            warnings.simplefilter("ignore")  # they are about other files in the folder
             node = _array(zarr.open(path, mode="r"), member, path)
         folder = path / node.path
         found = of_numpy(node, together=node.chunks[0] if node.ndim else 1)
         if not fill_missing_chunks and found.floating:
             _refuse_missing(path, folder, node)
-    # All that zarr was seen to raise for metadata that are damaged or of a kind that it does not know.
+    # These are all the errors that zarr was seen to raise for damaged or unknown metadata.
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError) as error:
         why = "a data type that zarr does not know here" if "data type" in str(error) else "its metadata cannot be read"
         raise damaged(path, why) from error
@@ -62,7 +62,7 @@ def _array(node: Any, member: str, path: Path) -> Any:
 def _refuse_missing(path: Path, folder: Path, array: Any) -> None:
     nested = str(array.metadata.to_dict().get("codecs")).count("sharding_indexed") - (array.shards is not None)
     if nested:
-        raise UserError(f"{path}: shards inside of shards, or behind another codec, are not read; save it anew")
+        raise UserError(f"{path}: shards inside of shards, or behind another codec, cannot be read; save it again")
     counts = [ceil(size / chunk) for size, chunk in zip(array.shape, array.chunks, strict=True)]
     missing, first = 0, ""
     for corner in _missing(folder, array):
@@ -74,7 +74,7 @@ def _refuse_missing(path: Path, folder: Path, array: Any) -> None:
 
 
 def _missing(folder: Path, array: Any) -> Iterator[tuple[int, ...]]:
-    """Where the chunks lie that no file holds, counted in chunks along each axis."""
+    """Yields the place of each chunk that no file holds, counted in chunks along each axis."""
     outer = array.shards or array.chunks
     per_shard = [shard // chunk for shard, chunk in zip(outer, array.chunks, strict=True)]
     whole = [ceil(size / chunk) for size, chunk in zip(array.shape, array.chunks, strict=True)]
@@ -94,10 +94,12 @@ def _missing(folder: Path, array: Any) -> Iterator[tuple[int, ...]]:
 
 
 def _held(shard: Path, codec: Any, per_shard: list[int]) -> NDArray[np.bool_]:
-    """Which inner chunks a shard holds, from its index: offset and length of each, or twice the largest number.
+    """Returns which inner chunks a shard holds, bool [chunks of the shard along each axis].
+
+    The shard's index has the offset and the length of each chunk; for an absent chunk, both are the largest number.
 
     Raises:
-        UserError: where the index does not describe this file.
+        UserError: if the index does not describe this file.
     """
     names = [one.to_dict()["name"] for one in codec.index_codecs]
     if names not in (["bytes"], ["bytes", "crc32c"]):
@@ -113,5 +115,5 @@ def _held(shard: Path, codec: Any, per_shard: list[int]) -> NDArray[np.bool_]:
     entries = np.frombuffer(content[: 16 * prod(per_shard)], f"{order}u8").reshape(-1, 2)
     held = (entries != ABSENT).any(axis=1)
     if (entries[held] > size).any() or (entries[held].sum(axis=1) > size).any():
-        raise UserError(f"{shard}: cut short or damaged; its index speaks of more than its {size:,} bytes")
+        raise UserError(f"{shard}: cut short or damaged; its index points beyond its {size:,} bytes")
     return held.reshape(per_shard)

@@ -10,7 +10,7 @@ const axis = {
 };
 const options = {
   renderer: "svg",
-  ast: true, // the page forbids itself to make code from text
+  ast: true, // the page's policy forbids making code from text
   actions: false,
   tooltip: { theme: "page" },
   config: {
@@ -36,7 +36,7 @@ function sort(button) {
   const value = (row) => row.cells[header.cellIndex].dataset.value;
   const compare = (a, b) => {
     const [x, y] = [value(a), value(b)];
-    if (x === "" || y === "") return (x === "") - (y === ""); // what was not measured stays at the end
+    if (x === "" || y === "") return (x === "") - (y === ""); // missing values stay at the end
     const order = header.dataset.kind === "number" ? Number(x) - Number(y) : x.localeCompare(y);
     return descending ? -order : order;
   };

@@ -1,4 +1,4 @@
-"""Death at initialization along the depth of every model, with and without preprocessing."""
+"""Figure of death at initialization along the depth of every model, with and without preprocessing."""
 
 import math
 
@@ -12,12 +12,12 @@ from saelib.report.palette import PREPROCESSINGS
 
 COLUMNS = 3
 WIDTHS = {"raw": 1.2, "center_median": 1.9, "pca": 2.8}
-"""Lines that lie on one another, mostly at zero, all stay visible when the later ones are thinner."""
+"""Lines often overlap at zero; all stay visible, because those drawn later are thinner."""
 COLUMN_OF = {name: f"dead_total_{name}" if name != "raw" else "dead_total" for name in PREPROCESSINGS}
 
 
 def death_by_layer(layers: pl.DataFrame) -> Figure | None:
-    """A panel for each model; None where nothing was measured."""
+    """Draw a panel for each model; None if nothing was measured."""
     measured = layers.filter(pl.any_horizontal(pl.col(*COLUMN_OF.values()).is_not_null()))
     models = measured["model"].unique(maintain_order=True)
     if len(models) == 0:

@@ -1,4 +1,4 @@
-"""Mean and spread of every dimension of the LayerNormed activations (paper, Figs. 2b, S1): outliers are spikes."""
+"""Figure of every dimension's mean and spread after LayerNorm (paper, Figs. 2b and S1): outliers are spikes."""
 
 import math
 
@@ -16,7 +16,7 @@ from saelib.report.results import Place, read_landscape
 
 
 def landscapes(config: Config, layers: pl.DataFrame) -> Figure | None:
-    """A panel for each model's representative layer, or its middle one; None where no statistics could be read."""
+    """Draw a panel for each model's representative (or middle) layer; None if no statistics could be read."""
     shown = [(place, found) for place in _places(config) if (found := read_landscape(config, place))]
     if not shown:
         return None

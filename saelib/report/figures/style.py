@@ -1,4 +1,4 @@
-"""One look for every figure: sizes for a README, colors that color-blind readers tell apart."""
+"""The common style of all figures: sizes for a README, and colors that color-blind readers can tell apart."""
 
 import logging
 from collections.abc import Iterator
@@ -50,34 +50,34 @@ RC: dict[RcKeyType, Any] = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Draw and save inside this block."""
-    # Its account of every glyph in every PDF would drown a job's log.
+    """Apply the style; draw and save inside this block."""
+    # It reports every glyph of every PDF, which would flood a job's log.
     logging.getLogger("fontTools").setLevel(logging.WARNING)
     with rc_context(RC):
         yield
 
 
 def new_figure(height: float) -> Figure:
-    """A figure of the common width, laid out by itself; no global state of pyplot is touched."""
+    """Make a figure of the common width with automatic layout, without touching pyplot's global state."""
     return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
 def percent_axis(axis: Axis, ticks: tuple[float, ...] = (0, 0.25, 0.5, 0.75, 1)) -> None:
-    """Ticks and grid lines in percent, for rates given as fractions."""
+    """Set ticks and grid lines in percent, for rates given as fractions."""
     axis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     axis.set_ticks(ticks)
     axis.grid(True)
 
 
 def note(axes: Axes, text: str) -> None:
-    """Quiet words above the right end of a panel, on the line of its title."""
+    """Write small gray text above the right end of a panel, on the line of its title."""
     axes.annotate(
         text, (1, 1), (0, 5), "axes fraction", "offset points", color=QUIET, ha="right", va="bottom", fontsize=7.5
     )
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Publish a figure as PDF and PNG. The same figure gives the same bytes: no date is written."""
+    """Publish a figure as PDF and PNG, without a date, so the same figure gives the same bytes."""
     paths = [folder / f"{name}.pdf", folder / f"{name}.png"]
     for path in paths:
         kind = path.suffix[1:]
@@ -88,6 +88,6 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 
 
 def remove(folder: Path, name: str) -> None:
-    """Take away what `save` wrote."""
+    """Remove the files that `save` wrote."""
     for suffix in ("pdf", "png"):
         (folder / f"{name}.{suffix}").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Death after training, by model and variant (paper, Figs. 2a and S14)."""
+"""Figure of death after training, by model and variant (paper, Figs. 2a and S14)."""
 
 import polars as pl
 from matplotlib.axes import Axes
@@ -10,7 +10,7 @@ from saelib.report.palette import SKY, VERMILLION
 
 
 def trained_death(config: Config, saes: pl.DataFrame) -> Figure | None:
-    """A column for each variant, a bar for each model; None where nothing was trained."""
+    """Draw a column for each variant with a bar for each model; None if nothing was trained."""
     if saes.is_empty():
         return None
     places = saes.select(pl.format("{} L{}", "model", "layer").alias("place"))["place"]

@@ -1,4 +1,4 @@
-"""What an SAE makes of a batch in training: reconstructions that gradients flow through, and who took part."""
+"""The forward pass in training: reconstructions that gradients flow through, and the latents that took part."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,9 +31,9 @@ class Forward:
     hidden_pre: Tensor | None
     """[tokens, d_sae], constants; None where nobody asked."""
     penalty: Tensor | float = 0.0
-    """What the architecture adds to the loss."""
+    """The architecture's own term of the loss."""
     smallest: Tensor | None = None
-    """Of `batch_topk`: the smallest selected value of the batch, at least 0."""
+    """`batch_topk` alone: the smallest selected value of the batch, at least 0."""
 
 
 def topk_forward(sae: SAE, x: Tensor, precision: Precision, keep: bool) -> Forward:

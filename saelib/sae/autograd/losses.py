@@ -1,4 +1,4 @@
-"""What training minimizes beside an architecture's own penalty."""
+"""The losses that training minimizes in addition to an architecture's own penalty."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ def reconstruction_loss(x: Tensor, x_hat: Tensor, variance: float) -> Tensor:
 
 
 def auxk_loss(sae: SAE, x: Tensor, x_hat: Tensor, hidden_pre: Tensor, dead: Tensor, k_aux: int) -> Tensor:
-    """How badly the dead latents fit what the living ones left over (Gao et al. 2024, appendix A.2).
+    """Error of the dead latents' fit to what the living ones left over (Gao et al. 2024, appendix A.2).
 
     The residual x - x_hat is a constant here, fitted by the `k_aux` largest dead latents of each token after the
     ReLU and without b_dec, relative to the residual's variance over the batch. The gradient reaches the selected
@@ -48,7 +48,7 @@ def auxk_loss(sae: SAE, x: Tensor, x_hat: Tensor, hidden_pre: Tensor, dead: Tens
 
 
 def ghost_loss(sae: SAE, x: Tensor, x_hat: Tensor, hidden_pre: Tensor, dead: Tensor, mse: Tensor) -> Tensor:
-    """How badly the dead latents, through exp instead of the ReLU, fit the residual (Jermyn and Templeton 2024).
+    """Error of the dead latents' fit to the residual, through exp instead of the ReLU (Jermyn and Templeton 2024).
 
     Their reconstruction, without b_dec, is scaled for each token to half the residual's norm, and the loss to the
     value of `mse`; both scales and the residual are constants. No gradient where nothing is dead or left over.
@@ -88,7 +88,7 @@ def _candidates(dead: Tensor) -> Tensor:
 def _pre_activations_of(
     latents: Tensor, dead: Tensor, sae: SAE, x: Tensor, hidden_pre: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Of some latents: pre-activations [tokens, some] that gradients flow through, and decoder rows [some, d_in].
+    """Pre-activations [tokens, some] of some latents, with gradients, and their decoder rows [some, d_in].
 
     Latents that are not dead are -infinity everywhere, which is never selected and whose exp is 0.
     """
@@ -100,7 +100,7 @@ def _pre_activations_of(
 
 
 def _bar(values: Tensor, k: int) -> Tensor:
-    """What exactly the k largest positive values of a row exceed: [rows, n] -> [rows, 1]."""
+    """The bar that exactly the k largest positive values of a row exceed: [rows, n] -> [rows, 1]."""
     if values.shape[1] <= k:
         return values.new_zeros(())
     return values.topk(k + 1, dim=1, sorted=False).values.amin(1, keepdim=True).clamp(min=0)

@@ -13,23 +13,23 @@ from torch import Tensor
 
 
 class Entries:
-    """Which latents each token of a batch selected: `latents` [entries], token by token."""
+    """The latents that each token of a batch selected: `latents` [entries], token by token."""
 
     def __init__(self, latents: Tensor, tokens: Tensor, shape: tuple[int, int]) -> None:
         """`tokens` [entries]: ascending. `shape`: tokens, d_sae."""
         self.latents, self.tokens = latents, tokens
         n_tokens, self.d_sae = shape
         self.starts = torch.searchsorted(tokens, torch.arange(n_tokens, device=tokens.device))
-        """[tokens]; where each token's entries begin."""
+        """[tokens]; the first entry of each token."""
 
     @cached_property
     def by_latent(self) -> tuple[Tensor, Tensor]:
-        """The order of the entries when sorted by latent [entries], and where each latent's begin [d_sae]."""
+        """The order of the entries sorted by latent [entries], and the first entry of each latent [d_sae]."""
         latents, order = torch.sort(self.latents, stable=True)
         return order, torch.searchsorted(latents, torch.arange(self.d_sae, device=latents.device))
 
     def sum_by_latent(self, weights: Tensor, rows: Tensor) -> Tensor:
-        """For each latent, the sum over its entries of weight times the token's row: [d_sae, width].
+        """Sum over each latent's entries of weight times the token's row: [d_sae, width].
 
         `weights`: [entries]; `rows`: [tokens, width].
         """
@@ -37,7 +37,7 @@ class Entries:
         return F.embedding_bag(self.tokens[order], rows, starts, per_sample_weights=weights[order], mode="sum")
 
     def fired(self, codes: Tensor) -> Tensor:
-        """Which latents have a code [entries] above 0 (a selected 0 does not count): boolean [d_sae]."""
+        """Marks the latents with a code [entries] above 0 (a selected 0 does not count): boolean [d_sae]."""
         counts = torch.zeros(self.d_sae, dtype=torch.int32, device=codes.device)
         return counts.index_add_(0, self.latents, (codes > 0).int()) > 0
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from saelib.config.training import TrainConfig, VariantConfig
+from saelib.config.training import VariantConfig
 from saelib.errors import UserError
 from saelib.sae.autograd import forward
 from saelib.sae.autograd.forward import Forward
@@ -14,9 +14,11 @@ from saelib.sae.autograd.optimizer import make_optimizer
 from saelib.sae.autograd.resample import resample
 from saelib.sae.model import SAE
 from saelib.sae.schedule import rate_at
+from saelib.sae.trainer import TrainerSettings
 
 THRESHOLD_DECAY = 0.9
-"""Of the running average of `batch_topk`'s bar: over about 10 batches, as one has little noise and the SAE moves."""
+"""Decay of the running average of `batch_topk`'s bar, which spans about 10 batches: one has little noise, and the SAE
+moves."""
 UNIT = 8
 """A decoder row counts as unit while its norm is within this many units of rounding of 1, so that one which nothing
 moves keeps its bits."""
@@ -26,7 +28,7 @@ class TorchTrainer:
     """Minimizes ||x - x_hat||^2 / variance and the penalties of the variant; see `saelib.sae.trainer.Trainer`.
 
     A step is: forward, counters, loss, backward, projection of W_dec's gradient, clipping, optimizer, unit decoder
-    rows, and what happens at some steps only (resampling).
+    rows, and resampling, which happens at some steps only.
 
     Gradients of what is frozen are not computed, and count as 0 in `gradient_norms`.
 
@@ -35,33 +37,17 @@ class TorchTrainer:
     direction (synthetic data, d_in 128, d_sae 1,024, k 16, 500 steps, two seeds, on a CPU).
     """
 
-    def __init__(
-        self,
-        sae: SAE,
-        config: TrainConfig,
-        variant: VariantConfig,
-        *,
-        learning_rate: float,
-        variance: float,
-        seed: int = 0,
-    ) -> None:
-        """Take over `sae`, which is trained in place, on the device where it is.
-
-        Args:
-            sae: Its architecture is the variant's.
-            config: Steps, batch and the like.
-            variant: The method.
-            learning_rate: The highest of the schedule.
-            variance: ||sigma||^2 of the data, a constant, so that the learning rate means the same for every layer.
-            seed: Of what is drawn during training, which depends on it and on the step alone.
+    def __init__(self, sae: SAE, settings: TrainerSettings) -> None:
+        """Take over `sae`, whose architecture is the variant's; it is trained in place, on its own device.
 
         Raises:
-            UserError: for resampling where features are frozen.
+            UserError: if the variant resamples features that it freezes.
         """
+        variant = settings.variant
         if variant.dead_latents.kind == "resample" and variant.frozen == "features":
             raise UserError("dead_latents: resample moves features, which frozen: features forbids; use one of them")
-        self._sae, self.config, self.variant = sae, config, variant
-        self.learning_rate, self.variance, self.seed = learning_rate, variance, seed
+        self.settings, self.config, self.variant = settings, settings.config, variant
+        self._sae = sae
         self.steps_done = self.examples = 0
         self.tokens_since_fired = torch.zeros_like(sae.b_enc, dtype=torch.int64, requires_grad=False)
         self.tokens_since_positive = torch.zeros_like(self.tokens_since_fired)
@@ -111,7 +97,7 @@ class TorchTrainer:
         self.tokens_since_positive.add_(tokens).masked_fill_(result.positive, 0)
 
     def _loss(self, x: Tensor, result: Forward) -> Tensor:
-        mse = reconstruction_loss(x, result.x_hat, self.variance)
+        mse = reconstruction_loss(x, result.x_hat, self.settings.variance)
         loss = mse + result.penalty
         dead_latents, hidden_pre = self.variant.dead_latents, result.hidden_pre
         if hidden_pre is None or self.examples < self.config.dead_after_examples:
@@ -136,7 +122,7 @@ class TorchTrainer:
             sae.W_dec.grad.addcmul_(along[:, None], sae.W_dec, value=-1)
         if self.variant.clip is not None:
             torch.nn.utils.clip_grad_norm_(parameters, self.variant.clip)
-        rate = rate_at(self.steps_done, self.config.steps, self.learning_rate, self.variant.schedule)
+        rate = rate_at(self.steps_done, self.config.steps, self.settings.learning_rate, self.variant.schedule)
         self._optimizer.step(self.steps_done, rate)
         if "W_dec" in self._trained:
             norms = torch.linalg.vector_norm(sae.W_dec, dim=1, keepdim=True)
@@ -157,7 +143,7 @@ class TorchTrainer:
             or step > (dead_latents.until or self.config.steps // 2)
         ):
             return
-        seed = np.random.SeedSequence([self.seed, step]).generate_state(1)
+        seed = np.random.SeedSequence([self.settings.seed, step]).generate_state(1)
         generator = torch.Generator().manual_seed(int(seed[0]))
         losses = (x - result.x_hat).square().sum(1)
         latents = resample(self._sae, x, losses, self.dead, self._optimizer.moments, generator)
@@ -195,13 +181,13 @@ class TorchTrainer:
 
 
 def _trained_parameters(sae: SAE, variant: VariantConfig) -> dict[str, Parameter]:
-    """What training may move; the others stop asking for gradients."""
+    """The parameters that training may move; the others stop asking for gradients."""
     for name, parameter in sae.named_parameters():
         parameter.requires_grad_({"none": True, "b_dec": name != "b_dec", "features": name == "b_dec"}[variant.frozen])
     return {name: parameter for name, parameter in sae.named_parameters() if parameter.requires_grad}
 
 
 def _norm(*parameters: Parameter) -> Tensor:
-    """L2 norm of the gradients together; 0 for what has none."""
+    """L2 norm of all the gradients together; parameters without one count as 0."""
     norms = [p.new_zeros(()) if p.grad is None else torch.linalg.vector_norm(p.grad) for p in parameters]
     return torch.linalg.vector_norm(torch.stack(norms))

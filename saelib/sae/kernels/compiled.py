@@ -1,4 +1,4 @@
-"""How kernels are compiled: without the GIL, and kept on disk until any file of this package changes."""
+"""Compilation of kernels: without the GIL, and kept on disk until any file of this package changes."""
 
 import hashlib
 from collections.abc import Callable
@@ -20,13 +20,13 @@ SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in _files)).hexdige
 _options: dict[str, Any] = {"nogil": True, "forceinline": True, "error_model": "numpy"}
 
 inner = njit(**_options, fastmath={"contract"})
-"""For functions that only kernels call: compiled into them."""
+"""Decorator of functions that only kernels call: compiled into them."""
 inner_sum = njit(**_options, fastmath={"contract", "reassoc", "nsz"})
 """The same for sums, whose terms may be added in another order (always the same), as vector instructions need."""
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """For functions that Python calls.
+    """Compile a function that Python calls.
 
     numba drops what it cached when the function's own file changes, but the code compiled into it comes from several:
     so the whole package decides.

@@ -1,4 +1,4 @@
-"""Whether the kernels run on this machine, and how wide its vectors are."""
+"""Abilities of this machine's CPU: whether the kernels run on it, and how wide its vectors are."""
 
 import functools
 from typing import Any
@@ -8,7 +8,7 @@ NO_NUMBA = "numba is not installed"
 
 @functools.cache
 def vector_lanes() -> int:
-    """float32 values in one vector register of the processor that numba generates code for; 0: not known.
+    """float32 values in one vector register of the CPU that numba generates code for; 0: not known.
 
     Reads numba's own view of it, so NUMBA_CPU_NAME and NUMBA_CPU_FEATURES are respected.
     """
@@ -24,7 +24,7 @@ def vector_lanes() -> int:
 
 @functools.cache
 def integers_are_faster() -> bool:
-    """Whether the processor multiplies and adds 16-bit integers faster than float32: AVX2, or AVX-512 with VNNI."""
+    """True if the CPU multiplies and adds 16-bit integers faster than float32: AVX2, or AVX-512 with VNNI."""
     from numba.core.registry import cpu_target
 
     context: Any = cpu_target.target_context
@@ -32,7 +32,7 @@ def integers_are_faster() -> bool:
 
 
 def why_unsupported() -> str | None:
-    """None where the kernels run; otherwise the reason why not, as part of a sentence."""
+    """The reason why the kernels cannot run here, as part of a sentence; None if they can."""
     try:
         import numba  # noqa: F401
     except ImportError:

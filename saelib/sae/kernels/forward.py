@@ -1,4 +1,4 @@
-"""From a batch to codes, errors and the gradients of codes, a block of tokens at a time."""
+"""Codes, errors and the gradients of codes of a batch, a block of tokens at a time."""
 
 from typing import NamedTuple
 
@@ -23,8 +23,19 @@ class Codes(NamedTuple):
     """[tokens]"""
 
 
+class Encoder(NamedTuple):
+    """Parameters of the encoder, as it reads them."""
+
+    b_dec: NDArray[np.float32]
+    """[at least d_in]"""
+    panels: NDArray[np.float32]
+    """`gemm.pack` of W_enc."""
+    b_enc: NDArray[np.float32]
+    """[padded d_sae]; -inf beyond d_sae."""
+
+
 class EncodeBuffers(NamedTuple):
-    """Of one worker."""
+    """Buffers of one worker."""
 
     hidden: NDArray[np.float32]
     """Pre-activations of a block, [rows, row_length]; -inf beyond d_sae."""
@@ -42,8 +53,17 @@ class DeadPreActivations(NamedTuple):
     """[tokens, n]"""
 
 
+class EncodedBatch(NamedTuple):
+    """Results of encoding a batch."""
+
+    centered: NDArray[np.float32]
+    """[tokens, width]; x - b_dec, left alone beyond d_in."""
+    codes: Codes
+    kept: DeadPreActivations
+
+
 def empty_codes(tokens: int, k: int) -> Codes:
-    """Without any latent selected."""
+    """Codes without any latent selected."""
     return Codes(np.zeros((tokens, k), np.float32), np.zeros((tokens, k), np.int32), np.zeros(tokens, np.int32))
 
 
@@ -53,7 +73,7 @@ def keep_nothing(tokens: int) -> DeadPreActivations:
 
 
 def encode_buffers(rows: int, d_sae: int, k: int) -> EncodeBuffers:
-    """For blocks of up to `rows` tokens."""
+    """Buffers for blocks of up to `rows` tokens."""
     length = row_length(padded(d_sae), k)
     hidden = np.full((rows, length), -np.inf, np.float32)
     return EncodeBuffers(hidden, np.zeros(length, np.uint8), select_buffers(padded(d_sae), k))
@@ -72,12 +92,8 @@ def encode_block(
     x: NDArray[np.float32],
     start: int,
     stop: int,
-    b_dec: NDArray[np.float32],
-    panels: NDArray[np.float32],
-    bias: NDArray[np.float32],
-    centered: NDArray[np.float32],
-    codes: Codes,
-    kept: DeadPreActivations,
+    encoder: Encoder,
+    encoded: EncodedBatch,
     buffers: EncodeBuffers,
 ) -> None:
     """Codes of tokens `start` to `stop`, selected while their pre-activations are in cache.
@@ -85,18 +101,14 @@ def encode_block(
     Args:
         x: [tokens, d_in]
         start: First token.
-        stop: Behind the last; no more tokens than the buffers have rows.
-        b_dec: [at least d_in]
-        panels: `gemm.pack` of W_enc.
-        bias: b_enc, -inf beyond d_sae.
-        centered: Written, [tokens, width], beyond d_in left alone: x - b_dec.
-        codes: Written.
-        kept: Latents whose pre-activations to write down.
-        buffers: Of this worker.
+        stop: The token behind the last one; no more tokens than the buffers have rows.
+        encoder: Parameters.
+        encoded: Written.
+        buffers: Those of this worker.
     """
-    center_rows(x, start, stop, b_dec, centered)
-    gemm_rows(centered, start, stop - start, panels, bias, buffers.hidden)
-    select_block(start, stop, codes, kept, buffers)
+    center_rows(x, start, stop, encoder.b_dec, encoded.centered)
+    gemm_rows(encoded.centered, start, stop - start, encoder.panels, encoder.b_enc, buffers.hidden)
+    select_block(start, stop, encoded.codes, encoded.kept, buffers)
 
 
 @kernel
@@ -138,15 +150,15 @@ def decode_block(
     code_grads: NDArray[np.float32],
     error_sum: NDArray[np.float32],
 ) -> None:
-    """What codes reconstruct, minus what they should: error = codes W_dec + sign * base, of tokens `start` to `stop`.
+    """Reconstruction minus its target: error = codes W_dec + sign * base, of tokens `start` to `stop`.
 
     Args:
         base: [tokens, width]
         sign: 1 or -1.
         start: First token.
-        stop: Behind the last.
+        stop: The token behind the last one.
         W_dec: [d_sae, width]
-        codes: Of these tokens.
+        codes: Those of these tokens.
         error: Written, like base.
         code_grads: Written, [tokens, k]: <error, W_dec row> of each selected latent.
         error_sum: Written, [width]: the sum of these errors.

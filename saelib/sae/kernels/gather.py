@@ -75,7 +75,7 @@ def sum_row_pairs(first_out, second_out, entries, start, stop, first_rows, secon
 
 @inner_sum
 def dot(a, i, b, j):
-    """Of row i of `a` and row j of `b`."""
+    """Inner product of row i of `a` and row j of `b`."""
     total = a.dtype.type(0)
     x, y = a[i], b[j]
     for d in range(a.shape[1]):

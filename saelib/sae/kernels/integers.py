@@ -73,7 +73,7 @@ def round_row(rows, row, out, out_row):
 
 
 def round_latents(weights: NDArray[np.float32]) -> IntegerPanels:
-    """Of W_enc, [n, width]."""
+    """Round W_enc, [n, width]."""
     panels = empty_panels(*weights.shape)
     round_panels(weights, 0, len(panels.pairs), panels, empty_rows(PANEL, weights.shape[1]))
     return panels

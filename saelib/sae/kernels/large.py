@@ -6,21 +6,30 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saelib.config.training import AuxK, TrainConfig, VariantConfig
+from saelib.config.training import AuxK
 from saelib.sae.kernels.auxk import select_helpers, squared_spread
 from saelib.sae.kernels.cpu import integers_are_faster
 from saelib.sae.kernels.entries import empty_codes_by_latent, group_by_latent
-from saelib.sae.kernels.forward import Codes, DeadPreActivations, EncodeBuffers, encode_block, encode_buffers
+from saelib.sae.kernels.forward import (
+    Codes,
+    DeadPreActivations,
+    EncodeBuffers,
+    EncodedBatch,
+    Encoder,
+    encode_block,
+    encode_buffers,
+)
 from saelib.sae.kernels.gemm import pack, pack_panels, padded
 from saelib.sae.kernels.integers import empty_panels, empty_rows, round_latents
 from saelib.sae.kernels.latents import LossTerm, Packed, StepTotals, update_latents
 from saelib.sae.kernels.llvm.gemm import PANEL
 from saelib.sae.kernels.parameters import row_width
 from saelib.sae.kernels.passes import BatchCodes, block_bounds, decode_batch, empty_batch_codes
-from saelib.sae.kernels.screen import WORTH_IT, screen_batch
+from saelib.sae.kernels.screen import WORTH_IT, IntegerEncoder, screen_batch
 from saelib.sae.kernels.sums import empty_weight_gradients, sum_entries
 from saelib.sae.kernels.topk_trainer import TopKTrainer
 from saelib.sae.model import SAE
+from saelib.sae.trainer import TrainerSettings
 
 UPDATE_TASKS = 32
 """Runs of panels that are updated apart."""
@@ -32,18 +41,9 @@ class KernelTrainer(TopKTrainer):
     The loss is that of `TorchTrainer`. Sums are made in a fixed order: the number of threads changes no bit.
     """
 
-    def __init__(
-        self,
-        sae: SAE,
-        config: TrainConfig,
-        variant: VariantConfig,
-        *,
-        learning_rate: float,
-        variance: float,
-        threads: int = 1,
-    ) -> None:
+    def __init__(self, sae: SAE, settings: TrainerSettings) -> None:
         """See `TopKTrainer`."""
-        super().__init__(sae, config, variant, learning_rate=learning_rate, variance=variance, threads=threads)
+        super().__init__(sae, settings)
         self._encode: list[EncodeBuffers] = []
         self._passes: dict[str, BatchCodes] = {}
         self._centered = np.zeros((0, row_width(self.d_in)), np.float32)
@@ -63,7 +63,7 @@ class KernelTrainer(TopKTrainer):
         error_sum = decode_batch(self._centered, -1, self.parameters.latents.W_dec, main, self._workers)
         group_by_latent(main.codes, main.code_grads, main.entries, self._workers)
         self._count(tokens, np.diff(main.entries.starts) > 0, positive)
-        scale = 2 / (tokens * self.variance)
+        scale = 2 / (tokens * self.settings.variance)
         main_term = LossTerm(main.entries, np.float32(scale))
         auxk_term = self._revive(kept, main, error_sum / tokens)
         self._sum_entries(main)
@@ -102,15 +102,15 @@ class KernelTrainer(TopKTrainer):
             self._encode = [encode_buffers(rows, self.d_sae, self.k) for _ in range(self.threads)]
         for buffers in self._encode:
             buffers.positive[:] = 0
-        latents, b_dec = self.parameters.latents, self.parameters.b_dec
+        latents, b_dec, centered = self.parameters.latents, self.parameters.b_dec, self._centered
         if not len(self._packed.floats) and not len(kept.latents):
-            own = self._encode, self._workers
-            blocks = screen_batch(x, blocks, b_dec, latents, self._packed.integers, self._centered, codes, *own)
-        panels = self._float_panels() if blocks else self._floats
+            rounded = IntegerEncoder(b_dec, self._packed.integers, latents.b_enc)
+            blocks = screen_batch(x, blocks, rounded, latents.W_enc, centered, codes, self._encode, self._workers)
+        encoder = Encoder(b_dec, self._float_panels() if blocks else self._floats, latents.b_enc)
+        encoded = EncodedBatch(centered, codes, kept)
 
         def encode(block: int, worker: int) -> None:
-            own = self._encode[worker]
-            encode_block(x, *blocks[block], b_dec, panels, latents.b_enc, self._centered, codes, kept, own)
+            encode_block(x, *blocks[block], encoder, encoded, self._encode[worker])
 
         self._workers.each(len(blocks), encode)
         return np.logical_or.reduce([buffers.positive[: self.d_sae] for buffers in self._encode])
@@ -148,7 +148,7 @@ class KernelTrainer(TopKTrainer):
         return LossTerm(part.entries, np.float32(2 * dead_latents.auxk_coefficient / left_over))
 
     def _sum_entries(self, part: BatchCodes) -> None:
-        """Of the latents that are to move."""
+        """Sum the gradients of the latents that may move."""
         if self.variant.frozen != "features":
             sum_entries(part.entries, part.error, self._centered, self._sums, self._workers)
 

@@ -31,11 +31,11 @@ class Weights(NamedTuple):
 
 
 class LossTerm(NamedTuple):
-    """A squared error whose gradient some latents receive. No latent receives it of two parts."""
+    """A squared error whose gradient some latents receive. No latent receives it from two terms."""
 
     entries: CodesByLatent
     scale: np.float32
-    """What multiplies half the squared error in the loss."""
+    """Factor of half the squared error in the loss."""
 
 
 class Packed(NamedTuple):
@@ -47,7 +47,7 @@ class Packed(NamedTuple):
 
 
 class StepTotals(NamedTuple):
-    """What a run of panels adds up, for the caller to sum in order."""
+    """Sums over a run of panels, for the caller to add up in order."""
 
     input_gradient: NDArray[np.float32]
     """[width]; sum over latents of W_enc times the gradient of b_enc."""
@@ -76,14 +76,14 @@ def update_latents(
 
     Args:
         first: First panel.
-        last: Behind the last.
+        last: The panel behind the last one.
         weights: Changed in place.
-        first_moments: Of Adam, changed in place.
-        second_moments: The same.
+        first_moments: Adam's, changed in place.
+        second_moments: Adam's, changed in place.
         packed: Changed in place.
-        sums: Of the entries of both parts.
+        sums: Sums over the entries of both terms.
         main: The reconstruction of the batch.
-        dead_latents: The part of dead latents.
+        dead_latents: The term that AuxK adds.
         untouched: [d_sae]; latents to leave alone if they have no entries.
         rule: The optimizer.
         gradients: Buffer of this worker, [2, width].
@@ -115,7 +115,7 @@ def update_latents(
 
 @inner_sum
 def _bias_gradient(part, j):
-    """Of b_enc[j]."""
+    """Gradient of b_enc[j]."""
     entries = part.entries
     total = np.float32(0)
     for q in range(entries.starts[j], entries.starts[j + 1]):
@@ -125,7 +125,7 @@ def _bias_gradient(part, j):
 
 @inner
 def _row_gradients(part, j, sums, to_decoder, to_encoder):
-    """Of rows j of W_dec and W_enc, written."""
+    """Write the gradients of rows j of W_dec and W_enc."""
     starts, scale = part.entries.starts, part.scale
     if starts[j + 1] == starts[j]:
         to_decoder[:] = 0
@@ -147,7 +147,7 @@ def add_scaled(total, factor, row):
 
 @inner
 def move_latent(j, weights, first_moments, second_moments, gradients, to_bias, rule):
-    """One latent, by gradients [W_dec row, W_enc row] and that of its bias."""
+    """Move one latent by its gradients [W_dec row, W_enc row] and that of its bias."""
     m, v = first_moments, second_moments
     decoder = weights.W_dec[j]
     if rule.project:

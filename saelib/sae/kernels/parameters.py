@@ -1,4 +1,4 @@
-"""Between the tensors of an SAE and the arrays of the kernels, which are wider: rows fill whole vectors."""
+"""Parameters as arrays of the kernels, which are wider than an SAE's tensors: rows fill whole vectors."""
 
 from collections.abc import Iterator
 
@@ -22,7 +22,7 @@ class Parameters:
     """All parameters of an SAE, or moments of their gradients, as the kernels read them."""
 
     def __init__(self, d_in: int, d_sae: int) -> None:
-        """Zeros."""
+        """All values are zero."""
         self.d_in, self.d_sae = d_in, d_sae
         width = row_width(d_in)
         self.latents = Weights(
@@ -48,7 +48,7 @@ class Parameters:
             view.copy_(tensors[prefix + name])
 
     def copies(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        """What `load` takes: contiguous, and apart from the arrays."""
+        """Copies, as `load` takes them: contiguous, and apart from the arrays."""
         for name, view in self.views().items():
             yield prefix + name, view.clone(memory_format=torch.contiguous_format)
 

@@ -12,7 +12,7 @@ from saelib.sae.kernels.threads import Workers
 
 
 class BatchCodes(NamedTuple):
-    """What is known of a batch for one part of the loss."""
+    """Codes of a batch for one term of the loss, with errors and gradients."""
 
     codes: Codes
     error: NDArray[np.float32]
@@ -23,7 +23,7 @@ class BatchCodes(NamedTuple):
 
 
 def empty_batch_codes(tokens: int, width: int, k: int, d_sae: int) -> BatchCodes:
-    """With nothing selected."""
+    """Codes of a batch with nothing selected."""
     error, code_grads = np.zeros((tokens, width), np.float32), np.zeros((tokens, k), np.float32)
     return BatchCodes(empty_codes(tokens, k), error, code_grads, empty_codes_by_latent(d_sae, tokens * k))
 

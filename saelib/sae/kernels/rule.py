@@ -9,12 +9,12 @@ from saelib.sae.schedule import rate_at
 
 
 class OptimizerStep(NamedTuple):
-    """What to make of gradients in this step."""
+    """How gradients become changes of the parameters in one step."""
 
     moves_features: bool
     """False: only the gradient of b_dec is wanted."""
     project: bool
-    """Take from W_dec's gradient what is along its rows."""
+    """Remove the component of W_dec's gradient along its rows."""
     sign: bool
     """SignSGD; otherwise Adam."""
     beta1: np.float32
@@ -31,7 +31,7 @@ class OptimizerStep(NamedTuple):
 
 
 def optimizer_step(variant: VariantConfig, steps: int, step: int, learning_rate: float) -> OptimizerStep:
-    """What step number `step`, 1 to `steps`, makes of gradients."""
+    """The optimizer's numbers for step number `step`, 1 to `steps`."""
     rate = rate_at(step, steps, learning_rate, variant.schedule)
     optimizer = variant.optimizer
     moves_features = variant.frozen != "features"

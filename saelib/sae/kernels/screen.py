@@ -4,6 +4,8 @@ The error of the integers' product has a bound (`integers.error_bound`), so that
 everything that float32 would select.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,12 +21,28 @@ from saelib.sae.kernels.integers import (
     multiply_integers,
     round_row,
 )
-from saelib.sae.kernels.latents import Weights
 from saelib.sae.kernels.select import SelectBuffers, row_length, select_buffers, select_near, select_row
 from saelib.sae.kernels.threads import Workers
 
 WORTH_IT = 32
 """Latents for each selected one, from which candidates and a decision take less time than a product in float32."""
+
+
+class IntegerEncoder(NamedTuple):
+    """Parameters of the encoder, W_enc rounded to integers."""
+
+    b_dec: NDArray[np.float32]
+    """[width]"""
+    panels: IntegerPanels
+    b_enc: NDArray[np.float32]
+    """[padded d_sae]; -inf beyond d_sae."""
+
+
+class ScreenBuffers(NamedTuple):
+    """Buffers of one worker."""
+
+    rows: IntegerRows
+    encode: EncodeBuffers
 
 
 def most_candidates(k: int) -> int:
@@ -35,22 +53,20 @@ def most_candidates(k: int) -> int:
 def screen_batch(
     x: NDArray[np.float32],
     blocks: list[tuple[int, int]],
-    b_dec: NDArray[np.float32],
-    weights: Weights,
-    panels: IntegerPanels,
+    encoder: IntegerEncoder,
+    W_enc: NDArray[np.float32],
     centered: NDArray[np.float32],
     codes: Codes,
     buffers: list[EncodeBuffers],
     workers: Workers,
 ) -> list[tuple[int, int]]:
-    """What `forward.encode_block` does, block by block. Pre-activations count as positive by their sign in integers.
+    """Do what `forward.encode_block` does, block by block. Pre-activations count as positive by their sign in integers.
 
     Args:
         x: [tokens, d_in]
         blocks: First token of each, and the one behind its last.
-        b_dec: [width]
-        weights: Parameters of the latents.
-        panels: W_enc in integers.
+        encoder: Parameters.
+        W_enc: [d_sae, width], a latent a row.
         centered: Written, [tokens, width].
         codes: Written.
         buffers: One for each worker, with room for any block.
@@ -61,19 +77,18 @@ def screen_batch(
     """
     k = codes.values.shape[1]
     near = empty_codes(len(x), most_candidates(k))
-    slack = np.float32(2 * error_bound(centered.shape[1]) * float(LENGTH) * float(panels.scales.max()))
-    rows = [empty_rows(len(own.hidden), centered.shape[1]) for own in buffers]
+    slack = np.float32(2 * error_bound(centered.shape[1]) * float(LENGTH) * float(encoder.panels.scales.max()))
+    screening = [ScreenBuffers(empty_rows(len(own.hidden), centered.shape[1]), own) for own in buffers]
     length = row_length(most_candidates(k), k)
     chosen = [(np.empty((1, length), np.float32), select_buffers(most_candidates(k), k)) for _ in buffers]
     found = [False] * len(blocks)
 
     def screen(i: int, worker: int) -> None:
-        bounds, own = blocks[i], (rows[worker], buffers[worker])
-        found[i] = screen_block(x, *bounds, b_dec, panels, weights.b_enc, slack, k, centered, near, *own)
+        found[i] = screen_block(x, *blocks[i], encoder, slack, k, centered, near, screening[worker])
 
     def decide(i: int, worker: int) -> None:
         if found[i]:
-            decide_block(centered, *blocks[i], weights, near, codes, *chosen[worker])
+            decide_block(centered, *blocks[i], W_enc, encoder.b_enc, near, codes, *chosen[worker])
 
     workers.each(len(blocks), screen)
     workers.each(len(blocks), decide)
@@ -85,44 +100,40 @@ def screen_block(
     x: NDArray[np.float32],
     start: int,
     stop: int,
-    b_dec: NDArray[np.float32],
-    panels: IntegerPanels,
-    bias: NDArray[np.float32],
+    encoder: IntegerEncoder,
     slack: np.float32,
     k: int,
     centered: NDArray[np.float32],
     near: Codes,
-    rows: IntegerRows,
-    buffers: EncodeBuffers,
+    buffers: ScreenBuffers,
 ) -> bool:
     """Candidates of tokens `start` to `stop`; whether there was room for all of them.
 
     Args:
         x: [tokens, d_in]
         start: First token.
-        stop: Behind the last.
-        b_dec: [width]
-        panels: W_enc in integers.
-        bias: b_enc, -inf beyond d_sae.
+        stop: The token behind the last one.
+        encoder: Parameters.
         slack: Twice the largest error of a pre-activation, over the norm of its token.
         k: How many will be selected.
         centered: Written, as by `encode_block`.
         near: Written: the candidates, without their values.
-        rows: Buffer of this worker.
-        buffers: The same.
+        buffers: Those of this worker.
     """
-    center_rows(x, start, stop, b_dec, centered)
+    rows, encode = buffers
+    hidden, positive, select = encode.hidden, encode.positive, encode.select
+    center_rows(x, start, stop, encoder.b_dec, centered)
     for token in range(start, stop):
         round_row(centered, token, rows, token - start)
-    multiply_integers(rows, stop - start, panels, bias, buffers.hidden)
-    indices, length, most = near.indices, buffers.hidden.shape[1], near.indices.shape[1]
+    multiply_integers(rows, stop - start, encoder.panels, encoder.b_enc, hidden)
+    indices, length, most = near.indices, hidden.shape[1], near.indices.shape[1]
     for token in range(start, stop):
         row = token - start
         own_slack = slack * (rows.scales[row] * LENGTH)
-        mark_positive(buffers.hidden, row, buffers.positive)
+        mark_positive(hidden, row, positive)
         if not own_slack < np.inf:
             return False
-        count = select_near(buffers.hidden, row, length, k, own_slack, buffers.select, indices, token)
+        count = select_near(hidden, row, length, k, own_slack, select, indices, token)
         if count > most:
             return False
         near.counts[token] = count
@@ -134,7 +145,8 @@ def decide_block(
     centered: NDArray[np.float32],
     start: int,
     stop: int,
-    weights: Weights,
+    W_enc: NDArray[np.float32],
+    b_enc: NDArray[np.float32],
     near: Codes,
     codes: Codes,
     row: NDArray[np.float32],
@@ -145,7 +157,7 @@ def decide_block(
         row[:] = -np.inf
         for q in range(near.counts[token]):
             latent = near.indices[token, q]
-            row[0, q] = dot(weights.W_enc, latent, centered, token) + weights.b_enc[latent]
+            row[0, q] = dot(W_enc, latent, centered, token) + b_enc[latent]
         found = select_row(row, 0, row.shape[1], buffers, codes.values, codes.indices, token)
         for q in range(found):
             codes.indices[token, q] = near.indices[token, codes.indices[token, q]]

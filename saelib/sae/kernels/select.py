@@ -21,7 +21,7 @@ BEYOND = np.int32(0x7F800001)
 
 
 class SelectBuffers(NamedTuple):
-    """What selecting from rows of some length needs."""
+    """Buffers for selecting from rows of some length."""
 
     group_largest: NDArray[np.float32]
     """[groups], a multiple of GROUPS; entry i of a row is in group i modulo their number."""
@@ -32,7 +32,7 @@ class SelectBuffers(NamedTuple):
 
 
 def group_count(entries: int, k: int) -> int:
-    """Into how many groups to divide a row: 2k leave few candidates, fewer than k bound nothing."""
+    """Number of groups to divide a row into: 2k leave few candidates, fewer than k bound nothing."""
     groups = GROUPS
     while groups < min(2 * k, entries // 4):
         groups *= 2
@@ -40,13 +40,13 @@ def group_count(entries: int, k: int) -> int:
 
 
 def row_length(entries: int, k: int) -> int:
-    """Of a row with room for whole groups."""
+    """Length of a row with room for whole groups."""
     groups = group_count(entries, k)
     return -(-entries // groups) * groups
 
 
 def select_buffers(entries: int, k: int) -> SelectBuffers:
-    """For rows of `entries`, stored with `row_length`."""
+    """Buffers for rows of `entries`, stored with `row_length`."""
     found = row_length(entries, k) + LANES
     groups = np.zeros(group_count(entries, k), np.float32)
     return SelectBuffers(groups, np.zeros(found, np.int32), np.zeros(found, np.float32))

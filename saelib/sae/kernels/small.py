@@ -12,6 +12,8 @@ from saelib.sae.kernels.entries import CodesByLatent, count_entries, place_entri
 from saelib.sae.kernels.forward import (
     DeadPreActivations,
     EncodeBuffers,
+    EncodedBatch,
+    Encoder,
     decode_block,
     encode_block,
     encode_buffers,
@@ -34,13 +36,13 @@ RUN = 1024
 
 
 def is_small(sae: SAE, config: TrainConfig, variant: VariantConfig) -> bool:
-    """Whether `SmallKernelTrainer` is the one for this SAE, given that kernels are."""
+    """True if `SmallKernelTrainer` is the best of the kernels for this SAE."""
     simple = variant.dead_latents.kind == "none" and config.precision == "float32"
     return simple and sae.d_in * sae.d_sae <= SMALL
 
 
 class RunGradients(NamedTuple):
-    """Over runs of tokens; without the factor of the loss."""
+    """Gradients, summed over each run of tokens; without the factor of the loss."""
 
     W_enc: NDArray[np.float32]
     """[runs, d_sae, width]"""
@@ -55,14 +57,14 @@ class RunGradients(NamedTuple):
 
 
 class Buffers(NamedTuple):
-    """Of one worker."""
+    """Buffers of one worker."""
 
     centered: NDArray[np.float32]
     """[RUN, width]"""
     main: BatchCodes
     encode: EncodeBuffers
     kept: DeadPreActivations
-    """Nothing."""
+    """Holds nothing: no pre-activations are needed later."""
 
 
 class SmallKernelTrainer(TopKTrainer):
@@ -78,7 +80,7 @@ class SmallKernelTrainer(TopKTrainer):
         sums, untouched = self._empty_sums(len(runs)), self._untouched()
         positive = self._differentiate(x.numpy(), runs, sums)
         self._count(tokens, np.logical_or.reduce(sums.counts > 0), positive)
-        scale, rule = 2 / (tokens * self.variance), self._rule()
+        scale, rule = 2 / (tokens * self.settings.variance), self._rule()
         totals = StepTotals(np.zeros((1, sums.error.shape[1]), np.float32), np.zeros((1, 1)))
         weights, m, v = self.parameters.latents, self.first_moments.latents, self.second_moments.latents
         apply_sums(weights, m, v, self._panels, sums, np.float32(scale), untouched, rule, totals)
@@ -139,7 +141,8 @@ def differentiate_run(
     """Write the sums of a run of tokens, x [tokens, d_in]."""
     tokens, (centered, main, encode, kept) = len(x), buffers
     codes, entries = main.codes, main.entries
-    encode_block(x, 0, tokens, b_dec, panels, weights.b_enc, centered, codes, kept, encode)
+    encoder, encoded = Encoder(b_dec, panels, weights.b_enc), EncodedBatch(centered, codes, kept)
+    encode_block(x, 0, tokens, encoder, encoded, encode)
     decode_block(
         centered, np.float32(-1), 0, tokens, weights.W_dec, codes, main.error, main.code_grads, sums.error[run]
     )

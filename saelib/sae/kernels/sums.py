@@ -1,4 +1,4 @@
-"""What the gradients of a latent's weights are sums of: errors and inputs of the tokens that selected it."""
+"""Gradients of a latent's weights: sums over errors and inputs of the tokens that selected it."""
 
 from typing import NamedTuple
 
@@ -12,12 +12,12 @@ from saelib.sae.kernels.threads import Workers
 
 
 class WeightGradients(NamedTuple):
-    """Of latents that have entries; the rows of others hold nothing of meaning."""
+    """Sums for the latents that have entries; the rows of others mean nothing."""
 
     W_dec: NDArray[np.float32]
     """[slices, d_sae, SLICE], column by column of slices; sum over tokens of code * error."""
     W_enc: NDArray[np.float32]
-    """The same of slope * input."""
+    """The same with code_grad * input."""
 
 
 def empty_weight_gradients(d_sae: int, width: int) -> WeightGradients:
@@ -35,8 +35,8 @@ def sum_entries(
 ) -> None:
     """Write the sums of all latents that have entries; `error` and `centered` are [tokens, width].
 
-    A slice of columns at a time, copied together: the rows of all tokens stay in the cache nearest to the processor
-    that holds them, though each is read for many latents.
+    A slice of columns at a time, copied together: the rows of all tokens stay in the first-level cache, though each is
+    read for many latents.
     """
     tokens, slices = len(error), len(sums.W_dec)
     narrow = np.zeros((workers.count, tokens, SLICE), np.float32)

@@ -1,4 +1,4 @@
-"""What all trainers on kernels share: parameters, moments, counters, and the end of a step."""
+"""The common part of all trainers on kernels: parameters, moments, counters, and the end of a step."""
 
 from abc import ABC, abstractmethod
 
@@ -7,53 +7,34 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saelib.config.training import AuxK, TrainConfig, VariantConfig
+from saelib.config.training import AuxK
 from saelib.sae.kernels.latents import StepTotals, update_vector
 from saelib.sae.kernels.parameters import Parameters, sae_of
 from saelib.sae.kernels.rule import OptimizerStep, optimizer_step
 from saelib.sae.kernels.threads import Workers, shared_workers
 from saelib.sae.model import SAE
+from saelib.sae.trainer import TrainerSettings
 
 
 class TopKTrainer(ABC):
-    """`saelib.sae.trainer.Trainer` but for `step`."""
+    """A `saelib.sae.trainer.Trainer` without `step`."""
 
-    def __init__(
-        self,
-        sae: SAE,
-        config: TrainConfig,
-        variant: VariantConfig,
-        *,
-        learning_rate: float,
-        variance: float,
-        threads: int = 1,
-    ) -> None:
-        """Take a copy of `sae`.
-
-        Args:
-            sae: TopK, on the CPU.
-            config: Steps, batch and the like.
-            variant: The method; the kernels have Adam and SignSGD, and no clipping.
-            learning_rate: The highest of the schedule.
-            variance: Of the data; the squared error is divided by it.
-            threads: May be changed between steps.
-        """
+    def __init__(self, sae: SAE, settings: TrainerSettings) -> None:
+        """Copy `sae`, which is a TopK SAE on the CPU. The kernels have Adam and SignSGD, and no clipping."""
         assert sae.k is not None
-        self.config, self.variant, self.threads = config, variant, threads
-        self.learning_rate, self.variance = learning_rate, variance
+        self.settings, self.config, self.variant = settings, settings.config, settings.variant
+        self.threads = settings.threads
         self.steps_done = self.examples = 0
         self.d_in, self.d_sae, self.k = sae.d_in, sae.d_sae, sae.k
         self.parameters = Parameters(self.d_in, self.d_sae)
         self.parameters.load(sae.state_dict())
         self.parameters.latents.b_enc[self.d_sae :] = -np.inf  # so that padding is never selected
-        self._has_moments = variant.optimizer.kind == "adam"
+        self._has_moments = self.variant.optimizer.kind == "adam"
         moments = (self.d_in, self.d_sae) if self._has_moments else (1, 1)
         self.first_moments, self.second_moments = Parameters(*moments), Parameters(*moments)
         self._silent, self._negative = np.zeros(self.d_sae, np.int64), np.zeros(self.d_sae, np.int64)
-        self.tokens_since_fired, self.tokens_since_positive = (
-            torch.from_numpy(self._silent),
-            torch.from_numpy(self._negative),
-        )
+        self.tokens_since_fired = torch.from_numpy(self._silent)
+        self.tokens_since_positive = torch.from_numpy(self._negative)
         self._pack()
         self._sae = sae_of(self.parameters, self.k)
         self._norms = {"W": 0.0, "b_dec": 0.0}
@@ -72,15 +53,12 @@ class TopKTrainer(ABC):
         state = dict(self.parameters.copies())
         if self._has_moments:
             state |= dict(self.first_moments.copies("m.")) | dict(self.second_moments.copies("v."))
-        counters = {"steps_done": torch.tensor(self.steps_done), "examples": torch.tensor(self.examples)}
-        return (
-            state
-            | counters
-            | {
-                "tokens_since_fired": self.tokens_since_fired.clone(),
-                "tokens_since_positive": self.tokens_since_positive.clone(),
-            }
-        )
+        return state | {
+            "steps_done": torch.tensor(self.steps_done),
+            "examples": torch.tensor(self.examples),
+            "tokens_since_fired": self.tokens_since_fired.clone(),
+            "tokens_since_positive": self.tokens_since_positive.clone(),
+        }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from `state_dict`, bit for bit."""
@@ -102,8 +80,8 @@ class TopKTrainer(ABC):
         return shared_workers(self.threads)
 
     def _rule(self) -> OptimizerStep:
-        """Of the step under way."""
-        return optimizer_step(self.variant, self.config.steps, self.steps_done, self.learning_rate)
+        """The optimizer's numbers for the step under way."""
+        return optimizer_step(self.variant, self.config.steps, self.steps_done, self.settings.learning_rate)
 
     def _untouched(self) -> NDArray[np.bool_]:
         """[d_sae]; latents that stay as they are if this step brings them no gradient. Before the step is counted."""
@@ -129,7 +107,7 @@ class TopKTrainer(ABC):
         Args:
             error_gradient: [width]; what b_dec's gradient receives through the output.
             totals: [runs, width] and [runs, 1], of all latents.
-            rule: The optimizer.
+            rule: The optimizer's numbers for this step.
         """
         b_dec = self.parameters.b_dec
         gradient = error_gradient - totals.input_gradient.sum(0, dtype=np.float64)

@@ -1,1 +1,1 @@
-"""How weights and users' code are found, checked and loaded."""
+"""Modules that find, check and load weights and users' code."""

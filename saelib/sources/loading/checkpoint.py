@@ -1,4 +1,4 @@
-"""Weights as they lie in checkpoints: only tensors are read, no objects are built, and nothing may be missing."""
+"""Reads weights from checkpoints: only tensors are read, no objects are built, and nothing may be missing."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,22 +18,22 @@ Settings = TypeVar("Settings", bound=BaseModel)
 
 
 class Shards(BaseModel):
-    """The index of a checkpoint in several files."""
+    """The index of a checkpoint that is split into several files."""
 
     weight_map: dict[str, str]
-    """Weight -> file."""
+    """Name of a weight -> file."""
 
 
 def read_tensors(path: Path, name: str, allowed: Sequence[type] = ()) -> dict[str, Any]:
-    """What a `.safetensors`, or a file of `torch.save`, holds: tensors by their names.
+    """Reads the tensors of a `.safetensors` file, or of a file that `torch.save` wrote, by name.
 
     Args:
-        path: the file.
-        name: what messages call the model.
-        allowed: classes, other than tensors and plain Python values, that may be built.
+        path: The file.
+        name: The name of the model in messages.
+        allowed: Classes that may be built besides tensors and plain Python values.
 
     Raises:
-        UserError: where the file is missing, cut short, no dict, or holds objects of other classes.
+        UserError: if the file is missing, is cut short, is not a dict, or holds objects of other classes.
     """
     if not path.is_file():
         raise UserError(f"{name}: {path}: no such file")
@@ -44,21 +44,21 @@ def read_tensors(path: Path, name: str, allowed: Sequence[type] = ()) -> dict[st
             found = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise UserError(
-            f"{name}: {path}: no checkpoint, or one with pickled objects, which may run code and are never built"
+            f"{name}: {path}: not a checkpoint, or one with pickled objects, which may run code and are never built"
         ) from None
     except (SafetensorError, BadZipFile, EOFError, OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{name}: {path}: not a whole checkpoint: {reason[0]}") from None
+        raise UserError(f"{name}: {path}: not a complete checkpoint: {reason[0]}") from None
     if not isinstance(found, dict):
-        raise UserError(f"{name}: {path}: holds a {type(found).__name__}, not weights by their names")
+        raise UserError(f"{name}: {path}: holds a {type(found).__name__}, should hold weights by name")
     return found
 
 
 def read_weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
-    """The weights in a folder of the Hugging Face hub: safetensors before `.bin`, in one file or in several.
+    """Reads the weights in a folder of the Hugging Face hub, in one file or several; safetensors before `.bin`.
 
     Raises:
-        UserError: as `read_tensors`, or where the folder has neither.
+        UserError: as `read_tensors`, or if the folder has neither.
     """
     for file in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{file}.index.json"
@@ -71,24 +71,24 @@ def read_weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
 
 
 def read_settings(path: Path, name: str, kind: type[Settings]) -> Settings:
-    """The part of a checkpoint's config.json, or of another JSON file, that `kind` names.
+    """Reads the settings that `kind` names from a checkpoint's config.json or another JSON file.
 
     Raises:
-        UserError: where the file is missing, or a setting is missing or impossible.
+        UserError: if the file is missing, or a setting is missing or invalid.
     """
     try:
         return kind.model_validate(read_json(path))
     except ValidationError as error:
         found = error.errors()[0]
         where = ".".join(map(str, found["loc"])) or "the file"
-        raise UserError(f"{name}: {path}: not a file of such a model: {where}: {found['msg']}") from None
+        raise UserError(f"{name}: {path}: does not belong to such a model: {where}: {found['msg']}") from None
 
 
 def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], name: str, assign: bool = False) -> None:
-    """Put `weights` into `model`, key by key; `assign` takes the tensors themselves, for a model on `meta`.
+    """Loads `weights` into `model`. With `assign`, for a model on `meta`, the tensors themselves become its parameters.
 
     Raises:
-        UserError: where a key is missing or unknown, or a shape differs.
+        UserError: if a key is missing or unknown, or a shape differs.
     """
     try:
         model.load_state_dict(weights, strict=True, assign=assign)

@@ -1,4 +1,4 @@
-"""Checkpoints that transformers can load: whole or refused, from local files alone, and never by unpickling objects."""
+"""Loads checkpoints by transformers: only from local files, only complete ones, and never by unpickling objects."""
 
 import io
 import sys
@@ -32,11 +32,12 @@ BLOCKS = (
     "encoder.layers",  # the image half of CLIP and SigLIP
     "language_model.layers",  # the text half of models that also see
 )
-"""Where architectures keep the list of their blocks."""
-# Parts behind the blocks, which checkpoints of other tasks lack: their random values reach no layer.
-BEHIND_THE_BLOCKS = ("pooler.", "contact_head.")
+"""Attributes in which architectures keep the list of their blocks."""
 
-# What loading raises where files are missing, broken or contradict each other, or a package is missing.
+BEHIND_THE_BLOCKS = ("pooler.", "contact_head.")
+"""Parts after the blocks. Checkpoints of other tasks lack them, and no layer depends on their random values."""
+
+# Loading raises these if files are missing, broken or contradict each other, or if a package is missing.
 MISTAKES = (
     OSError,
     ValueError,
@@ -60,19 +61,19 @@ def load_model(
     gguf_file: str | None = None,
     trust_remote_code: bool = False,
 ) -> Any:
-    """A model with every weight that its layers need, on its device or devices.
+    """Loads a model with every weight that its layers need, and puts it on its device or devices.
 
     Args:
-        name: what messages call the model.
-        folder: `config.json` and the weights.
-        device: where it goes, unless `device_map` spreads it.
-        dtype: of the weights and the forward pass.
-        device_map: how accelerate is to spread it over the machine's GPUs.
-        gguf_file: the weights within `folder`, where these are GGUF.
-        trust_remote_code: run the Python in `folder`, where its `config.json` names any.
+        name: The name of the model in messages.
+        folder: The folder with `config.json` and the weights.
+        device: The device to put it on, unless `device_map` spreads it.
+        dtype: Precision of the weights and of the forward pass.
+        device_map: How accelerate spreads it over the machine's GPUs.
+        gguf_file: The file in `folder` with the weights, if they are GGUF.
+        trust_remote_code: Run the Python code in `folder`, if `config.json` names any.
 
     Raises:
-        UserError: where the device is missing, the files are not a whole checkpoint of a known architecture, or
+        UserError: if the device is missing, the files are not a complete checkpoint of a known architecture, or
             transformers is older than 5.
     """
     check_version(name)
@@ -98,10 +99,10 @@ def load_model(
 def from_pretrained(
     auto: Any, name: str, folder: Path, gguf_file: str | None = None, trust_remote_code: bool = False, **options: Any
 ) -> Any:
-    """`auto.from_pretrained(folder)`, with one message for whatever may be wrong with the files.
+    """Calls `auto.from_pretrained(folder)` and raises one clear error for whatever is wrong with the files.
 
     Raises:
-        UserError: where they cannot be loaded, or hold pickled objects.
+        UserError: if the files cannot be loaded, or hold pickled objects.
     """
     if gguf_file:
         if not (folder / gguf_file).is_file():
@@ -111,26 +112,26 @@ def from_pretrained(
     if trust_remote_code:
         refuse_code_from_elsewhere(folder, name)
     elif brings_code(folder):
-        loader += ", which has not run the code that the checkpoint brings,"
+        loader += ", which has not run the checkpoint's own code,"
     with _one_line_for_what_goes_wrong(name, loader, folder), quiet_loading():
         return auto.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code, **options)
 
 
 def check_version(name: str) -> None:
-    """Raise `UserError` where transformers is older than 5: it takes other options and renames other weights."""
+    """Raises `UserError` if transformers is older than 5, whose options and names of weights differ."""
     if Version(transformers.__version__).major < 5:
         raise UserError(f"{name}: needs transformers 5, but {sys.prefix} has {transformers.__version__}")
 
 
 def find_blocks(model: Any, name: str) -> list[torch.nn.Module]:
-    """The residual blocks of a transformers model, in order; `name` is what messages call it.
+    """Returns the residual blocks of a transformers model, in order. Messages call the model `name`.
 
     Raises:
-        UserError: for an encoder-decoder, which has two residual streams, or where no known place holds them.
+        UserError: for an encoder-decoder, which has two residual streams, or if the blocks are in no known attribute.
     """
     if getattr(model.config, "is_encoder_decoder", False):
         raise UserError(
-            f"{name}: {type(model).__name__} is an encoder-decoder; for one of its stacks use family: module"
+            f"{name}: {type(model).__name__} is an encoder-decoder; to read one of its stacks, use family: module"
         )
     for path in BLOCKS:
         blocks: Any = model
@@ -140,12 +141,12 @@ def find_blocks(model: Any, name: str) -> list[torch.nn.Module]:
             return list(blocks)
     raise UserError(
         f"{name}: {type(model).__name__} keeps its blocks in none of the known places ({', '.join(BLOCKS)}); "
-        "use family: module, whose `hooks` says where they are (or plugin, where layers share blocks, as ALBERT's do)"
+        "use family: module, whose `hooks` says where they are (or plugin, if layers share blocks, as ALBERT's do)"
     )
 
 
 def width(model: Any, name: str) -> int:
-    """Of the residual stream. Raises `UserError` where the model's config does not tell."""
+    """Returns the width of the residual stream. Raises `UserError` if the model's config does not have it."""
     found = getattr(model.config.get_text_config(), "hidden_size", None)
     if found is None:
         raise UserError(f"{name}: the config of {type(model).__name__} has no hidden_size; use family: module")
@@ -154,11 +155,11 @@ def width(model: Any, name: str) -> int:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """No progress bars in log files, and no warnings about weights that `load_model` checks itself."""
+    """Keeps progress bars out of log files, and silences warnings about weights that `load_model` checks itself."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
-        # The GGUF reader's bar has no switch of its own. Loggers keep the stderr they were given.
+        # The progress bar of the GGUF reader cannot be turned off. Loggers keep the stderr that they already have.
         with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
             yield
     finally:

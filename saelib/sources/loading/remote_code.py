@@ -1,9 +1,9 @@
-"""Models whose Python comes with the checkpoint (`trust_remote_code`), built so that transformers 5 gets them right.
+"""Builds models whose Python code comes with the checkpoint (`trust_remote_code`), with correct buffers.
 
-`AutoModel.from_pretrained` builds a model without memory and fills in what the checkpoint holds. Buffers that the
-checkpoint does not hold (`persistent=False`: tables of rotary angles, masks) are then whatever was in memory, unless
-the code knows how transformers 5 wants them set; code of others does not. Here a model is built as its authors
-wrote it, and the weights are then put in.
+`AutoModel.from_pretrained` of transformers 5 builds a model without memory and fills in the tensors of the checkpoint.
+Buffers that the checkpoint lacks (`persistent=False`: tables of rotary angles, masks) then hold arbitrary memory,
+unless the model's code initializes them in the way of transformers 5, which older code does not. Here the model is
+built as its authors wrote it, and the weights are loaded afterwards.
 """
 
 from collections.abc import Iterator
@@ -20,30 +20,33 @@ from saelib.files.sealed import read_json
 from saelib.sources.loading.checkpoint import read_weights
 
 CLASSES = ("AutoModel", "AutoModelForCausalLM", "AutoModelForMaskedLM")
-"""Which of a checkpoint's classes to take, the first that is there: some bring none without a head."""
+"""Classes of a checkpoint in order of preference: some checkpoints have no class without a head."""
 
 
 def brings_code(folder: Path) -> bool:
-    """Whether `config.json` names a model class of the checkpoint's own."""
+    """Tells whether `config.json` names a model class in the checkpoint's own code."""
     return not _auto_map(folder / "config.json").keys().isdisjoint(CLASSES)
 
 
 def refuse_code_from_elsewhere(folder: Path, name: str) -> None:
-    """Raise `UserError` where a checkpoint names code of another repository, which no commit or checksum pins."""
+    """Raises `UserError` if a checkpoint names code in another repository, which no commit or checksum pins."""
     for file in ("config.json", "tokenizer_config.json"):
         for reference in _auto_map(folder / file).values():
             if "--" in str(reference):
                 raise UserError(
-                    f"{name}: {folder / file} names code of another repository ({reference}); copy that code beside it "
-                    "and take away what stands before '--'"
+                    f"{name}: {folder / file} names code of another repository ({reference}); copy that code next to "
+                    "it and remove everything up to '--' from the reference"
                 )
 
 
 def build_from_code(folder: Path, dtype: torch.dtype, name: str) -> tuple[Any, set[str]]:
-    """The model in `folder`, without any head, on the processor; and the names of weights that its files lack.
+    """Builds the model in `folder`, without any head, on the CPU.
+
+    Returns:
+        The model, and the names of the weights that its files lack.
 
     Raises:
-        UserError: where `folder` has no weights. What its code raises is raised too.
+        UserError: if `folder` has no weights. Errors of the checkpoint's code are passed on.
     """
     references = _auto_map(folder / "config.json")
     reference = next(references[kind] for kind in CLASSES if kind in references)
@@ -63,7 +66,10 @@ def _auto_map(file: Path) -> dict[str, Any]:
 
 @contextmanager
 def _nothing_to_tie() -> Iterator[None]:
-    """Code from before transformers 5 ties weights that it has not listed, which then is an error; all are loaded."""
+    """Stops transformers from tying weights: code from before version 5 does not list them, which is an error there.
+
+    Nothing is lost, because all weights are loaded from the checkpoint.
+    """
     base: Any = PreTrainedModel
     base.all_tied_weights_keys = {}
     try:
@@ -73,7 +79,7 @@ def _nothing_to_tie() -> Iterator[None]:
 
 
 def _prefix(own: set[str], stored: set[str]) -> str:
-    """What stands before the names of a model's weights in a checkpoint that has heads as well: `transformer.`."""
+    """Returns the prefix of the model's weights in a checkpoint that also has heads, such as `transformer.`."""
     some = max(sorted(own), key=len)
     candidates = {key.removesuffix(some) for key in stored if key.endswith(some)} or {""}
     return max(sorted(candidates), key=lambda prefix: sum(prefix + key in stored for key in own))

@@ -1,4 +1,4 @@
-"""Python that the config asks to run: found, called, and blamed by file and line where it fails."""
+"""Finds and calls Python code that the config names. If it fails, the error names its file and line."""
 
 import logging
 import sys
@@ -25,39 +25,39 @@ SAELIB = str(Path(__file__).parents[2])
 
 @contextmanager
 def user_code(doing: str) -> Iterator[None]:
-    """Turn whatever the user's code raises inside into one message that begins with `doing`; the traceback is logged.
+    """Turns whatever the user's code raises inside into one message that begins with `doing`, and logs the traceback.
 
     Raises:
-        UserError: with the exception, and the file and line where the user's code raised it or called what did.
+        UserError: with the exception, and the file and line of the user's code that raised it or led to it.
     """
     try:
         yield
     except UserError:
         raise
-    except (Exception, SystemExit) as error:  # SystemExit: a job that ends this way would look finished
+    except (Exception, SystemExit) as error:  # a job that ends with SystemExit would look finished
         log.debug("%s", doing, exc_info=True)
         reason = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())[:400]
         raise UserError(f"{doing}: {type(error).__name__}: {reason}{_place(error)}") from None
 
 
 def call(function: Callable[..., Any], what: str, *args: Any, **kwargs: Any) -> Any:
-    """`function(...)`, of the user; `what` is what messages call it. Raises `UserError` for whatever it raises."""
+    """Calls a function of the user's, which messages call `what`. Raises `UserError` for whatever it raises."""
     with user_code(what):
         return function(*args, **kwargs)
 
 
 def load_dotted(dotted: str, folder: Path | None, what: str) -> Callable[..., Any]:
-    """The function or class `package.module:name`; `what` begins messages.
+    """Imports the function or class `package.module:name`.
 
     Args:
-        dotted: where it is.
-        folder: absolute; looked into first, and then for good: functions may import when they are called. None:
-            installed packages alone.
-        what: such as "module: factory".
+        dotted: Its name in that form.
+        folder: An absolute path that is searched first. It stays on the import path, because a function may import
+            modules when it is called. None: search only installed packages.
+        what: The beginning of messages, such as "module: factory".
 
     Raises:
-        UserError: where there is no such module or name, what has it cannot be called, or another module of the same
-            name was imported.
+        UserError: if there is no such module or name, if it cannot be called, or if another module of the same name
+            was imported.
     """
     name, _, attributes = dotted.partition(":")
     if folder is not None and str(folder) not in sys.path:
@@ -81,7 +81,7 @@ def _imported(name: str, folder: Path | None, what: str) -> ModuleType:
             module = import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise  # something that the user's module imports
+                raise  # the module exists, but imports one that does not
             also = f"; modules there: {_modules_beside(error.name, folder)}" if folder else ""
             raise UserError(f"{what}: no module '{error.name}' in {place}{also}") from None
     file = module.__file__
@@ -96,16 +96,16 @@ def _modules_beside(name: str, folder: Path) -> str:
 
 
 def run_file(path: Path, what: str) -> ModuleType:
-    """Run one Python file as a module of its own.
+    """Runs one Python file as a module of its own.
 
-    Neither its folder joins the import path nor is bytecode kept beside it: what it does is in this file, whose content
-    is in the results' keys.
+    Its folder does not join the import path, and no bytecode is written next to it. All that it does is then in this
+    one file, whose content is part of the results' keys.
 
     Raises:
-        UserError: where it is no Python file, or fails.
+        UserError: if it is not a Python file, or fails.
     """
     if path.suffix != ".py" or not path.is_file():
-        raise UserError(f"{what}: a Python file (.py) is wanted")
+        raise UserError(f"{what}: should be a Python file (.py)")
     module = ModuleType(f"saelib_plugin_{path.stem}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # dataclasses look their module up
@@ -115,7 +115,7 @@ def run_file(path: Path, what: str) -> ModuleType:
 
 
 def find_entry_point(name: str) -> EntryPoint:
-    """The plug-in that an installed package offers. Raises `UserError` where none does, or several do."""
+    """Finds the plug-in that an installed package offers. Raises `UserError` if none or several offer it."""
     offered = entry_points(group=GROUP)
     found = [point for point in offered if point.name == name]
     if not found:
@@ -127,9 +127,10 @@ def find_entry_point(name: str) -> EntryPoint:
 
 
 def code_versions(source: ModuleSource | PluginSource) -> list[str]:
-    """Installed packages whose code a source runs, as 'name==version', for its key; code in files is in it by content.
+    """Lists the installed packages whose code a source runs, as 'name==version', for the key of its results.
 
-    Nothing is imported, and what is not installed is left out: opening the source says so.
+    Code in the user's own files is part of the key by its content. Nothing is imported here. Packages that are not
+    installed are left out; opening the source reports them.
     """
     if isinstance(source, PluginSource):
         points = entry_points(group=GROUP, name=source.entry_point) if source.entry_point else ()
@@ -146,7 +147,10 @@ def _distribution(point: EntryPoint) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """' (file, line n)': the innermost frame outside saelib and libraries, else outside saelib; '' where none is."""
+    """Returns ' (file, line n)' of the innermost frame in the user's own code, or '' if there is none.
+
+    If no frame is outside saelib and the libraries, the innermost frame outside saelib is used.
+    """
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({error.filename}, line {error.lineno})"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((SAELIB, "<"))]

@@ -1,1 +1,1 @@
-"""Networks written here, because their published code does not run or should not."""
+"""Networks that are written here because their published code cannot be run, or should not be."""

@@ -1,16 +1,16 @@
-"""Rotary position embeddings (Su et al. 2021, arXiv:2104.09864), a head's halves rotated against each other."""
+"""Rotary position embeddings (Su et al. 2021, arXiv:2104.09864) that pair the two halves of each head."""
 
 import torch
 
 
 class Rotary(torch.nn.Module):
-    """Queries and keys [..., tokens, head width] -> the same, rotated by their position.
+    """Rotates queries and keys [..., tokens, head width] by their position.
 
-    Angles are float32 whatever the inputs are: in bfloat16, positions beyond 256 would fall together.
+    The angles are float32 whatever the inputs are: in bfloat16, neighboring positions beyond 256 would be equal.
     """
 
     def forward(self, q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Both of one shape."""
+        """Rotates `q` and `k`, which have the same shape."""
         tokens, width = q.shape[-2:]
         frequencies = 1.0 / 10_000.0 ** (torch.arange(0, width, 2, device=q.device).float() / width)
         angles = torch.outer(torch.arange(tokens, device=q.device).float(), frequencies)

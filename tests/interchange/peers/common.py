@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 Outputs = tuple[torch.Tensor, torch.Tensor]
-"""Codes, dense [tokens, d_sae], and reconstructions [tokens, d_in]."""
+"""Computes dense codes [tokens, d_sae] and reconstructions [tokens, d_in]."""
 
 
 def serve(
@@ -35,7 +35,7 @@ def save(path: Path, outputs: Outputs) -> None:
 
 
 def fill(module: torch.nn.Module, x: torch.Tensor) -> None:
-    """Weights that are all different, with the biases of `x`-sized activations and codes that often are above 0."""
+    """Draws distinct weights, with biases of the size of `x`, so that codes are often above 0."""
     for name, value in module.named_parameters():
         value.data = torch.randn(value.shape) / 5
         if value.shape == x.shape[1:]:

@@ -1,4 +1,4 @@
-"""Which trainer is chosen, what the log says, and several trainers on one batch."""
+"""The choice of the trainer, its reason in the log, and several trainers on one batch."""
 
 import logging
 
@@ -19,7 +19,7 @@ from saelib.sae import choose
 from saelib.sae.choose import make_trainer, step_all
 from saelib.sae.kernels.cpu import why_unsupported
 from saelib.sae.model import SAE, Architecture
-from saelib.sae.trainer import Trainer
+from saelib.sae.trainer import Trainer, TrainerSettings
 
 needs_kernels = pytest.mark.skipif(why_unsupported() is not None, reason="the kernels do not run on this processor")
 
@@ -34,7 +34,9 @@ def make_sae(d_in: int = 16, d_sae: int = 64, architecture: Architecture = "topk
 def trainer_for(variant: VariantConfig, rate: float = 1e-3, threads: int = 1, **shape: int) -> Trainer:
     sae = make_sae(architecture=variant.architecture.kind, **shape)
     config = TrainConfig(d_sae=sae.d_sae, k=4, steps=10)
-    return make_trainer(sae, config, variant, learning_rate=rate, variance=1.0, seed=0, threads=threads)
+    return make_trainer(
+        sae, TrainerSettings(config, variant, learning_rate=rate, variance=1.0, seed=0, threads=threads)
+    )
 
 
 @needs_kernels
@@ -115,5 +117,5 @@ def test_the_log_says_where_bfloat16_has_no_effect(caplog: pytest.LogCaptureFixt
         caplog.clear()
         own = config.model_copy(update={"precision": precision})
         with caplog.at_level(logging.INFO):
-            make_trainer(make_sae(), own, VariantConfig(), learning_rate=1e-3, variance=1.0, seed=0)
+            make_trainer(make_sae(), TrainerSettings(own, VariantConfig(), learning_rate=1e-3, variance=1.0, seed=0))
         assert ("has no effect" in caplog.text) is expected

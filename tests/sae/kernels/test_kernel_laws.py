@@ -1,4 +1,4 @@
-"""What must hold of the kernels whatever the loss: bits, threads, resuming, what is dead stays, bad input."""
+"""Laws of the kernels for any loss: bits, threads, resuming, dead latents stay, bad input."""
 
 import os
 import subprocess
@@ -14,6 +14,7 @@ from torch import Tensor
 from saelib.config.training import Adam, AuxK, OptimizerConfig, SignSGD, TrainConfig, VariantConfig
 from saelib.sae.kernels.cpu import why_unsupported
 from saelib.sae.model import SAE
+from saelib.sae.trainer import TrainerSettings
 
 pytestmark = pytest.mark.skipif(why_unsupported() is not None, reason="the kernels do not run on this processor")
 
@@ -50,7 +51,7 @@ def make_trainer(variant: VariantConfig = AUXK, sae: SAE | None = None, threads:
     sae = sae or make_sae()
     config = TrainConfig(d_sae=sae.d_sae, k=K, steps=100, dead_after_examples=3 * TOKENS)
     kind = SmallKernelTrainer if variant.learning_rates else KernelTrainer
-    return kind(sae, config, variant, learning_rate=1e-3, variance=10.0, threads=threads)
+    return kind(sae, TrainerSettings(config, variant, learning_rate=1e-3, variance=10.0, threads=threads))
 
 
 def make_batches(steps: int) -> list[Tensor]:

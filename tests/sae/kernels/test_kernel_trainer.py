@@ -10,6 +10,7 @@ from torch import Tensor
 from saelib.config.training import Adam, AuxK, SignSGD, TrainConfig, VariantConfig
 from saelib.sae.kernels.cpu import why_unsupported
 from saelib.sae.model import SAE
+from saelib.sae.trainer import TrainerSettings
 
 pytestmark = pytest.mark.skipif(why_unsupported() is not None, reason="the kernels do not run on this processor")
 
@@ -151,7 +152,7 @@ def make_kernels(size: Size, config: TrainConfig, variant: VariantConfig, learni
     from saelib.sae.kernels.small import SmallKernelTrainer
 
     kind = SmallKernelTrainer if small else KernelTrainer
-    return kind(make_sae(size), config, variant, learning_rate=learning_rate, variance=VARIANCE)
+    return kind(make_sae(size), TrainerSettings(config, variant, learning_rate=learning_rate, variance=VARIANCE))
 
 
 def loss_of(sae: SAE, x: Tensor) -> float:

@@ -5,6 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from saelib.sae.kernels.cpu import why_unsupported
+from saelib.sae.trainer import TrainerSettings
 
 pytestmark = pytest.mark.skipif(why_unsupported() is not None, reason="the kernels do not run on this processor")
 
@@ -17,16 +18,15 @@ def select(x: NDArray[np.float32], W_enc: NDArray[np.float32], b_enc: NDArray[np
     from saelib.sae.kernels.forward import empty_codes, encode_buffers
     from saelib.sae.kernels.gemm import padded
     from saelib.sae.kernels.integers import round_latents
-    from saelib.sae.kernels.latents import Weights
-    from saelib.sae.kernels.screen import screen_batch
+    from saelib.sae.kernels.screen import IntegerEncoder, screen_batch
     from saelib.sae.kernels.threads import shared_workers
 
     bias = np.full(padded(len(W_enc)), -np.inf, np.float32)
     bias[: len(W_enc)] = b_enc
     codes, buffers, centered = empty_codes(len(x), K), [encode_buffers(60, len(W_enc), K)], np.zeros_like(x)
     b_dec = np.full(x.shape[1], 0.25, np.float32)
-    workers, weights = shared_workers(1), Weights(W_enc, W_enc, bias)
-    left = screen_batch(x, BLOCKS, b_dec, weights, round_latents(W_enc), centered, codes, buffers, workers)
+    encoder = IntegerEncoder(b_dec, round_latents(W_enc), bias)
+    left = screen_batch(x, BLOCKS, encoder, W_enc, centered, codes, buffers, shared_workers(1))
     return left, codes, x.astype(np.float64) - b_dec, buffers[0].positive[: len(W_enc)]
 
 
@@ -117,7 +117,9 @@ def test_training_is_the_same_with_the_whole_product_in_float32(alike: int, monk
     trainers = []
     for selection in ("screened", "float32"):
         config = TrainConfig(d_sae=D_SAE, k=K, steps=10, selection=selection)
-        trainers.append(trainer.KernelTrainer(sae, config, VariantConfig(), learning_rate=1e-3, variance=10.0))
+        trainers.append(
+            trainer.KernelTrainer(sae, TrainerSettings(config, VariantConfig(), learning_rate=1e-3, variance=10.0))
+        )
     x = torch.randn(300, WIDTH, generator=random)
     for _ in range(5):
         for one in trainers:

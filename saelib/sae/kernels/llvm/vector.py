@@ -28,7 +28,7 @@ def constant(value: int) -> ir.Constant:
 
 
 def pointer(context, builder, array_type, array):
-    """To the first element of a contiguous array."""
+    """Pointer to the first element of a contiguous array."""
     return context.make_array(array_type)(context, builder, array).data
 
 

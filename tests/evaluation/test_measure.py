@@ -46,7 +46,7 @@ def test_against_the_definitions(architecture: str, preprocessing: str, make: An
 
 
 def geometric_median(x: np.ndarray) -> np.ndarray:
-    """By plain Weiszfeld steps."""
+    """Plain Weiszfeld steps."""
     center = x.mean(0)
     for _ in range(1000):
         weights = 1 / np.linalg.norm(x - center, axis=1)

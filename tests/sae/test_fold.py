@@ -36,7 +36,7 @@ def in_float64(sae: SAE, z: Wide) -> tuple[Wide, Wide]:
 
 
 def by_the_definition(saved: SavedSAE, x: Wide) -> tuple[Wide, Wide]:
-    """What an SAE with its preprocessing does, from the definition alone."""
+    """Outputs of an SAE with its preprocessing, from the definition alone."""
     preprocess = saved.preprocess
     shift, size = np.zeros((len(x), 1)), np.ones((len(x), 1))
     if preprocess.token_norm == "layernorm":

@@ -1,0 +1,121 @@
+"""The cap law against counting: death predicted from probes and counted, on the stores and statistics of a suite."""
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from threadpoolctl import threadpool_limits
+
+from benchmarks.timing import environment, environment_line, show
+from saelib.init_death import measure
+from saelib.init_death.probes import probe_death
+from saelib.preprocessing.fit import make_preprocessing
+from saelib.stats import load_arrays
+from saelib.store import open_store
+
+SETTINGS = ("512/16", "2048/64", "8192/64", "32768/64", "4096/128")
+PREPROCESSINGS = ("raw", "center_median", "pca")
+LATENTS = 6144
+"""Counted a setting: dictionaries of several seeds, until there are as many latents."""
+PACKAGES = ("numpy", "numba", "scipy")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One layer, setting and preprocessing; rates are fractions."""
+
+    model: str
+    layer: int
+    setting: str
+    preprocessing: str
+    counted: float
+    predicted: float
+    standard_error: float
+    """Of the difference: by the number of probes and of dictionaries counted."""
+
+    @property
+    def error(self) -> float:
+        """Signed."""
+        return self.predicted - self.counted
+
+    @property
+    def outside(self) -> bool:
+        """The target: one point and two standard errors."""
+        return abs(self.error) > 0.01 + 2 * self.standard_error
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks death_law", description=__doc__)
+    parser.add_argument("--results", type=Path, default=Path("results"), help="of a suite: its extract/ and stats/")
+    parser.add_argument("--settings", nargs="+", default=SETTINGS, metavar="D_SAE/K")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth layer")
+    parser.add_argument("--probes", type=int, default=2048)
+    parser.add_argument("--append", type=Path, help="a file of JSON lines that keeps what was compared, to resume from")
+    parser.add_argument("--json", action="store_true", help="print JSON instead")
+    options = parser.parse_args(argv)
+    with threadpool_limits(1, "blas"):
+        found = list(compare_all(options))
+    report = {"comparisons": [asdict(one) for one in found], "environment": environment(*PACKAGES)}
+    show(report, [*table(found), environment_line(*PACKAGES)], options.json)
+
+
+def compare_all(options: argparse.Namespace) -> Iterator[Comparison]:
+    """All layers, those kept in the file of `--append` as they are."""
+    kept = options.append.read_text().splitlines() if options.append and options.append.exists() else []
+    known = [Comparison(**json.loads(line)) for line in kept]
+    yield from known
+    stores = sorted((options.results / "extract").glob("*/layer_*.zarr"), key=lambda path: (path.parent, number(path)))
+    for path in stores[:: options.every]:
+        done = {one.setting for one in known if (one.model, one.layer) == (path.parent.name, number(path))}
+        if missing := [setting for setting in options.settings if setting not in done]:
+            for one in compare(options.results, path, missing, options.probes):
+                if options.append:
+                    with options.append.open("a") as file:
+                        file.write(json.dumps(asdict(one)) + "\n")
+                yield one
+
+
+def number(store: Path) -> int:
+    """Layer of `layer_3.zarr`."""
+    return int(store.stem.removeprefix("layer_"))
+
+
+def compare(results: Path, path: Path, settings: Sequence[str], probes: int) -> Iterator[Comparison]:
+    """One layer, on its held-out rows; the probes are no latents of the counted dictionaries."""
+    model, layer = path.parent.name, number(path)
+    store = open_store(path)
+    arrays = load_arrays(results / "stats" / model / f"layer_{layer}.json")
+    fitted = {name: make_preprocessing(name, arrays, tokens=store.train.shape[0]) for name in PREPROCESSINGS}
+    probed = probe_death(store.heldout, fitted, probes, seed=2026)
+    for setting in settings:
+        d_sae, k = map(int, setting.split("/"))
+        seeds = range(max(1, min(8, LATENTS // d_sae)))
+        counted = measure(store.heldout, fitted, d_sae, k, seeds)
+        for name in PREPROCESSINGS:
+            predicted = probed[name].dead(d_sae, k)
+            error = math.hypot(predicted.se_total, predicted.sd_total / math.sqrt(len(seeds)))
+            rates = counted[name].dead_total.mean, predicted.dead_total
+            yield Comparison(model, layer, setting, name, *rates, error)
+
+
+def table(found: Sequence[Comparison]) -> list[str]:
+    """Errors by setting and preprocessing, and the comparisons outside the target."""
+    lines = [f"{'d_sae/k':>10} {'':14} {'layers':>6} {'MAE':>6} {'bias':>6} {'largest':>8} {'outside':>8}   points"]
+    for setting in dict.fromkeys(one.setting for one in found):
+        for name in PREPROCESSINGS:
+            some = [one for one in found if (one.setting, one.preprocessing) == (setting, name)]
+            errors = [100 * one.error for one in some]
+            lines.append(
+                f"{setting:>10} {name:14} {len(some):6} {statistics.fmean(map(abs, errors)):6.2f} "
+                f"{statistics.fmean(errors):+6.2f} {max(errors, key=abs):+8.2f} {sum(one.outside for one in some):8}"
+            )
+    return lines + [
+        f"outside: {one.model} layer {one.layer}, {one.setting}, {one.preprocessing}: counted {one.counted:.1%}, "
+        f"predicted {one.predicted:.1%}, standard error {one.standard_error:.1%}"
+        for one in found
+        if one.outside
+    ]

@@ -1,0 +1,58 @@
+"""The training loss written the plain way: dense codes of all latents, every gradient by autograd."""
+
+import torch
+from torch import Tensor
+
+from saelib.config.training import VariantConfig
+
+
+def dense_loss(
+    p: dict[str, Tensor], x: Tensor, variant: VariantConfig, k: int, variance: float, silent: Tensor, dead_after: int
+) -> tuple[Tensor, Tensor]:
+    """The loss and the codes [tokens, d_sae].
+
+    Args:
+        p: The SAE's parameters by name.
+        x: [tokens, d_in].
+        variant: Its architecture and what it does about dead latents.
+        k: Latents of a token.
+        variance: ||sigma||^2 of the data.
+        silent: Examples since each latent last fired, before this batch: [d_sae].
+        dead_after: So many make a latent dead.
+    """
+    architecture, dead_latents = variant.architecture, variant.dead_latents
+    pre = (x - p["b_dec"]) @ p["W_enc"] + p["b_enc"]
+    penalty = 0.0
+    if architecture.kind == "topk":
+        z = torch.zeros_like(pre).scatter(1, pre.topk(k).indices, 1.0) * pre.relu()
+    elif architecture.kind == "batch_topk":
+        bar = pre.flatten().sort().values[-k * len(x)]
+        z = torch.where(pre >= bar, pre, 0).relu()
+    elif architecture.kind == "relu":
+        z = pre.relu()
+        penalty = architecture.l1 * (z * p["W_dec"].norm(dim=1)).sum(1).mean()
+    else:
+        theta, width = p["threshold"], architecture.bandwidth
+        near = ((pre - theta).abs() < width / 2).double().detach()
+        moving = theta - theta.detach()  # 0, but for its gradient: the published pseudo-derivatives
+        z = pre * (pre > theta).double() - (theta / width).detach() * near * moving
+        l0 = ((pre > theta).double() - near / width * moving).sum(1).mean()
+        penalty = architecture.coefficient * (l0 / (architecture.target_l0 or k) - 1) ** 2
+    x_hat = z @ p["W_dec"] + p["b_dec"]
+    mse = ((x - x_hat) ** 2).sum(1).mean() / variance
+    age = torch.where((z > 0).any(0), 0, silent + len(x))
+    dead = (age >= dead_after).nonzero().flatten()
+    e = (x - x_hat).detach()
+    extra = torch.zeros((), dtype=x.dtype)
+    if dead_latents.kind == "auxk" and len(dead):
+        z_dead = pre[:, dead].relu()
+        k_aux = min(dead_latents.k or x.shape[1] // 2, len(dead))
+        kept = torch.zeros_like(z_dead).scatter(1, z_dead.topk(k_aux).indices, 1.0)
+        error = ((e - (z_dead * kept) @ p["W_dec"][dead]) ** 2).sum()
+        extra = dead_latents.auxk_coefficient * error / ((e - e.mean(0)) ** 2).sum()
+    elif dead_latents.kind == "ghost_grads" and len(dead):
+        fit = pre[:, dead].exp() @ p["W_dec"][dead]
+        fit = fit * (e.norm(dim=1, keepdim=True) / 2 / fit.norm(dim=1, keepdim=True)).detach()
+        error = ((e - fit) ** 2).sum(1).mean()
+        extra = error * (mse / error).detach()
+    return mse + penalty + extra, z.detach()

@@ -1,0 +1,139 @@
+"""Every method's steps on the device in float32, against float64: gradients by autograd, and the moves they cause.
+
+Each step starts from the state of the device, which float64 holds exactly, and takes tokens on which nothing that it
+selects hangs on rounding. So what differs is rounding alone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmarks.gpu.card import Card
+from benchmarks.gpu.methods import make_trainer, methods
+from benchmarks.gpu.reference import dense_loss
+from benchmarks.gpu.report import Row
+from saelib.config import VariantConfig
+from saelib.sae.autograd.trainer import TorchTrainer
+from saelib.sae.model import SAE
+
+STEPS = 6
+MARGIN = 2e-6
+"""Of pre-activations of a few units, whose float32 errors are some 1e-7."""
+COUNTERS, RESTART = "counters that differ", "tensors that a restart changes"
+BOUNDS = {"gradient error": 1e-4, "move error": 2e-3, COUNTERS: 0, RESTART: 0}
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of the SAEs that are compared."""
+
+    d_in: int
+    d_sae: int
+    k: int
+    tokens: int
+
+
+def rows(card: Card) -> Iterator[Row]:
+    """The worst relative error of each method, over steps and parameters."""
+    size = card.either(Size(96, 1024, 16, 512), Size(16, 64, 4, 64))
+    for name, variant in methods().items():
+        figures = _compare(variant, size, card.device)
+        yield Row(name, figures, {law: bound for law, bound in BOUNDS.items() if law in figures})
+
+
+def _compare(variant: VariantConfig, size: Size, device: str) -> dict[str, float | int]:
+    ours, exact = _trainer(variant, size, device, torch.float32), _trainer(variant, size, "cpu", torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.randn(size.d_in, generator=generator)
+    gradients, moves, counters = [], [], 0
+    for _ in range(STEPS):
+        exact.load_state_dict(ours.state_dict())
+        x = _decided_tokens(exact, size, mean, generator)
+        wanted, before = _gradients(exact, x.double()), _parameters(exact.sae)
+        ours.step(x.to(device))
+        exact.step(x.double())
+        after, found = _parameters(exact.sae), _parameters(ours.sae)
+        gradients += [_length(grad - wanted[name]) / _length(wanted[name]) for name, grad in _found_gradients(ours)]
+        moves += [_length(found[name] - after[name]) / _length(after[name] - before[name]) for name in _moved(ours)]
+        counters += _different(ours, exact, "tokens_since_fired") + _different(ours, exact, "tokens_since_positive")
+    figures: dict[str, float | int] = {"gradient error": max(gradients), "move error": max(moves)}
+    if variant.optimizer.kind == "sign_sgd":  # the sign of a gradient that is nearly 0 hangs on rounding
+        del figures["move error"]
+    x = mean + torch.randn(size.tokens, size.d_in, generator=generator)
+    return figures | {COUNTERS: counters, RESTART: _changed_by_restart(ours, variant, size, x.to(device))}
+
+
+def _trainer(variant: VariantConfig, size: Size, device: str, dtype: torch.dtype) -> TorchTrainer:
+    shape = {"d_in": size.d_in, "d_sae": size.d_sae, "k": size.k, "batch_size": size.tokens}
+    return make_trainer(variant, **shape, device=device, dtype=dtype)
+
+
+def _decided_tokens(exact: TorchTrainer, size: Size, mean: Tensor, generator: torch.Generator) -> Tensor:
+    """Float32 tokens whose pre-activations lie further apart, and further from every bar, than float32 rounds."""
+    sae, architecture = exact.sae, exact.variant.architecture
+    for _ in range(20):
+        x = mean + torch.randn(4 * size.tokens, size.d_in, generator=generator)
+        with torch.no_grad():
+            pre = sae.hidden_pre(x.double())
+            distances = [pre.sort(1).values.diff(), pre.abs()]
+            if architecture.kind == "jumprelu":
+                above = pre - sae.threshold
+                distances += [above.abs(), (above.abs() - architecture.bandwidth / 2).abs()]
+        clear = torch.cat(distances, 1).amin(1) > MARGIN
+        x, pre = x[clear][: size.tokens], pre[clear][: size.tokens]
+        largest = pre.flatten().topk(size.k * len(x) + 1).values  # for the bar of a whole batch
+        if len(x) == size.tokens and largest[-2] - largest[-1] > MARGIN:
+            return x
+    raise RuntimeError("no batch was found on which nothing hangs on rounding")
+
+
+def _gradients(exact: TorchTrainer, x: Tensor) -> dict[str, Tensor]:
+    """By autograd through dense codes; then projected and clipped as the variant says."""
+    variant = exact.variant
+    p = {name: value.detach().clone().requires_grad_() for name, value in exact.sae.named_parameters()}
+    dead_after, silent = exact.config.dead_after_examples, exact.tokens_since_fired
+    dense_loss(p, x, variant, exact.config.k, exact.settings.variance, silent, dead_after)[0].backward()
+    gradients = {name: value.grad for name, value in p.items() if value.grad is not None}
+    if variant.project_decoder:
+        along = (gradients["W_dec"] * p["W_dec"].detach()).sum(1, keepdim=True)
+        gradients["W_dec"] = gradients["W_dec"] - along * p["W_dec"].detach()
+    if variant.clip is not None:
+        norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
+        gradients = {name: gradient * (variant.clip / norm).clamp(max=1) for name, gradient in gradients.items()}
+    return gradients
+
+
+def _parameters(sae: SAE) -> dict[str, Tensor]:
+    """Copies, in float64 on the CPU."""
+    return {name: value.detach().to("cpu", torch.float64, copy=True) for name, value in sae.named_parameters()}
+
+
+def _found_gradients(trainer: TorchTrainer) -> Iterator[tuple[str, Tensor]]:
+    for name, value in trainer.sae.named_parameters():
+        if value.grad is not None:
+            yield name, value.grad.to("cpu", torch.float64)
+
+
+def _moved(trainer: TorchTrainer) -> list[str]:
+    return [name for name, value in trainer.sae.named_parameters() if value.requires_grad]
+
+
+def _length(values: Tensor) -> float:
+    return max(float(values.norm()), 1e-300)
+
+
+def _different(ours: TorchTrainer, exact: TorchTrainer, counter: str) -> int:
+    return int((getattr(ours, counter).cpu() != getattr(exact, counter)).sum())
+
+
+def _changed_by_restart(ours: TorchTrainer, variant: VariantConfig, size: Size, x: Tensor) -> int:
+    """Tensors of its state in which a training that was loaded from a checkpoint differs by a bit, two steps later."""
+    again = _trainer(variant, size, x.device.type, torch.float32)
+    again.load_state_dict(ours.state_dict())
+    for trainer in (ours, again):
+        trainer.step(x)
+        trainer.step(x)
+    state, other = ours.state_dict(), again.state_dict()
+    return sum(not torch.equal(value, other[name]) for name, value in state.items())

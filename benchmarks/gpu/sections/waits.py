@@ -1,0 +1,87 @@
+"""Whether a step waits for the host, how many kernels it launches, and what it takes, for each method.
+
+Without a GPU the steps are taken on torch's meta device, which has shapes and no values: to read one is an error there.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+
+import torch
+
+from benchmarks.gpu.card import Card
+from benchmarks.gpu.methods import make_trainer, methods
+from benchmarks.gpu.report import Row
+from saelib.config import VariantConfig
+from saelib.sae.autograd.trainer import TorchTrainer
+
+WAITS = "waits for the host"
+
+
+def rows(card: Card) -> Iterator[Row]:
+    """One row for each method; resampling waits at its own steps alone, which are left out."""
+    for name, variant in methods().items():
+        if variant.dead_latents.kind != "resample":
+            figures, note = _on_gpu(card, variant) if card.on_gpu else _on_meta(variant)
+            yield Row(name, figures, {WAITS: 0}, note)
+            card.free()
+
+
+def _on_meta(variant: VariantConfig) -> tuple[dict[str, float], str]:
+    trainer = _trainer(variant, 32, 256, 4, 64, "meta")
+    x = torch.empty(64, 32, device="meta")
+    try:
+        for _ in range(4):  # latents are dead from the second on
+            trainer.step(x)
+    except (RuntimeError, NotImplementedError) as error:
+        return {WAITS: 1}, str(error).strip().splitlines()[0]
+    return {WAITS: 0}, ""
+
+
+def _on_gpu(card: Card, variant: VariantConfig) -> tuple[dict[str, float], str]:
+    setting = card.setting()
+    trainer = _trainer(variant, setting.d_in, setting.d_sae, setting.k, setting.batch_size, card.device)
+    x = torch.randn(setting.batch_size, setting.d_in, device=card.device)
+
+    def step() -> None:
+        trainer.step(x)
+
+    for _ in range(3):
+        step()
+    waits = count_waits(step)
+    kernels, busy = _kernels(step)
+    pace = card.paced(step)
+    figures = {WAITS: len(waits), "kernels": kernels, "kernels, ms": busy, "step, ms": pace.ms}
+    return figures | {"host, ms": pace.host_ms, "peak, GB": pace.peak_gb}, ", ".join(sorted(set(waits)))
+
+
+def count_waits(call: Callable[[], object]) -> list[str]:
+    """The lines of code in which the host waits for the GPU."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            call()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return [
+        f"{warning.filename.rpartition('/')[2]}:{warning.lineno}"
+        for warning in caught
+        if "synchronizing CUDA operation" in str(warning.message)
+    ]
+
+
+def _kernels(call: Callable[[], object]) -> tuple[int, float]:
+    """How many kernels run, and the milliseconds that they take together."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as record:
+        call()
+        torch.cuda.synchronize()
+    events = [event for event in record.key_averages() if str(event.device_type).endswith("CUDA")]
+    return sum(event.count for event in events), sum(event.self_device_time_total for event in events) / 1e3
+
+
+def _trainer(variant: VariantConfig, d_in: int, d_sae: int, k: int, batch_size: int, device: str) -> TorchTrainer:
+    shape = {"d_in": d_in, "d_sae": d_sae, "k": k, "batch_size": batch_size}
+    return make_trainer(variant, **shape, device=device, dtype=torch.float32)

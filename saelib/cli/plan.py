@@ -1,0 +1,138 @@
+"""`saelib plan`: shows what a suite will need, what is missing, and which results are stale."""
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from saelib.cli.show import show_rows, show_values
+from saelib.cli.suite import DEFAULT, Configfile
+
+if TYPE_CHECKING:
+    from saelib.pipeline.plan import Plan
+    from saelib.pipeline.targets import Target
+
+plan_app = typer.Typer()
+
+MOST_PLACES = 4
+"""Models that one line names; the others are counted."""
+
+
+@plan_app.command()
+def plan(
+    configfile: Configfile = DEFAULT,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show what each model of a suite will need, what is missing, and which results are stale and why.
+
+    Nothing is downloaded and no model is loaded. Sizes come from `width` and `parameters` in the config;
+    a width also from a model's config.json or GGUF file, where that is on this machine.
+    `saelib fetch` downloads; `snakemake -n` lists the jobs. Example: saelib plan --configfile configs/paper.yaml
+    """
+    from dataclasses import asdict
+
+    from saelib.config import load_config
+    from saelib.pipeline.needs import free_bytes, suite_needs
+    from saelib.pipeline.plan import make_plan
+
+    config = load_config(configfile)
+    needs = suite_needs(config)
+    planned = make_plan(config)
+    total = sum(one.bytes or 0 for one in needs)
+    free = free_bytes(config.results)
+    if json:
+        stale = [_place(target) | {"path": target.path, "reasons": why} for target, why in planned.stale]
+        values = {"models": [asdict(one) for one in needs], "bytes": total, "free_bytes": free}
+        show_values(values | {"stale": stale, "seconds_left": _seconds_left(planned)}, json)
+        return
+    show_rows(
+        [
+            {
+                "model": one.name,
+                "family": one.family,
+                "layers": one.layers,
+                "stale": one.stale_layers,
+                "forward passes": one.forward_passes,
+                **({"of training": one.training_passes} if any(other.streamed_tokens for other in needs) else {}),
+                "disk": _size(one.bytes),
+                "GPU memory": _size(one.gpu_bytes),
+                "missing": str(len(one.missing) or ""),
+            }
+            for one in needs
+        ],
+        json,
+    )
+    at_least = "at least " if any(one.bytes is None for one in needs) else ""
+    typer.echo(
+        f"\n{len(needs)} models, {sum(one.layers for one in needs)} layers, {needs[0].tokens:,} tokens each. "
+        f"Stores: {at_least}{_size(total)} (twice that for layers whose rows float16 does not keep), "
+        f"free in {config.results}: {_size(free)}. A forward pass is one batch, at full length."
+    )
+    for title, attribute in (("Missing", "missing"), ("To know", "notes")):
+        about: dict[str, list[str]] = {}
+        for one in needs:
+            for text in getattr(one, attribute):
+                about.setdefault(text, []).append(one.name)
+        if about:
+            typer.echo("\n".join([f"\n{title}:", *(f"  {text} ({', '.join(who)})" for text, who in about.items())]))
+    typer.echo("\n".join(["", *_stale_in_words(planned)]))
+
+
+def _stale_in_words(planned: "Plan") -> "Iterator[str]":
+    """Lists what the next run makes and why: one line per stage and reason."""
+    from saelib.pipeline.reasons import in_short
+    from saelib.pipeline.time_left import duration
+
+    if not planned.stale:
+        yield f"All {planned.fresh:,} results are up to date: a run has nothing to do."
+        return
+    seconds = _seconds_left(planned)
+    time = f", {duration(seconds)} on this machine" if seconds is not None else ""
+    yield f"Stale: {len(planned.stale):,} of {planned.fresh + len(planned.stale):,} results{time}"
+    groups: dict[tuple[str, str], list[Target]] = {}
+    for target, why in planned.stale:
+        groups.setdefault((target.stage, in_short(why)), []).append(target)
+    for (stage, why), targets in groups.items():
+        yield f"  {stage:<10}  {_places(targets)}{why}"
+
+
+def _places(targets: "list[Target]") -> str:
+    """Models and layers of results, such as 'gpt2 1-11, esm2 3: '; nothing for those of the whole suite."""
+    from saelib.config.schema import compact
+
+    layers: dict[str, set[int]] = {}
+    for target in targets:
+        if target.model:
+            name = f"{target.model} {target.variant}".strip()
+            layers.setdefault(name, set()).add(target.layer)
+    if not layers:
+        return ""
+    shown = [f"{name} {compact(tuple(sorted(numbers)))}" for name, numbers in list(layers.items())[:MOST_PLACES]]
+    more = [f"{len(layers) - MOST_PLACES} more"] if len(layers) > MOST_PLACES else []
+    return f"{', '.join(shown + more)}: "
+
+
+def _place(target: "Target") -> dict[str, object]:
+    """What a result is about, for programs; None where it is about the whole suite."""
+    layer = target.layer if target.model else None
+    return {"stage": target.stage, "model": target.model or None, "layer": layer, "variant": target.variant or None}
+
+
+def _seconds_left(planned: "Plan") -> float | None:
+    """Estimates the seconds of a run on all CPUs of this machine; None before any job has ever ended."""
+    from saelib.pipeline.time_left import Forecast, earlier_seconds
+
+    return Forecast(planned.config, planned.jobs, earlier_seconds(planned.config.results)).seconds_left(
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+
+
+def _size(count: int | None) -> str:
+    """Bytes as people say them."""
+    if count is None:
+        return "?"
+    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1000:.0f} kB"

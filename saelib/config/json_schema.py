@@ -1,0 +1,54 @@
+"""The JSON schema of the configuration, for editors that complete and check YAML; made from the types."""
+
+import json
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema
+
+from saelib.config.base import Section
+from saelib.config.schema import Config
+
+TAGS = ("family", "kind")
+"""Keys that tell sections apart: what they mean is what their section is."""
+
+
+def config_schema() -> dict[str, Any]:
+    """Gives the schema of a suite; every key has a description.
+
+    A key's description is its docstring; without one, that of the key which it overrides, or of the section it opens.
+    """
+    schema = Config.model_json_schema(schema_generator=_WithoutTitles)
+    sections = {section.__name__: section for section in _below(Section)}
+    for name, part in [("Config", schema), *schema["$defs"].items()]:
+        for key, value in part.get("properties", {}).items():
+            if "description" not in value:
+                value["description"] = _description(sections[name], key, schema["$defs"])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def schema_text() -> str:
+    """Gives the text of configs/schema.json."""
+    return json.dumps(config_schema(), indent=1) + "\n"
+
+
+class _WithoutTitles(GenerateJsonSchema):
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        """Leaves out titles such as "D Sae", which repeat the key."""
+        return False
+
+
+def _description(section: type[BaseModel], key: str, parts: dict[str, Any]) -> str:
+    for base in section.__mro__:
+        field = base.model_fields.get(key) if issubclass(base, Section) else None
+        if field and field.description:
+            return field.description
+    annotation = section if key in TAGS else section.model_fields[key].annotation
+    name = getattr(annotation, "__name__", "")
+    if name not in parts:
+        raise LookupError(f"{section.__name__}.{key} has no docstring")
+    return parts[name]["description"]
+
+
+def _below(section: type[Section]) -> set[type[Section]]:
+    return {section}.union(*(_below(each) for each in section.__subclasses__()))

@@ -1,0 +1,10 @@
+"""The SHA-256 of a file, by which downloads are verified and damaged results are noticed."""
+
+import hashlib
+from pathlib import Path
+
+
+def file_sha256(path: Path) -> str:
+    """Computes the SHA-256 of a file's content as 64 hexadecimal digits; files of any size are streamed."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,197 @@
+"""Death before training, predicted for every dictionary size, k and number of tokens from one pass of random probes.
+
+Counting needs a pass for each dictionary. The cap law (`saelib.theory.cap_law`) needs only what some thousand
+random unit vectors, the probes, see of the tokens: each stands for a latent of a dictionary of any size.
+
+>>> import numpy as np
+>>> from saelib.activations.rows import ArrayRows
+>>> from saelib.init_death.probes import probe_death
+>>> from saelib.preprocessing.transform import Preprocessing
+>>> tokens = np.random.default_rng(0).standard_normal((5000, 64)) + 1
+>>> preprocessings = {"raw": Preprocessing(np.zeros(64)), "centered": Preprocessing(np.ones(64))}
+>>> probed = probe_death(ArrayRows(tokens), preprocessings)
+>>> death = probed["raw"].dead(d_sae=8192, k=64)
+>>> print(f"{death.dead_total:.0%} dead, standard error {death.se_total:.0%}")
+38% dead, standard error 1%
+>>> print(f"{probed['centered'].dead(d_sae=32768, k=64, tokens=1000).dead_total:.0%}")
+15%
+
+`dead` is for TopK; `dead_batch_topk` and `dead_below` (ReLU, JumpReLU) are for the other architectures. A prediction is
+for where counting is too slow: `saelib.init_death.measure` counts.
+"""
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from saelib.activations.rows import Rows
+from saelib.errors import UserError
+from saelib.init_death.encoder import random_encoder
+from saelib.init_death.measure import finite_block
+from saelib.init_death.probed import BINS, ProbedDeath, bins_per_cosine
+from saelib.preprocessing.transform import Preprocessing
+from saelib.progress import Advance
+
+PART = 256
+"""Probes that are multiplied at a time; parts are shared out among threads."""
+
+SLICE = 1024
+"""Tokens that are multiplied at a time: with `PART` probes 1 MB of products, which stay in cache."""
+
+SAMPLE = 2048
+"""Tokens among which those near each probe are compared with each other."""
+
+NEAREST = 4
+"""Tokens of the sample that count as near a probe."""
+
+
+def probe_death(
+    rows: Rows,
+    preprocessings: Mapping[str, Preprocessing],
+    probes: int = 2048,
+    seed: int = 0,
+    threads: int = 1,
+    progress: Advance | None = None,
+) -> dict[str, ProbedDeath]:
+    """Reads `rows` once and keeps what predicts death for every d_sae, k and number of tokens.
+
+    Args:
+        rows: Held-out activations.
+        preprocessings: Name -> preprocessing, of the width of `rows`.
+        probes: Random unit vectors. The standard error of a prediction is at most 1 / (2 sqrt(probes)): 1.1 points.
+        seed: Of the probes; of preprocessings of equal width they are the same.
+        threads: Work is shared out by preprocessing and probe; the result does not depend on it.
+        progress: Called with the number of tokens after each block.
+
+    Returns:
+        For each name what the probes saw.
+
+    Raises:
+        UserError: If there are no tokens, probes or preprocessings, if a preprocessing has another width or fewer than
+            2 dimensions are left, and for activations that hold NaN or infinity.
+    """
+    _check(rows, preprocessings, probes)
+    tokens = rows.shape[0]
+    curve_tokens = (*(2**i for i in range(tokens.bit_length()) if 2**i < tokens), tokens)
+    sample = np.sort(np.random.default_rng(seed).permutation(tokens)[:SAMPLE])
+    probings = [_Probing(p, curve_tokens, sample, probes, seed) for p in preprocessings.values()]
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        for start in range(0, tokens, rows.block_rows):
+            block = finite_block(rows, start)
+            for done in [pool.submit(probing.take, block, rows.offset, start) for probing in probings]:
+                done.result()
+            parts = [(probing, part) for probing in probings for part in range(0, probes, PART)]
+            for done in [pool.submit(probing.record, part) for probing, part in parts]:
+                done.result()
+            if progress is not None:
+                progress(len(block))
+        results = [pool.submit(probing.result) for probing in probings]
+        return {name: result.result() for name, result in zip(preprocessings, results, strict=True)}
+
+
+class _Probing:
+    """The probes of one preprocessing, and what they have seen so far."""
+
+    def __init__(
+        self, preprocess: Preprocessing, curve_tokens: tuple[int, ...], sample: NDArray[np.intp], probes: int, seed: int
+    ) -> None:
+        d = preprocess.d_out
+        self._preprocess, self._curve_tokens, self._sample = preprocess, curve_tokens, sample
+        self._probes = np.ascontiguousarray(random_encoder(d, probes, seed).T)
+        self._bins_per_cosine = np.float32(bins_per_cosine(d))
+        # Row i holds what the tokens from curve_tokens[i - 1] to curve_tokens[i] add.
+        self._largest_cosine = np.full((len(curve_tokens), probes), -1, np.float32)
+        self._largest_product = np.full((len(curve_tokens), probes), -np.inf, np.float32)
+        self._counts = np.zeros((len(curve_tokens), probes, 1 + BINS), np.int32)
+        self._lengths = np.zeros(curve_tokens[-1], np.float32)
+        self._sampled = np.zeros((len(sample), d), np.float32)
+
+    def take(self, block: NDArray[np.floating], offset: NDArray[np.float32] | None, start: int) -> None:
+        """Preprocesses the tokens from `start` on, for `record`."""
+        values = self._preprocess.apply(block, offset)
+        stop = start + len(values)
+        self._lengths[start:stop] = np.sqrt(np.einsum("td,td->t", values, values, dtype=np.float64))
+        first, last = np.searchsorted(self._sample, [start, stop])
+        self._sampled[first:last] = values[self._sample[first:last] - start]
+        self._start, self._values = start, values
+
+    def record(self, part: int) -> None:
+        """Multiplies the tokens that were taken by the probes from `part` on."""
+        from saelib.init_death.probe_kernels import record_products  # compiles: only where it is used
+
+        of_part = slice(part, part + PART)
+        for row, start, stop in self._slices():
+            lengths = self._lengths[start:stop]
+            # A token at the center has no direction and selects nothing.
+            kept = lengths > 0
+            values = self._values[start - self._start : stop - self._start][kept]
+            record_products(
+                self._probes[of_part] @ values.T,
+                1 / lengths[kept],
+                self._bins_per_cosine,
+                self._largest_product[row, of_part],
+                self._largest_cosine[row, of_part],
+                self._counts[row, of_part],
+            )
+
+    def _slices(self) -> Iterator[tuple[int, int, int]]:
+        """The tokens that were taken, cut where the curve has its points: its row, first token, last token + 1."""
+        start, stop = self._start, self._start + len(self._values)
+        while start < stop:
+            row = int(np.searchsorted(self._curve_tokens, start, side="right"))
+            end = min(stop, start + SLICE, self._curve_tokens[row])
+            yield row, start, end
+            start = end
+
+    def result(self) -> ProbedDeath:
+        return ProbedDeath(
+            d=self._probes.shape[1],
+            curve_tokens=self._curve_tokens,
+            largest_cosine=np.maximum.accumulate(self._largest_cosine),
+            largest_product=np.maximum.accumulate(self._largest_product),
+            counts=self._counts[..., 1:].cumsum(axis=0, dtype=np.int32),
+            lengths=self._lengths,
+            **self._cosines(),
+        )
+
+    def _cosines(self) -> dict[str, NDArray[np.float32]]:
+        """Of tokens of the sample to each other: those that are nearest to one probe, and any."""
+        lengths = self._lengths[self._sample]
+        units = self._sampled[lengths > 0] / lengths[lengths > 0, None]
+        nearest = min(NEAREST, len(units))
+        if nearest < 2:
+            return {"near_cosines": np.zeros(1, np.float32), "pair_cosines": np.zeros(1, np.float32)}
+        top = np.concatenate([self._nearest(units, part, nearest) for part in range(0, len(self._probes), PART)])
+        pairs = [(top[:, i], top[:, j]) for i in range(nearest) for j in range(i)]
+        near = [np.einsum("pd,pd->p", units[a], units[b]) for a, b in pairs]
+        far = [np.einsum("td,td->t", units, np.roll(units, shift, axis=0)) for shift in (1, len(units) // 2)]
+        return {"near_cosines": _quantiles(near), "pair_cosines": _quantiles(far)}
+
+    def _nearest(self, units: NDArray[np.float32], part: int, nearest: int) -> NDArray[np.intp]:
+        """[probes of the part, nearest]: numbers of the unit tokens with the largest cosines."""
+        return np.argpartition(-(self._probes[part : part + PART] @ units.T), nearest - 1, axis=1)[:, :nearest]
+
+
+def _quantiles(values: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return np.quantile(np.concatenate(values), (np.arange(256) + 0.5) / 256).astype(np.float32)
+
+
+def _check(rows: Rows, preprocessings: Mapping[str, Preprocessing], probes: int) -> None:
+    tokens, d_in = rows.shape
+    if tokens < 1:
+        raise UserError(f"{rows.name}: holds no tokens to predict death on")
+    if probes < 1 or not preprocessings:
+        raise UserError(f"{rows.name}: predicting death needs at least one probe and one preprocessing")
+    for name, preprocess in preprocessings.items():
+        if preprocess.d_in != d_in:
+            raise UserError(
+                f"{rows.name}: has {d_in} dimensions, but the preprocessing '{name}' was fitted on {preprocess.d_in}"
+            )
+        if preprocess.d_out < 2:
+            raise UserError(
+                f"{rows.name}: the preprocessing '{name}' leaves 1 dimension; with fewer than 2, all latents are "
+                f"equal or opposite, and nothing is predicted"
+            )

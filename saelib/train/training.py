@@ -1,0 +1,158 @@
+"""Training from start to published results: one sweep from its store, or all of a model's straight from the model."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from saelib.activations.rows import Rows, read_float32
+from saelib.errors import UserError
+from saelib.progress import Advance, progress
+from saelib.train.batches_from_model import START, Position, StreamedBatches
+from saelib.train.batches_from_store import ShuffledBatches
+from saelib.train.checkpoint import checkpoints_of
+from saelib.train.finish import finish_sweep
+from saelib.train.history import Recorder
+from saelib.train.loggers import LogWriter, open_log
+from saelib.train.loop import Batch, Observer, train_sweeps
+from saelib.train.sweep import Destination, RunningSweep
+
+log = logging.getLogger(__name__)
+
+BatchesFrom = Callable[[int, Position], Iterator[Batch]]
+"""Endless batches from a number of steps and a stream's position on."""
+
+
+def train_from_store(sweep: RunningSweep, train: Rows, destination: Destination) -> None:
+    """Train a sweep on stored rows, from its last checkpoint if there is one, and publish it.
+
+    Raises:
+        UserError: if the rows do not fill a batch, a checkpoint cannot be written, or every learning rate diverged.
+    """
+    space = sweep.space
+    shuffled = ShuffledBatches(space.prepare(train), sweep.config.batch_size, seed=sweep.seed, device=space.device)
+
+    def batches(start: int, _: Position) -> Iterator[Batch]:
+        return map(_StoredBatch, shuffled.batches(start))
+
+    _train({sweep: destination}, batches, f"train {sweep.subject}")
+
+
+def train_from_stream(sweeps: Mapping[RunningSweep, Destination], stream: StreamedBatches, name: str) -> None:
+    """Train the sweeps of one model's layers from the same forward passes, and publish each.
+
+    Each resumes from its own last checkpoint: the stream starts where the sweep with the fewest steps stands, and the
+    others join in when it comes to where they are. A sweep's bits do not depend on the other sweeps.
+
+    Raises:
+        UserError: if the model raises it, a checkpoint cannot be written, or every learning rate of a sweep diverged;
+            in the last case after the other sweeps were published.
+    """
+
+    def batches(start: int, position: Position) -> Iterator[Batch]:
+        for rows in stream.batches(start, position):
+            yield _StreamedBatch(rows, stream.position)
+
+    _train(sweeps, batches, f"train {name}, {len(sweeps)} variants from one pass")
+
+
+def _train(sweeps: Mapping[RunningSweep, Destination], batches: BatchesFrom, title: str) -> None:
+    """Resume, loop and finish; all sweeps have the same number of steps."""
+    with ExitStack() as stack:
+        observers = {sweep: stack.enter_context(_observed(sweep, place)) for sweep, place in sweeps.items()}
+        steps = next(iter(sweeps)).config.steps
+        unfinished = [sweep for sweep in sweeps if not sweep.is_over]
+        start, position = min(
+            ((sweep.steps_done, sweep.position) for sweep in unfinished), key=lambda at: at[0], default=(steps, START)
+        )
+        advance = stack.enter_context(progress(title, steps - start, "steps", log))
+        shown = _Progress(advance, start)
+        watched = {sweep: (*own, shown) for sweep, own in observers.items()}
+        train_sweeps(watched, islice(batches(start, position), steps - start), start)
+    _finish(sweeps)
+
+
+@contextmanager
+def _observed(sweep: RunningSweep, destination: Destination) -> Iterator[tuple[Observer, ...]]:
+    """Resume a sweep from its last checkpoint, or record its start; gives the observers of its further steps.
+
+    Raises:
+        UserError: if a checkpoint of another config lies in this one's place, or the held-out rows are constant.
+    """
+    config, folder, key = sweep.config, destination.folder, destination.key
+    with open_log(config.log_to, folder / "log", str(sweep.subject), key[:32], sweep.settings) as opened:
+        recorder, writer, checkpoints = Recorder(sweep), LogWriter(opened), checkpoints_of(sweep, destination)
+        checkpoints.warn_of_others()
+        checkpoints.resume(sweep)
+        if sweep.steps_done == 0:
+            recorder.observe(sweep)
+        writer.observe(sweep)
+        yield recorder, writer, checkpoints
+
+
+def _finish(sweeps: Mapping[RunningSweep, Destination]) -> None:
+    """Finish each sweep, even if another one cannot be finished."""
+    failed: list[str] = []
+    for sweep, destination in sweeps.items():
+        try:
+            finish_sweep(sweep, destination)
+        except UserError as error:
+            failed.append(str(error))
+    if failed:
+        raise UserError("\n".join(failed))
+
+
+@dataclass(frozen=True)
+class _StoredBatch:
+    """A batch of a store's rows, which were prepared when they were loaded."""
+
+    x: Tensor
+    position: Position = START
+
+    def read_by(self, sweep: RunningSweep) -> Tensor:
+        return self.x
+
+
+@dataclass(frozen=True)
+class _StreamedBatch:
+    """A batch of every layer of a model, prepared once for all sweeps with the same layer and preprocessing."""
+
+    rows: Mapping[int, Rows]
+    position: Position
+    prepared: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+
+    def read_by(self, sweep: RunningSweep) -> Tensor:
+        layer, space = sweep.subject.layer, sweep.space
+        key = (layer, "" if space.same else sweep.variant.preprocessing.model_dump_json())
+        if key not in self.prepared:
+            values = read_float32(space.prepare(self.rows[layer]), 0, sweep.config.batch_size)
+            self.prepared[key] = torch.from_numpy(values).to(space.device)
+        return self.prepared[key]
+
+
+class _Progress:
+    """Shows the progress of all sweeps together, as often as history is recorded."""
+
+    def __init__(self, advance: Advance, start: int) -> None:
+        self._advance, self._shown = advance, start
+
+    def observe(self, sweep: RunningSweep) -> None:
+        step, config = sweep.steps_done, sweep.config
+        if step > self._shown and (step % config.record_every == 0 or step == config.steps):
+            self._advance(step - self._shown, _best_so_far(sweep))
+            self._shown = step
+
+
+def _best_so_far(sweep: RunningSweep) -> str:
+    rows = [run.history[-1] for run in sweep.alive]
+    if not rows:
+        return "all learning rates diverged"
+    best = min(rows, key=lambda row: row["token_fvu_median"])
+    return (
+        f"rate {best['peak_learning_rate']:g}: {100 * best['token_fvu_median']:.3g} % of a typical token unexplained, "
+        f"{100 * best['probe_dead_total']:.1f} % dead"
+    )
