@@ -154,29 +154,24 @@ class _Probing:
             largest_product=np.maximum.accumulate(self._largest_product),
             counts=self._counts[..., 1:].cumsum(axis=0, dtype=np.int32),
             lengths=self._lengths,
-            **self._cosines(),
+            near_cosines=self._near_cosines(),
         )
 
-    def _cosines(self) -> dict[str, NDArray[np.float32]]:
-        """Of tokens of the sample to each other: those that are nearest to one probe, and any."""
+    def _near_cosines(self) -> NDArray[np.float32]:
+        """Cosines between tokens of the sample that are nearest to one probe, of all probes: their quantiles."""
         lengths = self._lengths[self._sample]
         units = self._sampled[lengths > 0] / lengths[lengths > 0, None]
         nearest = min(NEAREST, len(units))
         if nearest < 2:
-            return {"near_cosines": np.zeros(1, np.float32), "pair_cosines": np.zeros(1, np.float32)}
+            return np.zeros(1, np.float32)
         top = np.concatenate([self._nearest(units, part, nearest) for part in range(0, len(self._probes), PART)])
         pairs = [(top[:, i], top[:, j]) for i in range(nearest) for j in range(i)]
-        near = [np.einsum("pd,pd->p", units[a], units[b]) for a, b in pairs]
-        far = [np.einsum("td,td->t", units, np.roll(units, shift, axis=0)) for shift in (1, len(units) // 2)]
-        return {"near_cosines": _quantiles(near), "pair_cosines": _quantiles(far)}
+        cosines = np.concatenate([np.einsum("pd,pd->p", units[a], units[b]) for a, b in pairs])
+        return np.quantile(cosines, (np.arange(256) + 0.5) / 256).astype(np.float32)
 
     def _nearest(self, units: NDArray[np.float32], part: int, nearest: int) -> NDArray[np.intp]:
         """[probes of the part, nearest]: numbers of the unit tokens with the largest cosines."""
         return np.argpartition(-(self._probes[part : part + PART] @ units.T), nearest - 1, axis=1)[:, :nearest]
-
-
-def _quantiles(values: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    return np.quantile(np.concatenate(values), (np.arange(256) + 0.5) / 256).astype(np.float32)
 
 
 def _check(rows: Rows, preprocessings: Mapping[str, Preprocessing], probes: int) -> None:
