@@ -44,6 +44,9 @@ SLICE = 1024
 SAMPLE = 2048
 """Tokens among which those near each probe are compared with each other."""
 
+SHORTEST, LONGEST = 1e-30, 1e30
+"""Lengths between which products and their ratios are numbers in float32; a shorter token counts as zeros."""
+
 NEAREST = 4
 """Tokens of the sample that count as near a probe."""
 
@@ -71,13 +74,13 @@ def probe_death(
 
     Raises:
         UserError: If there are no tokens, probes or preprocessings, if a preprocessing has another width or fewer than
-            2 dimensions are left, and for activations that hold NaN or infinity.
+            2 dimensions are left, and for activations that hold NaN, infinity or tokens longer than 1e30.
     """
     _check(rows, preprocessings, probes)
     tokens = rows.shape[0]
     curve_tokens = (*(2**i for i in range(tokens.bit_length()) if 2**i < tokens), tokens)
     sample = np.sort(np.random.default_rng(seed).permutation(tokens)[:SAMPLE])
-    probings = [_Probing(p, curve_tokens, sample, probes, seed) for p in preprocessings.values()]
+    probings = [_Probing(rows.name, p, curve_tokens, sample, probes, seed) for p in preprocessings.values()]
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         for start in range(0, tokens, rows.block_rows):
             block = finite_block(rows, start)
@@ -96,9 +99,15 @@ class _Probing:
     """The probes of one preprocessing, and what they have seen so far."""
 
     def __init__(
-        self, preprocess: Preprocessing, curve_tokens: tuple[int, ...], sample: NDArray[np.intp], probes: int, seed: int
+        self,
+        name: str,
+        preprocess: Preprocessing,
+        curve_tokens: tuple[int, ...],
+        sample: NDArray[np.intp],
+        probes: int,
+        seed: int,
     ) -> None:
-        d = preprocess.d_out
+        d, self._name = preprocess.d_out, name
         self._preprocess, self._curve_tokens, self._sample = preprocess, curve_tokens, sample
         self._probes = np.ascontiguousarray(random_encoder(d, probes, seed).T)
         self._bins_per_cosine = np.float32(bins_per_cosine(d))
@@ -113,7 +122,13 @@ class _Probing:
         """Preprocesses the tokens from `start` on, for `record`."""
         values = self._preprocess.apply(block, offset)
         stop = start + len(values)
-        self._lengths[start:stop] = np.sqrt(np.einsum("td,td->t", values, values, dtype=np.float64))
+        lengths = np.sqrt(np.einsum("td,td->t", values, values, dtype=np.float64))
+        if not lengths.max() <= LONGEST:
+            row = start + int(np.argmax(~(lengths <= LONGEST)))
+            raise UserError(
+                f"{self._name}: row {row} is longer than {LONGEST:.0e}; multiply all activations by one number"
+            )
+        self._lengths[start:stop] = np.where(lengths < SHORTEST, 0, lengths)
         first, last = np.searchsorted(self._sample, [start, stop])
         self._sampled[first:last] = values[self._sample[first:last] - start]
         self._start, self._values = start, values

@@ -214,3 +214,18 @@ def test_bad_input_gets_one_sentence() -> None:
     bad[7, 1] = np.nan
     with pytest.raises(UserError, match="row 7 holds NaN"):
         probe_death(ArrayRows(bad), RAW)
+    bad[7] = 1e31
+    with pytest.raises(UserError, match="row 7 is longer than 1e"):
+        probe_death(ArrayRows(bad), RAW)
+
+
+@pytest.mark.parametrize("scale", [1e-28, 1e-20, 1e20, 1e27])
+def test_any_unit_will_do(scale: float) -> None:
+    x = gaussian(500, mean=1.5)
+    expected = probe_death(ArrayRows(x), RAW, probes=512)["raw"]
+    found = probe_death(ArrayRows(x * np.float32(scale)), RAW, probes=512)["raw"]
+    np.testing.assert_allclose(found.largest_cosine, expected.largest_cosine, atol=1e-5)
+
+
+def test_tokens_too_short_for_float32_count_as_zeros() -> None:
+    assert probe_death(ArrayRows(gaussian(64) * np.float32(1e-38)), RAW, probes=64)["raw"].dead(64, 8).dead_total == 1
