@@ -160,19 +160,16 @@ def _other_architectures(found: Diagnosis) -> str:
 
 
 def _landscape(found: Diagnosis) -> Any:
-    """Death for other sizes of the SAE, as it is and after the remedy."""
-    remedy = found.recommended if found.recommended != "raw" else "center_median"
-    grid, raw = found.landscape, found.landscape.dead_total["raw"]
-    after = grid.dead_total[remedy]
-    table = _table(f"% dead → {SHOWN_AS[remedy]}", *(f"k {k}" for k in grid.k))
+    """Death for other sizes of the SAE: as it is, centered and, if that is advised, whitened."""
+    grid = found.landscape
+    names = ["raw", "center_median", *(["pca"] if found.recommended == "pca" else [])]
+    table = _table(f"% dead {' → '.join(SHOWN_AS[name] for name in names)}", *(f"k {k}" for k in grid.k))
     for row, d_sae in enumerate(grid.d_sae):
         cells = []
         for column, k in enumerate(grid.k):
-            if k > d_sae:
-                cells.append("")
-                continue
-            cell = f"{raw[row, column] * 100:.0f} → {after[row, column] * 100:.0f}"
-            cells.append(f"[bold reverse]{cell}[/]" if (d_sae, k) == (found.d_sae, found.k) else cell)
+            shown = " → ".join(f"{grid.dead_total[name][row, column] * 100:.0f}" for name in names)
+            mark = (d_sae, k) == (found.d_sae, found.k)
+            cells.append("" if k > d_sae else f"[bold reverse]{shown}[/]" if mark else shown)
         table.add_row(f"d_sae {d_sae:,}", *cells)
     return table
 
