@@ -8,6 +8,7 @@ from saelib.diagnosis.carriers import MassiveTokens, OutlierDimension
 from saelib.diagnosis.result import SHOWN_AS, DeadFractions, Remedy
 from saelib.preprocessing.choose import percent
 from saelib.preprocessing.recommend import ACCEPTED_AFTER, MeasuredDeath, recommend
+from saelib.stats.compute import effective_rank
 from saelib.stats.layer_stats import LayerStats
 
 REMEDIES: dict[str, Remedy] = {"raw": "none", "center_median": "mean_center", "pca": "pca_whiten"}
@@ -78,9 +79,9 @@ def _verdict(
         return f"{born}. Nothing needs to be done to these activations."
     first = f"{born}: {_carriers(dimensions, stats)}."
     if chosen == "pca":
-        rank = f"{stats.effective_rank:.0f} of {stats.d_in}" if stats.effective_rank else "low"
         left = percent(dead["center_median"].dead_total)
-        first += f" Centering leaves {left}, because a few directions hold the variance (effective rank {rank})."
+        rank = effective_rank(stats.arrays["eigenvalues"])  # of the tokens as they are, which is what an SAE reads
+        first += f" Centering leaves {left}, because {rank:.3g} of {stats.d_in} directions hold the variance."
     return f"{first} {ADVICE[chosen]}: {percent(dead[chosen].dead_total)}."
 
 

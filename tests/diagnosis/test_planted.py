@@ -18,7 +18,7 @@ from saelib.train.training import train_from_store
 
 D_SAE, K = 768, 8
 EXPECTED = {
-    "one dimension": "mean_center",
+    "one dimension": "pca_whiten",
     "massive tokens": "mean_center",
     "three directions": "pca_whiten",
     "nothing wrong": "none",
@@ -55,7 +55,8 @@ def test_massive_tokens_are_counted_and_placed(layers: dict[str, NDArray[np.floa
 
 def test_an_offset_that_layernorm_hides_shows_in_gamma_unit(found: dict[str, Diagnosis]) -> None:
     one = found["all ones"]
-    assert one.gamma is not None and one.gamma_unit is not None
+    assert one.gamma is not None
+    assert one.gamma_unit is not None
     assert one.gamma < 0.5 < 3 < one.gamma_unit
     assert not one.outlier_dimensions
 
