@@ -178,12 +178,13 @@ def _landscape(found: "Diagnosis") -> Any:
 
 def show_layers(found: "Sequence[Diagnosis]", console: "Console") -> None:
     """Prints one line for each of several layers; `--html` has a card for each."""
-    table = _table(
-        "layer", "gamma", "gamma_unit", "effective rank", "dead raw", "median-centered", "whitened", "recommendation"
-    )
+    table = _table("layer", "gamma", "gamma_unit", "rank", "% dead", "centered", "whitened", "recommendation")
     for one in found:
         dead = [percent(one.measured[name].dead_total) if name in one.measured else "" for name in
                 ("raw", "center_median", "pca")]  # fmt: skip
         numbers = ["" if value is None else f"{value:.3g}" for value in (one.gamma, one.gamma_unit, one.effective_rank)]
         table.add_row(one.name, *numbers, *dead, f"{one.recommendation} ({one.confidence})")
+    for column in table.columns:
+        column.no_wrap = True
     console.print(table)
+    console.print("rank: effective, after LayerNorm; centered: on the geometric median; --html FILE has a card each")
