@@ -149,7 +149,7 @@ def test_what_families_know_of_themselves(tmp_path):
 def test_where_nothing_says_so_the_message_does(source, tmp_path, monkeypatch):
     monkeypatch.setenv("SAELIB_CACHE", str(tmp_path))
     for layers in ("all", "2-"):
-        with pytest.raises(UserError, match=r"1 mistake\n  models\.m\.layers: the model.* number of blocks .*such as `blocks: 12`.*such as 1-12"):
+        with pytest.raises(UserError, match=r"1 mistake\n  models\.m\.layers: the .* as `blocks: 12`.*such as 1-12"):
             loaded(source, layers)
     assert layers_of(source, "2-", blocks=3) == (2, 3)
     assert layers_of(source, "2-9") == tuple(range(2, 10))

@@ -167,7 +167,7 @@ def test_without_the_record_the_results_are_as_fresh_as_with_it(edited: Tree, lo
     config["models"]["calm"]["notes"] = "other words"
     edited.config = config
     assert reasons(edited) == {
-        "report": ["made by another version of saelib, or elsewhere: what it was made from is not recorded"]
+        "report": ["made by another version of saelib, or elsewhere: there is no record of its settings and code"]
     }
 
 
