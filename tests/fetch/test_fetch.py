@@ -108,7 +108,7 @@ def test_inside_takes_a_folder_a_file_or_a_pattern(shelf):
 
 @pytest.mark.parametrize("inside", ["../secret", "toyweights/../../secret", "/etc/passwd"])
 def test_inside_stays_inside(shelf, inside):
-    with pytest.raises(UserError, match="within what is fetched"):
+    with pytest.raises(UserError, match="leads outside the downloaded files"):
         fetch(with_inside(build_wheel(shelf), inside))
 
 

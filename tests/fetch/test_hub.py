@@ -115,6 +115,6 @@ def test_a_revision_that_is_not_there_is_named(hub):
 
 def test_nobody_there_is_one_line(hub):
     hub.close()
-    with pytest.raises(UserError, match=r"hf org/toy@main: the Hugging Face hub did not give") as caught:
+    with pytest.raises(UserError, match=r"hf org/toy@main: could not be fetched from the Hugging Face hub") as caught:
         fetch(HubFiles(hf="org/toy"))
     assert "\n" not in str(caught.value)
