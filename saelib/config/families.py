@@ -112,8 +112,8 @@ class StableDiffusion3Source(ModelSource):
     prompt: FilesConfig | None = None
     """A .safetensors file with one prompt's `prompt_embeds` and `pooled_prompt_embeds`. Without it, both are zeros."""
     device_map: Literal["auto", "balanced", "sequential"] | None = None
-    """How accelerate spreads the blocks over several GPUs. Without it, the whole model is on one device; set `auto` if
-    it does not fit."""
+    """accelerate's strategy to spread the blocks over several GPUs. Without it, the whole model is on one device; set
+    `auto` if it does not fit."""
     batch_size: Count = 4
 
 

@@ -46,8 +46,8 @@ class HubFiles(Section):
     repo_type: Literal["model", "dataset"] = "model"
     """Kind of the repository on the hub. Data sets need `dataset`."""
     gated: bool = False
-    """Whether the hub requires you to accept a license, and so a token (`HF_TOKEN` or `hf auth login`). With `true`,
-    `saelib plan` says so before anything runs."""
+    """State that the hub requires you to accept a license, and so a token (`HF_TOKEN` or `hf auth login`). With `true`,
+    `saelib plan` reports a missing token before anything runs."""
 
 
 class WebFiles(Section):

@@ -94,7 +94,7 @@ def _broken_references(config: Config) -> list[str]:
         where = f"models.{name}.dataset"
         if model.source.family == "arrays":
             if model.dataset is not None:
-                mistakes.append(f"{where}: the family 'arrays' brings its own activations; remove this key")
+                mistakes.append(f"{where}: the family 'arrays' has its own activations; remove this key")
             if model.blocks is not None:
                 mistakes.append(
                     f"models.{name}.blocks: the family 'arrays' has the layers of its files; remove this key"
@@ -103,7 +103,7 @@ def _broken_references(config: Config) -> list[str]:
             if missing:
                 mistakes.append(f"models.{name}.source.files: no file for layer {', '.join(map(str, missing))}")
         elif model.dataset is None:
-            mistakes.append(f"{where}: missing; one of: {', '.join(config.datasets) or '(none is defined)'}")
+            mistakes.append(f"{where}: missing; should be one of: {', '.join(config.datasets) or '(none is defined)'}")
         elif model.dataset not in config.datasets:
             mistakes.append(f"{where}: no data set '{model.dataset}'{_hint(model.dataset, list(config.datasets))}")
         mistakes += [f"models.{name}.{mistake}" for mistake in _other_sizes(model)]
@@ -111,7 +111,7 @@ def _broken_references(config: Config) -> list[str]:
         if code is not None and config.results.resolve().is_relative_to(code.path.expanduser().resolve()):
             # Every run would change the folder whose files decide whether results are stale.
             where = f"models.{name}.source.import_from"
-            mistakes.append(f"{where}: {code.path} holds the results too; give your code a folder of its own")
+            mistakes.append(f"{where}: {code.path} holds the results too; move your code to its own folder")
     return mistakes
 
 

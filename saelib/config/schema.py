@@ -115,7 +115,7 @@ class ModelConfig(Section):
     domain: Annotated[str, StringConstraints(min_length=1, max_length=40, strip_whitespace=True)]
     """Group of the model in tables and figures, such as language, vision, protein or genomic."""
     source: SourceConfig
-    """How the model is loaded: its `family` and the options of that family (docs/models.md)."""
+    """Source of the activations: the model's `family` and the options of that family (docs/models.md)."""
     dataset: Name | None = None
     """Data that the model reads: a name under `datasets`. Leave it out if the source has its own activations (family
     `arrays`)."""
@@ -243,8 +243,8 @@ class Config(Section):
     """Fraction of a data set's examples that is held out, between 0 and 1, in whole groups (documents, photographs,
     records)."""
     gpus: bool = False
-    """Whether extractions and trainings request GPUs from a cluster. On a single machine it has no effect: jobs use the
-    GPU that they find."""
+    """Request GPUs from a cluster for extractions and trainings. On a single machine the key has no effect: jobs use
+    the GPU that they find."""
     datasets: dict[Name, DatasetConfig] = {}
     """Data that models read, under names of your choice; `kind` says what each data set is (docs/models.md)."""
     models: Annotated[dict[Name, ModelConfig], Field(min_length=1)]

@@ -39,8 +39,8 @@ class TransformersSource(TokenModelSource):
     like any other text, `leave_out` reads special tokens but records no activations of them, `keep` records them too. A
     special token that the tokenizer cannot read as text is treated as with `leave_out`."""
     device_map: Literal["auto", "balanced", "sequential"] | None = None
-    """How accelerate spreads the blocks over several GPUs. Without it, the whole model is on one device; set `auto` if
-    it does not fit."""
+    """accelerate's strategy to spread the blocks over several GPUs. Without it, the whole model is on one device; set
+    `auto` if it does not fit."""
     trust_remote_code: bool = False
     """Run the Python code that comes with the checkpoint. Set it only if you trust the code; for weights from the hub,
     `revision` must then be a commit."""
@@ -68,8 +68,8 @@ class TransformersVisionSource(ModelSource):
     weights: FilesConfig
     """The checkpoint's folder, with config.json, preprocessor_config.json and the weights."""
     device_map: Literal["auto", "balanced", "sequential"] | None = None
-    """How accelerate spreads the blocks over several GPUs. Without it, the whole model is on one device; set `auto` if
-    it does not fit."""
+    """accelerate's strategy to spread the blocks over several GPUs. Without it, the whole model is on one device; set
+    `auto` if it does not fit."""
     keep_special_tokens: bool = False
     """Also record CLS and register tokens, which represent no patch."""
 

@@ -79,7 +79,7 @@ def is_cached(files: FilesConfig) -> bool:
 
 
 def local(files: FilesConfig) -> Path | None:
-    """Returns what `fetch` would if that is on this machine, else None. It verifies nothing and uses no network."""
+    """Returns the result of `fetch` if it is on this machine, else None. It verifies nothing and uses no network."""
     if isinstance(files, LocalFiles):
         path = files.path.expanduser()
         return path if path.exists() else None

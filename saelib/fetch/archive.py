@@ -91,4 +91,4 @@ def _check_member(archive: str, member: str, is_plain: bool) -> None:
 def _check_room(archive: str, needed: int, target: Path) -> None:
     free = shutil.disk_usage(target).free
     if needed > free:
-        raise UserError(f"{archive}: needs {needed >> 20} MB in {target.parent}, where {free >> 20} MB are free")
+        raise UserError(f"{archive}: needs {needed >> 20} MB in {target.parent}, but {free >> 20} MB are free")

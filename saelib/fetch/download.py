@@ -100,7 +100,7 @@ def _version(headers: Any) -> str:
 def _check_room(url: str, needed: int, target: Path) -> None:
     free = shutil.disk_usage(target.parent).free
     if needed > free:
-        raise UserError(f"{url}: needs {needed >> 20} MB in {target.parent}, where {free >> 20} MB are free")
+        raise UserError(f"{url}: needs {needed >> 20} MB in {target.parent}, but {free >> 20} MB are free")
 
 
 def _size(path: Path) -> int:

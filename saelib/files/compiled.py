@@ -1,4 +1,4 @@
-"""Keeps numba's on-disk cache of compiled functions from returning what other code compiled."""
+"""Keeps numba's on-disk cache from returning machine code that was compiled from other source code."""
 
 from typing import Any
 

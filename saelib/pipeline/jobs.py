@@ -48,7 +48,7 @@ def run_job(stage: str, run: Callable[[Config, Job], None]) -> None:
     except OSError as error:
         reason = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
         log.error("%s", reason)
-        log.debug("where it happened", exc_info=True)
+        log.debug("the traceback of this error:", exc_info=True)
     except Exception as error:
         # The process ends here, so nothing is swallowed. Catching everything puts the traceback into the job's log too.
         reason = f"a defect in saelib, or an input it does not foresee ({type(error).__name__}); see {arguments.log}"

@@ -248,7 +248,7 @@ def test_yaml_runs_nothing_and_reads_rates_as_numbers(tmp_path: Path) -> None:
 def test_arrays_bring_their_own_activations() -> None:
     source = {"family": "arrays", "files": {1: "a.npy", 2: "b.npy"}}
     suite = changed("models.m.source", source)
-    assert "models.m.dataset: the family 'arrays' brings its own activations" in message(suite)
+    assert "models.m.dataset: the family 'arrays' has its own activations" in message(suite)
     del suite["models"]["m"]["dataset"]
     assert "models.m.source.files: no file for layer 3" in message(suite)
 
