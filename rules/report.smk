@@ -18,6 +18,6 @@ rule report:
         plan=f"{RUN}/plan.json",
         why=SUITE.why("report"),
     message:
-        "tables, figures and page: {wildcards.job} ({params.why})"
+        "write tables, figures and page: {wildcards.job} ({params.why})"
     shell:
         "python {params.script:q} --plan {params.plan:q} --job {wildcards.job} --log {log:q}"

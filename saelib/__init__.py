@@ -1,6 +1,6 @@
 """Measures, explains and prevents dead latents of sparse autoencoders (SAEs), before one is trained.
 
-What you call in a notebook is here, and is loaded when it is first used:
+These are the functions to call in a notebook. Each is loaded when it is first used:
 
     >>> import saelib
     >>> stats = saelib.compute_stats(acts)                      # arrays, tensors, files, stores

@@ -1,4 +1,4 @@
-"""Stage `init_death`: counts the latents born dead in a block of layers, by preprocessing and seed."""
+"""Runs stage `init_death`: counts the latents that are dead at initialization on a block of layers."""
 
 from saelib.init_death.stage import run
 from saelib.pipeline.jobs import run_job

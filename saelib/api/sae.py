@@ -1,4 +1,4 @@
-"""Trained SAEs, ours or another library's, that take activations as they come from the model."""
+"""Loads, evaluates and exports trained SAEs, ours or another library's."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -21,14 +21,14 @@ Array = TypeVar("Array", "NDArray[np.floating]", "Tensor")
 
 
 class LoadedSAE:
-    """An SAE with its preprocessing; `load_sae` makes it.
+    """An SAE with its preprocessing, which reads activations as they come from the model. `load_sae` makes it.
 
-    It takes numpy arrays and torch tensors, [tokens, d_in] or with more dimensions before the last, and gives back the
-    kind that it was given. The weights are on `sae.model`: W_enc [d_in, d_sae], W_dec [d_sae, d_in], b_enc, b_dec.
+    Its methods take numpy arrays or torch tensors, [tokens, d_in] or with more dimensions before the last, and return
+    the same kind. `sae.model` has the weights: W_enc [d_in, d_sae], W_dec [d_sae, d_in], b_enc, b_dec.
     """
 
     def __init__(self, saved: "SavedSAE", name: str) -> None:
-        """Wraps an SAE that was read; `name` is what messages call it."""
+        """Wraps an SAE that was read from a file; messages call it `name`."""
         self.saved, self.name = saved, name
 
     @property
@@ -38,7 +38,7 @@ class LoadedSAE:
 
     @property
     def preprocessing(self) -> Any:
-        """What is done to activations first: its `apply` and `restore`."""
+        """The preprocessing: `apply` turns activations into the SAE's input, `restore` turns outputs back."""
         return self.saved.preprocess
 
     @property
@@ -57,7 +57,7 @@ class LoadedSAE:
         return self.saved.sae.k
 
     def encode(self, x: Array) -> Array:
-        """Gives the codes of activations as they come from the model: [..., d_in] -> [..., d_sae], >= 0."""
+        """Computes the codes of activations: [..., d_in] -> [..., d_sae], >= 0."""
         import torch
 
         rows = self._rows(x)
@@ -66,7 +66,7 @@ class LoadedSAE:
         return _like(codes.numpy().reshape(*x.shape[:-1], self.d_sae), x)
 
     def reconstruct(self, x: Array) -> Array:
-        """Encodes and decodes activations, back in the model's own space: [..., d_in] -> the same shape."""
+        """Encodes and decodes activations, and returns to the model's own space: [..., d_in] -> the same shape."""
         import torch
 
         rows = self._rows(x)
@@ -75,7 +75,7 @@ class LoadedSAE:
         return _like(self.preprocessing.restore(x_hat, rows).astype(np.float32).reshape(x.shape), x)
 
     def save(self, path: str | Path) -> None:
-        """Writes one .safetensors file that `load_sae` and the command `saelib evaluate` read."""
+        """Writes a .safetensors file that `load_sae` and the command `saelib evaluate` read."""
         from saelib.sae.file import save_sae
 
         save_sae(self.saved, Path(path))
@@ -102,14 +102,14 @@ class LoadedSAE:
 
 @explain_missing_extras()
 def load_sae(path: str | Path, library: Library | None = None) -> LoadedSAE:
-    """Loads an SAE: a file of saelib's, or a folder that SAELens, dictionary_learning or sparsify wrote.
+    """Loads an SAE from a file of saelib's, or from a folder that SAELens, dictionary_learning or sparsify wrote.
 
     Args:
         path: `weights.safetensors` of a trained variant, or another library's folder.
-        library: Whose folder it is; told by its files where None.
+        library: The library that wrote the folder. Without it, the folder's files tell.
 
     Raises:
-        UserError: Where the file or folder is missing, damaged, or holds an SAE of a kind that saelib does not have.
+        UserError: If the file or folder is missing or damaged, or holds a kind of SAE that saelib does not support.
 
     Example:
         >>> sae = saelib.load_sae(path)
@@ -130,15 +130,15 @@ def load_sae(path: str | Path, library: Library | None = None) -> LoadedSAE:
 
 @explain_missing_extras()
 def evaluate_sae(sae: LoadedSAE | str | Path, activations: Source, tokens: int | None = None) -> "Evaluation":
-    """Measures death by cause, L0 and reconstruction of an SAE, in the model's own activations.
+    """Measures an SAE's dead latents by cause, its L0 and its reconstruction of the model's activations.
 
     Args:
-        sae: What `load_sae` returned, or a path that it takes.
-        activations: What `open_activations` takes; rows that the SAE was not trained on.
-        tokens: How many of the first rows to measure on; all of them where None.
+        sae: An SAE from `load_sae`, or a path for it.
+        activations: Rows that the SAE was not trained on: anything that `open_activations` takes.
+        tokens: Number of rows to measure on, from the first. Without it, all rows.
 
     Raises:
-        UserError: Where the widths differ, or the rows are constant or not finite.
+        UserError: If the widths differ, or if the rows are constant or not finite.
 
     Example:
         >>> found = saelib.evaluate_sae(path, acts)
@@ -152,7 +152,7 @@ def evaluate_sae(sae: LoadedSAE | str | Path, activations: Source, tokens: int |
 
 
 def _like(values: NDArray[np.float32], x: Any) -> Any:
-    """As a tensor where `x` is one."""
+    """Returns the values as the kind that `x` is, an array or a tensor."""
     if not hasattr(x, "detach"):
         return values
     import torch

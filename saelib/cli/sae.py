@@ -1,4 +1,4 @@
-"""Commands about one SAE: measure it, and exchange it with other libraries."""
+"""Defines the commands that evaluate one SAE, export it and import it."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -10,7 +10,7 @@ from saelib.cli.show import FillMissingChunks, show_values
 
 
 class Library(StrEnum):
-    """Whose format; `saelib.interchange.FORMATS` by name, which is not imported for a help text."""
+    """The names in `saelib.interchange.FORMATS`, which is not imported for a help text."""
 
     SAELENS = "saelens"
     DICTIONARY_LEARNING = "dictionary_learning"
@@ -18,9 +18,9 @@ class Library(StrEnum):
 
 
 sae_app = typer.Typer()
-Ours = Annotated[Path, typer.Argument(help="An SAE as saelib keeps it: weights.safetensors of a variant.")]
+Ours = Annotated[Path, typer.Argument(help="An SAE in saelib's format: weights.safetensors of a variant.")]
 Tokens = Annotated[
-    int | None, typer.Option(min=1, help="Measure on this many rows, from the first; by default on all.")
+    int | None, typer.Option(min=1, help="Number of rows to measure on, from the first; all by default.")
 ]
 
 
@@ -28,21 +28,21 @@ Tokens = Annotated[
 def evaluate(
     sae: Ours,
     rows: Annotated[str, typer.Argument(help="Activations of the layer it was trained on: anything that 'saelib stats' "
-                                             "reads. FILE::NAME where it holds several arrays.")],
+                                             "reads. FILE::NAME names one of several arrays in a file.")],
     tokens: Tokens = None,
     fill_missing_chunks: FillMissingChunks = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:  # fmt: skip
-    """Measure death by cause, L0, error and variance explained of an SAE on your own activations.
+    """Measure an SAE's dead latents by cause, L0, error and variance explained on your own activations.
 
-    Of a store the held-out rows are measured, which no SAE that was trained on the store has seen; STORE::train names
-    the others. Of any other file it cannot be known whether the SAE was trained on its rows: on those it was trained
-    on, it looks better than it is.
+    If the rows are a store, its held-out ones are measured, on which no SAE was trained; STORE::train names the others.
+    For any other file, saelib cannot know whether the SAE was trained on its rows. On rows that it was trained on, an
+    SAE looks better than it is. Convert an SAE of another library with 'saelib import' first.
 
-    dead_relu: latents never above 0 before the selection. dead_topk_only: above 0, and never selected (or never
-    above their threshold). dead_total: both. Variance is explained about the mean of the rows: about 0, a large mean
-    would make any SAE look excellent. token_fvu: of each token's own squared error over its own squared distance to the
-    geometric median, what a few massive tokens cannot decide. An SAE of another library: saelib import first.
+    dead_relu: latents that are never above 0 before the selection. dead_topk_only: latents that are above 0 but never
+    selected, or never above their threshold. dead_total: both. variance_explained: relative to the variance about the
+    mean of the rows, because about 0 a large mean would make any SAE look excellent. token_fvu: each token's squared
+    error over its squared distance to the geometric median, so a few massive tokens cannot decide its median.
 
     Example: saelib evaluate sae.safetensors activations.npy --tokens 100000
     """
@@ -68,9 +68,9 @@ def evaluate(
 def export(
     sae: Ours,
     folder: Annotated[Path, typer.Argument(help="A new folder, or an earlier export, which is replaced.")],
-    to: Annotated[Library, typer.Option(help="The library that is to load it.")],
+    to: Annotated[Library, typer.Option(help="The library that will load it.")],
 ) -> None:
-    """Write an SAE as another library loads it, its preprocessing folded into the weights.
+    """Write an SAE in another library's format, with its preprocessing folded into the weights.
 
     \b
     saelens              every SAE; BatchTopK becomes JumpReLU
@@ -80,7 +80,7 @@ def export(
     sparsify             TopK without a token norm
                          load it with SparseCoder.load_from_disk(FOLDER)
 
-    A token norm (LayerNorm, rescaling) divides each token by a number of its own, which no weights can do.
+    A token norm (LayerNorm, rescaling) divides each token by its own number, which weights cannot do.
 
     Example: saelib export sae.safetensors for_saelens --to saelens
     """
@@ -98,7 +98,7 @@ def import_(
         Library | None, typer.Option("--from", help="The library; by default it is recognized by its files.")
     ] = None,
 ) -> None:
-    """Read an SAE of another library into a file that `saelib evaluate` and `saelib export` take.
+    """Convert an SAE of another library to a file that `saelib evaluate` and `saelib export` read.
 
     \b
     saelens              cfg.json, sae_weights.safetensors
@@ -108,7 +108,7 @@ def import_(
     sparsify             cfg.json, sae.safetensors
                          TopK
 
-    A setting or a tensor that changes what is computed, and is not understood, is refused by name.
+    Settings and tensors that would change the SAE's outputs and are not supported are refused by name.
 
     Example: saelib import downloads/layers.5 sae.safetensors
     """

@@ -188,7 +188,7 @@ def _costs(results: Results, layers: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def _gamma_at(config: Config, rates: tuple[float, ...]) -> list[tuple[float, float]]:
-    """Find the severity at which theory expects each rate of all dead features, for the suite's settings."""
+    """Find the severity at which theory expects each rate of all dead latents, for the suite's settings."""
     gamma = np.geomspace(0.01, 1000, 5000)
     options = config.init_death
     dead = theory.dead_total(gamma, options.d_sae, options.k, config.extraction.heldout_tokens)

@@ -76,7 +76,7 @@ def test_charset_title_and_language_are_stated(complete: Config):
     assert html.startswith("<!doctype html>")
     assert html.index('<meta charset="utf-8">') < 200
     assert page.attributes("html", "lang") == ["en"]
-    assert "Dead features: 74 layers of 6 models" in page.text
+    assert "Dead latents: 74 layers of 6 models" in page.text
 
 
 def test_rows_in_the_page_are_the_tables(complete: Config):
@@ -152,7 +152,7 @@ def test_what_training_asks_to_mind_is_said(suite: Config, render: Render):
     where = "minilm-l6 layer 6, pca"
     assert f"{where}: variance explained is 0.920 over all tokens together and -1.500 of the typical token" in text
     assert f"{where}: the best learning rate, 0.1, is the highest of those tried; a larger one may do better" in text
-    assert "What each choice costs" in text
+    assert "Costs of each choice" in text
 
 
 def test_nothing_missing_is_said_too(complete: Config):
@@ -193,7 +193,7 @@ def test_one_theory_and_intervals_over_whole_models(complete: Config):
 
 
 def _curves(html: str) -> list[dict[str, Any]]:
-    """Lists the points of the lines in the chart of all dead features, the smallest gamma last."""
+    """Lists the points of the lines in the chart of all dead latents, the smallest gamma last."""
     spec = json.loads(Page(html).scripts[0])["death-total"]["spec"]
     (points,) = spec["datasets"].values()
     return sorted(points, key=lambda point: -point["gamma_unit"])

@@ -31,7 +31,7 @@ def death_vs_gamma(config: Config, layers: pl.DataFrame, spearman: pl.DataFrame)
     _theory(config, panels, shown["gamma_unit"].to_numpy())
     _gamma_axis(panels, shown["gamma_unit"].to_numpy())
     figure.supxlabel("outlier severity γ = ‖mean‖ / ‖std‖ of the tokens scaled to length 1", fontsize=8.5)
-    panels[0].set_ylabel("features dead at initialization")
+    panels[0].set_ylabel("latents dead at initialization")
     handles, labels = panels[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), handletextpad=0.4, columnspacing=1.2)
     return figure

@@ -24,7 +24,7 @@ def trained_death(config: Config, saes: pl.DataFrame) -> Figure | None:
         axes.set_title(variant)
     panels[0].set_yticks(range(len(models)), models)
     panels[0].set_ylim(len(models) - 0.4, -0.6)
-    figure.supxlabel("features dead after training, on held-out tokens", fontsize=8.5)
+    figure.supxlabel("latents dead after training, on held-out tokens", fontsize=8.5)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=2)
     return figure
