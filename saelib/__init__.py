@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from saelib.api.activations import Activations, open_activations
     from saelib.api.death import measure_init_death, predict_death
+    from saelib.api.diagnose import diagnose
     from saelib.api.sae import LoadedSAE, evaluate_sae, load_sae
     from saelib.api.stats import compute_stats, fit_preprocessing
     from saelib.api.suite import Suite, open_suite
@@ -32,6 +33,7 @@ __all__ = [
     "Suite",
     "UserError",
     "compute_stats",
+    "diagnose",
     "evaluate_sae",
     "fit_preprocessing",
     "load_sae",
@@ -47,6 +49,7 @@ _HOMES = {
     "Suite": "saelib.api.suite",
     "UserError": "saelib.errors",
     "compute_stats": "saelib.api.stats",
+    "diagnose": "saelib.api.diagnose",
     "evaluate_sae": "saelib.api.sae",
     "fit_preprocessing": "saelib.api.stats",
     "load_sae": "saelib.api.sae",

@@ -18,6 +18,9 @@ else:
     Source = Any
 """Activations, whatever they lie in."""
 
+BLOCK_ROWS = 4096
+"""Rows of an array elsewhere that are read together."""
+
 
 class Activations:
     """Activations [tokens, d_in] that are read a run of rows at a time; `open_activations` makes it.
@@ -60,9 +63,10 @@ def open_activations(source: Source, name: str = "activations") -> Activations:
     """Opens activations for all functions of `saelib`, which also do so themselves.
 
     Args:
-        source: A numpy array or torch tensor [tokens, d_in] or [n, context, d_in], anything that numpy makes such an
-            array of, or a path: every format that `saelib stats` reads, files of any size. `PATH::NAME` names one
-            array of several. A store gives its training rows, or, as `STORE::heldout`, the others.
+        source: A numpy array or torch tensor [tokens, d_in] or [n, context, d_in], an array of zarr, dask or h5py
+            (which is read a slice at a time), anything that numpy makes such an array of, or a path: every format that
+            `saelib stats` reads, files of any size. `PATH::NAME` names one array of several. A store gives its training
+            rows, or, as `STORE::heldout`, the others.
         name: What messages call an array or tensor.
 
     Raises:
@@ -83,18 +87,51 @@ def open_activations(source: Source, name: str = "activations") -> Activations:
         return Activations(open_rows(source))
     if callable(getattr(source, "block", None)):
         return Activations(source)  # pyright: ignore[reportArgumentType] (a protocol without a runtime check)
-    return Activations(_in_memory(source, name))
+    if _is_sliced(source):
+        return Activations(SlicedRows(source, name))
+    return Activations(in_memory(source, name))
 
 
-def _in_memory(source: Any, name: str) -> ArrayRows:
+class SlicedRows:
+    """An array of zarr, dask, h5py and the like as `Rows`: read a slice at a time, and never whole."""
+
+    def __init__(self, array: Any, name: str) -> None:
+        """Checks the array's shape and type; [n, context, d_in] is n * context rows."""
+        check_array(array.dtype, array.shape, name)
+        self.context = array.shape[1] if len(array.shape) == 3 else 1
+        """Rows of one example; 1 where that is not known."""
+        self.name, self.offset = name, None
+        self.shape = (array.shape[0] * self.context, array.shape[-1])
+        self.block_rows = self.context * max(1, BLOCK_ROWS // self.context)
+        self._array = array
+
+    def block(self, start: int, stop: int) -> NDArray[np.floating]:
+        """Reads rows `start` to `stop`: [stop - start, d_in]."""
+        first = start // self.context
+        values = np.asarray(self._array[first : -(-stop // self.context)]).reshape(-1, self.shape[1])
+        return values[start - first * self.context : stop - first * self.context]
+
+
+def _is_sliced(source: Any) -> bool:
+    """Tells an array that lies elsewhere, with a shape and a type of its own, from one in memory."""
+    described = all(hasattr(source, name) for name in ("shape", "dtype", "__getitem__"))
+    return described and not isinstance(source, np.ndarray | np.generic) and not hasattr(source, "detach")
+
+
+def check_array(dtype: Any, shape: tuple[int, ...], name: str) -> None:
+    """Raises `UserError` where an array is not floating point [tokens, d_in] or [n, context, d_in]."""
+    if np.dtype(dtype).kind != "f":
+        raise UserError(f"{name}: holds {dtype}; activations are floating point")
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise UserError(f"{name}: has the shape {list(shape)}; should be [tokens, d_in] or [n, context, d_in]")
+
+
+def in_memory(source: Any, name: str) -> ArrayRows:
+    """Takes an array or tensor, or what numpy makes an array of, as rows."""
     values = _to_numpy(source)
-    if values.dtype.kind != "f":
-        raise UserError(f"{name}: holds {values.dtype}; activations are floating point")
-    if values.ndim == 3:
-        values = values.reshape(-1, values.shape[-1])
-    if values.ndim != 2 or 0 in values.shape:
-        raise UserError(f"{name}: has the shape {list(values.shape)}; should be [tokens, d_in] or [n, context, d_in]")
-    return ArrayRows(values, name)
+    check_array(values.dtype, values.shape, name)
+    context = values.shape[1] if values.ndim == 3 else 1
+    return ArrayRows(values.reshape(-1, values.shape[-1]), name, context=context)
 
 
 def _to_numpy(source: Any) -> NDArray[Any]:

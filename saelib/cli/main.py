@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import saelib
+from saelib.cli.diagnose import diagnose_app
 from saelib.cli.plan import plan_app
 from saelib.cli.sae import sae_app
 from saelib.cli.show import FillMissingChunks, show_rows, show_values
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 store_app = typer.Typer(help="Look after activation stores.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
+app.add_typer(diagnose_app)
 app.add_typer(sae_app)
 app.add_typer(plan_app)
 app.add_typer(suite_app)

@@ -1,0 +1,64 @@
+"""The lines that apply a remedy in the library that somebody trains with."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from saelib.diagnosis.result import Diagnosis
+
+LIBRARIES = {
+    "torch": "plain torch",
+    "saelib": "saelib's pipeline",
+    "saelens": "SAELens",
+    "dictionary_learning": "dictionary_learning",
+    "sparsify": "sparsify",
+    "saev": "saev",
+}
+"""Name of an option -> what people call the library."""
+
+_FIND = "found = saelib.diagnose({source!r}, d_sae={d_sae}, k={k})"
+
+_CENTER = {
+    "torch": """\
+import saelib, torch
+{find}
+with torch.no_grad():  # before the first step; your SAE encodes x - b_dec and adds b_dec to what it decodes
+    sae.b_dec.copy_(torch.from_numpy(found.center))""",
+    "saelib": """\
+# in the config of the suite:
+training:
+  variants:
+    centered: {{preprocessing: center_median}}""",
+}
+_WHITEN = {
+    "torch": """\
+import saelib
+{find}
+z = found.preprocessing.apply(x)                 # train the SAE on z instead of x
+x_hat = found.preprocessing.restore(z_hat, x)    # back to the model's own activations""",
+    "saelib": """\
+# in the config of the suite:
+training:
+  variants:
+    whitened: {{preprocessing: pca}}""",
+}
+_WITH_LIBRARY = """\
+import saelib
+from saelib.integrations import {library}
+{find}
+{library}.start(sae, found)  # before the first step: {what}"""
+_WHAT = {"mean_center": "b_dec moves to the geometric median", "pca_whiten": "the weights start in whitened space"}
+
+
+def lines_for(found: "Diagnosis", library: str) -> str:
+    """Gives Python (or YAML) to paste, for the recommended remedy; nothing where nothing needs to be done.
+
+    Args:
+        found: The diagnosis.
+        library: A key of `LIBRARIES`.
+    """
+    if found.recommendation == "none":
+        return ""
+    templates = _CENTER if found.recommendation == "mean_center" else _WHITEN
+    find = _FIND.format(source=found.name, d_sae=found.d_sae, k=found.k)
+    template = templates.get(library, _WITH_LIBRARY)
+    return template.format(find=find, library=library, what=_WHAT[found.recommendation])
