@@ -111,7 +111,7 @@ def _tried(chosen: str, dead: Mapping[str, DeadFractions]) -> list[str]:
         of = dead[name]
         verb = "is chosen" if name == chosen else "is passed over" if _index(name) < _index(chosen) else "is not needed"
         sentences.append(
-            f"Activations {SHOWN_AS[name]}: {percent(of.dead_total)} dead "
+            f"{SHOWN_AS[name].capitalize()}: {percent(of.dead_total)} dead "
             f"({percent(of.dead_relu)} never positive, {percent(of.dead_topk_only)} never selected); "
             f"up to {ACCEPTED_AFTER[name]:.0%} is accepted, so '{REMEDIES[name]}' {verb}."
         )
@@ -170,7 +170,7 @@ def _confidence(
         if name in dead and abs(dead[name].dead_total - ACCEPTED_AFTER[name]) < 2 * dead[name].standard_error
     ]
     if near:
-        return "moderate", f"Moderate confidence: activations {near[0]} lie within noise of what is accepted."
+        return "moderate", f"Moderate confidence: the death of activations {near[0]} lies within noise of the limit."
     apart = [
         name
         for name, of in dead.items()
