@@ -45,6 +45,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     def moved(link: re.Match[str]) -> str:
         target = posixpath.normpath(posixpath.join(folder, link[2]))
         found = target.removeprefix("docs/") if target.startswith("docs/") else in_site.get(target)
-        return link[0] if found is None else link[1] + posixpath.relpath(found, posixpath.dirname(here) or ".") + link[3]
+        return (
+            link[0] if found is None else link[1] + posixpath.relpath(found, posixpath.dirname(here) or ".") + link[3]
+        )
 
     return markdown if here.startswith("reference/") else LINK.sub(moved, markdown)
