@@ -58,7 +58,7 @@ def diagnose(
     family: Annotated[str | None, typer.Option(help="How the checkpoint is loaded (docs/models.md); guessed from the "
                                                     "files and the data where absent.")] = None,
     configfile: Annotated[Path, typer.Option(help="A suite whose models --model may name.")] = DEFAULT,
-    sae: Annotated[Path | None, typer.Option(help="An SAE that came out wrong: a file of saelib, or a folder of "
+    sae: Annotated[str | None, typer.Option(help="An SAE that came out wrong: a file of saelib, or a folder of "
                                                   "SAELens, dictionary_learning or sparsify.")] = None,
     d_sae: Annotated[int, typer.Option(min=1, help="Latents of the SAE that is planned.")] = 8192,
     k: Annotated[int, typer.Option(min=1, help="Latents that fire for a token.")] = 64,
@@ -145,7 +145,7 @@ def _of_model(
         return list(model_rows(question, tokens, advance).values())
 
 
-def _diagnose(rows: "Rows", question: "Question", sae: Path | None, workers: int | None) -> "Diagnosis":
+def _diagnose(rows: "Rows", question: "Question", sae: str | None, workers: int | None) -> "Diagnosis":
     from saelib.diagnosis.diagnose import diagnose_rows
 
     saved = None
