@@ -73,7 +73,13 @@ def export(
     sae: Ours,
     folder: Annotated[Path, typer.Argument(help="A new folder, or an earlier export, which is replaced.")],
     to: Annotated[Library, typer.Option(help="The library that is to load it.")],
-) -> None:
+    model_name: Annotated[str | None, typer.Option(help="The model, as on the hub or in TransformerLens.")] = None,
+    hook_name: Annotated[str | None, typer.Option(help="Where the activations are in it, such as "
+                                                       "blocks.5.hook_resid_post.")] = None,
+    context_size: Annotated[int | None, typer.Option(min=1, help="Tokens that the model reads at once.")] = None,
+    prepend_bos: Annotated[bool | None, typer.Option("--prepend-bos/--no-prepend-bos",
+                                                     help="Whether each context begins with BOS.")] = None,
+) -> None:  # fmt: skip
     """Write an SAE as another library loads it, its preprocessing folded into the weights.
 
     \b
@@ -86,11 +92,20 @@ def export(
 
     A token norm (LayerNorm, rescaling) divides each token by a number of its own, which no weights can do.
 
+    Dashboards ask which model, hook point and context an SAE belongs to. Files of the suite know; the options add to
+    what a file says, or replace it. For a hub of sparsify's, name FOLDER by the hook point: out/layers.5.
+
     Example: saelib export sae.safetensors for_saelens --to saelens
     """
-    from saelib.interchange import export_sae, load_own
+    from dataclasses import replace
 
-    export_sae(load_own(sae), to.value, folder)
+    from saelib.interchange import export_sae, load_own
+    from saelib.sae.origin import Origin, origin_of, with_origin
+
+    saved = load_own(sae)
+    given = Origin(model_name, hook_name, context_size=context_size, prepend_bos=prepend_bos).known()
+    origin = replace(origin_of(saved.about), **given)
+    export_sae(replace(saved, about=with_origin(saved.about, origin)), to.value, folder)
     typer.echo(f"{folder}: written for {to.value}")
 
 
