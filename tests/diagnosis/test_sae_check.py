@@ -16,6 +16,7 @@ from saelib.errors import UserError
 from saelib.preprocessing.transform import Preprocessing, layer_norm
 from saelib.sae.file import SavedSAE, load_sae
 from saelib.sae.model import SAE
+from saelib.sae.origin import Origin, origin_of
 from saelib.stats import compute_stats
 from saelib.train.start import LayerData, start_sweep
 from saelib.train.sweep import Destination, Subject
@@ -59,7 +60,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
         variant = VariantConfig.model_validate({"preprocessing": preprocessing})
         data = LayerData(rows, heldout, compute_stats(rows).arrays)
         subject = Subject("toy", 3, "baseline")
-        sweep = start_sweep(data, config, variant, subject=subject, seed=0, device="cpu")
+        sweep = start_sweep(data, config, variant, subject=subject, seed=0, device="cpu", origin=Origin("toy"))
         folder = tmp_path_factory.mktemp("trained")
         train_from_store(sweep, rows, Destination(folder, "k"))
         return load_sae(folder / "weights.safetensors")
@@ -157,6 +158,10 @@ def test_an_sae_of_another_layer_is_called_that(preprocessing: str, report: bool
     assert found.best_input is None
     assert ("when it was trained" in found.verdict) == report
     assert ("Its file says that it was trained on toy layer 3." in found.findings) == report
+
+
+def test_a_trained_file_says_where_its_activations_come_from(train: Train) -> None:
+    assert origin_of(train(report=True).about) == Origin("toy")
 
 
 def test_rows_that_were_normalized_token_by_token_cannot_be_mended(train: Train) -> None:
