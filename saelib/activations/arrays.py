@@ -49,13 +49,13 @@ def check_array(dtype: Any, shape: tuple[int, ...], name: str) -> None:
 
 def in_memory(source: Any, name: str) -> ArrayRows:
     """Takes an array or tensor, or what numpy makes an array of, as rows."""
-    values = _to_numpy(source)
+    values = to_numpy(source)
     check_array(values.dtype, values.shape, name)
     context = values.shape[1] if values.ndim == 3 else 1
     return ArrayRows(values.reshape(-1, values.shape[-1]), name, context=context)
 
 
-def _to_numpy(source: Any) -> NDArray[Any]:
+def to_numpy(source: Any) -> NDArray[Any]:
     """Torch's bfloat16, which numpy lacks, becomes float32."""
     if hasattr(source, "detach"):
         tensor = source.detach().cpu()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from saelib.activations.arrays import to_numpy
 from saelib.api.activations import Source, open_activations
 from saelib.errors import UserError
 from saelib.extras import explain_missing_extras
@@ -23,8 +24,10 @@ Array = TypeVar("Array", "NDArray[np.floating]", "Tensor")
 class LoadedSAE:
     """An SAE with its preprocessing, which reads activations as they come from the model. `load_sae` makes it.
 
-    Its methods take numpy arrays or torch tensors, [tokens, d_in] or with more dimensions before the last, and return
-    the same kind. `sae.model` has the weights: W_enc [d_in, d_sae], W_dec [d_sae, d_in], b_enc, b_dec.
+    It takes numpy arrays and torch tensors of any floating point type, [tokens, d_in] or with more dimensions before
+    the last, and gives float32 of the kind that it was given, without gradients. A tensor comes back on the device that
+    it was on. The weights are on `sae.model`: W_enc [d_in, d_sae], W_dec [d_sae, d_in], b_enc, b_dec; a model that was
+    moved to another device computes there.
     """
 
     def __init__(self, saved: "SavedSAE", name: str) -> None:
@@ -60,24 +63,26 @@ class LoadedSAE:
         """Computes the codes of activations: [..., d_in] -> [..., d_sae], >= 0."""
         import torch
 
-        rows = self._rows(x)
+        rows, shape = self._rows(x)
         with torch.no_grad():
-            codes = self.saved.sae.encode(torch.from_numpy(self.preprocessing.apply(rows)))
-        return _like(codes.numpy().reshape(*x.shape[:-1], self.d_sae), x)
+            codes = self.model.encode(self._read(rows)).cpu().numpy()
+        return _like(codes.reshape(*shape[:-1], self.d_sae), x)
 
     def reconstruct(self, x: Array) -> Array:
         """Encodes and decodes activations, and returns to the model's own space: [..., d_in] -> the same shape."""
         import torch
 
-        rows = self._rows(x)
+        rows, shape = self._rows(x)
         with torch.no_grad():
-            x_hat = self.saved.sae(torch.from_numpy(self.preprocessing.apply(rows))).numpy()
-        return _like(self.preprocessing.restore(x_hat, rows).astype(np.float32).reshape(x.shape), x)
+            x_hat = self.model(self._read(rows)).cpu().numpy()
+        return _like(self.preprocessing.restore(x_hat, rows).astype(np.float32).reshape(shape), x)
 
     def save(self, path: str | Path) -> None:
-        """Writes a .safetensors file that `load_sae` and the command `saelib evaluate` read."""
+        """Writes one .safetensors file that `load_sae` and the command `saelib evaluate` read."""
+        from saelib.interchange.registry import check_output
         from saelib.sae.file import save_sae
 
+        check_output(Path(path))
         save_sae(self.saved, Path(path))
 
     def export(self, library: Library, folder: str | Path) -> None:
@@ -86,12 +91,19 @@ class LoadedSAE:
 
         export_sae(self.saved, library, Path(folder))
 
-    def _rows(self, x: Any) -> NDArray[np.floating]:
-        values = x.detach().cpu().float().numpy() if hasattr(x, "detach") else np.asarray(x)
+    def _rows(self, x: Any) -> tuple[NDArray[np.floating], tuple[int, ...]]:
+        """Gives activations as rows [tokens, d_in], and the shape that they came in."""
+        values = to_numpy(x)
         if values.ndim == 0 or values.shape[-1] != self.d_in or values.dtype.kind != "f":
             found = f"{values.dtype} of shape {list(values.shape)}"
             raise UserError(f"{self.name}: got {found}; reads floating point [..., {self.d_in}]")
-        return values.reshape(-1, self.d_in)
+        return values.reshape(-1, self.d_in), values.shape
+
+    def _read(self, rows: NDArray[np.floating]) -> "Tensor":
+        """Gives what the torch module reads: float32 [tokens, d_out], on its device."""
+        import torch
+
+        return torch.from_numpy(self.preprocessing.apply(rows)).to(self.model.b_dec.device)
 
     def __repr__(self) -> str:
         """Shows the name, the architecture and the sizes."""
@@ -102,14 +114,16 @@ class LoadedSAE:
 
 @explain_missing_extras()
 def load_sae(path: str | Path, library: Library | None = None) -> LoadedSAE:
-    """Loads an SAE from a file of saelib's, or from a folder that SAELens, dictionary_learning or sparsify wrote.
+    """Loads an SAE: a file of saelib's, or one that SAELens, dictionary_learning or sparsify wrote.
 
     Args:
-        path: `weights.safetensors` of a trained variant, or another library's folder.
-        library: The library that wrote the folder. Without it, the folder's files tell.
+        path: `weights.safetensors` of a trained variant; another library's folder; `org/name` or `org/name@revision` on
+            the Hugging Face hub; or `RELEASE::SAE_ID` of SAELens, if that is installed. `PATH::NAME` picks one of
+            several SAEs.
+        library: The library that wrote it; recognized by the files if None.
 
     Raises:
-        UserError: If the file or folder is missing or damaged, or holds a kind of SAE that saelib does not support.
+        UserError: If the file or folder is missing, damaged, or holds an SAE of a kind that saelib does not have.
 
     Example:
         >>> sae = saelib.load_sae(path)
@@ -118,14 +132,9 @@ def load_sae(path: str | Path, library: Library | None = None) -> LoadedSAE:
         >>> sae.encode(acts[:10]).shape, sae.reconstruct(acts[:10]).shape
         ((10, 64), (10, 32))
     """
-    path = Path(path)
-    if path.is_dir():
-        from saelib.interchange.registry import import_sae
+    from saelib.interchange.collection import load_any
 
-        return LoadedSAE(import_sae(path, library), path.name)
-    from saelib.sae.file import load_sae as load
-
-    return LoadedSAE(load(path), path.name)
+    return LoadedSAE(*load_any(str(path), library))
 
 
 @explain_missing_extras()

@@ -60,7 +60,7 @@ def diagnose(
                                                     "files and the data where absent.")] = None,
     max_length: Annotated[int | None, typer.Option(min=1, help="Tokens that the model reads at once.")] = None,
     configfile: Annotated[Path, typer.Option(help="A suite whose models --model may name.")] = DEFAULT,
-    sae: Annotated[Path | None, typer.Option(help="An SAE that came out wrong: a file of saelib, or a folder of "
+    sae: Annotated[str | None, typer.Option(help="An SAE that came out wrong: a file of saelib, or a folder of "
                                                   "SAELens, dictionary_learning or sparsify.")] = None,
     d_sae: Annotated[int, typer.Option(min=1, help="Latents of the SAE that is planned.")] = 8192,
     k: Annotated[int, typer.Option(min=1, help="Latents that fire for a token.")] = 64,
@@ -145,14 +145,14 @@ def _of_model(question: "ModelQuestion", tokens: int) -> "list[Rows]":
         return list(model_rows(question, tokens, advance).values())
 
 
-def _diagnose(rows: "Rows", question: "Question", sae: Path | None, workers: int | None) -> "Diagnosis":
+def _diagnose(rows: "Rows", question: "Question", sae: str | None, workers: int | None) -> "Diagnosis":
     from saelib.diagnosis.diagnose import diagnose_rows
 
     saved = None
     if sae is not None:
-        from saelib.interchange import import_sae, load_own
+        from saelib.interchange.collection import load_any
 
-        saved = import_sae(sae) if sae.is_dir() else load_own(sae)
+        saved, _ = load_any(sae)
     with _watched(rows.name, min(rows.shape[0], question.tokens), rows.shape[1], question) as watch:
         return diagnose_rows(rows, question, saved, workers, watch)
 

@@ -2,11 +2,15 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from saelib.cli.show import FillMissingChunks, show_values
+from saelib.errors import UserError
+
+if TYPE_CHECKING:
+    from saelib.sae.file import SavedSAE
 
 
 class Library(StrEnum):
@@ -68,9 +72,15 @@ def evaluate(
 def export(
     sae: Ours,
     folder: Annotated[Path, typer.Argument(help="A new folder, or an earlier export, which is replaced.")],
-    to: Annotated[Library, typer.Option(help="The library that will load it.")],
-) -> None:
-    """Write an SAE in another library's format, with its preprocessing folded into the weights.
+    to: Annotated[Library, typer.Option(help="The library that is to load it.")],
+    model_name: Annotated[str | None, typer.Option(help="The model, as on the hub or in TransformerLens.")] = None,
+    hook_name: Annotated[str | None, typer.Option(help="Where the activations are in it, such as "
+                                                       "blocks.5.hook_resid_post.")] = None,
+    context_size: Annotated[int | None, typer.Option(min=1, help="Tokens that the model reads at once.")] = None,
+    prepend_bos: Annotated[bool | None, typer.Option("--prepend-bos/--no-prepend-bos",
+                                                     help="Whether each context begins with BOS.")] = None,
+) -> None:  # fmt: skip
+    """Write an SAE as another library loads it, its preprocessing folded into the weights.
 
     \b
     saelens              every SAE; BatchTopK becomes JumpReLU
@@ -82,23 +92,36 @@ def export(
 
     A token norm (LayerNorm, rescaling) divides each token by its own number, which weights cannot do.
 
+    Dashboards ask which model, hook point and context an SAE belongs to. Files of the suite know; the options add to
+    what a file says, or replace it. For a hub of sparsify's, name FOLDER by the hook point: out/layers.5.
+
     Example: saelib export sae.safetensors for_saelens --to saelens
     """
-    from saelib.interchange import export_sae, load_own
+    from dataclasses import replace
 
-    export_sae(load_own(sae), to.value, folder)
+    from saelib.interchange import export_sae, load_own
+    from saelib.sae.origin import Origin, origin_of, with_origin
+
+    saved = load_own(sae)
+    given = Origin(model_name, hook_name, context_size=context_size, prepend_bos=prepend_bos).known()
+    origin = replace(origin_of(saved.about), **given)
+    export_sae(replace(saved, about=with_origin(saved.about, origin)), to.value, folder)
     typer.echo(f"{folder}: written for {to.value}")
 
 
 @sae_app.command("import")
 def import_(
-    folder: Annotated[Path, typer.Argument(help="The folder that the other library saved one SAE to.")],
-    out: Annotated[Path, typer.Argument(help="A .safetensors file to write.")],
+    source: Annotated[str, typer.Argument(help="A folder; org/name or org/name@revision on the Hugging Face hub; or "
+                                               "RELEASE::SAE_ID of SAELens. SOURCE::NAME picks one of several SAEs.")],
+    out: Annotated[Path | None, typer.Argument(help="A .safetensors file to write; without it, the SAEs are "
+                                                    "listed.")] = None,
     from_: Annotated[
         Library | None, typer.Option("--from", help="The library; by default it is recognized by its files.")
     ] = None,
-) -> None:
-    """Convert an SAE of another library to a file that `saelib evaluate` and `saelib export` read.
+    all_: Annotated[Path | None, typer.Option("--all", metavar="OUTFOLDER",
+                                              help="Import every SAE, to OUTFOLDER/NAME.safetensors.")] = None,
+) -> None:  # fmt: skip
+    """Read SAEs of another library into files that `saelib evaluate` and `saelib export` take.
 
     \b
     saelens              cfg.json, sae_weights.safetensors
@@ -108,15 +131,40 @@ def import_(
     sparsify             cfg.json, sae.safetensors
                          TopK
 
-    Settings and tensors that would change the SAE's outputs and are not supported are refused by name.
+    A setting or a tensor that changes what is computed, and is not understood, is refused by name. Of a repository,
+    only the files of the SAEs that are imported are downloaded. A release of SAELens is loaded by that library, which
+    must be installed.
 
+    \b
     Example: saelib import downloads/layers.5 sae.safetensors
+             saelib import EleutherAI/sae-llama-3-8b-32x
+             saelib import EleutherAI/sae-llama-3-8b-32x::layers.5 sae.safetensors
+             saelib import downloads --all imported
     """
-    from saelib.interchange import check_output, import_sae
+    from saelib.interchange.collection import import_all, open_collection
+    from saelib.interchange.registry import check_output
     from saelib.sae.file import save_sae
 
-    check_output(out)
-    saved = import_sae(folder, from_.value if from_ else None)
-    save_sae(saved, out)
+    if out is not None and all_ is not None:
+        raise UserError(f"{out} and --all {all_}: name one of the two")
+    if out is not None:
+        check_output(out)
+    library = from_.value if from_ else None
+    collection, name = open_collection(source, library)
+    if all_ is not None:
+        if name is not None:
+            raise UserError(f"{source}: --all imports every SAE; take off ::{name}")
+        for file, saved in import_all(collection, all_, library).items():
+            typer.echo(f"{file}: {describe(saved)}")
+    elif out is not None:
+        saved = collection.load(name, library)
+        save_sae(saved, out)
+        typer.echo(f"{out}: {describe(saved)}")
+    else:
+        typer.echo("\n".join(f"{collection.place}::{one}".removesuffix("::.") for one in collection.names))
+
+
+def describe(saved: "SavedSAE") -> str:
+    """Gives the architecture and the sizes of an SAE."""
     sae = saved.sae
-    typer.echo(f"{out}: {sae.architecture}, d_in {sae.d_in}, d_sae {sae.d_sae}" + (f", k {sae.k}" if sae.k else ""))
+    return f"{sae.architecture}, d_in {sae.d_in}, d_sae {sae.d_sae}" + (f", k {sae.k}" if sae.k else "")

@@ -1,149 +1,155 @@
 """Finds what is wrong with an SAE: another layer, a normalization that is missing or done twice, dead latents."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from saelib.activations.rows import Rows, read_float32
+from saelib.diagnosis.sae_inputs import Comparison, Input, compare_inputs
+from saelib.diagnosis.sample import EvenRows
 from saelib.errors import UserError
 from saelib.evaluation.measure import measure
+from saelib.evaluation.result import Evaluation
+from saelib.evaluation.space import PreparedRows
 from saelib.preprocessing.choose import percent
 from saelib.sae.file import SavedSAE
 from saelib.stats.layer_stats import LayerStats
 
-TRIED_ROWS = 8192
-"""Rows that other inputs are tried on, evenly spread."""
-MEASURED_ROWS = 100_000
-POOR = 0.9
-"""Unexplained variance from which an SAE explains nothing worth the name."""
+MEASURED_ROWS = 16_384
+"""Rows that dead latents are counted on."""
+FITS = 0.7
+"""Unexplained share of a typical token below which an SAE fits its input, if its file reports no error."""
+WORSE = 2.0
+"""An SAE fits its input up to this many times the error that its file reports."""
 BETTER = 0.5
-"""An input that leaves less than this share of the unexplained variance is what the SAE was trained on."""
-SCALES = tuple(2.0 ** (step / 2) for step in range(-14, 15))
+"""Another input is named if it leaves less than this share of the error."""
 
 
 @dataclass(frozen=True)
 class SAEFindings:
-    """What was found out about a given SAE."""
+    """Findings about a given SAE on given activations."""
 
     verdict: str
     findings: list[str]
     unexplained: float
-    """Squared error over the variance of the rows, as the SAE is; 1 is what the mean alone reaches."""
+    """Median over the tokens of ||x - x_hat||^2 / ||x - c||^2, c the geometric median, with the SAE as it is; a
+    constant output, c, reaches 1."""
     best_input: str | None
-    """The change of its input under which it explains far more; None where there is none."""
+    """The change of its input under which it explains far more; None if there is none."""
     best_unexplained: float
+    """The error with the best of the other inputs that were tried."""
     dead_relu: float
+    """Fraction of latents that are never positive on these rows."""
     dead_topk_only: float
+    """Fraction of latents that are positive somewhere and never selected."""
     dead_total: float
+    best_dead_total: float | None
+    """`dead_total` with `best_input`."""
     l0: float
 
 
 def check_sae(saved: SavedSAE, rows: Rows, stats: LayerStats) -> SAEFindings:
-    """Measures the SAE on the rows, and tries whether another scale or center of its input suits it better.
+    """Measures an SAE on the rows, and tries whether another scale, center or normalization of its input suits it.
+
+    Errors are compared on 512 rows, and dead latents are counted on 16,384; both are spread evenly over all rows.
+
+    Args:
+        saved: The SAE.
+        rows: Activations [tokens, d_in].
+        stats: The statistics of these rows.
 
     Raises:
-        UserError: Where the widths differ.
+        UserError: If the widths differ.
     """
     if saved.preprocess.d_in != stats.d_in:
         raise UserError(
             f"the SAE reads {saved.preprocess.d_in} dimensions, and {rows.name} has {stats.d_in}: another layer or "
             "another model"
         )
-    found = measure(saved, rows, MEASURED_ROWS)
-    x = _sample(rows)
-    tried = {name: _unexplained(saved, x, change) for name, change in _changes(x, stats).items()}
-    as_is = tried.pop(AS_IS)
-    best = min(tried, key=lambda name: tried[name])
-    helps = tried[best] < BETTER * as_is and tried[best] < POOR
-    findings = _deaths(saved, found.dead_relu, found.dead_topk_only, found.dead_total)
-    verdict = _verdict(as_is, best if helps else None, tried[best], found.dead_total)
-    if helps:
-        findings.insert(
-            0, f"Unexplained variance is {as_is:.3g} as it is, and {tried[best]:.3g} with its input {best}."
-        )
-    else:
-        findings.insert(0, f"Unexplained variance is {as_is:.3g} (the mean alone reaches 1); no other input helps.")
+    some = EvenRows(rows, MEASURED_ROWS)
+    compared = compare_inputs(saved, rows, stats)
+    found, best = measure(saved, some), _better(saved, compared)
+    with_best = measure(best.sae, PreparedRows(some, best.change)) if best else None
     return SAEFindings(
-        verdict, findings, as_is, best if helps else None, tried[best],
-        found.dead_relu, found.dead_topk_only, found.dead_total, found.l0,
-    )  # fmt: skip
-
-
-AS_IS = "as it is"
-Change = tuple[Callable[[NDArray], NDArray], Callable[[NDArray, NDArray], NDArray]]
-"""What is done to the rows first, and how a reconstruction is taken back: (x -> input), (output, x -> x_hat)."""
-
-
-def _changes(x: NDArray[np.float32], stats: LayerStats) -> dict[str, Change]:
-    """Inputs that people train on: scaled, at unit or sqrt(d) length, LayerNormed, centered, whitened by dimension."""
-    width = stats.d_in
-    length = float(np.linalg.norm(x, axis=1).mean())
-    center, std = stats.arrays["center_median"], stats.arrays["std"]
-    safe = np.where(std > 0, std, 1)
-    norms = lambda rows: np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)  # noqa: E731
-    changes: dict[str, Change] = {AS_IS: (lambda rows: rows, lambda out, _: out)}
-    for scale in (*SCALES, np.sqrt(width) / length, 1 / length):
-        if scale != 1:
-            changes[f"times {scale:.3g}"] = (lambda rows, s=scale: rows * s, lambda out, _, s=scale: out / s)
-    changes["at unit length, token by token"] = (lambda rows: rows / norms(rows), lambda out, rows: out * norms(rows))
-    root = np.sqrt(width)
-    changes["at length sqrt(d_in), token by token"] = (
-        lambda rows: rows / norms(rows) * root,
-        lambda out, rows: out * norms(rows) / root,
+        verdict=_verdict(saved, compared, best, found),
+        findings=_findings(saved, some, compared, found, with_best),
+        unexplained=compared.as_is,
+        best_input=best.name if best else None,
+        best_unexplained=compared.unexplained,
+        dead_relu=found.dead_relu,
+        dead_topk_only=found.dead_topk_only,
+        dead_total=found.dead_total,
+        best_dead_total=with_best.dead_total if with_best else None,
+        l0=found.l0,
     )
-    changes["LayerNormed, token by token"] = (_layer_normed, _undo_layer_norm)
-    changes["minus the geometric median"] = (lambda rows: rows - center, lambda out, _: out + center)
-    changes["minus the mean, over each dimension's standard deviation"] = (
-        lambda rows: (rows - stats.arrays["mean"]) / safe,
-        lambda out, _: out * safe + stats.arrays["mean"],
-    )
-    changes["plus its own center once more"] = (lambda rows: rows + center, lambda out, _: out - center)
-    return changes
 
 
-def _layer_normed(rows: NDArray) -> NDArray:
-    return (rows - rows.mean(1, keepdims=True)) / np.sqrt(rows.var(1, keepdims=True) + 1e-5)
+def _limit(saved: SavedSAE) -> float:
+    """Gives the error up to which the SAE counts as fitting."""
+    reported = _reported(saved.about)
+    return FITS if reported is None else min(1.0, WORSE * reported)
 
 
-def _undo_layer_norm(out: NDArray, rows: NDArray) -> NDArray:
-    return out * np.sqrt(rows.var(1, keepdims=True) + 1e-5) + rows.mean(1, keepdims=True)
+def _better(saved: SavedSAE, compared: Comparison) -> Input | None:
+    """Gives the other input, if the SAE fits it, and far better than the activations as they are."""
+    helps = compared.unexplained < min(_limit(saved), BETTER * compared.as_is)
+    return compared.best if helps else None
 
 
-def _sample(rows: Rows) -> NDArray[np.float32]:
-    step = max(1, rows.shape[0] // TRIED_ROWS)
-    blocks = range(0, rows.shape[0], rows.block_rows)
-    return np.concatenate(
-        [read_float32(rows, start, min(start + rows.block_rows, rows.shape[0]))[::step] for start in blocks]
-    )[:TRIED_ROWS]
-
-
-@torch.no_grad()
-def _unexplained(saved: SavedSAE, x: NDArray[np.float32], change: Change) -> float:
-    """Squared error over variance, both summed over tokens, in the model's own activations."""
-    forward, back = change
-    given = forward(x.astype(np.float64)).astype(np.float32)
-    out = saved.sae(torch.from_numpy(saved.preprocess.apply(given))).numpy()
-    x_hat = back(saved.preprocess.restore(out, given), x.astype(np.float64))
-    error, spread = x - x_hat, x - x.mean(0, dtype=np.float64)
-    return float(np.square(error).sum() / np.square(spread).sum())
-
-
-def _verdict(as_is: float, best: str | None, then: float, dead: float) -> str:
+def _verdict(saved: SavedSAE, compared: Comparison, best: Input | None, found: Evaluation) -> str:
+    unexplained = f"{compared.as_is:.3g} of a typical token is unexplained"
     if best is not None:
-        return f"it was trained on activations {best}: its error falls from {as_is:.3g} to {then:.3g} of the variance."
-    if as_is >= POOR:
+        fault = "is applied twice" if best.applied_twice else "is missing"
         return (
-            f"it was not trained on this layer, or never learned: its error is {as_is:.3g} times the variance, and no "
-            "scale or center of the input helps."
+            f"a normalization {fault}: the SAE fits these activations {best.name}. The unexplained share of a typical "
+            f"token then falls from {compared.as_is:.3g} to {compared.unexplained:.3g}."
         )
-    return f"it fits these activations (unexplained {as_is:.3g}), and {percent(dead)} of its latents are dead here."
+    if compared.as_is <= _limit(saved):
+        return (
+            f"it fits these activations: {unexplained}, and {percent(found.dead_total)} of its latents are dead here."
+        )
+    reported = _reported(saved.about)
+    before = "" if reported is None else f" ({reported:.3g} when it was trained)"
+    return (
+        f"it was trained on other activations, such as another layer's, or never learned: {unexplained}{before}, and "
+        "no scale, center or normalization of its input helps. A constant output reaches 1."
+    )
 
 
-def _deaths(saved: SavedSAE, relu: float, topk: float, total: float) -> list[str]:
-    if total == 0:
-        return ["None of its latents is dead on these rows."]
-    sentence = f"{percent(total)} of its {saved.sae.d_sae:,} latents are dead on these rows: "
-    return [f"{sentence}{percent(relu)} are never positive, {percent(topk)} are positive and never selected."]
+def _findings(
+    saved: SavedSAE, rows: Rows, compared: Comparison, found: Evaluation, with_best: Evaluation | None
+) -> list[str]:
+    findings = [_deaths(saved, found, rows.shape[0])]
+    if with_best is not None:
+        findings.append(f"With the right input {percent(with_best.dead_total)} of its latents are dead.")
+    elif compared.as_is > _limit(saved) and _same_length(rows):
+        findings.append(
+            "All rows have the same length: they were normalized token by token, which cannot be undone. If the SAE "
+            "was trained on raw activations, give it those."
+        )
+    model, layer = saved.about.get("model"), saved.about.get("layer")
+    if model is not None and layer is not None:
+        findings.append(f"Its file says that it was trained on {model} layer {layer}.")
+    return findings
+
+
+def _deaths(saved: SavedSAE, found: Evaluation, tokens: int) -> str:
+    if found.dead_total == 0:
+        return f"None of its latents is dead on {tokens:,} rows."
+    return (
+        f"{percent(found.dead_total)} of its {saved.sae.d_sae:,} latents are dead on {tokens:,} rows: "
+        f"{percent(found.dead_relu)} are never positive, {percent(found.dead_topk_only)} are positive and never "
+        "selected."
+    )
+
+
+def _reported(about: dict[str, Any]) -> float | None:
+    """Gives the error that the SAE's file reports, if it does."""
+    value = about.get("token_fvu_median")
+    return value if isinstance(value, float) and value > 0 else None
+
+
+def _same_length(rows: Rows) -> bool:
+    lengths = np.linalg.norm(read_float32(rows, 0, min(rows.shape[0], rows.block_rows)), axis=1)
+    return bool(lengths.std() < 1e-2 * lengths.mean())

@@ -48,6 +48,24 @@ def commit(files: HubFiles, without_network: str) -> str:
         return HfApi().repo_info(files.hf, repo_type=files.repo_type, revision=files.revision).sha or files.revision
 
 
+def list_files(files: HubFiles) -> tuple[str, list[str]]:
+    """List a repository's files: the commit, and their paths. Without a network, the files that are in the cache.
+
+    Raises:
+        UserError: if there is no such repository or revision, or neither hub nor cache gives it.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        sha = commit(files, "download the files elsewhere and name their folder")
+        with hub_errors(files, "download the files elsewhere and name their folder"):
+            return sha, HfApi().list_repo_files(files.hf, repo_type=files.repo_type, revision=sha)
+    except UserError:
+        if (folder := cached(files)) is None:
+            raise
+        return folder.name, [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
 @contextmanager
 def hub_errors(files: HubFiles, without_network: str) -> Iterator[None]:
     """Turns the many errors of the hub's libraries into one `UserError` that says what to do.

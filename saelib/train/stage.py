@@ -11,6 +11,7 @@ from saelib.sources.precision import exact_float32
 from saelib.stats import load_arrays, load_stats
 from saelib.store import Store, open_store
 from saelib.train.batches_from_model import StreamedBatches
+from saelib.train.origin import origin_of_layer
 from saelib.train.start import LayerData, start_sweep
 from saelib.train.sweep import Destination, RunningSweep, Subject
 from saelib.train.training import train_from_store, train_from_stream
@@ -68,7 +69,8 @@ def _start(config: Config, target: "Target", store: Store) -> RunningSweep:
         config.models[target.model].stream,
     )
     subject = Subject(target.model, target.layer, target.variant)
-    return start_sweep(data, config.train, variant, subject=subject, seed=config.seed, reason=reason)
+    origin = origin_of_layer(config, target.model, target.layer)
+    return start_sweep(data, config.train, variant, subject=subject, seed=config.seed, reason=reason, origin=origin)
 
 
 def _destination(target: "Target") -> Destination:

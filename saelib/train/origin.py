@@ -1,0 +1,28 @@
+"""What the suite knows of a layer's activations, for the files of the SAEs that are trained on them."""
+
+from saelib.config import Config
+from saelib.config.datasets import Text
+from saelib.config.families import TokenModelSource
+from saelib.config.files import HubFiles
+from saelib.sae.origin import Origin
+
+HOOKED = ("transformers", "transformers_vision")
+"""Families whose hook points have names that other libraries use."""
+
+
+def origin_of_layer(config: Config, model: str, layer: int) -> Origin:
+    """Name the model, the hook point, the context and the data of a layer, as far as the config says.
+
+    Layer i is the residual stream after block i, before any final norm: `hook_resid_post` of TransformerLens's block
+    i - 1, which counts from 0. Layer 0 is the first block's input.
+    """
+    options = config.models[model]
+    source, dataset = options.source, config.datasets.get(options.dataset or "")
+    weights = getattr(source, "weights", None)
+    hook = f"blocks.{layer - 1}.hook_resid_post" if layer else "blocks.0.hook_resid_pre"
+    return Origin(
+        model_name=weights.hf if isinstance(weights, HubFiles) else model,
+        hook_name=hook if source.family in HOOKED else None,
+        context_size=source.max_length if isinstance(source, TokenModelSource) else None,
+        dataset_path=dataset.hub.hf if isinstance(dataset, Text) and dataset.hub else None,
+    )
