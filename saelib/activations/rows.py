@@ -47,7 +47,7 @@ class ArrayRows:
         offset: NDArray[np.float32] | None = None,
         context: int = 1,
     ) -> None:
-        """Takes `values`, floating point [tokens, d_in], without the `offset` [d_in]; `context`: rows of one example."""
+        """Takes `values`, floating point [tokens, d_in] without the `offset` [d_in]; `context` rows are an example."""
         self.values = values
         self.name = name
         self.shape = (values.shape[0], values.shape[1])

@@ -100,7 +100,8 @@ class SlicedRows:
         check_array(array.dtype, array.shape, name)
         self.context = array.shape[1] if len(array.shape) == 3 else 1
         """Rows of one example; 1 where that is not known."""
-        self.name, self.offset = name, None
+        self.name = name
+        self.offset: NDArray[np.float32] | None = None
         self.shape = (array.shape[0] * self.context, array.shape[-1])
         self.block_rows = self.context * max(1, BLOCK_ROWS // self.context)
         self._array = array

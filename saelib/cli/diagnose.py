@@ -4,6 +4,7 @@ import json as json_format
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -101,6 +102,8 @@ def diagnose(
     else:
         opened = _of_model(model, layer, text, fasta, images, family, configfile, tokens)
     found = [_diagnose(rows, question, sae, workers) for rows in opened]
+    if source is not None:
+        found = [replace(found[0], name=source)]  # a store's rows have a name that is no path
     if html is not None:
         write_page(found, html)
     if json:
@@ -115,9 +118,9 @@ def diagnose(
 def _print(found: "list[Diagnosis]", library: str) -> None:
     from rich.console import Console
 
-    from saelib.diagnosis.screen import show, show_layers
+    from saelib.diagnosis.screen import WIDTH, show, show_layers
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     if len(found) == 1:
         show(found[0], console, library)
     else:

@@ -86,10 +86,11 @@ def _cell(cell: str) -> str:
 def _death(found: Diagnosis) -> str:
     rows = [
         [
-            SHOWN_AS[name], percent(found.predicted[name].dead_total), percent(of.dead_total),
+            SHOWN_AS[name], percent(found.predicted[name].dead_total),
+            percent(of.dead_total) if name in found.measured else "",
             percent(of.standard_error), percent(of.dead_relu), percent(of.dead_topk_only),
         ]
-        for name, of in found.measured.items()
+        for name, of in ((name, found.dead(name)) for name in found.predicted)
     ]  # fmt: skip
     headers = ("dead at initialization", "predicted", "counted", "standard error", "never positive", "never selected")
     return _table(headers, rows)

@@ -8,6 +8,7 @@ from saelib.diagnosis.carriers import MassiveTokens, OutlierDimension
 from saelib.diagnosis.result import SHOWN_AS, DeadFractions, Remedy
 from saelib.preprocessing.choose import percent
 from saelib.preprocessing.recommend import ACCEPTED_AFTER, MeasuredDeath, recommend
+from saelib.stats.compute import effective_rank
 from saelib.stats.layer_stats import LayerStats
 
 REMEDIES: dict[str, Remedy] = {"raw": "none", "center_median": "mean_center", "pca": "pca_whiten"}
@@ -78,9 +79,9 @@ def _verdict(
         return f"{born}. Nothing needs to be done to these activations."
     first = f"{born}: {_carriers(dimensions, stats)}."
     if chosen == "pca":
-        rank = f"{stats.effective_rank:.0f} of {stats.d_in}" if stats.effective_rank else "low"
         left = percent(dead["center_median"].dead_total)
-        first += f" Centering leaves {left}, because a few directions hold the variance (effective rank {rank})."
+        rank = effective_rank(stats.arrays["eigenvalues"])  # of the tokens as they are, which is what an SAE reads
+        first += f" Centering leaves {left}, because {rank:.3g} of {stats.d_in} directions hold the variance."
     return f"{first} {ADVICE[chosen]}: {percent(dead[chosen].dead_total)}."
 
 
@@ -111,7 +112,7 @@ def _tried(chosen: str, dead: Mapping[str, DeadFractions]) -> list[str]:
         of = dead[name]
         verb = "is chosen" if name == chosen else "is passed over" if _index(name) < _index(chosen) else "is not needed"
         sentences.append(
-            f"Activations {SHOWN_AS[name]}: {percent(of.dead_total)} dead "
+            f"{SHOWN_AS[name].capitalize()}: {percent(of.dead_total)} dead "
             f"({percent(of.dead_relu)} never positive, {percent(of.dead_topk_only)} never selected); "
             f"up to {ACCEPTED_AFTER[name]:.0%} is accepted, so '{REMEDIES[name]}' {verb}."
         )
@@ -170,7 +171,7 @@ def _confidence(
         if name in dead and abs(dead[name].dead_total - ACCEPTED_AFTER[name]) < 2 * dead[name].standard_error
     ]
     if near:
-        return "moderate", f"Moderate confidence: activations {near[0]} lie within noise of what is accepted."
+        return "moderate", f"Moderate confidence: the death of activations {near[0]} lies within noise of the limit."
     apart = [
         name
         for name, of in dead.items()

@@ -18,7 +18,8 @@ from saelib.diagnosis.result import DeadFractions, Diagnosis, Landscape
 from saelib.diagnosis.sample import EvenRows
 from saelib.errors import UserError
 from saelib.init_death.measure import measure
-from saelib.init_death.probes import PROBES, ProbedDeath, probe_death
+from saelib.init_death.probed import ProbedDeath
+from saelib.init_death.probes import probe_death
 from saelib.init_death.result import Death
 from saelib.preprocessing.fit import make_preprocessing
 from saelib.preprocessing.transform import Preprocessing
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 Architecture = Literal["topk", "batchtopk", "relu", "jumprelu"]
 CANDIDATES: tuple[PreprocessingName, ...] = ("raw", "center_mean", "center_median")
+COUNTED = (*CANDIDATES, "pca")
+"""Preprocessings whose dead latents are counted; those after a partial whitening are predicted alone."""
 ALPHA = 0.5
 """Of the partial whitening that is shown beside the others."""
 D_SAE = (512, 2048, 8192, 32_768, 131_072)
@@ -98,7 +101,8 @@ def diagnose_rows(
     probed = probe_death(watch("prediction", rows), fitted, threads=threads)
     counted = measure(
         watch("count", rows),
-        fitted, question.d_sae, question.k, range(question.dictionaries), threads,
+        {name: of for name, of in fitted.items() if name in COUNTED},
+        question.d_sae, question.k, range(question.dictionaries), threads,
     )  # fmt: skip
     predicted = {name: _predicted(of, question, question.architecture) for name, of in probed.items()}
     measured = {name: _measured(of, question.d_sae) for name, of in counted.preprocessings.items()}
@@ -150,7 +154,7 @@ def operations(d_in: int, question: Question) -> dict[str, float]:
     return {
         "statistics": 20 * 40 * d_in + 6.0 * d_in**2,
         "intervals": 400 * d_in + 4.0 * d_in**2,
-        "prediction": 3 * 2.0 * PROBES * d_in,
+        "prediction": 3 * 2.0 * 2048 * d_in,
         "count": 3 * 2.0 * question.d_sae * d_in * question.dictionaries,
     }
 
@@ -182,8 +186,16 @@ def _fit(stats: LayerStats, name: str) -> dict[str, Preprocessing]:
 
 
 def _predicted(of: ProbedDeath, question: Question, architecture: Architecture) -> DeadFractions:
-    found = of.dead(question.d_sae, question.k, architecture=architecture)
-    return DeadFractions(found.dead_relu, found.dead_total - found.dead_relu, found.dead_total, found.standard_error)
+    match architecture:
+        case "topk":
+            found = of.dead(question.d_sae, question.k)
+        case "batchtopk":
+            found = of.dead_batch_topk(question.d_sae, question.k)
+        case "relu" | "jumprelu":
+            found = of.dead_below(0.0, question.d_sae)
+    return DeadFractions(
+        found.dead_relu, found.dead_topk_only, found.dead_total, math.hypot(found.se_total, found.sd_total)
+    )
 
 
 def _measured(of: Death, d_sae: int) -> DeadFractions:

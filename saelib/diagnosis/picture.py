@@ -29,10 +29,10 @@ def draw(found: Diagnosis) -> "Figure":
 
 
 def _by_cause(axes: "Axes", found: Diagnosis) -> None:
-    names = list(found.measured)[::-1]
+    names = list(found.predicted)[::-1]
     places = np.arange(len(names))
-    relu = [found.measured[name].dead_relu * 100 for name in names]
-    topk = [found.measured[name].dead_topk_only * 100 for name in names]
+    relu = [found.dead(name).dead_relu * 100 for name in names]
+    topk = [found.dead(name).dead_topk_only * 100 for name in names]
     axes.barh(places, relu, color=NEVER_POSITIVE, label="never positive")
     axes.barh(places, topk, left=relu, color=NEVER_SELECTED, label="positive, never selected")
     axes.plot([found.predicted[name].dead_total * 100 for name in names], places, "k|", ms=14, label="predicted")

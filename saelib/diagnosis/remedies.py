@@ -1,5 +1,6 @@
 """The lines that apply a remedy in the library that somebody trains with."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,13 +16,13 @@ LIBRARIES = {
 }
 """Name of an option -> what people call the library."""
 
-_FIND = "found = saelib.diagnose({source!r}, d_sae={d_sae}, k={k})"
+_FIND = "found = saelib.diagnose({source}, d_sae={d_sae}, k={k})"
 
 _CENTER = {
     "torch": """\
 import saelib, torch
 {find}
-with torch.no_grad():  # before the first step; your SAE encodes x - b_dec and adds b_dec to what it decodes
+with torch.no_grad():  # before the first step, in an SAE that encodes x - b_dec
     sae.b_dec.copy_(torch.from_numpy(found.center))""",
     "saelib": """\
 # in the config of the suite:
@@ -59,6 +60,7 @@ def lines_for(found: "Diagnosis", library: str) -> str:
     if found.recommendation == "none":
         return ""
     templates = _CENTER if found.recommendation == "mean_center" else _WHITEN
-    find = _FIND.format(source=found.name, d_sae=found.d_sae, k=found.k)
+    source = repr(found.name) if Path(found.name.partition("::")[0]).exists() else "acts"
+    find = _FIND.format(source=source, d_sae=found.d_sae, k=found.k)
     template = templates.get(library, _WITH_LIBRARY)
     return template.format(find=find, library=library, what=_WHAT[found.recommendation])

@@ -24,8 +24,8 @@ Remedy = Literal["none", "mean_center", "pca_whiten"]
 
 SHOWN_AS = {
     "raw": "as they are",
-    "center_mean": "minus the mean",
-    "center_median": "minus the geometric median",
+    "center_mean": "mean-centered",
+    "center_median": "median-centered",
     "partial_pca": "partially whitened",
     "pca": "whitened",
 }
@@ -127,6 +127,10 @@ class Diagnosis:
         """Where b_dec should start: [d_in]; zeros where nothing needs to be done."""
         assert self.preprocessing is not None
         return self.preprocessing.center.astype(np.float32)
+
+    def dead(self, preprocessing: str) -> DeadFractions:
+        """Gives what was counted under a preprocessing, or what is predicted where nothing was counted."""
+        return self.measured.get(preprocessing, self.predicted[preprocessing])
 
     def to_dict(self) -> dict[str, Any]:
         """Gives what `saelib diagnose --json` prints: numbers, strings, lists and dicts."""

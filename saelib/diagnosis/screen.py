@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from saelib.diagnosis.remedies import LIBRARIES, lines_for
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH = 100
-BAR = 24
+BAR, WIDE = 20, 100
 FEW = 0.01
 MANY = 0.05
 
@@ -51,7 +52,7 @@ def show(found: Diagnosis, console: "Console", library: str | None = None) -> No
     console.print()
     console.print(_carriers(found))
     console.print()
-    console.print(_death(found))
+    console.print(_death(found, console.width))
     console.print(_over_tokens(found), markup=False)
     console.print(_other_architectures(found), markup=False)
     console.print()
@@ -72,13 +73,13 @@ def show(found: Diagnosis, console: "Console", library: str | None = None) -> No
         chosen = library or "torch"
         others = ", ".join(name for name in LIBRARIES if name != chosen)
         console.print(f"With {LIBRARIES[chosen]} (--library: {others}):", style="bold", markup=False)
-        console.print(Padding(Text(lines_for(found, chosen)), (0, 0, 0, 2)))
+        console.print(Text(indent(lines_for(found, chosen), "    ")), soft_wrap=True)
 
 
 def _table(*headers: str, right: bool = True) -> "Table":
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, header in enumerate(headers):
         table.add_column(header, justify="right" if right and number else "left", style="bold" if not number else None)
     return table
@@ -88,9 +89,9 @@ def _statistics(found: Diagnosis) -> Any:
     """The numbers that are known of the layer, with intervals."""
     table = _table("", "", "95 % interval", "")
     meaning = {
-        "gamma": "||mean|| / ||std|| after LayerNorm, as in the paper",
+        "gamma": "||mean|| / ||std||, LayerNormed (the paper's)",
         "gamma_raw": "of the tokens as they are",
-        "gamma_unit": "of the tokens at unit length: what death sees",
+        "gamma_unit": "of the tokens at unit length: what decides",
         "effective_rank": f"of {found.d_in:,} dimensions",
         "excess_kurtosis": "0 for Gaussian activations",
     }
@@ -99,6 +100,7 @@ def _statistics(found: Diagnosis) -> Any:
         shown = "not defined" if value is None else f"{value:.3g}"
         table.add_row(name, shown, f"{interval[0]:.3g} to {interval[1]:.3g}" if interval else "", what)
     table.columns[-1].justify = "left"
+    table.columns[-1].no_wrap = True
     return table
 
 
@@ -118,19 +120,23 @@ def _carriers(found: Diagnosis) -> Any:
     return Group(table, Text(tokens))
 
 
-def _death(found: Diagnosis) -> Any:
-    table = _table("dead at initialization", "predicted", "counted", "+-", "never > 0", "never selected", "")
-    for name, of in found.measured.items():
-        total = of.dead_total
+def _death(found: Diagnosis, width: int) -> Any:
+    """Death under each preprocessing; the bars are left out of a narrow screen."""
+    wide = width >= WIDE
+    headers = ["dead latents", "predicted", "counted", "s.e.", "never > 0", "never chosen"]
+    table = _table(*headers, *([""] if wide else []))
+    for name, predicted in found.predicted.items():
+        of, total = found.dead(name), found.dead(name).dead_total
         style = "green" if total <= FEW else "yellow" if total <= MANY else "red"
         relu = round(of.dead_relu * BAR)
         bar = "█" * relu + "▒" * (round(total * BAR) - relu)
-        mark = " <" if found.recommended == name else ""
-        table.add_row(
-            SHOWN_AS[name] + mark, percent(found.predicted[name].dead_total), f"[{style}]{percent(total)}[/]",
-            percent(of.standard_error), percent(of.dead_relu), percent(of.dead_topk_only), f"[{style}]{bar}[/]",
-        )  # fmt: skip
-    table.columns[-1].justify = "left"
+        counted = f"[{style}]{percent(total)}[/]" if name in found.measured else ""
+        cells = [SHOWN_AS[name] + (" <" if found.recommended == name else ""), percent(predicted.dead_total), counted,
+                 percent(of.standard_error), percent(of.dead_relu), percent(of.dead_topk_only)]  # fmt: skip
+        table.add_row(*cells, *([f"[{style}]{bar}[/]"] if wide else []))
+    table.columns[0].no_wrap = True
+    if wide:
+        table.columns[-1].justify = "left"
     return table
 
 
@@ -146,27 +152,24 @@ def _over_tokens(found: Diagnosis) -> str:
 
 def _other_architectures(found: Diagnosis) -> str:
     names = ("raw", found.recommended) if found.recommended != "raw" else ("raw",)
-    shown = "; ".join(
-        f"{architecture} {' and '.join(f'{percent(of[name])} {SHOWN_AS[name]}' for name in names)}"
-        for architecture, of in found.other_architectures.items()
-    )
-    return f"other architectures, predicted: {shown}"
+    same: dict[str, list[str]] = {}
+    for architecture, of in found.other_architectures.items():
+        same.setdefault(", then ".join(percent(of[name]) for name in names), []).append(architecture)
+    shown = "; ".join(f"{' and '.join(architectures)} {dead}" for dead, architectures in same.items())
+    return f"predicted for others, {' then '.join(SHOWN_AS[name] for name in names)}: {shown}"
 
 
 def _landscape(found: Diagnosis) -> Any:
-    """Death for other sizes of the SAE, as it is and after the remedy."""
-    remedy = found.recommended if found.recommended != "raw" else "center_median"
-    grid, raw = found.landscape, found.landscape.dead_total["raw"]
-    after = grid.dead_total[remedy]
-    table = _table(f"% dead raw > {SHOWN_AS[remedy]}", *(f"k {k}" for k in grid.k))
+    """Death for other sizes of the SAE: as it is, centered and, if that is advised, whitened."""
+    grid = found.landscape
+    names = ["raw", "center_median", *(["pca"] if found.recommended == "pca" else [])]
+    table = _table(f"% dead {' → '.join(SHOWN_AS[name] for name in names)}", *(f"k {k}" for k in grid.k))
     for row, d_sae in enumerate(grid.d_sae):
         cells = []
         for column, k in enumerate(grid.k):
-            if k > d_sae:
-                cells.append("")
-                continue
-            cell = f"{raw[row, column] * 100:.0f} > {after[row, column] * 100:.0f}"
-            cells.append(f"[bold reverse]{cell}[/]" if (d_sae, k) == (found.d_sae, found.k) else cell)
+            shown = " → ".join(f"{grid.dead_total[name][row, column] * 100:.0f}" for name in names)
+            mark = (d_sae, k) == (found.d_sae, found.k)
+            cells.append("" if k > d_sae else f"[bold reverse]{shown}[/]" if mark else shown)
         table.add_row(f"d_sae {d_sae:,}", *cells)
     return table
 

@@ -44,6 +44,9 @@ SLICE = 1024
 SAMPLE = 2048
 """Tokens among which those near each probe are compared with each other."""
 
+SHORTEST, LONGEST = 1e-30, 1e30
+"""Lengths between which products and their ratios are numbers in float32; a shorter token counts as zeros."""
+
 NEAREST = 4
 """Tokens of the sample that count as near a probe."""
 
@@ -71,13 +74,13 @@ def probe_death(
 
     Raises:
         UserError: If there are no tokens, probes or preprocessings, if a preprocessing has another width or fewer than
-            2 dimensions are left, and for activations that hold NaN or infinity.
+            2 dimensions are left, and for activations that hold NaN, infinity or tokens longer than 1e30.
     """
     _check(rows, preprocessings, probes)
     tokens = rows.shape[0]
     curve_tokens = (*(2**i for i in range(tokens.bit_length()) if 2**i < tokens), tokens)
     sample = np.sort(np.random.default_rng(seed).permutation(tokens)[:SAMPLE])
-    probings = [_Probing(p, curve_tokens, sample, probes, seed) for p in preprocessings.values()]
+    probings = [_Probing(rows.name, p, curve_tokens, sample, probes, seed) for p in preprocessings.values()]
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         for start in range(0, tokens, rows.block_rows):
             block = finite_block(rows, start)
@@ -96,9 +99,15 @@ class _Probing:
     """The probes of one preprocessing, and what they have seen so far."""
 
     def __init__(
-        self, preprocess: Preprocessing, curve_tokens: tuple[int, ...], sample: NDArray[np.intp], probes: int, seed: int
+        self,
+        name: str,
+        preprocess: Preprocessing,
+        curve_tokens: tuple[int, ...],
+        sample: NDArray[np.intp],
+        probes: int,
+        seed: int,
     ) -> None:
-        d = preprocess.d_out
+        d, self._name = preprocess.d_out, name
         self._preprocess, self._curve_tokens, self._sample = preprocess, curve_tokens, sample
         self._probes = np.ascontiguousarray(random_encoder(d, probes, seed).T)
         self._bins_per_cosine = np.float32(bins_per_cosine(d))
@@ -113,7 +122,13 @@ class _Probing:
         """Preprocesses the tokens from `start` on, for `record`."""
         values = self._preprocess.apply(block, offset)
         stop = start + len(values)
-        self._lengths[start:stop] = np.sqrt(np.einsum("td,td->t", values, values, dtype=np.float64))
+        lengths = np.sqrt(np.einsum("td,td->t", values, values, dtype=np.float64))
+        if not lengths.max() <= LONGEST:
+            row = start + int(np.argmax(~(lengths <= LONGEST)))
+            raise UserError(
+                f"{self._name}: row {row} is longer than {LONGEST:.0e}; multiply all activations by one number"
+            )
+        self._lengths[start:stop] = np.where(lengths < SHORTEST, 0, lengths)
         first, last = np.searchsorted(self._sample, [start, stop])
         self._sampled[first:last] = values[self._sample[first:last] - start]
         self._start, self._values = start, values
@@ -154,29 +169,24 @@ class _Probing:
             largest_product=np.maximum.accumulate(self._largest_product),
             counts=self._counts[..., 1:].cumsum(axis=0, dtype=np.int32),
             lengths=self._lengths,
-            **self._cosines(),
+            near_cosines=self._near_cosines(),
         )
 
-    def _cosines(self) -> dict[str, NDArray[np.float32]]:
-        """Of tokens of the sample to each other: those that are nearest to one probe, and any."""
+    def _near_cosines(self) -> NDArray[np.float32]:
+        """Cosines between tokens of the sample that are nearest to one probe, of all probes: their quantiles."""
         lengths = self._lengths[self._sample]
         units = self._sampled[lengths > 0] / lengths[lengths > 0, None]
         nearest = min(NEAREST, len(units))
         if nearest < 2:
-            return {"near_cosines": np.zeros(1, np.float32), "pair_cosines": np.zeros(1, np.float32)}
+            return np.zeros(1, np.float32)
         top = np.concatenate([self._nearest(units, part, nearest) for part in range(0, len(self._probes), PART)])
         pairs = [(top[:, i], top[:, j]) for i in range(nearest) for j in range(i)]
-        near = [np.einsum("pd,pd->p", units[a], units[b]) for a, b in pairs]
-        far = [np.einsum("td,td->t", units, np.roll(units, shift, axis=0)) for shift in (1, len(units) // 2)]
-        return {"near_cosines": _quantiles(near), "pair_cosines": _quantiles(far)}
+        cosines = np.concatenate([np.einsum("pd,pd->p", units[a], units[b]) for a, b in pairs])
+        return np.quantile(cosines, (np.arange(256) + 0.5) / 256).astype(np.float32)
 
     def _nearest(self, units: NDArray[np.float32], part: int, nearest: int) -> NDArray[np.intp]:
         """[probes of the part, nearest]: numbers of the unit tokens with the largest cosines."""
         return np.argpartition(-(self._probes[part : part + PART] @ units.T), nearest - 1, axis=1)[:, :nearest]
-
-
-def _quantiles(values: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    return np.quantile(np.concatenate(values), (np.arange(256) + 0.5) / 256).astype(np.float32)
 
 
 def _check(rows: Rows, preprocessings: Mapping[str, Preprocessing], probes: int) -> None:

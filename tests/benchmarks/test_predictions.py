@@ -33,7 +33,7 @@ def test_parameters_are_chosen_on_other_models() -> None:
 
 
 def case(raw: float, center: float, pca: float = 0.0, predicted: float | None = None) -> remedies.Case:
-    counted = dict(zip(death_law.PREPROCESSINGS, (raw, center, pca), strict=True))
+    counted = {"raw": raw, "center_median": center, "pca": pca}
     guess = counted | ({} if predicted is None else {"center_median": predicted})
     return remedies.Case(counted, guess, effective_rank=20, d_in=768, d_sae=2048, k=64)
 

@@ -106,7 +106,8 @@ def test_reasons_in_full():
         "center_median",
         "Nothing that reconstructs about as well as the best leaves few enough dead. Least with centering on the "
         "geometric median: 8.50% dead at initialization. Its trained SAE explains 83.0% of the typical token's "
-        "variance, 6.00% dead. Not PCA whitening (0.50% dead at initialization): its trained SAE explains -40.0%, 6.00% dead.",
+        "variance, 6.00% dead. Not PCA whitening (0.50% dead at initialization): its trained SAE explains -40.0%, "
+        "6.00% dead.",
     )
 
 
