@@ -44,10 +44,13 @@ training:
 }
 _WITH_LIBRARY = """\
 import saelib
-from saelib.integrations import {library}
+from saelib.integrations.{library} import log_death, start
 {find}
-{library}.start(sae, found)  # before the first step: {what}"""
+start({started}, found)  # {what}, before the first step
+log_death({started})  # dead latents by cause, while it trains"""
 _WHAT = {"mean_center": "b_dec moves to the geometric median", "pca_whiten": "the weights start in whitened space"}
+_STARTED = {"dictionary_learning": "trainer"}
+"""Library -> what is started, if it is not the SAE."""
 
 
 def lines_for(found: "Diagnosis", library: str) -> str:
@@ -63,4 +66,6 @@ def lines_for(found: "Diagnosis", library: str) -> str:
     source = repr(found.name) if Path(found.name.partition("::")[0]).exists() else "acts"
     find = _FIND.format(source=source, d_sae=found.d_sae, k=found.k)
     template = templates.get(library, _WITH_LIBRARY)
-    return template.format(find=find, library=library, what=_WHAT[found.recommendation])
+    return template.format(
+        find=find, library=library, started=_STARTED.get(library, "sae"), what=_WHAT[found.recommendation]
+    )

@@ -71,6 +71,17 @@ def starting_point(found: "Diagnosis | Preprocessing", d_in: int) -> StartingPoi
     return StartingPoint(center, scale @ directions.T, directions @ inverse)
 
 
+def unit_rows(W_dec: Tensor) -> tuple[Tensor, float]:
+    """Scales rows to norm 1, for libraries that keep them there; also gives the mean norm that they had.
+
+    Multiply the encoder by that mean norm: codes then have about the right size, while the order of the
+    pre-activations, which selects latents, stays that of whitened space. What remains wrong is each row's own share,
+    its norm over the mean, until training has scaled its encoder.
+    """
+    norms = W_dec.norm(dim=1, keepdim=True)
+    return W_dec / norms.clamp_min(torch.finfo(W_dec.dtype).tiny), float(norms.mean())
+
+
 def require(sae: object, name: str, library: str, *names: str) -> None:
     """Raises `UserError` unless the object has all attributes that an SAE of this library has."""
     missing = [one for one in names if not hasattr(sae, one)]

@@ -20,7 +20,7 @@ from saelib.sae.fold import center_input, fold_preprocess, rescale_input, scale_
 from saelib.sae.model import SAE
 
 FILES = ("cfg.json", "sae_weights.safetensors")
-VERSION = "6.54.0"
+VERSION = "6.54.12"
 """The release whose reading and writing is tested. Below 6.0.0 SAELens drops metadata it does not know."""
 
 ARCHITECTURES = {"topk": "topk", "batch_topk": "jumprelu", "relu": "standard", "jumprelu": "jumprelu"}
