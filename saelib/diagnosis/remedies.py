@@ -26,19 +26,19 @@ with torch.no_grad():  # before the first step, in an SAE that encodes x - b_dec
     sae.b_dec.copy_(torch.from_numpy(found.center))""",
     "saelib": """\
 # in the config of the suite:
-training:
+train:
   variants:
     centered: {{preprocessing: center_median}}""",
 }
 _WHITEN = {
     "torch": """\
-import saelib
+import saelib, torch
 {find}
-z = found.preprocessing.apply(x)                 # train the SAE on z instead of x
-x_hat = found.preprocessing.restore(z_hat, x)    # back to the model's own activations""",
+z = torch.from_numpy(found.preprocessing.apply(x.numpy()))  # train the SAE on z instead of x
+x_hat = found.preprocessing.restore(z_hat.numpy(), x.numpy())  # back to the model's own activations""",
     "saelib": """\
 # in the config of the suite:
-training:
+train:
   variants:
     whitened: {{preprocessing: pca}}""",
 }
@@ -46,11 +46,13 @@ _WITH_LIBRARY = """\
 import saelib
 from saelib.integrations.{library} import log_death, start
 {find}
-start({started}, found)  # {what}, before the first step
-log_death({started})  # dead latents by cause, while it trains"""
+start({started}, found)  # {when}: {what}
+log_death({started}, report=print)  # dead latents by cause, while it trains"""
 _WHAT = {"mean_center": "b_dec moves to the geometric median", "pca_whiten": "the weights start in whitened space"}
 _STARTED = {"dictionary_learning": "trainer"}
 """Library -> what is started, if it is not the SAE."""
+_WHEN = {"sparsify": "before trainer.fit()", "saev": "right after make_saes"}
+"""Library -> the moment, if it is not just before the first step."""
 
 
 def lines_for(found: "Diagnosis", library: str) -> str:
@@ -67,5 +69,9 @@ def lines_for(found: "Diagnosis", library: str) -> str:
     find = _FIND.format(source=source, d_sae=found.d_sae, k=found.k)
     template = templates.get(library, _WITH_LIBRARY)
     return template.format(
-        find=find, library=library, started=_STARTED.get(library, "sae"), what=_WHAT[found.recommendation]
+        find=find,
+        library=library,
+        started=_STARTED.get(library, "sae"),
+        when=_WHEN.get(library, "before the first step"),
+        what=_WHAT[found.recommendation],
     )

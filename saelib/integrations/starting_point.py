@@ -87,8 +87,7 @@ def require(sae: object, name: str, library: str, *names: str) -> None:
     missing = [one for one in names if not hasattr(sae, one)]
     if missing:
         raise UserError(
-            f"{name} has no '{missing[0]}': {library} can be started if it has {', '.join(names)}; "
-            f"this is a {type(sae).__name__}"
+            f"{name} is a {type(sae).__name__} without '{missing[0]}': should be {library}, which has {', '.join(names)}"
         )
 
 
