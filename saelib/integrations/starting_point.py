@@ -87,7 +87,8 @@ def require(sae: object, name: str, library: str, *names: str) -> None:
     missing = [one for one in names if not hasattr(sae, one)]
     if missing:
         raise UserError(
-            f"{name} is a {type(sae).__name__} without '{missing[0]}': should be {library}, which has {', '.join(names)}"
+            f"{name} is a {type(sae).__name__} without '{missing[0]}': "
+            f"should be {library}, which has {', '.join(names)}"
         )
 
 

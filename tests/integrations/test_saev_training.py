@@ -47,4 +47,4 @@ def test_latents_live(store: str, kind: str) -> None:
     x = torch.from_numpy(STORES[store]())
     theirs, ours = trained(x, None), trained(x, kind)
     assert min(theirs) > 0.5, (theirs, ours)
-    assert ours[0] < 0.01 and ours[1] < 0.05, (theirs, ours)
+    assert max(ours) < 0.05, (theirs, ours)
