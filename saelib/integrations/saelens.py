@@ -21,7 +21,8 @@ def start(sae: T, found: "Diagnosis | Preprocessing") -> T:
     To center, b_dec moves to the geometric median. To whiten, with z = (x - center) M, W_enc becomes M W_enc, W_dec
     becomes W_dec M^-1 and b_dec the center, so the SAE starts as it would on whitened activations while it reads the
     model's own. `rescale_acts_by_decoder_norm` is then folded into the weights and turned off, as SAELens does when it
-    folds a whitening: unwhitening changes the norms, which would change what TopK selects.
+    folds a whitening: unwhitening changes the norms, which would change what TopK selects. Training can undo a whitened
+    start (docs/i-train-with.md); `normalize_activations="covariance_whitening"` trains in whitened space instead.
 
     Args:
         sae: A `TrainingSAE` with `apply_b_dec_to_input=True` and `normalize_activations="none"`.

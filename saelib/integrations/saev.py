@@ -17,10 +17,10 @@ T = TypeVar("T")
 def start(sae: T, found: "Diagnosis | Preprocessing") -> T:
     """Starts an SAE of saev from the remedy that was found, right after `make_saes` in its training script.
 
-    b_dec moves to the center. saev's `encode` does not subtract b_dec, so b_enc becomes -center W_enc, which centers
-    the pre-activations just as well. (The release on PyPI, 0.1.0 of April 2025, has no `encode` and subtracts b_dec; its
-    b_enc stays 0.) To whiten, with z = (x - center) M, W_enc becomes M W_enc and W_dec becomes W_dec M^-1, whose rows
-    are scaled to norm 1, as saev keeps them. That costs something: at the start, each latent's share of the
+    b_dec moves to the center. saev's `encode` does not subtract b_dec, so b_enc becomes -center W_enc, which
+    centers the pre-activations just as well. (The release on PyPI, 0.1.0 of April 2025, has no `encode` and subtracts
+    b_dec; its b_enc stays 0.) To whiten, with z = (x - center) M, W_enc becomes M W_enc and W_dec becomes W_dec M^-1,
+    whose rows are scaled to norm 1, as saev keeps them. That costs something: at the start, each latent's share of the
     reconstruction is wrong by its norm over the mean norm.
 
     Args:
