@@ -12,7 +12,7 @@ import saelib
 from saelib.errors import UserError
 from saelib.integrations import dictionary_learning, saelens, saev, sparsify
 from saelib.preprocessing.transform import Preprocessing
-from tests.integrations.stand_ins import D_IN, D_SAE, SAELens, Saev, SparseCoder, TopKTrainer, select
+from tests.integrations.stand_ins import D_IN, D_SAE, Parameters, SAELens, Saev, SparseCoder, TopKTrainer, select
 
 STARTS: dict[str, tuple[Callable[[], Any], Callable[[Any, Any], Any]]] = {
     "saelens": (SAELens, saelens.start),
@@ -89,6 +89,13 @@ def test_nothing_is_done_where_nothing_needs_to_be(library: str) -> None:
     theirs, ours = module_of(make()), module_of(start(make(), Preprocessing(np.zeros(D_IN))))
     for one, other in zip(theirs.parameters(), ours.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_the_older_saev_subtracts_b_dec_itself(x: np.ndarray) -> None:
+    """Its SAE has no `encode`."""
+    sae = saev.start(Parameters(), saelib.fit_preprocessing("center_median", x))
+    assert sae.b_dec.any()
+    assert not sae.b_enc.any()
 
 
 def test_the_first_step_does_not_move_the_center(x: np.ndarray) -> None:
