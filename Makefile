@@ -15,7 +15,7 @@ run: $(VENV)/.installed  ## install, fetch weights and data, run the default sui
 test: $(VENV)/.installed-dev  ## install and run the tests
 	pytest -n logical --maxprocesses 4 --dist loadfile
 
-test-interop: $(VENV)/.installed-dev  ## compare outputs with SAELens, dictionary_learning and sparsify (installs them)
+test-interop: $(VENV)/.installed-dev  ## exchange SAEs with SAELens, dictionary_learning and sparsify, and train with them (installs them)
 	python -m benchmarks.peers
 	pytest -m interop
 

@@ -26,28 +26,33 @@ with torch.no_grad():  # before the first step, in an SAE that encodes x - b_dec
     sae.b_dec.copy_(torch.from_numpy(found.center))""",
     "saelib": """\
 # in the config of the suite:
-training:
+train:
   variants:
     centered: {{preprocessing: center_median}}""",
 }
 _WHITEN = {
     "torch": """\
-import saelib
+import saelib, torch
 {find}
-z = found.preprocessing.apply(x)                 # train the SAE on z instead of x
-x_hat = found.preprocessing.restore(z_hat, x)    # back to the model's own activations""",
+z = torch.from_numpy(found.preprocessing.apply(x.numpy()))  # train the SAE on z instead of x
+x_hat = found.preprocessing.restore(z_hat.numpy(), x.numpy())  # back to the model's own activations""",
     "saelib": """\
 # in the config of the suite:
-training:
+train:
   variants:
     whitened: {{preprocessing: pca}}""",
 }
 _WITH_LIBRARY = """\
 import saelib
-from saelib.integrations import {library}
+from saelib.integrations.{library} import log_death, start
 {find}
-{library}.start(sae, found)  # before the first step: {what}"""
+start({started}, found)  # {when}: {what}
+log_death({started}, report=print)  # dead latents by cause, while it trains"""
 _WHAT = {"mean_center": "b_dec moves to the geometric median", "pca_whiten": "the weights start in whitened space"}
+_STARTED = {"dictionary_learning": "trainer"}
+"""Library -> what is started, if it is not the SAE."""
+_WHEN = {"sparsify": "before trainer.fit()", "saev": "right after make_saes"}
+"""Library -> the moment, if it is not just before the first step."""
 
 
 def lines_for(found: "Diagnosis", library: str) -> str:
@@ -63,4 +68,10 @@ def lines_for(found: "Diagnosis", library: str) -> str:
     source = repr(found.name) if Path(found.name.partition("::")[0]).exists() else "acts"
     find = _FIND.format(source=source, d_sae=found.d_sae, k=found.k)
     template = templates.get(library, _WITH_LIBRARY)
-    return template.format(find=find, library=library, what=_WHAT[found.recommendation])
+    return template.format(
+        find=find,
+        library=library,
+        started=_STARTED.get(library, "sae"),
+        when=_WHEN.get(library, "before the first step"),
+        what=_WHAT[found.recommendation],
+    )
