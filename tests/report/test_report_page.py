@@ -53,7 +53,7 @@ def test_the_page_asks_the_network_for_nothing(complete: Config):
     for _, attributes in page.elements:
         for name, value in attributes.items():
             if name in ("src", "href", "srcset", "action", "data"):
-                assert re.fullmatch(r"#\w+|tables/\w+\.csv|figures/", value or "")
+                assert re.fullmatch(r"#[\w/%.~-]+|(tables|stats|init_death|train)/[\w/%.~-]+|figures/", value or "")
     assert not any(tag in ("link", "img", "iframe", "object", "base") for tag, _ in page.elements)
     style = re.findall(r"<style>(.*?)</style>", (complete.results / "report.html").read_text(), re.S)
     assert not any("url(" in text or "@import" in text for text in style)
@@ -89,7 +89,7 @@ def test_rows_in_the_page_are_the_tables(complete: Config):
         assert rows[name] == table.to_dicts()
     charts = json.loads(page.scripts[0])
     places = page.attributes("div", "id")
-    assert set(charts) == {"death-relu", "death-total", "by-layer", "trained"} <= set(places)
+    assert set(charts) == {"finding", "death-relu", "death-total", "by-layer", "trained", "training"} <= set(places)
 
 
 def test_text_from_config_and_results_stays_text(poisoned: Config, evil: str, render: Render):
@@ -230,4 +230,6 @@ def test_a_report_on_nothing_at_all(suite: Config):
         "saes.csv",
         "saes.parquet",
         "spearman.csv",
+        "training.csv",
+        "training.parquet",
     ]
