@@ -91,6 +91,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["part"] = lambda text: quote(str(text), safe="")  # of an address
     environment.filters["percent"] = percent
+    environment.policies["json.dumps_kwargs"] = {}  # columns keep their order
     return environment
 
 

@@ -21,6 +21,9 @@ from saelib.stats import LayerStats, save_stats
 from saelib.theory.result import LayerPrediction, save_predictions
 from saelib.train.history import HISTORY
 from saelib.train.result import DivergedRun, MeasuredRun, SweepResult, run_entry
+from tests.report.chromium import browser, open_page
+
+__all__ = ["browser"]
 
 # name: domain, layers, d_in, gamma at the first and last layer, effective rank, death that centering leaves
 MODELS = {
@@ -201,6 +204,13 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Config:
     write_results(config)
     report.run(config, "report-key")
     return config
+
+
+@pytest.fixture
+def page(browser: Any, complete: Config) -> Any:
+    """A browser that shows the page of the complete suite."""
+    open_page(browser, complete.results / "report.html")
+    return browser
 
 
 @pytest.fixture

@@ -43,7 +43,8 @@ function trainedTable(row) {
   const head = ["variant", "all dead", "never positive", "typical FVU", "learning rate"];
   const cells = (sae) => [sae.variant, percent(sae.dead_total), percent(sae.dead_relu), short(sae.token_fvu_median), String(sae.learning_rate)];
   const line = (tag, texts) => make("tr", {}, ...texts.map((text) => make(tag, {}, text)));
-  return [make("h3", {}, "After training"), make("table", {}, line("th", head), ...saes.map((sae) => line("td", cells(sae))))];
+  const table = make("table", {}, line("th", head), ...saes.map((sae) => line("td", cells(sae))));
+  return [make("h3", {}, "After training"), make("div", { class: "wide", tabindex: "0" }, table)];
 }
 
 function layerCard(row) {

@@ -39,6 +39,7 @@ function showLead() {
   const exceptions = all(".exceptions li").filter((item) => !item.hidden).length;
   document.getElementById("but").hidden = !exceptions;
   const counts = { still_dead: exceptions, measured: layers.filter((row) => row.recommendation).length };
+  document.getElementById("plural").hidden = counts.measured === 1;
   for (const count of all("[data-count]")) {
     const name = count.dataset.count;
     count.textContent = counts[name] ?? layers.filter((row) => row.recommendation === name).length;
