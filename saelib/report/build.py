@@ -73,12 +73,14 @@ def _write_figures(config: Config, tables: dict[str, pl.DataFrame], folder: Path
     from saelib.report.figures.landscapes import landscapes
     from saelib.report.figures.style import remove, save, styled
     from saelib.report.figures.trained_death import trained_death
+    from saelib.report.figures.training import training_curves
 
     with styled():
         figures = {
             "death_vs_gamma": death_vs_gamma(config, tables["layers"], tables["spearman"]),
             "death_by_layer": death_by_layer(tables["layers"]),
             "trained_death": trained_death(config, tables["saes"]),
+            "training": training_curves(config, tables["training"]),
             "landscapes": landscapes(config, tables["layers"]),
         }
         for name, figure in figures.items():

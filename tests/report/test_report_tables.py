@@ -207,7 +207,7 @@ def test_report_json_says_what_there_is(complete: Config):
     assert report == {
         "key": "report-key",
         "tables": {"layers": 74, "saes": 24, "spearman": 66, "training": 24 * 8},
-        "figures": ["death_vs_gamma", "death_by_layer", "trained_death", "landscapes"],
+        "figures": ["death_vs_gamma", "death_by_layer", "trained_death", "training", "landscapes"],
         "page": "report.html",
         "gaps": [],
     }
