@@ -34,6 +34,7 @@ def run(config: Config, key: str, failures: Failures = NO_FAILURES) -> None:
         log.warning("%s: %s: %s", gap.stage, gap.place or "every layer", gap.reason)
     tables = make_tables(config, results)
     for folder in ("tables", "figures"):
+        (config.results / folder).mkdir(parents=True, exist_ok=True)
         remove_drafts(config.results / folder)
     _write_tables(tables, config.results / "tables")
     figures = _write_figures(config, tables, config.results / "figures")
