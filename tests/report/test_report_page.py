@@ -233,3 +233,14 @@ def test_a_report_on_nothing_at_all(suite: Config):
         "training.csv",
         "training.parquet",
     ]
+
+
+def test_the_page_says_where_it_comes_from_but_not_on_which_disk(complete: Config):
+    import saelib
+
+    html = (complete.results / "report.html").read_text()
+    text = " ".join(Page(html).text.split())
+    assert f"saelib {saelib.__version__}" in text
+    assert "Python and packages Python 3." in text
+    assert "code that trained torch" in text
+    assert str(complete.results) not in html
