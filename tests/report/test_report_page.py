@@ -53,7 +53,7 @@ def test_the_page_asks_the_network_for_nothing(complete: Config):
     for _, attributes in page.elements:
         for name, value in attributes.items():
             if name in ("src", "href", "srcset", "action", "data"):
-                assert re.fullmatch(r"#\w+|tables/\w+\.csv|figures/", value or "")
+                assert re.fullmatch(r"#[\w/%.~-]+|(tables|stats|init_death|train)/[\w/%.~-]+|figures/", value or "")
     assert not any(tag in ("link", "img", "iframe", "object", "base") for tag, _ in page.elements)
     style = re.findall(r"<style>(.*?)</style>", (complete.results / "report.html").read_text(), re.S)
     assert not any("url(" in text or "@import" in text for text in style)
@@ -89,7 +89,7 @@ def test_rows_in_the_page_are_the_tables(complete: Config):
         assert rows[name] == table.to_dicts()
     charts = json.loads(page.scripts[0])
     places = page.attributes("div", "id")
-    assert set(charts) == {"death-relu", "death-total", "by-layer", "trained"} <= set(places)
+    assert set(charts) == {"finding", "death-relu", "death-total", "by-layer", "trained", "training"} <= set(places)
 
 
 def test_text_from_config_and_results_stays_text(poisoned: Config, evil: str, render: Render):
@@ -168,7 +168,7 @@ def test_the_headline_counts_the_recommendations(complete: Config):
     counts = dict(table["recommendation"].value_counts().rows())
     text = " ".join(Page((complete.results / "report.html").read_text()).text.split())
     assert f"Of 74 measured layers, {counts['raw']} can be used as they are" in text
-    assert f"{counts['center_median']} should be centered first, and {counts['pca']} whitened" in text
+    assert f"{counts['center_median']} should be centered first, and {counts.get('pca', 0)} whitened" in text
 
 
 def test_one_theory_and_intervals_over_whole_models(complete: Config):
@@ -230,4 +230,17 @@ def test_a_report_on_nothing_at_all(suite: Config):
         "saes.csv",
         "saes.parquet",
         "spearman.csv",
+        "training.csv",
+        "training.parquet",
     ]
+
+
+def test_the_page_says_where_it_comes_from_but_not_on_which_disk(complete: Config):
+    import saelib
+
+    html = (complete.results / "report.html").read_text()
+    text = " ".join(Page(html).text.split())
+    assert f"saelib {saelib.__version__}" in text
+    assert "Python and packages Python 3." in text
+    assert "code that trained torch" in text
+    assert str(complete.results) not in html

@@ -206,8 +206,8 @@ def test_report_json_says_what_there_is(complete: Config):
     report = read_sealed(complete.results / "report.json")
     assert report == {
         "key": "report-key",
-        "tables": {"layers": 74, "saes": 24, "spearman": 66},
-        "figures": ["death_vs_gamma", "death_by_layer", "trained_death", "landscapes"],
+        "tables": {"layers": 74, "saes": 24, "spearman": 66, "training": 24 * 8},
+        "figures": ["death_vs_gamma", "death_by_layer", "trained_death", "training", "landscapes"],
         "page": "report.html",
         "gaps": [],
     }
