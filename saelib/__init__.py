@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from saelib.api.sae import LoadedSAE, evaluate_sae, load_sae
     from saelib.api.stats import compute_stats, fit_preprocessing
     from saelib.api.suite import Suite, open_suite
+    from saelib.diagnosis.result import Diagnosis
     from saelib.errors import UserError
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Activations",
+    "Diagnosis",
     "LoadedSAE",
     "Suite",
     "UserError",
@@ -45,6 +47,7 @@ __all__ = [
 
 _HOMES = {
     "Activations": "saelib.api.activations",
+    "Diagnosis": "saelib.diagnosis.result",
     "LoadedSAE": "saelib.api.sae",
     "Suite": "saelib.api.suite",
     "UserError": "saelib.errors",
