@@ -12,7 +12,7 @@ from saelib.files.sealed import write_result
 from saelib.files.tables import write_table
 from saelib.pipeline.failures import Failures
 from saelib.report.results import NO_FAILURES, Results, read_results
-from saelib.report.tables import layers_table, saes_table, spearman_rows
+from saelib.report.tables import landscape_table, layers_table, saes_table, spearman_rows
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +35,12 @@ def run(config: Config, key: str, failures: Failures = NO_FAILURES) -> None:
     tables = {"layers": layers, "saes": saes, "spearman": spearman}
     for folder in ("tables", "figures"):
         remove_drafts(config.results / folder)
-    _write_tables(tables, config.results / "tables")
+    written = tables | {"landscape": landscape_table(config, results)}
+    _write_tables(written, config.results / "tables")
     figures = _write_figures(config, tables, config.results / "figures")
     _write_page(config, results, tables)
     report = {
-        "tables": {name: table.height for name, table in tables.items()},
+        "tables": {name: table.height for name, table in written.items()},
         "figures": figures,
         "page": "report.html",
         "gaps": [asdict(gap) | {"place": gap.place and gap.place._asdict()} for gap in results.gaps],

@@ -225,6 +225,8 @@ def test_a_report_on_nothing_at_all(suite: Config):
     assert read_json(empty.results / "report.json")["figures"] == []
     assert len(read_json(empty.results / "report.json")["gaps"]) == 8 + 8 + 8 + 1
     assert sorted(path.name for path in (empty.results / "tables").iterdir()) == [
+        "landscape.csv",
+        "landscape.parquet",
         "layers.csv",
         "layers.parquet",
         "saes.csv",
