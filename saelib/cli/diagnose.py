@@ -17,6 +17,7 @@ from saelib.errors import UserError
 if TYPE_CHECKING:
     from saelib.activations.rows import Rows
     from saelib.diagnosis.diagnose import Question
+    from saelib.diagnosis.from_model import ModelQuestion
     from saelib.diagnosis.result import Diagnosis
 
 diagnose_app = typer.Typer()
@@ -57,6 +58,7 @@ def diagnose(
     images: Annotated[Path | None, typer.Option(help="A folder of images for the model.")] = None,
     family: Annotated[str | None, typer.Option(help="How the checkpoint is loaded (docs/models.md); guessed from the "
                                                     "files and the data where absent.")] = None,
+    max_length: Annotated[int | None, typer.Option(min=1, help="Tokens that the model reads at once.")] = None,
     configfile: Annotated[Path, typer.Option(help="A suite whose models --model may name.")] = DEFAULT,
     sae: Annotated[Path | None, typer.Option(help="An SAE that came out wrong: a file of saelib, or a folder of "
                                                   "SAELens, dictionary_learning or sparsify.")] = None,
@@ -100,7 +102,11 @@ def diagnose(
         assert source is not None
         opened = [open_rows(source, fill_missing_chunks)]
     else:
-        opened = _of_model(model, layer, text, fasta, images, family, configfile, tokens)
+        from saelib.diagnosis.from_model import ModelQuestion
+
+        if layer is None:
+            raise UserError("--model needs --layer: 12, 1-11, 1- or all")
+        opened = _of_model(ModelQuestion(model, layer, text, fasta, images, family, configfile, max_length), tokens)
     found = [_diagnose(rows, question, sae, workers) for rows in opened]
     if source is not None:
         found = [replace(found[0], name=source)]  # a store's rows have a name that is no path
@@ -127,21 +133,15 @@ def _print(found: "list[Diagnosis]", library: str) -> None:
         show_layers(found, console)
 
 
-def _of_model(
-    model: str, layer: str | None, text: Path | None, fasta: Path | None, images: Path | None, family: str | None,
-    configfile: Path, tokens: int,
-) -> "list[Rows]":  # fmt: skip
+def _of_model(question: "ModelQuestion", tokens: int) -> "list[Rows]":
     import logging
 
-    from saelib.diagnosis.from_model import ModelQuestion, model_rows
+    from saelib.diagnosis.from_model import model_rows
     from saelib.progress import progress
 
-    if layer is None:
-        raise UserError("--model needs --layer: 12, 1-11, 1- or all")
     log = logging.getLogger("saelib.diagnosis")
     log.setLevel(logging.INFO)
-    with progress(f"run {model}", tokens, "tokens", log) as advance:
-        question = ModelQuestion(model, layer, text, fasta, images, family, configfile)
+    with progress(f"run {question.model}", tokens, "tokens", log) as advance:
         return list(model_rows(question, tokens, advance).values())
 
 
@@ -150,9 +150,9 @@ def _diagnose(rows: "Rows", question: "Question", sae: Path | None, workers: int
 
     saved = None
     if sae is not None:
-        from saelib.api.sae import load_sae
+        from saelib.interchange import import_sae, load_own
 
-        saved = load_sae(sae).saved
+        saved = import_sae(sae) if sae.is_dir() else load_own(sae)
     with _watched(rows.name, min(rows.shape[0], question.tokens), rows.shape[1], question) as watch:
         return diagnose_rows(rows, question, saved, workers, watch)
 

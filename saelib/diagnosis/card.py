@@ -7,13 +7,15 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from saelib.diagnosis.names import SHOWN_AS
 from saelib.diagnosis.remedies import LIBRARIES, lines_for
-from saelib.diagnosis.result import SHOWN_AS, Diagnosis
 from saelib.files.publish import published_file
 from saelib.preprocessing.choose import percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from saelib.diagnosis.result import Diagnosis
 
 STYLE = """
 .saelib-card { font: 15px/1.45 system-ui, sans-serif; max-width: 72rem; color: CanvasText; background: Canvas; }
@@ -28,7 +30,7 @@ STYLE = """
 """
 
 
-def card(found: Diagnosis) -> str:
+def card(found: "Diagnosis") -> str:
     """Gives the card as one HTML element with its own style. Everything that comes from outside is escaped."""
     parts = [
         f"<h2>{escape(found.verdict)}</h2>",
@@ -44,7 +46,7 @@ def card(found: Diagnosis) -> str:
     return f'<section class="saelib-card"><style>{STYLE}</style>{"".join(parts)}</section>'
 
 
-def write_page(found: Sequence[Diagnosis], path: str | Path) -> None:
+def write_page(found: "Sequence[Diagnosis]", path: str | Path) -> None:
     """Writes one or several cards as a page that needs no other file."""
     cards = "<hr>".join(card(one) for one in found)
     page = (
@@ -63,7 +65,7 @@ def _png(figure: "Figure") -> str:
     return base64.b64encode(out.getvalue()).decode()
 
 
-def _alternative(found: Diagnosis) -> str:
+def _alternative(found: "Diagnosis") -> str:
     dead = ", ".join(f"{SHOWN_AS[name]} {percent(of.dead_total)}" for name, of in found.measured.items())
     return f"Dead latents by preprocessing: {dead}"
 
@@ -83,7 +85,7 @@ def _cell(cell: str) -> str:
     return f"<mark>{escape(cell[1:])}</mark>" if cell.startswith("*") else escape(cell)
 
 
-def _death(found: Diagnosis) -> str:
+def _death(found: "Diagnosis") -> str:
     rows = [
         [
             SHOWN_AS[name], percent(found.predicted[name].dead_total),
@@ -96,7 +98,7 @@ def _death(found: Diagnosis) -> str:
     return _table(headers, rows)
 
 
-def _statistics(found: Diagnosis) -> str:
+def _statistics(found: "Diagnosis") -> str:
     rows = []
     for name in ("gamma", "gamma_raw", "gamma_unit", "effective_rank", "excess_kurtosis"):
         value, interval = getattr(found, name), getattr(found.intervals, name)
@@ -105,7 +107,7 @@ def _statistics(found: Diagnosis) -> str:
     return _table(("statistic", "value", "95 % interval"), rows)
 
 
-def _dimensions(found: Diagnosis) -> str:
+def _dimensions(found: "Diagnosis") -> str:
     massive = found.massive_tokens
     text = f"Massive tokens: {percent(massive.share)}; the longest is {massive.norm_ratio:,.1f} times the median one."
     rows = [
@@ -115,7 +117,7 @@ def _dimensions(found: Diagnosis) -> str:
     return f"{table}<p>{escape(text)}</p>"
 
 
-def _landscape(found: Diagnosis) -> str:
+def _landscape(found: "Diagnosis") -> str:
     remedy = found.recommended if found.recommended != "raw" else "center_median"
     grid = found.landscape
     rows = []
@@ -130,7 +132,7 @@ def _landscape(found: Diagnosis) -> str:
     return _table(headers, rows)
 
 
-def _remedy(found: Diagnosis) -> str:
+def _remedy(found: "Diagnosis") -> str:
     if found.recommendation == "none":
         return ""
     blocks = "".join(

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from saelib.diagnosis.carriers import MassiveTokens, OutlierDimension
-from saelib.diagnosis.result import SHOWN_AS, DeadFractions, Remedy
+from saelib.diagnosis.names import SHOWN_AS, Remedy
+from saelib.diagnosis.result import DeadFractions
 from saelib.preprocessing.choose import percent
 from saelib.preprocessing.recommend import ACCEPTED_AFTER, MeasuredDeath, recommend
 from saelib.stats.compute import effective_rank

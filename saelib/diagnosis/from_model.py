@@ -39,6 +39,8 @@ class ModelQuestion:
     family: str | None = None
     """How the checkpoint is loaded; guessed from the data and the files where None."""
     configfile: Path = Path("workflow_config.yaml")
+    max_length: int | None = None
+    """Tokens that the model reads at once; the family's own default where None."""
 
     def __post_init__(self) -> None:
         """Raises `UserError` where more than one kind of data is named."""
@@ -162,6 +164,8 @@ def _source(question: ModelQuestion) -> dict[str, Any]:
     weights = {"path": str(path)} if local else {"hf": question.model}
     family = question.family or _family(question, path)
     source: dict[str, Any] = {"family": family, "weights": weights}
+    if question.max_length is not None:
+        source["max_length"] = question.max_length
     packed = sorted(path.glob("*.gguf")) if path.is_dir() and family == "transformers" else []
     if packed and not (path / "config.json").is_file():
         if len(packed) > 1:

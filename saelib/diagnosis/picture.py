@@ -4,11 +4,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from saelib.diagnosis.result import SHOWN_AS, Diagnosis
+from saelib.diagnosis.names import SHOWN_AS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from saelib.diagnosis.result import Diagnosis
 
 NEVER_POSITIVE, NEVER_SELECTED = "#9c3d54", "#e0a458"
 COLORS = {
@@ -16,7 +18,7 @@ COLORS = {
 }  # fmt: skip
 
 
-def draw(found: Diagnosis) -> "Figure":
+def draw(found: "Diagnosis") -> "Figure":
     """Draws two panels: (a) counted death by cause, the prediction as a mark, (b) predictions over k / d_sae."""
     from matplotlib.figure import Figure
 
@@ -28,7 +30,7 @@ def draw(found: Diagnosis) -> "Figure":
     return figure
 
 
-def _by_cause(axes: "Axes", found: Diagnosis) -> None:
+def _by_cause(axes: "Axes", found: "Diagnosis") -> None:
     names = list(found.predicted)[::-1]
     places = np.arange(len(names))
     relu = [found.dead(name).dead_relu * 100 for name in names]
@@ -44,7 +46,7 @@ def _by_cause(axes: "Axes", found: Diagnosis) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _over_sizes(axes: "Axes", found: Diagnosis) -> None:
+def _over_sizes(axes: "Axes", found: "Diagnosis") -> None:
     grid = found.landscape
     shares = np.array([[k / d_sae for k in grid.k] for d_sae in grid.d_sae])
     for name in ("raw", "center_median", "pca"):

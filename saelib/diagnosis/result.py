@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from saelib.diagnosis.carriers import MassiveTokens, OutlierDimension
 from saelib.diagnosis.intervals import Intervals
+from saelib.diagnosis.names import IN_JSON, Remedy
 from saelib.init_death.landscape import Landscape
 from saelib.init_death.result import InitDeath
 
@@ -19,27 +20,6 @@ if TYPE_CHECKING:
 
     from saelib.diagnosis.sae_check import SAEFindings
     from saelib.preprocessing.transform import Preprocessing
-
-Remedy = Literal["none", "mean_center", "pca_whiten"]
-"""What to do to the activations before an SAE reads them, from the least to the most invasive."""
-
-SHOWN_AS = {
-    "raw": "as they are",
-    "center_mean": "mean-centered",
-    "center_median": "median-centered",
-    "partial_pca": "partially whitened",
-    "pca": "whitened",
-}
-"""Preprocessing -> what people call its activations, in the order in which they are shown."""
-
-IN_JSON = {
-    "raw": "raw",
-    "center_mean": "mean_centered",
-    "center_median": "centered",
-    "partial_pca": "partially_whitened",
-    "pca": "whitened",
-}
-"""Preprocessing -> its name in JSON. `centered` is about the geometric median."""
 
 
 @dataclass(frozen=True)

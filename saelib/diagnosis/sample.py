@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from saelib.activations.arrays import in_memory
 from saelib.activations.rows import ArrayRows, Rows
 from saelib.errors import UserError
 
@@ -21,8 +22,6 @@ def spool(batches: Iterable[Any], tokens: int, name: str) -> Rows:
     Raises:
         UserError: Where there are none, or one has another width or no floating point.
     """
-    from saelib.api.activations import in_memory
-
     file = tempfile.TemporaryFile()  # noqa: SIM115 (the memory map keeps it open)
     found, width = 0, 0
     for number, batch in enumerate(batches):

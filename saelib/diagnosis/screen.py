@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
+from saelib.diagnosis.names import SHOWN_AS
 from saelib.diagnosis.remedies import LIBRARIES, lines_for
-from saelib.diagnosis.result import SHOWN_AS, Diagnosis
 from saelib.preprocessing.choose import percent
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from saelib.diagnosis.result import Diagnosis
 
 WIDTH = 100
 BAR, WIDE = 20, 100
@@ -19,7 +21,7 @@ FEW = 0.01
 MANY = 0.05
 
 
-def as_text(found: Diagnosis, width: int = WIDTH) -> str:
+def as_text(found: "Diagnosis", width: int = WIDTH) -> str:
     """Gives the screen without colors, for files and for `print`."""
     from rich.console import Console
 
@@ -28,7 +30,7 @@ def as_text(found: Diagnosis, width: int = WIDTH) -> str:
     return out.getvalue()
 
 
-def show(found: Diagnosis, console: "Console", library: str | None = None) -> None:
+def show(found: "Diagnosis", console: "Console", library: str | None = None) -> None:
     """Prints the screen.
 
     Args:
@@ -85,7 +87,7 @@ def _table(*headers: str, right: bool = True) -> "Table":
     return table
 
 
-def _statistics(found: Diagnosis) -> Any:
+def _statistics(found: "Diagnosis") -> Any:
     """The numbers that are known of the layer, with intervals."""
     table = _table("", "", "95 % interval", "")
     meaning = {
@@ -104,7 +106,7 @@ def _statistics(found: Diagnosis) -> Any:
     return table
 
 
-def _carriers(found: Diagnosis) -> Any:
+def _carriers(found: "Diagnosis") -> Any:
     from rich.console import Group
     from rich.text import Text
 
@@ -120,7 +122,7 @@ def _carriers(found: Diagnosis) -> Any:
     return Group(table, Text(tokens))
 
 
-def _death(found: Diagnosis, width: int) -> Any:
+def _death(found: "Diagnosis", width: int) -> Any:
     """Death under each preprocessing; the bars are left out of a narrow screen."""
     wide = width >= WIDE
     headers = ["dead latents", "predicted", "counted", "s.e.", "never > 0", "never chosen"]
@@ -140,7 +142,7 @@ def _death(found: Diagnosis, width: int) -> Any:
     return table
 
 
-def _over_tokens(found: Diagnosis) -> str:
+def _over_tokens(found: "Diagnosis") -> str:
     """How the total falls with the number of tokens."""
     name = "raw"
     steps = [n for n in (1_000, 10_000, 100_000) if n < found.tokens]
@@ -150,7 +152,7 @@ def _over_tokens(found: Diagnosis) -> str:
     return f"over tokens, {SHOWN_AS[name]}: {shown}"
 
 
-def _other_architectures(found: Diagnosis) -> str:
+def _other_architectures(found: "Diagnosis") -> str:
     names = ("raw", found.recommended) if found.recommended != "raw" else ("raw",)
     same: dict[str, list[str]] = {}
     for architecture, of in found.other_architectures.items():
@@ -159,7 +161,7 @@ def _other_architectures(found: Diagnosis) -> str:
     return f"predicted for others, {' then '.join(SHOWN_AS[name] for name in names)}: {shown}"
 
 
-def _landscape(found: Diagnosis) -> Any:
+def _landscape(found: "Diagnosis") -> Any:
     """Death for other sizes of the SAE: as it is, centered and, if that is advised, whitened."""
     grid = found.landscape
     names = ["raw", "center_median", *(["pca"] if found.recommended == "pca" else [])]
@@ -175,14 +177,15 @@ def _landscape(found: Diagnosis) -> Any:
     return table
 
 
-def show_layers(found: Sequence[Diagnosis], console: "Console") -> None:
+def show_layers(found: "Sequence[Diagnosis]", console: "Console") -> None:
     """Prints one line for each of several layers; `--html` has a card for each."""
-    table = _table(
-        "layer", "gamma", "gamma_unit", "effective rank", "dead raw", "median-centered", "whitened", "recommendation"
-    )
+    table = _table("layer", "gamma", "gamma_unit", "rank", "% dead", "centered", "whitened", "recommendation")
     for one in found:
         dead = [percent(one.measured[name].dead_total) if name in one.measured else "" for name in
                 ("raw", "center_median", "pca")]  # fmt: skip
         numbers = ["" if value is None else f"{value:.3g}" for value in (one.gamma, one.gamma_unit, one.effective_rank)]
         table.add_row(one.name, *numbers, *dead, f"{one.recommendation} ({one.confidence})")
+    for column in table.columns:
+        column.no_wrap = True
     console.print(table)
+    console.print("rank: effective, after LayerNorm; centered: on the geometric median; --html FILE has a card each")

@@ -36,7 +36,7 @@ SOURCES: dict[str, Callable[[NDArray[np.float32], Path], Any]] = {
     "torch": lambda x, _: torch.from_numpy(x),
     "three axes": lambda x, _: x.reshape(100, 30, -1),
     "zarr": lambda x, _: zarr.array(x),
-    "dask": lambda x, _: dask.array.from_array(x, chunks=(500, 24)),
+    "dask": lambda x, _: dask.array.from_array(x, chunks="auto"),
     "path": as_npy,
     "text path": lambda x, folder: str(as_npy(x, folder)),
     "batches": batches,

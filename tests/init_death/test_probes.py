@@ -229,3 +229,23 @@ def test_any_unit_will_do(scale: float) -> None:
 
 def test_tokens_too_short_for_float32_count_as_zeros() -> None:
     assert probe_death(ArrayRows(gaussian(64) * np.float32(1e-38)), RAW, probes=64)["raw"].dead(64, 8).dead_total == 1
+
+
+@pytest.mark.parametrize("make", [lambda: gaussian(mean=3.0), massive, lambda: gaussian(mean=1e4)])
+def test_centers_share_products_and_see_what_each_would_see_alone(make: Make) -> None:
+    """The third has a mean so large that the tokens near its center need products of their own."""
+    x = make()
+    x[5] = x.mean(0)
+    kinds = {
+        "raw": Preprocessing(np.zeros(D)),
+        "mean": Preprocessing(x.mean(0, dtype=np.float64)),
+        "median": Preprocessing(np.median(x, axis=0).astype(np.float64)),
+    }
+    together = probe_death(ArrayRows(x, block_rows=1000), kinds, probes=300)
+    for name, kind in kinds.items():
+        alone = probe_death(ArrayRows(x, block_rows=1000), {name: kind}, probes=300)[name]
+        np.testing.assert_allclose(together[name].largest_cosine, alone.largest_cosine, atol=3e-5)
+        for d_sae, k in ((512, 16), (8192, 64)):
+            a, b = together[name].dead(d_sae, k), alone.dead(d_sae, k)
+            assert a.dead_total == pytest.approx(b.dead_total, abs=2e-3), name
+            assert a.dead_relu == pytest.approx(b.dead_relu, abs=4e-3), name
