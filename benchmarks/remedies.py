@@ -1,7 +1,8 @@
 """Rules for a layer's remedy: how often each misses one that is needed, and how often it asks for one in vain.
 
 Two questions: whether centering leaves more than 5 % dead, and which of raw, center_median and pca is recommended
-(`saelib.preprocessing.recommend`, as by `auto`, diagnose and the page). Truth is what was counted: by `death_law --append FILE`, and in the paper's released table.
+(`saelib.preprocessing.recommend`, as by `auto`, diagnose and the page). Truth is what was counted: by `death_law
+--append FILE`, and in the paper's released table.
 """
 
 import argparse
