@@ -89,10 +89,9 @@ def test_the_stage_predicts_on_the_tokens_that_it_counts_on(tmp_path: Path) -> N
     heldout = open_store(config.store_path("toy", 1)).heldout
     raw = probe_death(heldout, {"raw": Preprocessing(np.zeros(D))}, seed=config.seed + 2)
     expected = predict_landscape(raw, 100, 5)
-    for one, other in ((found.landscape.dead_total, expected.dead_total),
-                       (found.landscape.standard_error, expected.standard_error)):  # fmt: skip
-        grids = [np.array(grids["raw"], np.float64) for grids in (one, other)]
-        np.testing.assert_allclose(*grids, atol=1e-6)  # products are shared among preprocessings
+    for field in ("dead_total", "standard_error"):
+        own, alone = (np.array(getattr(of, field)["raw"], np.float64) for of in (found.landscape, expected))
+        np.testing.assert_allclose(own, alone, atol=1e-6)  # products are shared among preprocessings
 
 
 def test_no_probe_of_the_stage_is_a_latent_that_it_counts(tmp_path: Path) -> None:
