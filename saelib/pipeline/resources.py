@@ -24,7 +24,7 @@ BASE_MB = {"extract": 1500, "stats": 900, "init_death": 900, "theory": 600, "tra
 UNKNOWN_WIDTH, UNKNOWN_PARAMETERS = 4096, 10**9
 """Sizes that are assumed for a model whose config does not state them."""
 PROBES = 3 * 2048
-"""Latents whose products with all held-out rows the stage `init_death` computes, in addition to those that it counts."""
+"""Latents that the stage `init_death` multiplies by all held-out rows in addition to those that it counts."""
 WINDOW_BYTES = 2**28
 """Training data in memory: one window of `saelib.train.batches_from_store`."""
 GPU_BYTES = 36e9
