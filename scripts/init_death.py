@@ -1,4 +1,4 @@
-"""Runs stage `init_death`: counts the latents that are dead at initialization on a block of layers."""
+"""Runs stage `init_death`: counts latents that are dead at initialization, and predicts them for other sizes."""
 
 from saelib.init_death.stage import run
 from saelib.pipeline.jobs import run_job

@@ -28,6 +28,15 @@ class Suite:
         return self._table("saes")
 
     @cached_property
+    def landscape(self) -> "pl.DataFrame":
+        """A row for each layer, preprocessing, d_sae and k: predicted death at initialization, and its error.
+
+        Columns: `model`, `layer`, `preprocessing`, `d_sae`, `k`, `dead_total` and `standard_error`, both fractions of
+        the latents.
+        """
+        return self._table("landscape")
+
+    @cached_property
     def spearman(self) -> "pl.DataFrame":
         """One row per rank correlation, with intervals."""
         return self._table("spearman")

@@ -57,9 +57,13 @@ class ActiveSubspace(Section):
 
 
 class AutoPreprocessing(Section):
-    """Chooses a preprocessing from the layer's statistics by the paper's rule, and records the reason."""
+    """Chooses the preprocessing of each layer; `sweep.json` records the choice and the reason."""
 
     kind: Literal["auto"]
+    rule: Literal["measured", "paper"] = "measured"
+    """`measured` predicts from the training rows how many latents are dead at initialization for this d_sae and k, and
+    takes the least invasive of `raw`, `center_median` and `pca` that leaves few, as `saelib diagnose` does. `paper` is
+    the paper's rule, which knows only the layer's gamma and effective rank."""
 
 
 _Preprocessing = Annotated[

@@ -124,12 +124,9 @@ def _landscape(found: "Diagnosis") -> str:
     for row, d_sae in enumerate(grid.d_sae):
         cells = [f"{d_sae:,}"]
         for column, k in enumerate(grid.k):
-            if k > d_sae:
-                cells.append("")
-                continue
-            before, after = (grid.dead_total[name][row, column] * 100 for name in ("raw", remedy))
+            dead = [grid.dead_total[name][row][column] for name in ("raw", remedy)]
             mark = "*" if (d_sae, k) == (found.d_sae, found.k) else ""
-            cells.append(f"{mark}{before:.0f} → {after:.0f}")
+            cells.append(mark + " → ".join(f"{100 * one:.0f}" for one in dead if one is not None))
         rows.append(cells)
     headers = (f"d_sae (% dead raw → {SHOWN_AS[remedy]})", *(f"k {k}" for k in grid.k))
     return _table(headers, rows)

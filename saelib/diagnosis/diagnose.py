@@ -2,21 +2,22 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from saelib.activations.even import EvenRows
 from saelib.activations.rows import Rows
 from saelib.config.training import PartialWhitening, PreprocessingConfig, PreprocessingName
 from saelib.diagnosis.carriers import massive_tokens, outlier_dimensions
 from saelib.diagnosis.decision import decide
 from saelib.diagnosis.intervals import measure_spread
-from saelib.diagnosis.result import DeadFractions, Diagnosis, Landscape
-from saelib.diagnosis.sample import EvenRows
+from saelib.diagnosis.result import DeadFractions, Diagnosis
 from saelib.errors import UserError
+from saelib.init_death.landscape import predict_landscape
 from saelib.init_death.measure import measure
 from saelib.init_death.probed import ProbedDeath
 from saelib.init_death.probes import probe_death
@@ -35,8 +36,6 @@ COUNTED = (*CANDIDATES, "pca")
 """Preprocessings whose dead latents are counted; those after a partial whitening are predicted alone."""
 ALPHA = 0.5
 """Of the partial whitening that is shown beside the others."""
-D_SAE = (512, 2048, 8192, 32_768, 131_072)
-K = (16, 32, 64, 128, 256)
 
 Watch = Callable[[str, Rows], Rows]
 """(stage, rows) -> the same rows, whose reading shows as progress. The stages are the keys of `operations`."""
@@ -137,7 +136,7 @@ def diagnose_rows(
         },
         curve_tokens=counted.curve_tokens,
         curves={name: of.curve_total for name, of in counted.preprocessings.items()},
-        landscape=_landscape(probed, question),
+        landscape=predict_landscape(probed, question.d_sae, question.k),
         recommendation=decision.remedy,
         confidence=decision.confidence,
         reasons=decision.reasons,
@@ -208,15 +207,3 @@ def _measured(of: Death, d_sae: int) -> DeadFractions:
 def _floor(question: Question, tokens: int) -> float:
     """Death that is left with isotropic tokens: nobody happens to choose the latent."""
     return (1 - question.k / question.d_sae) ** tokens
-
-
-def _landscape(probed: Mapping[str, ProbedDeath], question: Question) -> Landscape:
-    sizes = tuple(sorted({*D_SAE, question.d_sae}))
-    ks = tuple(sorted({*K, question.k}))
-
-    def of(death: ProbedDeath) -> np.ndarray:
-        return np.array(
-            [[death.dead(size, k).dead_total if k <= size else np.nan for k in ks] for size in sizes], dtype=np.float64
-        )
-
-    return Landscape(sizes, ks, {name: of(death) for name, death in probed.items()})

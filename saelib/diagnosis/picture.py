@@ -52,7 +52,7 @@ def _over_sizes(axes: "Axes", found: "Diagnosis") -> None:
     for name in ("raw", "center_median", "pca"):
         if name not in grid.dead_total:
             continue
-        dead = grid.dead_total[name] * 100
+        dead = 100 * np.array(grid.dead_total[name], np.float64)  # None becomes NaN
         known = ~np.isnan(dead)
         order = np.argsort(shares[known])
         axes.plot(shares[known][order], dead[known][order], ".-", color=COLORS[name], label=SHOWN_AS[name])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from saelib.diagnosis.carriers import MassiveTokens, OutlierDimension
 from saelib.diagnosis.intervals import Intervals
 from saelib.diagnosis.names import IN_JSON, Remedy
+from saelib.init_death.landscape import Landscape
 from saelib.init_death.result import InitDeath
 
 if TYPE_CHECKING:
@@ -33,16 +34,6 @@ class DeadFractions:
     """Selected on no token: the sum of the two."""
     standard_error: float
     """Of `dead_total`, over random dictionaries."""
-
-
-@dataclass(frozen=True)
-class Landscape:
-    """Predicted `dead_total` over sizes of the SAE, under one preprocessing each."""
-
-    d_sae: tuple[int, ...]
-    k: tuple[int, ...]
-    dead_total: dict[str, NDArray[np.float64]]
-    """Preprocessing -> [len(d_sae), len(k)]; NaN where k is larger than d_sae."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +114,7 @@ class Diagnosis:
         plain["landscape"] = {
             "d_sae": list(self.landscape.d_sae),
             "k": list(self.landscape.k),
-            "dead_total": {IN_JSON[n]: _without_nan(of) for n, of in self.landscape.dead_total.items()},
+            "dead_total": {IN_JSON[n]: [list(row) for row in of] for n, of in self.landscape.dead_total.items()},
         }
         if self.sae is not None:
             plain["sae"] = _plain(self.sae)
@@ -169,7 +160,3 @@ def _plain(value: Any) -> Any:
 
 def _named(of: Mapping[str, Any]) -> dict[str, Any]:
     return {IN_JSON[name]: _plain(value) for name, value in of.items()}
-
-
-def _without_nan(of: NDArray[np.float64]) -> list[list[float | None]]:
-    return [[None if np.isnan(value) else float(value) for value in row] for row in of]

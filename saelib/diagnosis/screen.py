@@ -169,9 +169,10 @@ def _landscape(found: "Diagnosis") -> Any:
     for row, d_sae in enumerate(grid.d_sae):
         cells = []
         for column, k in enumerate(grid.k):
-            shown = " → ".join(f"{grid.dead_total[name][row, column] * 100:.0f}" for name in names)
+            dead = [grid.dead_total[name][row][column] for name in names]
+            shown = " → ".join(f"{100 * one:.0f}" for one in dead if one is not None)
             mark = (d_sae, k) == (found.d_sae, found.k)
-            cells.append("" if k > d_sae else f"[bold reverse]{shown}[/]" if mark else shown)
+            cells.append(f"[bold reverse]{shown}[/]" if mark else shown)
         table.add_row(f"d_sae {d_sae:,}", *cells)
     return table
 

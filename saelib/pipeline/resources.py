@@ -23,6 +23,8 @@ BASE_MB = {"extract": 1500, "stats": 900, "init_death": 900, "theory": 600, "tra
 """Memory of an idle job in MB: its process with the stage's libraries, and the two Snakemakes of a cluster job."""
 UNKNOWN_WIDTH, UNKNOWN_PARAMETERS = 4096, 10**9
 """Sizes that are assumed for a model whose config does not state them."""
+PROBES = 3 * 2048
+"""Latents that the stage `init_death` multiplies by all held-out rows in addition to those that it counts."""
 WINDOW_BYTES = 2**28
 """Training data in memory: one window of `saelib.train.batches_from_store`."""
 GPU_BYTES = 36e9
@@ -168,7 +170,8 @@ def _bytes(config: Config, stage: str, model: ModelConfig) -> float:
         return 8 * square
     if stage == "init_death":
         options = config.init_death
-        return 4 * d_in * options.d_sae * options.seeds * (len(options.preprocessings) + 1) + 4 * square
+        counted = options.d_sae * options.seeds * (len(options.preprocessings) + 1)
+        return 4 * d_in * (counted + 2 * PROBES) + 4 * square  # probes, and as many sampled tokens
     # The matrices with their gradients, two moments and a copy in another order; the codes of a batch.
     options = config.train
     sweep = sae_bytes(d_in, options.d_sae, copies=5) * most_rates(options) + 4 * square
@@ -200,8 +203,8 @@ def _seconds(config: Config, stage: str, model: ModelConfig, gpu: int) -> float:
     if stage == "init_death":
         options = config.init_death
         layers = min(options.layers_per_job, len(model.layers))
-        products = options.seeds * len(options.preprocessings)
-        return layers * products * 2 * settings.heldout_tokens * d_in * options.d_sae / CPU_FLOPS
+        latents = options.seeds * len(options.preprocessings) * options.d_sae + PROBES
+        return layers * latents * 2 * settings.heldout_tokens * d_in / CPU_FLOPS
     options = config.train
     speed = GPU_FLOPS if gpu else CPU_FLOPS * options.threads
     tokens = options.steps * options.batch_size

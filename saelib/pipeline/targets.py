@@ -22,6 +22,7 @@ from saelib.pipeline.reasons import MadeFrom, named
 from saelib.sources.loading.user_code import code_versions
 from saelib.store import read_keys, remove_store
 from saelib.store.remote import is_url
+from saelib.train.rules import rule_modules
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,8 @@ def _train_targets(config: Config, stats: dict[tuple[str, int], Target]) -> Iter
                 "options.learning_rates": "train.learning_rates",
             }
             read = [stats[name, layer]]
-            yield _make("train", path, settings, ["saelib.train.stage"], read, called, (name, layer, variant))
+            modules = ["saelib.train.stage", *rule_modules(options)]
+            yield _make("train", path, settings, modules, read, called, (name, layer, variant))
 
 
 def _report_target(config: Config, reads: Iterable[Target]) -> Target:

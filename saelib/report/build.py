@@ -13,7 +13,7 @@ from saelib.files.tables import write_table
 from saelib.pipeline.failures import Failures
 from saelib.report.provenance import provenance
 from saelib.report.results import NO_FAILURES, Results, read_results
-from saelib.report.tables import layers_table, saes_table, spearman_rows
+from saelib.report.tables import landscape_table, layers_table, saes_table, spearman_rows
 from saelib.report.training import training_table
 
 log = logging.getLogger(__name__)
@@ -50,13 +50,14 @@ def run(config: Config, key: str, failures: Failures = NO_FAILURES) -> None:
 
 
 def make_tables(config: Config, results: Results) -> dict[str, pl.DataFrame]:
-    """Make the tables `layers`, `saes`, `spearman` and `training`."""
+    """Make the tables `layers`, `saes`, `spearman`, `training` and `landscape`."""
     layers = layers_table(config, results)
     return {
         "layers": layers,
         "saes": saes_table(config, results),
         "spearman": spearman_rows(layers),
         "training": training_table(config, results),
+        "landscape": landscape_table(config, results),
     }
 
 

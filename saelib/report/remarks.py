@@ -20,7 +20,7 @@ def remarks_of(results: Results) -> list[Remark]:
     for place, sweep in results.sweeps.items():
         remarks += [(text, place) for text in sweep.caveats]
         if sweep.preprocessing_reason:
-            text = f"preprocessing chosen from the statistics: {sweep.options.preprocessing.kind}. "
+            text = f"preprocessing chosen: {sweep.options.preprocessing.kind}. "
             remarks.append((text + sweep.preprocessing_reason, place))
     return remarks
 

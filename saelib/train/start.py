@@ -60,7 +60,7 @@ def start_sweep(
     Args:
         data: The layer's rows and statistics.
         config: Sizes, steps and learning rates.
-        variant: The method; its preprocessing is not `auto` (see `saelib.preprocessing.choose`).
+        variant: The method; its preprocessing is not `auto` (see `saelib.train.rules`).
         subject: Names for messages and results.
         seed: Seed of the initial weights, of the order of batches, and of random choices during training.
         device: A name that torch knows, or `auto`: CUDA if there is a GPU, otherwise the CPU.

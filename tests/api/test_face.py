@@ -48,6 +48,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tables").mkdir()
     pl.DataFrame({"model": ["a"], "layer": [1]}).write_parquet(folder / "tables" / "layers.parquet")
     pl.DataFrame({"model": ["a"], "layer": [1]}).write_parquet(folder / "tables" / "saes.parquet")
+    pl.DataFrame({"model": ["a"], "d_sae": [512]}).write_parquet(folder / "tables" / "landscape.parquet")
     pl.DataFrame({"scope": ["overall"], "rho": [0.5]}).write_csv(folder / "tables" / "spearman.csv")
     return folder
 

@@ -46,9 +46,9 @@ def test_misses_and_false_alarms_are_told_apart() -> None:
 
 def test_the_least_invasive_that_is_enough_is_chosen() -> None:
     def chosen(*dead: float) -> str:
-        return remedies.least(dict(zip(death_law.PREPROCESSINGS, dead, strict=True)), 0.01)
+        return remedies.least(dict(zip(death_law.PREPROCESSINGS, dead, strict=True)), {})
 
     assert chosen(0.01, 0.0, 0.0) == "raw"
-    assert chosen(0.5, 0.01, 0.0) == "center_median"
+    assert chosen(0.5, 0.05, 0.0) == "center_median"
     assert chosen(0.5, 0.3, 0.0) == "pca"
     assert chosen(0.5, 0.3, 0.4) == "center_median"

@@ -74,8 +74,8 @@ def test_json_has_the_promised_fields(expected: saelib.Diagnosis) -> None:
 def test_the_landscape_marks_what_was_asked_for(expected: saelib.Diagnosis) -> None:
     grid = expected.landscape
     row, column = grid.d_sae.index(256), grid.k.index(8)
-    assert grid.dead_total["raw"][row, column] == expected.predicted["raw"].dead_total
-    dead = grid.dead_total["raw"]
+    assert grid.dead_total["raw"][row][column] == expected.predicted["raw"].dead_total
+    dead = np.array(grid.dead_total["raw"], np.float64)
     known = ~np.isnan(dead)
     assert known[row, column]
     # More latents for the same k: more dead. More selected: fewer dead.

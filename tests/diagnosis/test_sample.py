@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from saelib.activations.even import EvenRows
 from saelib.activations.rows import ArrayRows
-from saelib.diagnosis.sample import EvenRows, spool
+from saelib.diagnosis.sample import spool
 from saelib.errors import UserError
 
 

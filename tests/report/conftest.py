@@ -15,6 +15,7 @@ from saelib.config import Config, VariantConfig
 from saelib.config.load import check_config
 from saelib.files.sealed import read_json, write_json
 from saelib.init_death import Death, InitDeath, Rate, save_result
+from saelib.init_death.landscape import Landscape
 from saelib.report import Place
 from saelib.report.page import render_page
 from saelib.stats import LayerStats, save_stats
@@ -114,7 +115,15 @@ def init_death(rng: np.random.Generator, gamma: float, after_centering: float) -
         "zscore": death(0, total / 2),
         "pca": death(0, 0),
     }
-    return InitDeath(8192, 16, 2048, 64, (0, 1, 2), (1, 8192), preprocessings)
+    sizes = {"raw": total, "center_median": after_centering, "pca": 0.0}
+    return InitDeath(8192, 16, 2048, 64, (0, 1, 2), (1, 8192), preprocessings, predicted(sizes))
+
+
+def predicted(dead: dict[str, float]) -> Landscape:
+    """Makes up death that is larger for more latents, and smaller for a larger k."""
+    d_sae, k = (32, 2048), (16, 64)
+    grids = {name: ((one / 2, None), (one, one / 4)) for name, one in dead.items()}
+    return Landscape(d_sae, k, grids, dict.fromkeys(dead, ((0.01, None), (0.01, 0.005))))
 
 
 def death(relu: float, total: float) -> Death:

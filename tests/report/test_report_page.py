@@ -140,7 +140,7 @@ def test_remarks_name_their_layers_and_what_was_chosen_for_them(suite: Config, r
     write_json(path, read_json(path) | {"preprocessing_reason": "The effective rank is below 2%."})
     text = " ".join(Page(render(suite)).text.split())
     assert "minilm-l6 layer 3: fewer than 5 tokens for each dimension" in text
-    assert "minilm-l6 layer 6, pca: preprocessing chosen from the statistics: pca. The effective rank" in text
+    assert "minilm-l6 layer 6, pca: preprocessing chosen: pca. The effective rank" in text
 
 
 def test_what_training_asks_to_mind_is_said(suite: Config, render: Render):
@@ -225,6 +225,8 @@ def test_a_report_on_nothing_at_all(suite: Config):
     assert read_json(empty.results / "report.json")["figures"] == []
     assert len(read_json(empty.results / "report.json")["gaps"]) == 8 + 8 + 8 + 1
     assert sorted(path.name for path in (empty.results / "tables").iterdir()) == [
+        "landscape.csv",
+        "landscape.parquet",
         "layers.csv",
         "layers.parquet",
         "saes.csv",
