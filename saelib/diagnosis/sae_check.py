@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from saelib.activations.even import EvenRows
 from saelib.activations.rows import Rows, read_float32
 from saelib.diagnosis.sae_inputs import Comparison, Input, compare_inputs
-from saelib.activations.even import EvenRows
 from saelib.errors import UserError
 from saelib.evaluation.measure import measure
 from saelib.evaluation.result import Evaluation
