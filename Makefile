@@ -5,7 +5,7 @@ SLURM_TESTS ?= slurm
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: run test test-interop test-slurm drill env-esm3 lint format clean help
+.PHONY: run test test-interop test-slurm drill env-esm3 docs lint format clean help
 
 run: $(VENV)/.installed  ## install, fetch weights and data, run the default suite
 	saelib fetch
@@ -15,7 +15,7 @@ run: $(VENV)/.installed  ## install, fetch weights and data, run the default sui
 test: $(VENV)/.installed-dev  ## install and run the tests
 	pytest -n logical --maxprocesses 4 --dist loadfile
 
-test-interop: $(VENV)/.installed-dev  ## compare outputs with SAELens, dictionary_learning and sparsify (installs them)
+test-interop: $(VENV)/.installed-dev  ## exchange SAEs with SAELens, dictionary_learning and sparsify, and train with them (installs them)
 	python -m benchmarks.peers
 	pytest -m interop
 
@@ -27,6 +27,10 @@ drill: $(VENV)/.installed-dev  ## kill, starve and damage runs of a miniature su
 	python -m tools.drill
 
 env-esm3: .envs/esm3/.installed  ## install the environment that ESM3 needs (Python 3.11 or 3.12)
+
+docs: .envs/docs/.installed  ## build the documentation's site into site/
+	NO_MKDOCS_2_WARNING=1 .envs/docs/bin/python -m mkdocs build --quiet
+	@echo "The site: file://$(CURDIR)/site/index.html"
 
 lint: $(VENV)/.installed-dev  ## run ruff, pyright, snakefmt and Snakemake's own linter
 	ruff check .
@@ -41,7 +45,7 @@ format: $(VENV)/.installed-dev  ## format the code
 	snakefmt --line-length 120 Snakefile rules
 
 clean:  ## remove the environments and the results, but not the download cache
-	rm -rf $(VENV) .envs .peers results .snakemake
+	rm -rf $(VENV) .envs .peers results site .snakemake
 
 help:  ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -65,4 +69,9 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	  || { echo "ESM3's packages need Python 3.11 or 3.12; 'make env-esm3 PYTHON=python3.11' uses another one"; exit 1; }
 	$(PYTHON) -m venv .envs/esm3
 	.envs/esm3/bin/python -m pip install --disable-pip-version-check -c envs/esm3-constraints.txt -e '.[esm3]' pytest hypothesis
+	touch $@
+
+.envs/docs/.installed: envs/docs.txt constraints.txt
+	$(PYTHON) -m venv .envs/docs
+	.envs/docs/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt -r envs/docs.txt
 	touch $@

@@ -1,4 +1,4 @@
-"""Feature death in sparse autoencoders, over many models. See README.md and docs/architecture.md."""
+"""Measures dead latents of sparse autoencoders over many models. See README.md and docs/architecture.md."""
 
 from snakemake.exceptions import WorkflowError
 
@@ -16,7 +16,7 @@ try:
 except UserError as mistake:
     raise WorkflowError(str(mistake))
 
-# Everything of one run, but its results: the plan, markers of finished jobs, logs and timings.
+# This folder holds the plan of one run, the markers of its finished jobs, its logs and timings, but not its results.
 RUN = f"{SUITE.results}/runs/{{run}}"
 
 

@@ -109,6 +109,8 @@ def table(found: Sequence[Comparison]) -> list[str]:
     for setting in dict.fromkeys(one.setting for one in found):
         for name in PREPROCESSINGS:
             some = [one for one in found if (one.setting, one.preprocessing) == (setting, name)]
+            if not some:
+                continue
             errors = [100 * one.error for one in some]
             lines.append(
                 f"{setting:>10} {name:14} {len(some):6} {statistics.fmean(map(abs, errors)):6.2f} "

@@ -1,7 +1,8 @@
 """Installs other SAE libraries, each in its own environment: `python -m benchmarks.peers [NAME...]`.
 
-The tests of `saelib export` and `saelib import` read and write these libraries' files, and the training benchmark
-compares with them. They are in .peers/NAME, so their dependencies never mix with ours.
+The tests of `saelib export` and `saelib import` read and write these libraries' files, the tests of
+`saelib.integrations` train with them, and the training benchmark compares with them. They are in .peers/NAME, so their
+dependencies never mix with ours; saelib itself is installed there as their users would install it, without extras.
 """
 
 import argparse
@@ -12,14 +13,15 @@ import venv
 from pathlib import Path
 
 PEERS = {
-    "saelens": "sae-lens==6.54.0",
+    "saelens": "sae-lens==6.54.12",
     "dictionary_learning": "dictionary-learning==0.1.0",
     "sparsify": "eai-sparsify==1.3.3",
 }
 TORCH = "torch==2.13.0"
 REMOVED = {"dictionary_learning": "torchvision"}
 """Packages that a peer's nnsight requires and nothing uses. Built for another torch, they break transformers."""
-FOLDER = Path(__file__).parents[1] / ".peers"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / ".peers"
 
 
 def python_of(name: str) -> Path | None:
@@ -45,6 +47,7 @@ def install(name: str) -> None:
     _pip(name, "install", "-c", str(constraint), PEERS[name])
     if name in REMOVED:
         _pip(name, "uninstall", "-y", REMOVED[name])
+    _pip(name, "install", "-c", str(constraint), "-e", str(ROOT))
     (folder / "installed").write_text(_wanted(name))
 
 
@@ -66,7 +69,7 @@ def _pip(name: str, *arguments: str) -> None:
 
 
 def _wanted(name: str) -> str:
-    return f"{TORCH}\n{PEERS[name]}\nwithout {REMOVED.get(name)}\n"
+    return f"{TORCH}\n{PEERS[name]}\nwithout {REMOVED.get(name)}\nand saelib\n"
 
 
 if __name__ == "__main__":

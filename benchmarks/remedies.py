@@ -1,14 +1,15 @@
 """Rules for a layer's remedy: how often each misses one that is needed, and how often it asks for one in vain.
 
-Two questions: whether centering leaves more than 5 % dead, and which of raw, center_median and pca is the least that
-leaves no more than 1 %. Truth is what was counted: by `death_law --append FILE`, and in the paper's released table.
+Two questions: whether centering leaves more than 5 % dead, and which of raw, center_median and pca is recommended
+(`saelib.preprocessing.recommend`, as by `auto`, diagnose and the page). Truth is what was counted: by `death_law
+--append FILE`, and in the paper's released table.
 """
 
 import argparse
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,14 @@ from scipy.stats import chi2
 from benchmarks.death_law import PREPROCESSINGS, Comparison
 from benchmarks.theory import RELEASED_SETTING
 from benchmarks.timing import environment, environment_line, show
-from saelib.preprocessing.choose import ACCEPTED, choose_preprocessing
+from saelib.preprocessing.choose import choose_preprocessing
+from saelib.preprocessing.recommend import ACCEPTED_AFTER, MeasuredDeath, recommend
 from saelib.stats import LayerStats, load_stats
 from saelib.theory import rank_bar
 from saelib.theory.spectrum import dead_total_from_ranks
 
 PACKAGES = ("numpy", "scipy", "polars")
-LEFT = 0.05
+LEFT = ACCEPTED_AFTER["center_median"]
 """Death after centering that asks for whitening, in the first question."""
 
 
@@ -40,6 +42,8 @@ class Case:
     k: int
     stats: LayerStats | None = None
     tokens: int = RELEASED_SETTING["tokens"]
+    standard_error: Mapping[str, float] = field(default_factory=dict)
+    """Of `predicted`, by preprocessing; 0 where there is none."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +116,9 @@ def suite_cases(results: Path, counted: Path) -> dict[str, list[Case]]:
         d_sae, k = map(int, setting.split("/"))
         counts = {name: one.counted for name, one in by_name.items()}
         predictions = {name: one.predicted for name, one in by_name.items()}
+        errors = {name: one.standard_error for name, one in by_name.items()}
         rank = stats.effective_rank or 0.0
-        cases[setting].append(Case(counts, predictions, rank, stats.d_in, d_sae, k, stats, tokens))
+        cases[setting].append(Case(counts, predictions, rank, stats.d_in, d_sae, k, stats, tokens, errors))
     return cases
 
 
@@ -136,15 +141,15 @@ def judge(cases: Sequence[Case], rules: Mapping[str, Rule]) -> dict[str, Verdict
 
 
 def judge_choices(cases: Sequence[Case]) -> dict[str, Verdict]:
-    """How often a rule chooses less than what reaches 1 % (a miss), or more than what reaches it (a false alarm)."""
+    """How often a rule chooses less than what counting recommends (a miss), or more (a false alarm)."""
     rules: dict[str, Callable[[Case], str]] = {
         "the paper's rule": _by_the_paper,
-        "probes": lambda case: least(case.predicted, ACCEPTED),
+        "probes": lambda case: least(case.predicted, case.standard_error),
     }
     found = {}
     for name, rule in rules.items():
         chosen = [PREPROCESSINGS.index(rule(case)) for case in cases]
-        wanted = [PREPROCESSINGS.index(least(case.counted, ACCEPTED)) for case in cases]
+        wanted = [PREPROCESSINGS.index(least(case.counted, {})) for case in cases]
         pairs = list(zip(chosen, wanted, strict=True))
         misses, alarms = sum(one < other for one, other in pairs), sum(one > other for one, other in pairs)
         found[name] = Verdict(len(cases), sum(index > 0 for index in wanted), misses, alarms)
@@ -156,7 +161,8 @@ def _by_the_paper(case: Case) -> str:
     return choose_preprocessing(case.stats, case.d_sae, case.k, case.tokens).preprocessing.kind
 
 
-def least(dead: Mapping[str, float], accepted: float) -> str:
-    """The least invasive that leaves no more than `accepted`; if there is none, the one that leaves least."""
-    enough = [name for name in PREPROCESSINGS if dead[name] <= accepted]
-    return enough[0] if enough else min(PREPROCESSINGS, key=lambda name: dead[name])
+def least(dead: Mapping[str, float], standard_error: Mapping[str, float]) -> str:
+    """The preprocessing that `recommend` takes; death without a standard error is taken for exact."""
+    found = recommend({name: MeasuredDeath(dead[name], standard_error.get(name, 0), 1) for name in PREPROCESSINGS})
+    assert found is not None, "all of PREPROCESSINGS are candidates"
+    return found.preprocessing

@@ -7,7 +7,7 @@ rule extract:
         f"{RUN}/logs/extract/{{job}}.log",
     benchmark:
         f"{RUN}/benchmarks/extract/{{job}}.tsv"
-    # One pass takes the whole machine and everything waits for it.
+    # Extractions start first, because all other jobs wait for them.
     priority: 10
     conda:
         SUITE.environment("extract")

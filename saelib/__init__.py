@@ -1,6 +1,6 @@
 """Measures, explains and prevents dead latents of sparse autoencoders (SAEs), before one is trained.
 
-What you call in a notebook is here, and is loaded when it is first used:
+These are the functions to call in a notebook. Each is loaded when it is first used:
 
     >>> import saelib
     >>> stats = saelib.compute_stats(acts)                      # arrays, tensors, files, stores
@@ -19,19 +19,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from saelib.api.activations import Activations, open_activations
     from saelib.api.death import measure_init_death, predict_death
+    from saelib.api.diagnose import diagnose
     from saelib.api.sae import LoadedSAE, evaluate_sae, load_sae
     from saelib.api.stats import compute_stats, fit_preprocessing
     from saelib.api.suite import Suite, open_suite
+    from saelib.diagnosis.result import Diagnosis
     from saelib.errors import UserError
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Activations",
+    "Diagnosis",
     "LoadedSAE",
     "Suite",
     "UserError",
     "compute_stats",
+    "diagnose",
     "evaluate_sae",
     "fit_preprocessing",
     "load_sae",
@@ -43,10 +47,12 @@ __all__ = [
 
 _HOMES = {
     "Activations": "saelib.api.activations",
+    "Diagnosis": "saelib.diagnosis.result",
     "LoadedSAE": "saelib.api.sae",
     "Suite": "saelib.api.suite",
     "UserError": "saelib.errors",
     "compute_stats": "saelib.api.stats",
+    "diagnose": "saelib.api.diagnose",
     "evaluate_sae": "saelib.api.sae",
     "fit_preprocessing": "saelib.api.stats",
     "load_sae": "saelib.api.sae",

@@ -1,4 +1,4 @@
-"""Model families with packages of their own: where these are installed, and which Python runs them."""
+"""Finds the packages that single model families need, and the Python that runs each family."""
 
 import sys
 from importlib.metadata import distributions
@@ -16,7 +16,7 @@ class Packages(NamedTuple):
     """Packages that a family needs in addition to saelib."""
 
     distributions: tuple[str, ...]
-    """By the names that pip knows: two different ones are both imported as `esm`."""
+    """Names that pip knows; import names would not do, because two different packages are imported as `esm`."""
     install: str
     """The command that installs them."""
 
@@ -29,16 +29,16 @@ PACKAGES = {
 
 
 def interpreter(family: str) -> str:
-    """The Python that runs a family's extraction: of its own environment where that was made, else `python`.
+    """Returns the Python that runs a family's extraction: that of its own environment if it exists, else `python`.
 
-    Environments lie in `.envs` below the working directory, or else below the repository.
+    Environments are in `.envs` below the working folder, or else below the repository.
     """
     python = _own_python(family)
     return str(python) if python else "python"
 
 
 def missing_packages(family: str) -> list[str]:
-    """Names of the distributions that `family` needs and its Python lacks. Imports nothing."""
+    """Lists the distributions that `family` needs and its Python lacks, without importing any."""
     if family not in PACKAGES:
         return []
     python = _own_python(family)

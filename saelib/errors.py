@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can fix."""
+"""Defines the exception for mistakes that a user can fix."""
 
 import sys
 from collections.abc import Callable
@@ -12,7 +12,7 @@ class UserError(Exception):
 
 
 def exit_on_user_error(main: Callable[[], None]) -> None:
-    """Run `main`; a `UserError`, a full disk or a refused write becomes one line on stderr and exit code 1."""
+    """Runs `main`, and turns a `UserError`, a full disk or a refused write into one line on stderr and exit code 1."""
     try:
         main()
     except UserError as error:

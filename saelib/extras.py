@@ -1,4 +1,4 @@
-"""Packages that only parts of saelib need, and the command that installs the one that is missing."""
+"""Lists the packages that only parts of saelib need, and names the command that installs a missing one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ EXTRAS = {
     "h5py": "formats",
     "pyarrow": "formats",
 }
-"""Name that is imported -> the extra of saelib that installs it, as in pyproject.toml.
+"""Import name -> the extra of saelib that installs it, as in pyproject.toml.
 
 Packages of single families are in `saelib.environments`.
 """
@@ -34,13 +34,13 @@ Packages of single families are in `saelib.environments`.
 def explain_missing_extras(extra: str | None = None) -> Iterator[None]:
     """Turns the failed import of a package that an extra installs into one sentence; use it with `with` or as `@`.
 
-    Every other failed import is a defect, of saelib or of an installation, and is raised as it is.
+    Any other failed import is a defect of saelib or of an installation, and is raised as it is.
 
     Args:
-        extra: The extra that installs everything the block needs; None: the one of the missing package.
+        extra: The extra that installs everything the block needs. Without it, the missing package's extra is named.
 
     Raises:
-        UserError: with the command that installs the package.
+        UserError: If such a package is missing. The message has the command that installs it.
 
     Example:
         >>> with explain_missing_extras():

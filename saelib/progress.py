@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line now and then in a log."""
+"""Shows the progress of long work: as a bar on a terminal, as a line every ten seconds in a log."""
 
 import logging
 import sys
@@ -15,13 +15,13 @@ _left_out = 0.0
 
 
 def leave_out(seconds: float) -> None:
-    """Takes seconds that were just spent, such as those of compiling, out of the rates of all that is in progress."""
+    """Excludes seconds that were just spent, for example on compiling, from the rates of all work in progress."""
     global _left_out
     _left_out += seconds
 
 
 class _Clock:
-    """Seconds since it was made, without those that were left out."""
+    """Counts the seconds since it was made, without those that were excluded."""
 
     def __init__(self) -> None:
         self._started = time.monotonic() - _left_out
@@ -31,16 +31,16 @@ class _Clock:
 
 
 class Advance(Protocol):
-    """Reports how much was done since the last call, and optionally a note to show next to it."""
+    """A function that reports progress since its last call."""
 
     def __call__(self, amount: int, note: str = "") -> None:
-        """`amount`: in the unit of the whole."""
+        """Reports that `amount` units were done, and optionally shows a note next to the progress."""
         ...
 
 
 @contextmanager
 def progress(title: str, total: int, unit: str, log: logging.Logger) -> Iterator[Advance]:
-    """Show `total` units of work as they are done, with their rate and the time left."""
+    """Shows how many of `total` units are done, their rate and the time left, as the yielded function is called."""
     if sys.stderr.isatty():
         with _bar(title, total, unit) as advance:
             yield advance
@@ -94,14 +94,14 @@ def _rate(done: float, total: float, unit: str, clock: _Clock) -> str:
 
 @cache
 def announce_compiling() -> None:
-    """Announces compilation in one log line from now on, and leaves the time that it takes out of all rates.
+    """Logs one line before kernels are compiled, and excludes the time of compiling from all rates.
 
-    What numba finds compiled, in its cache on disk, says and costs nothing. Modules with kernels call this.
+    Modules with kernels call it once. Functions that numba finds compiled in its cache on disk are not announced.
     """
     from numba.core.event import TimingListener, register
 
     class Announcement(TimingListener):
-        """Kernels that others call are compiled within them: their time is counted once."""
+        """Counts time once, although kernels that others call are compiled within them."""
 
         def on_start(self, event: Any) -> None:
             if not self.done and self._depth == 0:

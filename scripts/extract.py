@@ -1,4 +1,4 @@
-"""Stage `extract`: activations of one model's layers, from one forward pass, into stores."""
+"""Runs stage `extract`: writes activations of one model's layers, from one forward pass, to stores."""
 
 from saelib.extract.stage import run
 from saelib.pipeline.jobs import run_job

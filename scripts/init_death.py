@@ -1,4 +1,4 @@
-"""Stage `init_death`: counts the latents born dead in a block of layers, by preprocessing and seed."""
+"""Runs stage `init_death`: counts latents that are dead at initialization, and predicts them for other sizes."""
 
 from saelib.init_death.stage import run
 from saelib.pipeline.jobs import run_job

@@ -1,4 +1,4 @@
-"""Stage `report`: tables, figures and the page."""
+"""Runs stage `report`: writes the tables, the figures and the page."""
 
 from saelib.pipeline.jobs import run_job
 from saelib.report.stage import run

@@ -1,4 +1,4 @@
-"""Stage `stats`: gamma, rank, spectrum and centers of a block of layers."""
+"""Runs stage `stats`: computes gamma, rank, spectrum and centers of a block of layers."""
 
 from saelib.pipeline.jobs import run_job
 from saelib.stats.stage import run

@@ -1,4 +1,4 @@
-"""Stage `theory`: predictions of the closed forms for every layer."""
+"""Runs stage `theory`: predicts death by closed forms for every layer."""
 
 from saelib.pipeline.jobs import run_job
 from saelib.theory.stage import run

@@ -1,4 +1,4 @@
-"""Stage `train`: SAEs of one variant on one layer, over all learning rates."""
+"""Runs stage `train`: trains SAEs of one variant on one layer, or of several in one pass, at all learning rates."""
 
 from saelib.pipeline.jobs import run_job
 from saelib.train.stage import run

@@ -1,4 +1,4 @@
-"""A copy of the project with a miniature suite, to run and to edit: for the tests of the pipeline and for the drill."""
+"""Makes a copy of the project with a miniature suite to run and edit, for the tests of the pipeline and the drill."""
 
 import hashlib
 import os
@@ -53,7 +53,7 @@ class Tree:
         return self.root / "results"
 
     def hashes(self) -> dict[str, str]:
-        """Returns a hash of every result file, by its path below `results/`, without the files of single runs."""
+        """Returns a hash of every result file by its path below `results/`, except for files that differ by run."""
         return {
             str(relative): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(self.results.rglob("*"))

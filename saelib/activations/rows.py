@@ -45,13 +45,15 @@ class ArrayRows:
         name: str = "array",
         block_rows: int = 4096,
         offset: NDArray[np.float32] | None = None,
+        context: int = 1,
     ) -> None:
-        """Takes `values`, floating point [tokens, d_in], without the `offset` [d_in]."""
+        """Takes `values`, floating point [tokens, d_in] without the `offset` [d_in]; `context` rows are an example."""
         self.values = values
         self.name = name
         self.shape = (values.shape[0], values.shape[1])
         self.block_rows = block_rows
         self.offset = offset
+        self.context = context
 
     def block(self, start: int, stop: int) -> NDArray[np.floating]:
         """Returns the rows `start` to `stop`: [stop - start, d_in]."""

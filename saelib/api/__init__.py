@@ -1,1 +1,1 @@
-"""What `import saelib` offers: each function takes arrays, tensors, paths or opened activations alike."""
+"""The public functions of `import saelib`. Each takes arrays, tensors, paths or opened activations."""

@@ -1,4 +1,4 @@
-"""Open activations from anything that holds them."""
+"""Opens activations from arrays, tensors and files."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from saelib.activations.rows import ArrayRows, Rows, read_float32
+from saelib.activations.arrays import SlicedRows, in_memory, is_sliced
+from saelib.activations.rows import Rows, read_float32
 from saelib.errors import UserError
 from saelib.extras import explain_missing_extras
 
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
     Source: TypeAlias = "Activations | Rows | ArrayLike | Tensor | str | Path"
 else:
     Source = Any
-"""Activations, whatever they lie in."""
+"""Anything that holds activations."""
 
 
 class Activations:
-    """Activations [tokens, d_in] that are read a run of rows at a time; `open_activations` makes it.
+    """Activations [tokens, d_in] of any size, which are read some rows at a time. `open_activations` makes it.
 
     `len(acts)` is the number of tokens, `acts.shape` is (tokens, d_in), and `acts[start:stop]` reads rows as float32.
     """
@@ -31,12 +32,12 @@ class Activations:
 
     @property
     def name(self) -> str:
-        """What messages call these activations."""
+        """The name of these activations in messages."""
         return self.rows.name
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(tokens, d_in)"""
+        """The number of tokens and the width, (tokens, d_in)."""
         return self.rows.shape
 
     def __len__(self) -> int:
@@ -57,16 +58,17 @@ class Activations:
 
 @explain_missing_extras()
 def open_activations(source: Source, name: str = "activations") -> Activations:
-    """Opens activations for all functions of `saelib`, which also do so themselves.
+    """Opens activations for the functions of `saelib`. They also do so themselves, for whatever they are given.
 
     Args:
-        source: A numpy array or torch tensor [tokens, d_in] or [n, context, d_in], anything that numpy makes such an
-            array of, or a path: every format that `saelib stats` reads, files of any size. `PATH::NAME` names one
-            array of several. A store gives its training rows, or, as `STORE::heldout`, the others.
-        name: What messages call an array or tensor.
+        source: A numpy array or torch tensor [tokens, d_in] or [n, context, d_in], an array of zarr, dask or h5py
+            (which is read a slice at a time), anything that numpy makes such an array of, or a path: every format that
+            `saelib stats` reads, files of any size. `PATH::NAME` names one array of several. A store gives its training
+            rows, or, as `STORE::heldout`, the others.
+        name: The name of an array or tensor in messages.
 
     Raises:
-        UserError: Where the file is missing or of no known format, or the array has another shape or type.
+        UserError: If the file is missing or has an unknown format, or if the array has another shape or type.
 
     Example:
         >>> acts = saelib.open_activations(np.random.default_rng(0).normal(size=(1000, 16)))
@@ -83,23 +85,6 @@ def open_activations(source: Source, name: str = "activations") -> Activations:
         return Activations(open_rows(source))
     if callable(getattr(source, "block", None)):
         return Activations(source)  # pyright: ignore[reportArgumentType] (a protocol without a runtime check)
-    return Activations(_in_memory(source, name))
-
-
-def _in_memory(source: Any, name: str) -> ArrayRows:
-    values = _to_numpy(source)
-    if values.dtype.kind != "f":
-        raise UserError(f"{name}: holds {values.dtype}; activations are floating point")
-    if values.ndim == 3:
-        values = values.reshape(-1, values.shape[-1])
-    if values.ndim != 2 or 0 in values.shape:
-        raise UserError(f"{name}: has the shape {list(values.shape)}; should be [tokens, d_in] or [n, context, d_in]")
-    return ArrayRows(values, name)
-
-
-def _to_numpy(source: Any) -> NDArray[Any]:
-    """Torch's bfloat16, which numpy lacks, becomes float32."""
-    if hasattr(source, "detach"):
-        tensor = source.detach().cpu()
-        return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
-    return np.asarray(source)
+    if is_sliced(source):
+        return Activations(SlicedRows(source, name))
+    return Activations(in_memory(source, name))

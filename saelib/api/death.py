@@ -1,4 +1,4 @@
-"""Death at initialization, counted and predicted."""
+"""Measures and predicts death at initialization."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -24,23 +24,23 @@ def measure_init_death(
     seeds: Sequence[int] = (0, 1, 2),
     threads: int = 1,
 ) -> "InitDeath":
-    """Counts the latents of untrained TopK SAEs that no token brings to life, under each preprocessing.
+    """Measures the fraction of latents that are dead in untrained TopK SAEs, under each preprocessing.
 
-    `result["raw"].dead_total.mean` is a fraction of the latents; `dead_relu` counts those that are positive on no
-    token, `dead_topk_only` those that are positive somewhere and never among the k largest.
+    `result["raw"].dead_total.mean` is the fraction of all dead latents: the sum of `dead_relu` (positive on no token)
+    and `dead_topk_only` (positive on some token, but never among the k largest).
 
     Args:
-        activations: The tokens to count on: what `open_activations` takes.
+        activations: The tokens to measure on: anything that `open_activations` takes.
         d_sae: Latents of each dictionary.
         k: Latents that are selected for a token.
         preprocessings: Names of the preprocessings to compare.
-        fitted_to: Other tokens of the layer, or their statistics, that the preprocessings are fitted to. Without it
-            they are fitted to the tokens that are counted on, which makes them look slightly better than they are.
-        seeds: One random dictionary each.
-        threads: Threads that share the work; they change no bit of the result.
+        fitted_to: Other tokens of the layer, or their statistics, to fit the preprocessings to. Without it, they are
+            fitted to the measured tokens, which makes them look slightly better than they are.
+        seeds: Seeds of the random dictionaries, one for each.
+        threads: CPU threads to use. The result is the same, bit for bit, with any number.
 
     Raises:
-        UserError: For impossible sizes, values that are not finite, and preprocessings that cannot be fitted.
+        UserError: If sizes are impossible, a value is not finite, or a preprocessing cannot be fitted.
 
     Example:
         >>> death = saelib.measure_init_death(acts, d_sae=256, k=8)
@@ -63,16 +63,16 @@ def measure_init_death(
 
 
 def predict_death(gamma: float | LayerStats, *, d_sae: int, k: int, tokens: int = 100_000) -> "Prediction":
-    """Predicts the fraction of latents that are dead at initialization, by the closed forms, without any data.
+    """Predicts the fraction of latents that are dead at initialization by closed forms, without any data.
 
     Args:
-        gamma: ||mean|| / ||std|| of the tokens at unit norm (`gamma_unit`), or the statistics that hold it.
+        gamma: ||mean|| / ||std|| of the tokens at unit norm (`gamma_unit`), or the statistics that contain it.
         d_sae: Latents of the SAE.
         k: Latents that are selected for a token.
-        tokens: Tokens that a latent gets to prove itself alive.
+        tokens: Tokens on which a latent may fire. With more tokens, fewer latents are dead.
 
     Raises:
-        UserError: For a gamma that is negative or not finite, and impossible sizes.
+        UserError: If gamma is negative or not finite, or if sizes are impossible.
 
     Example:
         >>> round(saelib.predict_death(5.0, d_sae=8192, k=64).dead_relu, 2)
@@ -82,5 +82,5 @@ def predict_death(gamma: float | LayerStats, *, d_sae: int, k: int, tokens: int 
 
     severity = gamma.gamma_unit if isinstance(gamma, LayerStats) else gamma
     if severity is None:
-        raise UserError("gamma_unit is not defined: all tokens are the same but for their length")
+        raise UserError("gamma_unit is not defined, because all tokens point in the same direction")
     return predict(severity, d_sae, k, tokens)

@@ -1,4 +1,4 @@
-"""Trained SAEs, ours or another library's, that take activations as they come from the model."""
+"""Loads, evaluates and exports trained SAEs, ours or another library's."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from saelib.activations.arrays import to_numpy
 from saelib.api.activations import Source, open_activations
 from saelib.errors import UserError
 from saelib.extras import explain_missing_extras
@@ -21,14 +22,16 @@ Array = TypeVar("Array", "NDArray[np.floating]", "Tensor")
 
 
 class LoadedSAE:
-    """An SAE with its preprocessing; `load_sae` makes it.
+    """An SAE with its preprocessing, which reads activations as they come from the model. `load_sae` makes it.
 
-    It takes numpy arrays and torch tensors, [tokens, d_in] or with more dimensions before the last, and gives back the
-    kind that it was given. The weights are on `sae.model`: W_enc [d_in, d_sae], W_dec [d_sae, d_in], b_enc, b_dec.
+    It takes numpy arrays and torch tensors of any floating point type, [tokens, d_in] or with more dimensions before
+    the last, and gives float32 of the kind that it was given, without gradients. A tensor comes back on the device that
+    it was on. The weights are on `sae.model`: W_enc [d_in, d_sae], W_dec [d_sae, d_in], b_enc, b_dec; a model that was
+    moved to another device computes there.
     """
 
     def __init__(self, saved: "SavedSAE", name: str) -> None:
-        """Wraps an SAE that was read; `name` is what messages call it."""
+        """Wraps an SAE that was read from a file; messages call it `name`."""
         self.saved, self.name = saved, name
 
     @property
@@ -38,7 +41,7 @@ class LoadedSAE:
 
     @property
     def preprocessing(self) -> Any:
-        """What is done to activations first: its `apply` and `restore`."""
+        """The preprocessing: `apply` turns activations into the SAE's input, `restore` turns outputs back."""
         return self.saved.preprocess
 
     @property
@@ -57,27 +60,29 @@ class LoadedSAE:
         return self.saved.sae.k
 
     def encode(self, x: Array) -> Array:
-        """Gives the codes of activations as they come from the model: [..., d_in] -> [..., d_sae], >= 0."""
+        """Computes the codes of activations: [..., d_in] -> [..., d_sae], >= 0."""
         import torch
 
-        rows = self._rows(x)
+        rows, shape = self._rows(x)
         with torch.no_grad():
-            codes = self.saved.sae.encode(torch.from_numpy(self.preprocessing.apply(rows)))
-        return _like(codes.numpy().reshape(*x.shape[:-1], self.d_sae), x)
+            codes = self.model.encode(self._read(rows)).cpu().numpy()
+        return _like(codes.reshape(*shape[:-1], self.d_sae), x)
 
     def reconstruct(self, x: Array) -> Array:
-        """Encodes and decodes activations, back in the model's own space: [..., d_in] -> the same shape."""
+        """Encodes and decodes activations, and returns to the model's own space: [..., d_in] -> the same shape."""
         import torch
 
-        rows = self._rows(x)
+        rows, shape = self._rows(x)
         with torch.no_grad():
-            x_hat = self.saved.sae(torch.from_numpy(self.preprocessing.apply(rows))).numpy()
-        return _like(self.preprocessing.restore(x_hat, rows).astype(np.float32).reshape(x.shape), x)
+            x_hat = self.model(self._read(rows)).cpu().numpy()
+        return _like(self.preprocessing.restore(x_hat, rows).astype(np.float32).reshape(shape), x)
 
     def save(self, path: str | Path) -> None:
         """Writes one .safetensors file that `load_sae` and the command `saelib evaluate` read."""
+        from saelib.interchange.registry import check_output
         from saelib.sae.file import save_sae
 
+        check_output(Path(path))
         save_sae(self.saved, Path(path))
 
     def export(self, library: Library, folder: str | Path) -> None:
@@ -86,12 +91,19 @@ class LoadedSAE:
 
         export_sae(self.saved, library, Path(folder))
 
-    def _rows(self, x: Any) -> NDArray[np.floating]:
-        values = x.detach().cpu().float().numpy() if hasattr(x, "detach") else np.asarray(x)
+    def _rows(self, x: Any) -> tuple[NDArray[np.floating], tuple[int, ...]]:
+        """Gives activations as rows [tokens, d_in], and the shape that they came in."""
+        values = to_numpy(x)
         if values.ndim == 0 or values.shape[-1] != self.d_in or values.dtype.kind != "f":
             found = f"{values.dtype} of shape {list(values.shape)}"
             raise UserError(f"{self.name}: got {found}; reads floating point [..., {self.d_in}]")
-        return values.reshape(-1, self.d_in)
+        return values.reshape(-1, self.d_in), values.shape
+
+    def _read(self, rows: NDArray[np.floating]) -> "Tensor":
+        """Gives what the torch module reads: float32 [tokens, d_out], on its device."""
+        import torch
+
+        return torch.from_numpy(self.preprocessing.apply(rows)).to(self.model.b_dec.device)
 
     def __repr__(self) -> str:
         """Shows the name, the architecture and the sizes."""
@@ -102,14 +114,16 @@ class LoadedSAE:
 
 @explain_missing_extras()
 def load_sae(path: str | Path, library: Library | None = None) -> LoadedSAE:
-    """Loads an SAE: a file of saelib's, or a folder that SAELens, dictionary_learning or sparsify wrote.
+    """Loads an SAE: a file of saelib's, or one that SAELens, dictionary_learning or sparsify wrote.
 
     Args:
-        path: `weights.safetensors` of a trained variant, or another library's folder.
-        library: Whose folder it is; told by its files where None.
+        path: `weights.safetensors` of a trained variant; another library's folder; `org/name` or `org/name@revision` on
+            the Hugging Face hub; or `RELEASE::SAE_ID` of SAELens, if that is installed. `PATH::NAME` picks one of
+            several SAEs.
+        library: The library that wrote it; recognized by the files if None.
 
     Raises:
-        UserError: Where the file or folder is missing, damaged, or holds an SAE of a kind that saelib does not have.
+        UserError: If the file or folder is missing, damaged, or holds an SAE of a kind that saelib does not have.
 
     Example:
         >>> sae = saelib.load_sae(path)
@@ -118,27 +132,22 @@ def load_sae(path: str | Path, library: Library | None = None) -> LoadedSAE:
         >>> sae.encode(acts[:10]).shape, sae.reconstruct(acts[:10]).shape
         ((10, 64), (10, 32))
     """
-    path = Path(path)
-    if path.is_dir():
-        from saelib.interchange.registry import import_sae
+    from saelib.interchange.collection import load_any
 
-        return LoadedSAE(import_sae(path, library), path.name)
-    from saelib.sae.file import load_sae as load
-
-    return LoadedSAE(load(path), path.name)
+    return LoadedSAE(*load_any(str(path), library))
 
 
 @explain_missing_extras()
 def evaluate_sae(sae: LoadedSAE | str | Path, activations: Source, tokens: int | None = None) -> "Evaluation":
-    """Measures death by cause, L0 and reconstruction of an SAE, in the model's own activations.
+    """Measures an SAE's dead latents by cause, its L0 and its reconstruction of the model's activations.
 
     Args:
-        sae: What `load_sae` returned, or a path that it takes.
-        activations: What `open_activations` takes; rows that the SAE was not trained on.
-        tokens: How many of the first rows to measure on; all of them where None.
+        sae: An SAE from `load_sae`, or a path for it.
+        activations: Rows that the SAE was not trained on: anything that `open_activations` takes.
+        tokens: Number of rows to measure on, from the first. Without it, all rows.
 
     Raises:
-        UserError: Where the widths differ, or the rows are constant or not finite.
+        UserError: If the widths differ, or if the rows are constant or not finite.
 
     Example:
         >>> found = saelib.evaluate_sae(path, acts)
@@ -152,7 +161,7 @@ def evaluate_sae(sae: LoadedSAE | str | Path, activations: Source, tokens: int |
 
 
 def _like(values: NDArray[np.float32], x: Any) -> Any:
-    """As a tensor where `x` is one."""
+    """Returns the values as the kind that `x` is, an array or a tensor."""
     if not hasattr(x, "detach"):
         return values
     import torch

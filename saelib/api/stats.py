@@ -1,4 +1,4 @@
-"""Statistics of activations, and the preprocessings that are fitted to them."""
+"""Computes statistics of activations, and fits preprocessings to them."""
 
 from saelib.api.activations import Source, open_activations
 from saelib.config.training import PreprocessingConfig, PreprocessingName
@@ -10,12 +10,12 @@ def compute_stats(activations: Source, *, workers: int = 1, whitening: bool = Tr
     """Computes gamma, effective rank, kurtosis, token norms and centers of a layer's activations.
 
     Args:
-        activations: What `open_activations` takes; of any size, read block by block.
-        workers: Threads that share the work; they change no bit of the result.
-        whitening: Whether eigenvectors are computed too, which the preprocessings `pca` and `partial_pca` need.
+        activations: Anything that `open_activations` takes. Activations of any size are read block by block.
+        workers: CPU threads to use. The result is the same, bit for bit, with any number.
+        whitening: Whether to compute eigenvectors too, which the preprocessings `pca` and `partial_pca` need.
 
     Raises:
-        UserError: Where a value is not finite, or all tokens are the same.
+        UserError: If a value is not finite, or if all tokens are equal.
 
     Example:
         >>> stats = saelib.compute_stats(acts)
@@ -33,13 +33,13 @@ def fit_preprocessing(
     """Fits a preprocessing to activations: `apply` turns tokens into what an SAE reads, `restore` turns them back.
 
     Args:
-        kind: `raw`, `center_median`, `center_mean`, `pca` and so on (docs/training.md lists them all), or one with
-            options, such as `PartialWhitening(kind="partial_pca", alpha=0.5)` of `saelib.config.training`.
-        fitted_to: What `compute_stats` returned, or the activations themselves.
-        name: What messages call them.
+        kind: Name of the preprocessing, such as `raw`, `center_median` or `pca` (docs/training.md lists all), or one
+            with options, such as `PartialWhitening(kind="partial_pca", alpha=0.5)` of `saelib.config.training`.
+        fitted_to: Statistics from `compute_stats`, or the activations themselves.
+        name: The name of the activations in messages.
 
     Raises:
-        UserError: For an unknown kind, and where the activations do not determine it.
+        UserError: If the kind is unknown, or if the activations do not determine the preprocessing.
 
     Example:
         >>> center = saelib.fit_preprocessing("center_median", acts)

@@ -1,4 +1,4 @@
-"""The tables of a finished suite."""
+"""Reads the tables of a finished suite."""
 
 from functools import cached_property
 from pathlib import Path
@@ -11,31 +11,40 @@ if TYPE_CHECKING:
 
 
 class Suite:
-    """The tables that a run of the pipeline left, as polars frames; `open_suite` makes it."""
+    """The tables that the pipeline wrote, as polars data frames. `open_suite` makes it."""
 
     def __init__(self, results: Path) -> None:
-        """Reads from the results folder `results` when a table is asked for."""
+        """Names the results folder; each table is read when it is first used."""
         self.results = results
 
     @cached_property
     def layers(self) -> "pl.DataFrame":
-        """A row for each layer: statistics, death at initialization, predictions, recommendation."""
+        """One row per layer: statistics, death at initialization, predictions, recommendation."""
         return self._table("layers")
 
     @cached_property
     def saes(self) -> "pl.DataFrame":
-        """A row for each trained SAE, at its best learning rate."""
+        """One row per trained SAE, at its best learning rate."""
         return self._table("saes")
 
     @cached_property
+    def landscape(self) -> "pl.DataFrame":
+        """A row for each layer, preprocessing, d_sae and k: predicted death at initialization, and its error.
+
+        Columns: `model`, `layer`, `site`, `preprocessing`, `d_sae`, `k`, `dead_total` and `standard_error`, both
+        fractions of the latents.
+        """
+        return self._table("landscape")
+
+    @cached_property
     def spearman(self) -> "pl.DataFrame":
-        """A row for each rank correlation, with intervals."""
+        """One row per rank correlation, with intervals."""
         return self._table("spearman")
 
     def _table(self, name: str) -> "pl.DataFrame":
         import polars as pl
 
-        # Correlations are kept as .csv alone.
+        # Correlations are published only as .csv.
         path = self.results / "tables" / (f"{name}.csv" if name == "spearman" else f"{name}.parquet")
         try:
             return pl.read_csv(path) if name == "spearman" else pl.read_parquet(path)
@@ -55,7 +64,7 @@ def open_suite(results: str | Path = "results") -> Suite:
         results: The folder that the config calls `results`.
 
     Raises:
-        UserError: Where the folder holds no tables.
+        UserError: If the folder holds no tables.
 
     Example:
         >>> suite = saelib.open_suite(results)

@@ -1,4 +1,4 @@
-"""The command line: `saelib --help`."""
+"""The command `saelib`; see `saelib --help`."""
 
 from saelib.cli.main import main
 

@@ -1,4 +1,4 @@
-"""Commands that people call directly. The pipeline itself is run by `snakemake`."""
+"""Defines the commands of `saelib`. The pipeline itself is run by `snakemake`."""
 
 import math
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import saelib
+from saelib.cli.diagnose import diagnose_app
 from saelib.cli.plan import plan_app
 from saelib.cli.sae import sae_app
 from saelib.cli.show import FillMissingChunks, show_rows, show_values
@@ -19,21 +20,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-store_app = typer.Typer(help="Look after activation stores.", no_args_is_help=True)
+store_app = typer.Typer(help="Check and delete activation stores.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
+app.add_typer(diagnose_app)
 app.add_typer(sae_app)
 app.add_typer(plan_app)
 app.add_typer(suite_app)
 
 MANY = 10**15
-"""Largest size that the closed forms accept; beyond it they would leave the range of float64."""
+"""Largest size that the closed forms accept; a larger one could overflow float64."""
 PASSES = 20
 """Approximate number of times that `saelib stats` reads the rows, mostly for the two geometric medians."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 def main() -> None:
-    """Runs the command that is given, as `saelib` and as `python -m saelib`."""
+    """Runs the command line, for `saelib` and for `python -m saelib`."""
     exit_on_user_error(_run)
 
 
@@ -54,7 +56,7 @@ def options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Will the features of a sparse autoencoder be born dead? Measure, explain and prevent it."""
+    """Measure, explain and prevent latents of sparse autoencoders that are dead before training."""
 
 
 @app.command()
@@ -65,10 +67,10 @@ def theory(
     tokens: Annotated[int, typer.Option(min=2, max=MANY, help="Tokens on which each latent may fire.")] = 100_000,
     json: Json = False,
 ) -> None:
-    """Predict the fraction of latents that are dead at initialization, by the closed forms.
+    """Predict the fraction of latents that are dead at initialization by closed forms.
 
-    dead_relu: never above 0 before the selection. dead_total: never selected, dead_relu included.
-    dead_total_paper: the same by the paper's form, which is too low below gamma 2 or so.
+    dead_relu: the latent is never above 0 before the selection. dead_total: it is never selected; dead_relu is
+    included. dead_total_paper: the same by the paper's formula, which is too low for gamma below about 2.
 
     Example: saelib theory --gamma 5 --d-sae 8192 --k 64 --tokens 100000
     """
@@ -86,14 +88,14 @@ def stats(
     file: Annotated[str, typer.Argument(help="Activations, tokens x d_in or examples x context x d_in: a file (.npy, "
                                              ".npz, .safetensors, .pt, .zarr, .h5, .parquet, .arrow), a folder of them "
                                              "or a pattern ('acts/*.npy'), a data set saved by datasets, or a store. "
-                                             "FILE::NAME where it holds several arrays.")],
+                                             "FILE::NAME names one of several arrays in a file.")],
     workers: Annotated[int, typer.Option(min=1, help="CPU cores to use.")] = 1,
     fill_missing_chunks: FillMissingChunks = False,
     json: Json = False,
 ) -> None:  # fmt: skip
-    """Measure gamma, effective rank and the other statistics that decide death, on your own activations.
+    """Measure gamma, effective rank and the other statistics of your own activations that decide death.
 
-    The file is read block by block, so its size does not matter. Example: saelib stats activations.npy
+    Files of any size are read block by block. Example: saelib stats activations.npy
     """
     from saelib.activations.open import FileRows, open_rows
     from saelib.cli.watch import log_to_stderr, watched
@@ -114,18 +116,21 @@ def stats(
 @app.command()
 def spearman(
     table: Annotated[Path, typer.Argument(help="A .csv or .parquet table.")],
-    x: Annotated[str, typer.Option(help="Column.")],
-    y: Annotated[str, typer.Option(help="Column.")],
-    by: Annotated[list[str] | None, typer.Option(help="Also within each value of this column.")] = None,
+    x: Annotated[str, typer.Option(help="Column of numbers.")],
+    y: Annotated[str, typer.Option(help="Column of numbers.")],
+    by: Annotated[
+        list[str] | None, typer.Option(help="Column; the correlation is also computed for each of its values.")
+    ] = None,
     cluster: Annotated[
-        str | None, typer.Option(help="Column whose rows are not independent; 'model' where the table has one.")
+        str | None,
+        typer.Option(help="Column whose equal values mark rows that are not independent; 'model' if there is one."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Rank correlation of two columns, over all rows and by group, with 95 % intervals.
+    """Compute the rank correlation of two columns, over all rows and by group, with 95 % intervals.
 
-    ci_low, ci_high: the interval for rows of a new model, from leaving out whole models (`--cluster`: whatever else
-    makes rows resemble one another). ci_low_rows, ci_high_rows take all rows for independent. Where there is no
+    ci_low, ci_high: the interval over whole models (or other groups of rows that are alike, with `--cluster`), from
+    leaving out one after another. ci_low_rows, ci_high_rows: the interval if all rows were independent. If there is no
     interval, `reason` says why. Cells that are empty, NA or NaN are left out and counted.
 
     Example: saelib spearman results/tables/layers.csv --x gamma_unit --y dead_total --by domain
@@ -137,7 +142,7 @@ def spearman(
     rows = spearman_table(frame, x, y, by or [], cluster or "model")
     if not json:
         over = rows[0]["ci_over"]
-        typer.echo(f"Spearman's rho of {x} and {y}; ci_low to ci_high: 95 % interval over {over}")
+        typer.echo(f"Spearman's rho of {x} and {y}; 95 % interval over {over}: ci_low to ci_high")
         hidden = {"x", "y", "ci_over"} | ({"ci_low_rows", "ci_high_rows"} if over == "rows" else set())
         rows = [{name: value for name, value in row.items() if name not in hidden} for row in rows]
     show_rows(rows, json)
@@ -148,14 +153,14 @@ def store_verify(
     store: Annotated[str, typer.Argument(help="A layer_*.zarr folder, or its s3:// URL.")],
     json: Json = False,
 ) -> None:
-    """Read every chunk of a store and compare it with its checksum. Exit code 1 where one is missing or corrupt."""
+    """Compare every chunk of a store with its checksum. The exit code is 1 if one is missing or corrupt."""
     from saelib.store import open_store, verify_store
 
     problems = verify_store(store)
     if json:
         show_values({"store": store, "ok": not problems, "problems": problems}, json)
     elif not problems:
-        typer.echo(f"{store}: complete, every checksum right")
+        typer.echo(f"{store}: complete, all checksums right")
         metadata = open_store(store).metadata
         for split, dtype in metadata.dtypes.items():
             typer.echo(f"  {split}: {dtype}{f': {metadata.reasons[split]}' if split in metadata.reasons else ''}")

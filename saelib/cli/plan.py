@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 plan_app = typer.Typer()
 
 MOST_PLACES = 4
-"""Models that one line names; the others are counted."""
+"""Most models that one line names; the others are counted."""
 
 
 @plan_app.command()
@@ -26,9 +26,10 @@ def plan(
 ) -> None:
     """Show what each model of a suite will need, what is missing, and which results are stale and why.
 
-    Nothing is downloaded and no model is loaded. Sizes come from `width` and `parameters` in the config;
-    a width also from a model's config.json or GGUF file, where that is on this machine.
-    `saelib fetch` downloads; `snakemake -n` lists the jobs. Example: saelib plan --configfile configs/paper.yaml
+    Nothing is downloaded and no model is loaded. Sizes come from `width` and `parameters` in the config, or from a
+    model's config.json or GGUF file on this machine. `saelib fetch` downloads files, `snakemake -n` lists the jobs.
+
+    Example: saelib plan --configfile configs/paper.yaml
     """
     from dataclasses import asdict
 
@@ -66,10 +67,10 @@ def plan(
     at_least = "at least " if any(one.bytes is None for one in needs) else ""
     typer.echo(
         f"\n{len(needs)} models, {sum(one.layers for one in needs)} layers, {needs[0].tokens:,} tokens each. "
-        f"Stores: {at_least}{_size(total)} (twice that for layers whose rows float16 does not keep), "
-        f"free in {config.results}: {_size(free)}. A forward pass is one batch, at full length."
+        f"Stores: {at_least}{_size(total)} (twice that for layers that float16 cannot hold), "
+        f"free in {config.results}: {_size(free)}. A forward pass is one batch of full-length examples."
     )
-    for title, attribute in (("Missing", "missing"), ("To know", "notes")):
+    for title, attribute in (("Missing", "missing"), ("Notes", "notes")):
         about: dict[str, list[str]] = {}
         for one in needs:
             for text in getattr(one, attribute):
@@ -80,7 +81,7 @@ def plan(
 
 
 def _stale_in_words(planned: "Plan") -> "Iterator[str]":
-    """Lists what the next run makes and why: one line per stage and reason."""
+    """Lists the results that the next run computes and why, one line per stage and reason."""
     from saelib.pipeline.reasons import in_short
     from saelib.pipeline.time_left import duration
 
@@ -98,7 +99,7 @@ def _stale_in_words(planned: "Plan") -> "Iterator[str]":
 
 
 def _places(targets: "list[Target]") -> str:
-    """Models and layers of results, such as 'gpt2 1-11, esm2 3: '; nothing for those of the whole suite."""
+    """Names models and layers of results, such as 'gpt2 1-11, esm2 3: '; returns '' for those of the whole suite."""
     from saelib.config.sites import Layer, names
 
     layers: dict[str, set[Layer]] = {}
@@ -114,7 +115,7 @@ def _places(targets: "list[Target]") -> str:
 
 
 def _place(target: "Target") -> dict[str, object]:
-    """What a result is about, for programs; None where it is about the whole suite."""
+    """Returns a result's stage, model, layer, site and variant for programs, None for any that it does not have."""
     from saelib.config.sites import number_of, site_of
 
     layer, site = (number_of(target.layer), site_of(target.layer)) if target.model else (None, None)
@@ -132,7 +133,7 @@ def _seconds_left(planned: "Plan") -> float | None:
 
 
 def _size(count: int | None) -> str:
-    """Bytes as people say them."""
+    """Formats bytes for people."""
     if count is None:
         return "?"
     for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):

@@ -1,16 +1,20 @@
-"""Commands about one SAE: measure it, and exchange it with other libraries."""
+"""Defines the commands that evaluate one SAE, export it and import it."""
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from saelib.cli.show import FillMissingChunks, show_values
+from saelib.errors import UserError
+
+if TYPE_CHECKING:
+    from saelib.sae.file import SavedSAE
 
 
 class Library(StrEnum):
-    """Whose format; `saelib.interchange.FORMATS` by name, which is not imported for a help text."""
+    """The names in `saelib.interchange.FORMATS`, which is not imported for a help text."""
 
     SAELENS = "saelens"
     DICTIONARY_LEARNING = "dictionary_learning"
@@ -18,9 +22,9 @@ class Library(StrEnum):
 
 
 sae_app = typer.Typer()
-Ours = Annotated[Path, typer.Argument(help="An SAE as saelib keeps it: weights.safetensors of a variant.")]
+Ours = Annotated[Path, typer.Argument(help="An SAE in saelib's format: weights.safetensors of a variant.")]
 Tokens = Annotated[
-    int | None, typer.Option(min=1, help="Measure on this many rows, from the first; by default on all.")
+    int | None, typer.Option(min=1, help="Number of rows to measure on, from the first; all by default.")
 ]
 
 
@@ -28,21 +32,21 @@ Tokens = Annotated[
 def evaluate(
     sae: Ours,
     rows: Annotated[str, typer.Argument(help="Activations of the layer it was trained on: anything that 'saelib stats' "
-                                             "reads. FILE::NAME where it holds several arrays.")],
+                                             "reads. FILE::NAME names one of several arrays in a file.")],
     tokens: Tokens = None,
     fill_missing_chunks: FillMissingChunks = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:  # fmt: skip
-    """Measure death by cause, L0, error and variance explained of an SAE on your own activations.
+    """Measure an SAE's dead latents by cause, L0, error and variance explained on your own activations.
 
-    Of a store the held-out rows are measured, which no SAE that was trained on the store has seen; STORE::train names
-    the others. Of any other file it cannot be known whether the SAE was trained on its rows: on those it was trained
-    on, it looks better than it is.
+    If the rows are a store, its held-out ones are measured, on which no SAE was trained; STORE::train names the others.
+    For any other file, saelib cannot know whether the SAE was trained on its rows. On rows that it was trained on, an
+    SAE looks better than it is. Convert an SAE of another library with 'saelib import' first.
 
-    dead_relu: latents never above 0 before the selection. dead_topk_only: above 0, and never selected (or never
-    above their threshold). dead_total: both. Variance is explained about the mean of the rows: about 0, a large mean
-    would make any SAE look excellent. token_fvu: of each token's own squared error over its own squared distance to the
-    geometric median, what a few massive tokens cannot decide. An SAE of another library: saelib import first.
+    dead_relu: latents that are never above 0 before the selection. dead_topk_only: latents that are above 0 but never
+    selected, or never above their threshold. dead_total: both. variance_explained: relative to the variance about the
+    mean of the rows, because about 0 a large mean would make any SAE look excellent. token_fvu: each token's squared
+    error over its squared distance to the geometric median, so a few massive tokens cannot decide its median.
 
     Example: saelib evaluate sae.safetensors activations.npy --tokens 100000
     """
@@ -69,7 +73,13 @@ def export(
     sae: Ours,
     folder: Annotated[Path, typer.Argument(help="A new folder, or an earlier export, which is replaced.")],
     to: Annotated[Library, typer.Option(help="The library that is to load it.")],
-) -> None:
+    model_name: Annotated[str | None, typer.Option(help="The model, as on the hub or in TransformerLens.")] = None,
+    hook_name: Annotated[str | None, typer.Option(help="Where the activations are in it, such as "
+                                                       "blocks.5.hook_resid_post.")] = None,
+    context_size: Annotated[int | None, typer.Option(min=1, help="Tokens that the model reads at once.")] = None,
+    prepend_bos: Annotated[bool | None, typer.Option("--prepend-bos/--no-prepend-bos",
+                                                     help="Whether each context begins with BOS.")] = None,
+) -> None:  # fmt: skip
     """Write an SAE as another library loads it, its preprocessing folded into the weights.
 
     \b
@@ -80,25 +90,38 @@ def export(
     sparsify             TopK without a token norm
                          load it with SparseCoder.load_from_disk(FOLDER)
 
-    A token norm (LayerNorm, rescaling) divides each token by a number of its own, which no weights can do.
+    A token norm (LayerNorm, rescaling) divides each token by its own number, which weights cannot do.
+
+    Dashboards ask which model, hook point and context an SAE belongs to. Files of the suite know; the options add to
+    what a file says, or replace it. For a hub of sparsify's, name FOLDER by the hook point: out/layers.5.
 
     Example: saelib export sae.safetensors for_saelens --to saelens
     """
-    from saelib.interchange import export_sae, load_own
+    from dataclasses import replace
 
-    export_sae(load_own(sae), to.value, folder)
+    from saelib.interchange import export_sae, load_own
+    from saelib.sae.origin import Origin, origin_of, with_origin
+
+    saved = load_own(sae)
+    given = Origin(model_name, hook_name, context_size=context_size, prepend_bos=prepend_bos).known()
+    origin = replace(origin_of(saved.about), **given)
+    export_sae(replace(saved, about=with_origin(saved.about, origin)), to.value, folder)
     typer.echo(f"{folder}: written for {to.value}")
 
 
 @sae_app.command("import")
 def import_(
-    folder: Annotated[Path, typer.Argument(help="The folder that the other library saved one SAE to.")],
-    out: Annotated[Path, typer.Argument(help="A .safetensors file to write.")],
+    source: Annotated[str, typer.Argument(help="A folder; org/name or org/name@revision on the Hugging Face hub; or "
+                                               "RELEASE::SAE_ID of SAELens. SOURCE::NAME picks one of several SAEs.")],
+    out: Annotated[Path | None, typer.Argument(help="A .safetensors file to write; without it, the SAEs are "
+                                                    "listed.")] = None,
     from_: Annotated[
         Library | None, typer.Option("--from", help="The library; by default it is recognized by its files.")
     ] = None,
-) -> None:
-    """Read an SAE of another library into a file that `saelib evaluate` and `saelib export` take.
+    all_: Annotated[Path | None, typer.Option("--all", metavar="OUTFOLDER",
+                                              help="Import every SAE, to OUTFOLDER/NAME.safetensors.")] = None,
+) -> None:  # fmt: skip
+    """Read SAEs of another library into files that `saelib evaluate` and `saelib export` take.
 
     \b
     saelens              cfg.json, sae_weights.safetensors
@@ -108,15 +131,40 @@ def import_(
     sparsify             cfg.json, sae.safetensors
                          TopK
 
-    A setting or a tensor that changes what is computed, and is not understood, is refused by name.
+    A setting or a tensor that changes what is computed, and is not understood, is refused by name. Of a repository,
+    only the files of the SAEs that are imported are downloaded. A release of SAELens is loaded by that library, which
+    must be installed.
 
+    \b
     Example: saelib import downloads/layers.5 sae.safetensors
+             saelib import EleutherAI/sae-llama-3-8b-32x
+             saelib import EleutherAI/sae-llama-3-8b-32x::layers.5 sae.safetensors
+             saelib import downloads --all imported
     """
-    from saelib.interchange import check_output, import_sae
+    from saelib.interchange.collection import import_all, open_collection
+    from saelib.interchange.registry import check_output
     from saelib.sae.file import save_sae
 
-    check_output(out)
-    saved = import_sae(folder, from_.value if from_ else None)
-    save_sae(saved, out)
+    if out is not None and all_ is not None:
+        raise UserError(f"{out} and --all {all_}: name one of the two")
+    if out is not None:
+        check_output(out)
+    library = from_.value if from_ else None
+    collection, name = open_collection(source, library)
+    if all_ is not None:
+        if name is not None:
+            raise UserError(f"{source}: --all imports every SAE; take off ::{name}")
+        for file, saved in import_all(collection, all_, library).items():
+            typer.echo(f"{file}: {describe(saved)}")
+    elif out is not None:
+        saved = collection.load(name, library)
+        save_sae(saved, out)
+        typer.echo(f"{out}: {describe(saved)}")
+    else:
+        typer.echo("\n".join(f"{collection.place}::{one}".removesuffix("::.") for one in collection.names))
+
+
+def describe(saved: "SavedSAE") -> str:
+    """Gives the architecture and the sizes of an SAE."""
     sae = saved.sae
-    typer.echo(f"{out}: {sae.architecture}, d_in {sae.d_in}, d_sae {sae.d_sae}" + (f", k {sae.k}" if sae.k else ""))
+    return f"{sae.architecture}, d_in {sae.d_in}, d_sae {sae.d_sae}" + (f", k {sae.k}" if sae.k else "")

@@ -1,4 +1,4 @@
-"""Print results: a table for people, JSON for programs."""
+"""Prints results as a table for people or as JSON for programs."""
 
 import json
 import math
@@ -9,12 +9,12 @@ import typer
 
 FillMissingChunks = Annotated[
     bool,
-    typer.Option("--fill-missing-chunks", help="Take chunks that a .zarr or .h5 file lacks for its fill value."),
+    typer.Option("--fill-missing-chunks", help="Read chunks that a .zarr or .h5 file lacks as its fill value."),
 ]
 
 
 def show_values(values: Mapping[str, Any], as_json: bool) -> None:
-    """One value a line; lists one item a line."""
+    """Prints one value per line, and each item of a list on its own line."""
     if as_json:
         print(json.dumps(_finite(dict(values)), allow_nan=False, indent=1))
         return
@@ -26,7 +26,7 @@ def show_values(values: Mapping[str, Any], as_json: bool) -> None:
 
 
 def show_rows(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
-    """A table with a line for each row."""
+    """Prints a table with one line per row."""
     if as_json:
         print(json.dumps(list(rows), allow_nan=False, indent=1))
         return
@@ -34,7 +34,7 @@ def show_rows(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     columns = [[name, *("" if row[name] is None else _text(row[name]) for row in rows)] for name in names]
     widths = [max(map(len, column)) for column in columns]
     for cells in zip(*columns, strict=True):
-        # Words to the left, numbers to the right.
+        # Words are aligned to the left, numbers to the right.
         aligned = [
             cell.ljust(width) if isinstance(rows[0][name], str) else cell.rjust(width)
             for name, cell, width in zip(names, cells, widths, strict=True)
@@ -43,7 +43,7 @@ def show_rows(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no infinity and no NaN: null."""
+    """Replaces infinity and NaN, which JSON does not have, by None."""
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, list):

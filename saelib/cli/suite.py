@@ -1,4 +1,4 @@
-"""Commands about a suite's files: `saelib redo`, `saelib fetch` and `saelib alphafold3-inputs`."""
+"""Defines the commands `saelib redo`, `saelib fetch`, `saelib schema` and `saelib alphafold3-inputs`."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -17,23 +17,27 @@ if TYPE_CHECKING:
 
 suite_app = typer.Typer()
 
-Configfile = Annotated[Path, typer.Option(help="The suite.")]
+Configfile = Annotated[Path, typer.Option(help="The suite's configuration file.")]
 DEFAULT = Path("workflow_config.yaml")
 
 
 @suite_app.command()
 def redo(
     stage: Annotated[str, typer.Argument(help="extract, stats, init_death, theory, train or report.")],
-    model: Annotated[list[str] | None, typer.Option(help="Only of this model; may be given several times.")] = None,
-    layers: Annotated[str | None, typer.Option(help="Only of these layers, such as 3,5-7.")] = None,
-    site: Annotated[list[str] | None, typer.Option(help="Only of this site of the layers, such as mlp_out.")] = None,
-    variant: Annotated[list[str] | None, typer.Option(help="Only this variant of training; may be repeated.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    model: Annotated[list[str] | None, typer.Option(help="Remove only results of this model; may be repeated.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Remove only results of these layers, such as 3,5-7.")] = None,
+    site: Annotated[
+        list[str] | None, typer.Option(help="Remove only results of this site, such as mlp_out; may be repeated.")
+    ] = None,
+    variant: Annotated[
+        list[str] | None, typer.Option(help="Remove only trainings of this variant; may be repeated.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the results that would be removed.")] = False,
     configfile: Configfile = DEFAULT,
 ) -> None:
-    """Remove results of a stage and what depends on them, so that the next run makes them again.
+    """Remove results of a stage and those that depend on them, so that the next run recomputes them.
 
-    Nothing else makes a fresh result run again: Snakemake's --forceall and --forcerun do not, for keys decide.
+    This is the only way to recompute a fresh result. Snakemake's --forceall and --forcerun do not, because keys decide.
 
     Example: saelib redo train --model gpt2 --layers 3,5-7
     """
@@ -46,15 +50,15 @@ def redo(
     counts = Counter(target.stage for target in chosen)
     listed = ", ".join(f"{count:,} of {name}" for name, count in counts.items())
     if not chosen:
-        typer.echo("None of these results is there; the next run makes them.")
+        typer.echo("None of these results exists; the next run computes them.")
     elif dry_run:
         typer.echo("\n".join([f"Would remove {len(chosen):,} results ({listed}):", *(f"  {t.path}" for t in chosen)]))
     else:
         with claim(config.results):
-            # What is made from others first: killed in between, this leaves nothing that was made from what is gone.
+            # Dependent results go first, so a kill in between leaves no result without those it was computed from.
             for target in reversed(chosen):
                 target.remove()
-        typer.echo(f"Removed {len(chosen):,} results ({listed}). The next run makes them again: snakemake --cores all")
+        typer.echo(f"Removed {len(chosen):,} results ({listed}). The next run recomputes them: snakemake --cores all")
 
 
 def _layers(text: str | None) -> tuple[int, ...]:
@@ -70,7 +74,7 @@ def _layers(text: str | None) -> tuple[int, ...]:
 def fetch(configfile: Configfile = DEFAULT) -> None:
     """Download the weights and data of a suite into the cache, so that its jobs need no network.
 
-    What cannot be had is listed at the end, one line each, and the rest is fetched all the same.
+    Files that cannot be fetched are listed at the end, one per line; all others are fetched.
     """
     from saelib.config import load_config
     from saelib.fetch import cache_folder, fetch_suite
@@ -85,7 +89,7 @@ def fetch(configfile: Configfile = DEFAULT) -> None:
 def schema() -> None:
     """Print the JSON schema of a suite's configuration: every key with its type, default and description.
 
-    Editors complete and check YAML by it: put `# yaml-language-server: $schema=FILE` on the first line of a suite.
+    Editors use it to complete and check YAML: put `# yaml-language-server: $schema=FILE` on the first line of a suite.
 
     Example: saelib schema > schema.json
     """
@@ -99,9 +103,10 @@ def alphafold3_inputs(
     model: Annotated[str, typer.Option(help="A model of the suite, of family alphafold3.")],
     configfile: Configfile = DEFAULT,
 ) -> None:
-    """Write the JSON files that AlphaFold 3 is to run on, for every protein that extraction will ask for.
+    """Write AlphaFold 3's input files (JSON) for every protein that extraction will read.
 
-    Only needed where `command` is not set.
+    They are needed only if `command` is not set, and you run AlphaFold 3 yourself.
+
     Example: saelib alphafold3-inputs --configfile configs/paper.yaml --model alphafold3
     """
     from saelib.config import load_config
@@ -116,11 +121,11 @@ def alphafold3_inputs(
             f"{configfile}: no model '{model}' of family alphafold3; there are: {', '.join(names) or 'none'}"
         )
     written = write_inputs(source, _proteins(config, model, source))
-    typer.echo(advice(source, written, written) if written else f"Every protein has its embeddings in {source.outputs}")
+    typer.echo(advice(source, written, written) if written else f"All proteins have embeddings in {source.outputs}")
 
 
 def _proteins(config: "Config", model: str, source: "AlphaFold3Source") -> "Iterator[Example]":
-    """Those that extraction will read: in each split, whole batches until they give the tokens it wants."""
+    """Yields the proteins that extraction will read: whole batches of each split until there are enough tokens."""
     from saelib.datasets import open_dataset
 
     dataset = open_dataset(config.datasets[config.models[model].dataset or ""])

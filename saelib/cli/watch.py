@@ -1,4 +1,4 @@
-"""Progress of a command that reads rows many times over, on stderr."""
+"""Shows on stderr the progress of a command that reads rows many times."""
 
 import logging
 import sys
@@ -16,17 +16,17 @@ log = logging.getLogger(__name__)
 
 
 class WatchedRows:
-    """The same rows; whoever reads them moves a bar forward."""
+    """Rows whose reading advances a progress bar."""
 
     def __init__(self, rows: Rows, advance: Advance, total: int) -> None:
-        """`total`: rows at which the bar is full; it stays there if more are read."""
+        """Wraps `rows`; the bar is full after `total` rows, and stays full if more are read."""
         self.name, self.shape, self.block_rows, self.offset = rows.name, rows.shape, rows.block_rows, rows.offset
         self.left = total
         self._rows, self._advance = rows, advance
         self._lock = threading.Lock()
 
     def block(self, start: int, stop: int) -> NDArray[np.floating]:
-        """Rows as the watched ones give them."""
+        """Reads rows from the wrapped ones, and advances the bar."""
         values = self._rows.block(start, stop)
         with self._lock:
             step = min(len(values), self.left - 1)
@@ -37,18 +37,18 @@ class WatchedRows:
 
 @contextmanager
 def watched(title: str, rows: Rows, passes: int) -> Iterator[WatchedRows]:
-    """Rows whose reading shows on stderr: rows a second, and the time left if there are about `passes` passes."""
+    """Shows the reading of rows on stderr: rows per second, and the time left if they are read about `passes` times."""
     log.setLevel(logging.INFO)
     total = passes * rows.shape[0]
     with progress(title, total, "rows", log) as advance:
         found = WatchedRows(rows, advance, total)
         yield found
-        if sys.stderr.isatty():  # a bar is left full; a log needs no last line
+        if sys.stderr.isatty():  # a bar ends full; a log needs no last line
             advance(found.left)
 
 
 def log_to_stderr(*names: str) -> None:
-    """Plain sentences on stderr: what goes wrong, and of the named loggers also what goes well."""
+    """Prints warnings and errors as plain sentences on stderr, and the named loggers' progress too."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     for name in names:
         logging.getLogger(name).setLevel(logging.INFO)

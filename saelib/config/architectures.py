@@ -1,4 +1,4 @@
-"""Names of architectures that people write where a family is wanted: `gpt2` is one that `transformers` loads."""
+"""Recognizes architectures that people write in place of a family: `transformers` is the family that loads `gpt2`."""
 
 import re
 from importlib.util import find_spec
@@ -9,9 +9,9 @@ OTHER_NAMES = ("pythia", "smollm", "tinyllama", "minilm", "openelm", "codellama"
 
 
 def family_of(name: str) -> str | None:
-    """`transformers` or `transformers_vision`, where `name` is an architecture that it loads; None where it is none.
+    """Returns the family that loads an architecture, `transformers` or `transformers_vision`; None for other names.
 
-    Sizes, versions and spelling do not count: `llama3`, `Llama-2-7b` and `gpt-j` are found.
+    Sizes, versions and spelling make no difference: `llama3`, `Llama-2-7b` and `gpt-j` are found.
     """
     folders = _models()
     exact = folders.get(name.lower().replace("-", "_"))
@@ -25,7 +25,7 @@ def family_of(name: str) -> str | None:
 
 
 def is_architecture(name: str) -> bool:
-    """Whether transformers has a model of exactly this name."""
+    """Checks whether transformers has a model of exactly this name."""
     return name in _models()
 
 
@@ -34,13 +34,13 @@ def _letters(name: str) -> str:
 
 
 def _models() -> dict[str, Path]:
-    """Names and folders of transformers' models. The library itself is not imported, which would take seconds."""
+    """Returns the names and folders of transformers' models, without importing the library, which takes seconds."""
     found = find_spec("transformers")
     folder = Path(found.origin or "").parent / "models" if found else Path()
     return {path.parent.name: path.parent for path in folder.glob("*/configuration_*.py")}
 
 
 def _family(folder: Path) -> str:
-    """Models over images read pixels and write no text."""
+    """Returns the family of a model from its code: vision models read pixels and generate no text."""
     code = "".join(path.read_text() for path in folder.glob("modeling_*.py"))
     return "transformers_vision" if "pixel_values" in code and "GenerationMixin" not in code else "transformers"

@@ -6,13 +6,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 
 class Section(BaseModel):
-    """A part of the configuration: immutable, and a key it does not know is an error."""
+    """A part of the configuration. It is immutable, and refuses keys that it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
 
 
 def _no_truth_value(value: Any) -> Any:
-    """Refuses `true` and `false`, which pydantic would take for 1 and 0."""
+    """Refuses `true` and `false`, which pydantic would accept as 1 and 0."""
     if isinstance(value, bool):
         raise ValueError("should be a number")
     return value
@@ -21,5 +21,5 @@ def _no_truth_value(value: Any) -> Any:
 Count = Annotated[int, Field(gt=0), BeforeValidator(_no_truth_value)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-# Names become folders: no separators, no leading dot, nothing a shell or a file system would take amiss.
+# Names become folders: no separators, no leading dot, nothing that confuses a shell or a file system.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=80)]

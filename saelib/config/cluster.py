@@ -1,4 +1,4 @@
-"""Settings of the dask cluster that computes statistics in place of the jobs themselves."""
+"""Settings of the dask cluster that computes statistics instead of the jobs themselves."""
 
 from typing import Annotated, Any
 
@@ -8,45 +8,48 @@ from saelib.config.base import Count, Section
 
 
 class DaskScheduler(Section):
-    """A cluster that runs already."""
+    """A dask cluster that is already running."""
 
     scheduler: Annotated[str, StringConstraints(pattern=r"^(tcp|tls)://[^\s@/]+:\d+$")]
-    """Its address, such as `tcp://head:8786`."""
+    """Address of its scheduler, such as `tcp://head:8786`."""
     wait_seconds: Count = 30
-    """How long to wait for the scheduler and for a first worker, at the start and whenever there is none."""
+    """Seconds that a job waits for the scheduler and a first worker, at the start and whenever all workers are gone,
+    before it fails. Raise it if workers start slowly."""
 
 
 class SlurmWorkers(Section):
-    """Workers that each job of stage `stats` asks Slurm for, and gives back at its end."""
+    """Workers that each job of stage `stats` requests from Slurm, and releases at its end."""
 
     jobs: Count
-    """Number of Slurm jobs; each runs one worker process."""
+    """Number of Slurm jobs. Each runs one worker process."""
     cores: Count = 4
-    """CPU cores of each job; its worker runs as many threads."""
+    """CPU cores of each Slurm job. Its worker runs as many threads."""
     memory: Annotated[str, StringConstraints(pattern=r"^\d+ ?[KMGT]i?B$")] = "16GiB"
-    """Memory of each job."""
+    """Memory of each Slurm job, with its unit, such as `16GiB`. Raise it for wide layers."""
     walltime: Annotated[str, StringConstraints(pattern=r"^(\d+-)?\d+:\d\d:\d\d$")] = "04:00:00"
-    """Time limit of each, as Slurm writes it."""
+    """Time limit of each Slurm job, as `hours:minutes:seconds` or `days-hours:minutes:seconds`."""
     partition: str | None = None
-    """Slurm's partition; none: the default one."""
+    """Slurm partition of the workers. Without it, Slurm uses its default partition."""
     account: str | None = None
-    """Slurm's account; none: the default one."""
+    """Slurm account that is charged. Without it, Slurm uses your default account."""
     interface: str | None = None
-    """Network interface for workers and scheduler, such as `ib0`; none: dask's choice."""
+    """Network interface for workers and scheduler, such as `ib0`. Without it, dask chooses one. Set it if workers
+    cannot reach the scheduler."""
     directives: tuple[str, ...] = ()
-    """Further `#SBATCH` lines, such as `--constraint=icelake`."""
+    """Further `#SBATCH` options, such as `--constraint=icelake`."""
     wait_seconds: Count = 3_600
-    """How long to wait in the queue for a first worker, at the start and whenever there is none."""
+    """Seconds that a job waits in the queue for a first worker, at the start and whenever all workers are gone, before
+    it fails. Raise it if your queue is long."""
 
 
 class DaskSlurm(Section):
-    """A cluster of its own for each job of stage `stats`."""
+    """A separate dask cluster for each job of stage `stats`, started through Slurm."""
 
     slurm: SlurmWorkers
 
 
 def _kind(value: Any) -> str | None:
-    """Tell the two apart by the key that only each of them has."""
+    """Tells the two kinds apart by the key that only one of them has."""
     for kind in ("scheduler", "slurm"):
         if (isinstance(value, dict) and kind in value) or hasattr(value, kind):
             return kind

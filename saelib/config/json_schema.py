@@ -1,4 +1,4 @@
-"""The JSON schema of the configuration, for editors that complete and check YAML; made from the types."""
+"""Makes the JSON schema of the configuration from its types, for editors that complete and check YAML."""
 
 import json
 from typing import Any
@@ -10,13 +10,14 @@ from saelib.config.base import Section
 from saelib.config.schema import Config
 
 TAGS = ("family", "kind")
-"""Keys that tell sections apart: what they mean is what their section is."""
+"""Keys that tell sections apart. Each is described by its section's docstring."""
 
 
 def config_schema() -> dict[str, Any]:
-    """Gives the schema of a suite; every key has a description.
+    """Returns the schema of a suite, in which every key has a description.
 
-    A key's description is its docstring; without one, that of the key which it overrides, or of the section it opens.
+    A key's description is its docstring. A key without one has the description of the key that it overrides, or of the
+    section that it opens.
     """
     schema = Config.model_json_schema(schema_generator=_WithoutTitles)
     sections = {section.__name__: section for section in _below(Section)}
@@ -28,7 +29,7 @@ def config_schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """Gives the text of configs/schema.json."""
+    """Returns the text of configs/schema.json."""
     return json.dumps(config_schema(), indent=1) + "\n"
 
 

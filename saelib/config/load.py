@@ -1,4 +1,4 @@
-"""Read a configuration file and report every mistake in it at once."""
+"""Reads a configuration file and reports all of its mistakes at once."""
 
 import difflib
 import json
@@ -19,27 +19,27 @@ from saelib.config.sizes import stated_size
 from saelib.errors import UserError
 
 RENAMED = {"licence": "license", "revival": "dead_latents", "coefficient": "auxk_coefficient"}
-"""Keys of earlier versions, and what they are called now."""
+"""Key of an earlier version -> its present name."""
 
 
 def load_config(path: Path) -> Config:
-    """Read, default and check a suite.
+    """Reads a suite, fills in its defaults and checks it.
 
     Raises:
-        UserError: with one line for each mistake: its key, what is wrong, what is allowed.
+        UserError: If there are mistakes. The message has one line for each: the key, the problem, the allowed values.
     """
     return check_config(read_yaml(path), str(path))
 
 
 def check_config(raw: Any, name: str) -> Config:
-    """Check a configuration that is already in memory; `name` is what messages call it."""
+    """Checks a configuration that is already in memory; messages call it `name`."""
     if not isinstance(raw, dict):
         raise UserError(f"{name}: should be a mapping with the keys {', '.join(Config.model_fields)}")
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
         errors = error.errors(include_url=False)
-        # A list whose only item is wrong is also reported as too short: that is no second mistake.
+        # Pydantic also reports a list whose only item is wrong as too short, which is not a second mistake.
         inner = {details["loc"][:-1] for details in errors}
         errors = [details for details in errors if details["type"] != "too_short" or details["loc"] not in inner]
         raise _mistakes(name, [_explain(details) for details in errors]) from None
@@ -55,19 +55,19 @@ def _mistakes(name: str, lines: list[str]) -> UserError:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """Plain YAML lets the second of two equal keys win without a word."""
+    """Loads YAML and refuses duplicate keys, of which plain YAML silently takes the second."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value:
             if key_node.value in seen:
-                problem = f"the key '{key_node.value}' stands twice"
+                problem = f"the key '{key_node.value}' appears twice"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.1 reads 1e-3 as a string: it wants a dot. People write learning rates without one.
+# YAML 1.1 reads 1e-3 as a string, because it has no dot. People write learning rates without one.
 _UniqueKeyLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
@@ -76,7 +76,7 @@ _UniqueKeyLoader.add_implicit_resolver(
 
 
 def read_yaml(path: Path) -> Any:
-    """Parse YAML without running anything it says. Raises `UserError` with file and line."""
+    """Parses YAML without constructing arbitrary objects. Raises `UserError` with file and line."""
     try:
         return yaml.load(path.read_text(), Loader=_UniqueKeyLoader)
     except FileNotFoundError:
@@ -89,13 +89,13 @@ def read_yaml(path: Path) -> Any:
 
 
 def _broken_references(config: Config) -> list[str]:
-    """Models whose data set is not defined, missing or of no use, or whose code lies where results are written."""
+    """Lists models whose data set is undefined, missing or superfluous, or whose code shares the results' folder."""
     mistakes = []
     for name, model in config.models.items():
         where = f"models.{name}.dataset"
         if model.source.family == "arrays":
             if model.dataset is not None:
-                mistakes.append(f"{where}: the family 'arrays' brings its own activations; remove this key")
+                mistakes.append(f"{where}: the family 'arrays' has its own activations; remove this key")
             if model.blocks is not None:
                 mistakes.append(
                     f"models.{name}.blocks: the family 'arrays' has the layers of its files; remove this key"
@@ -104,24 +104,24 @@ def _broken_references(config: Config) -> list[str]:
             if missing:
                 mistakes.append(f"models.{name}.source.files: no file for layer {', '.join(map(str, missing))}")
         elif model.dataset is None:
-            mistakes.append(f"{where}: missing; one of: {', '.join(config.datasets) or '(none is defined)'}")
+            mistakes.append(f"{where}: missing; should be one of: {', '.join(config.datasets) or '(none is defined)'}")
         elif model.dataset not in config.datasets:
             mistakes.append(f"{where}: no data set '{model.dataset}'{_hint(model.dataset, list(config.datasets))}")
         mistakes += [f"models.{name}.{mistake}" for mistake in _other_sizes(model)]
         code = getattr(model.source, "import_from", None)
         if code is not None and config.results.resolve().is_relative_to(code.path.expanduser().resolve()):
-            # Each run would write into the folder whose files decide what is stale.
+            # Every run would change the folder whose files decide whether results are stale.
             where = f"models.{name}.source.import_from"
-            mistakes.append(f"{where}: {code.path} holds the results too; give your code a folder of its own")
+            mistakes.append(f"{where}: {code.path} holds the results too; move your code to its own folder")
     return mistakes
 
 
 def _other_sizes(model: ModelConfig) -> Iterator[str]:
-    """What a model's config says against what its files on this machine say, or itself."""
+    """Lists contradictions about sizes, between a model's config and its files on this machine or within the config."""
     size = stated_size(model.source)
     for key, number, found in (("blocks", model.blocks, size.blocks), ("width", model.width, size.width)):
         if number is not None and found is not None and number != found:
-            yield f"{key}: {number}, but {size.where} says {found}: another model than is meant, or a wrong number"
+            yield f"{key}: {number}, but {size.where} says {found}; either the number or the model is wrong"
     last, where = (model.blocks, "blocks") if model.blocks is not None else (size.blocks, size.where)
     beyond = tuple(layer for layer in model.layers if last is not None and layer > last)
     if beyond:
@@ -129,7 +129,7 @@ def _other_sizes(model: ModelConfig) -> Iterator[str]:
 
 
 def _explain(error: ErrorDetails) -> str:
-    """One line: key, problem, what is allowed."""
+    """Explains a mistake on one line: the key, the problem, the allowed values."""
     location = error["loc"]
     key = ".".join(str(part) for part in _visible(location))
     kind, context = error["type"], error.get("ctx", {})
@@ -153,29 +153,29 @@ def _explain(error: ErrorDetails) -> str:
         return f"{key}: {_as_written(error['input'])} is not allowed{_hint(str(error['input']), allowed)}"
     message = error["msg"].removeprefix("Value error, ")
     shown = _as_written(error["input"])
-    # An address with a user in it may hold a password: messages go to logs.
+    # A URL with a user may hold a password, and messages end up in logs.
     private = "://" in shown and "@" in shown
     value = f" (found {shown})" if len(shown) < 80 and not private and not isinstance(error["input"], dict) else ""
     return f"{key or 'the suite'}: {message[0].lower()}{message[1:]}{value}"
 
 
 def _as_written(value: Any) -> str:
-    """A value as it may stand in the file, not as Python would write it: `null`, `true`, `[1, 2]`."""
+    """Formats a value as YAML writes it and not as Python does: `null`, `true`, `[1, 2]`."""
     return f"'{value}'" if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _words(listed: object) -> list[str]:
-    """Pydantic's "'a', 'b'" -> ['a', 'b']."""
+    """Turns pydantic's "'a', 'b'" into ['a', 'b']."""
     return [word.strip(" '") for word in str(listed).split(",")]
 
 
 def _hint_of_a_family(word: str, allowed: list[str]) -> str:
-    """People write an architecture where the family is wanted that loads it, and mistype families."""
+    """Suggests a family for a wrong one, which may be a typo or the name of an architecture that a family loads."""
     typo = sorted(difflib.get_close_matches(word, allowed, cutoff=0.8))
     family = None if typo and not is_architecture(word) else family_of(word)
     if family is None:
         return _hint(word, allowed)
-    also = f" (or is {' or '.join(map(repr, typo))} meant?)" if typo else ""
+    also = f" (or did you mean {' or '.join(map(repr, typo))}?)" if typo else ""
     return f", which is an architecture: write 'family: {family}', which loads it{also}. Allowed: {', '.join(allowed)}"
 
 
@@ -186,7 +186,7 @@ def _hint(word: str, allowed: list[str]) -> str:
 
 
 def _visible(location: tuple[int | str, ...]) -> list[int | str]:
-    """Drop the union tags and markers that pydantic puts into a location: they are not keys in the file."""
+    """Drops the union tags and markers that pydantic puts into a location, because they are not keys in the file."""
     visible: list[int | str] = []
     for end, part in enumerate(location, 1):
         before = _type_at(location[: end - 1])
@@ -196,7 +196,7 @@ def _visible(location: tuple[int | str, ...]) -> list[int | str]:
 
 
 def _type_at(location: tuple[int | str, ...]) -> Any:
-    """The annotation that a location in the configuration has; None where the schema has no such place."""
+    """Returns the annotation of a location in the configuration; None if the schema has no such location."""
     here: Any = Config
     for part in location:
         here = _step(here, part)
@@ -219,7 +219,7 @@ def _step(here: Any, part: int | str) -> Any:
 
 
 def _bare(annotation: Any) -> Any:
-    """Strip `Annotated[...]` and `| None`."""
+    """Strips `Annotated[...]` and `| None`."""
     while hasattr(annotation, "__metadata__"):
         annotation = annotation.__origin__
     options = [option for option in get_args(annotation) if option is not type(None)]
@@ -233,7 +233,7 @@ def _is_union(annotation: Any) -> bool:
 
 
 def _tags(option: Any) -> list[str]:
-    """What pydantic calls one option of a discriminated union: its explicit tag or its literal."""
+    """Returns pydantic's names for one option of a discriminated union: its explicit tag, or its literal."""
     tags = [meta.tag for meta in getattr(option, "__metadata__", ()) if hasattr(meta, "tag")]
     model = _bare(option)
     if isinstance(model, type) and issubclass(model, BaseModel):

@@ -1,4 +1,4 @@
-"""The configuration as types. Every field's docstring is its documentation."""
+"""The configuration as types. The docstrings of their fields are its documentation."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -17,25 +17,25 @@ from saelib.config.sources import ArraysSource, SourceConfig
 from saelib.config.training import NEED_EIGENVECTORS, PreprocessingName, StreamConfig, TrainConfig
 
 UNKNOWN_BLOCKS = (
-    "how many blocks the model has is not known without loading it; add `blocks: 12` (their number) beside `layers`, "
+    "the model's number of blocks is not known without loading it; add it next to `layers`, such as `blocks: 12`, "
     "or write the range out, such as 1-12"
 )
 
 LayerSpan = Annotated[int, Field(ge=0)] | Annotated[str, StringConstraints(pattern=r"^\s*(all|\d+|\d+\s*-\s*\d*)\s*$")]
 Layers = LayerSpan | list[LayerSpan]
-"""What may stand for layers in the file; `parse_layers` reads it."""
+"""Layers as they are written in the file; `parse_layers` reads them."""
 
 
 def parse_layers(value: Any, every: Callable[[], Sequence[int] | None]) -> Any:
-    """`3`, `"1-12"`, `"5-"`, `"all"` or a list of such -> sorted tuple of layer numbers.
+    """Turns `3`, `"1-12"`, `"5-"`, `"all"` or a list of these into a sorted tuple of layer numbers.
 
     Args:
-        value: What stands in the file.
-        every: Gives all layers that there are, from 0; called for `all`, which leaves 0 out where there are others, and
-            for ranges without an end. None: not known.
+        value: The value in the file.
+        every: Returns all layers of the model, from 0, or None if they are not known. It is called for ranges without
+            an end, and for `all`, which includes layer 0 only if there is no other.
 
     Raises:
-        ValueError: For anything else, and where all layers would have to be known.
+        ValueError: For any other value, and if all layers would have to be known and are not.
     """
     items = value if isinstance(value, list | tuple) else [value]
     layers: set[int] = set()
@@ -61,13 +61,13 @@ def _open_range(first: int, item: str, every: Sequence[int] | None) -> Sequence[
         raise ValueError(UNKNOWN_BLOCKS)
     found = [layer for layer in every if layer >= first] or [layer for layer in every if item == "all"]
     if not found:
-        raise ValueError(f"{item!r} begins behind the last layer, {max(every)}")
+        raise ValueError(f"{item!r} begins after the last layer, {max(every)}")
     return found
 
 
 def _model_layers(value: Any, info: ValidationInfo) -> Any:
     source = info.data.get("source")
-    if source is None:  # which is a mistake of its own
+    if source is None:  # the source has a mistake, which is reported by itself
         return parse_layers(value, lambda: (0,))
     if isinstance(source, ArraysSource) and value == "all":
         return tuple(sorted(source.files))
@@ -75,84 +75,96 @@ def _model_layers(value: Any, info: ValidationInfo) -> Any:
 
 
 def _some_of_the_layers(value: Any, info: ValidationInfo) -> Any:
-    """As for `layers`, of which `all` then means all; none is none."""
+    """Parses layers that are chosen from `layers`, all of which `all` means."""
     layers = info.data.get("layers", (0,))
     return None if value is None else layers if value == "all" else parse_layers(value, lambda: layers)
 
 
 def _switch(value: Any) -> Any:
-    """`true` is short for the defaults, `false` for none."""
+    """Turns `true`, which is short for the defaults, into an empty section, and `false` into none."""
     return ({} if value else None) if isinstance(value, bool) else value
 
 
 class StageResources(Section):
-    """What a cluster is asked for, for the jobs of one stage; what is not given is estimated."""
+    """Resources that the jobs of one stage request from a cluster. Keys that are not given are estimated."""
 
     mem_mb: Annotated[int, Field(ge=600)] | None = None
-    """Memory of the first attempt, in MB; each retry adds as much. At least 600, for the two Snakemakes."""
+    """Memory of a job's first attempt in MB, at least 600; each retry requests as much again. Set it if jobs are killed
+    for memory in spite of retries."""
     runtime: Count | None = None
-    """Time limit of every attempt, in minutes."""
+    """Time limit of every attempt in minutes. Set it if jobs reach their limit, or if your partition allows less."""
     gpu: Annotated[int, Field(ge=0)] | None = None
-    """GPUs of a job, where the suite's `gpus` is on."""
+    """GPUs of a job, if the suite's `gpus` is true. Without it, one, or as many as a model with `device_map` fills."""
 
 
 class ModelResources(Section):
-    """Stage by stage, in place of the estimates of `saelib.pipeline.resources`. They decide no result."""
+    """Resources of a model's jobs on a cluster, by stage. Set them if the estimates are wrong; no result changes."""
 
     extract: StageResources = StageResources()
+    """Resources of the model's one extraction."""
     stats: StageResources = StageResources()
+    """Resources of each job that computes statistics of a block of layers."""
     init_death: StageResources = StageResources()
+    """Resources of each job that measures death at initialization on a block of layers."""
     train: StageResources = StageResources()
+    """Resources of each training."""
 
 
 class ModelConfig(Section):
     """One model of the suite."""
 
     domain: Annotated[str, StringConstraints(min_length=1, max_length=40, strip_whitespace=True)]
-    """Groups rows in tables and figures: language, vision, protein, genomic."""
+    """Group of the model in tables and figures, such as language, vision, protein or genomic."""
     source: SourceConfig
-    """How the model is loaded: its `family`, and that family's options (docs/models.md)."""
+    """Source of the activations: the model's `family` and the options of that family (docs/models.md)."""
     dataset: Name | None = None
-    """A name under `datasets`; not needed where the source brings its own activations."""
+    """Data that the model reads: a name under `datasets`. Leave it out if the source has its own activations (family
+    `arrays`)."""
     blocks: Annotated[int, Field(ge=0)] | None = None
-    """How many blocks the model has, where the files that say so are not here yet; another number is an error."""
+    """Number of the model's blocks. Set it for `layers: all` or `1-` if the model's config.json is not on this machine
+    yet. A wrong number is an error."""
     layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_model_layers, Layers)]
-    """Layer i is the residual stream after block i: `5`, `1-12`, `1-` (to the last), `all`, or a list of these. `all`
-    is every block's; of files, every one that is listed."""
+    """Layers to measure: `5`, `1-12`, `1-` (to the last), `all`, or a list of these. Layer i is the residual stream
+    after block i, layer 0 the input of the first block. `all` means 1 to the last; for family `arrays` every layer that
+    has a file."""
     sites: Annotated[tuple[Site, ...], Field(min_length=1)] = ("residual",)
-    """Sites of each layer: `residual` is the stream; `attention_out` and `mlp_out` are what the block's attention and
-    MLP add to it (docs/models.md). All come from the same passes, and each has its own results and trained SAEs."""
+    """Sites of each layer: `residual` is the residual stream; `attention_out` and `mlp_out` are the outputs of the
+    block's attention and MLP that are added to it (docs/models.md). One forward pass serves all sites, and each has its
+    own results and trained SAEs."""
     representative_layer: int | None = None
-    """The layer that stands for the model in figures, and that SAEs are trained on."""
+    """The layer that represents the model in figures, and that SAEs are trained on unless `train_layers` says
+    otherwise. Without it, none is trained."""
     train_layers: Annotated[tuple[int, ...] | None, BeforeValidator(_some_of_the_layers, Layers | None)] = None
-    """Layers that SAEs are trained on, written as `layers`; none: the representative one, where there is one."""
+    """Layers that SAEs are trained on, written as in `layers`. Without it, only the representative layer."""
     stream: Annotated[StreamConfig | None, BeforeValidator(_switch, StreamConfig | bool | None)] = None
-    """Train on activations straight from the model's forward pass, which are stored nowhere; `true` for the defaults.
-    None: on those in the store, over and over."""
+    """Train on fresh activations straight from the model's forward pass, which are not stored; `true` means the
+    defaults. Without it, training repeats the rows in the store. Set it if the tokens that training needs do not fit on
+    disk."""
     width: Count | None = None
-    """d_in, where it should be known (`saelib plan`) before the weights are here; another width is an error."""
+    """Dimensions of an activation (d_in). Set it so that `saelib plan` can estimate disk, memory and time before the
+    weights are downloaded. A wrong width is an error."""
     parameters: Count | None = None
-    """Number of weights, for the estimates of memory and time before the weights are here."""
+    """Number of the model's parameters. Set it so that memory and time can be estimated before the weights are
+    downloaded; without it, a large model is assumed."""
     resources: ModelResources = ModelResources()
-    """Resources of this model's jobs on a cluster; set them if the estimates are wrong."""
     license: str = ""
-    """License of the weights; the tables' notes state it."""
+    """License of the weights, which the report states."""
     notes: str = ""
-    """How in-distribution the data is, and whatever else a reader of the tables should know."""
+    """Remarks for readers of the report, such as how close the data is to the model's training data."""
 
     @property
     def places(self) -> tuple[Layer, ...]:
-        """Every layer at every site."""
+        """The layers at all of their sites."""
         return every_site(self.layers, self.sites)
 
     @property
     def trained_places(self) -> tuple[Layer, ...]:
-        """Layers that SAEs are trained on, at every site."""
+        """The layers that SAEs are trained on, at all of their sites."""
         return every_site(self.trained_layers, self.sites)
 
     @property
     def trained_layers(self) -> tuple[int, ...]:
-        """Layers that SAEs are trained on."""
+        """The layers that SAEs are trained on."""
         if self.train_layers is not None:
             return self.train_layers
         return () if self.representative_layer is None else (self.representative_layer,)
@@ -179,44 +191,47 @@ class ModelConfig(Section):
             if wrong:
                 raise ValueError(f"{key} {compact(wrong)} is not among layers {compact(self.layers)}")
         if self.stream and not self.trained_layers:
-            raise ValueError("stream is for training, but neither representative_layer nor train_layers names a layer")
+            raise ValueError("stream needs a layer to train on; set representative_layer or train_layers")
         return self
 
 
 class ExtractionConfig(Section):
-    """Stage `extract`: activations into stores."""
+    """Stage `extract`: writes activations of each model's layers to stores."""
 
     tokens: Count = 20_480
-    """Training rows of each store: statistics, preprocessings and SAEs are fitted on these."""
+    """Training rows of each store, in tokens. Statistics, preprocessings and SAEs are fitted on them. Raise it for
+    large SAEs; each token takes 2 d_in bytes of disk per layer."""
     heldout_tokens: Count = 8_192
-    """Held-out rows, from other examples: death and reconstruction are measured on these."""
+    """Held-out rows of each store, in tokens, from other examples. Death and reconstruction are measured on them. With
+    more tokens, fewer latents count as dead."""
     chunk_rows: Count = 4_096
-    """Rows of a chunk file."""
+    """Rows of a chunk file. Raise it if your file system is slow with many files."""
     window_rows: Count = 65_536
-    """Rows are shuffled within windows of this size, which are held in memory for every layer of a pass."""
+    """Rows that are shuffled together. A window of every layer is held in memory, so lower it if an extraction runs out
+    of memory."""
     dtype: Dtype = "float32"
     """Number format of the forward pass, unless a model's `source` sets its own `dtype`."""
     threads: Count = 2
-    """Processor threads of the forward pass, however many cores a job is given: with the number of threads, rounding
-    may change."""
+    """CPU threads of the forward pass. The number is fixed here, whatever cores a job gets, because rounding may depend
+    on it. Raise it to the cores that one job may use."""
 
 
 class StatsConfig(Section):
-    """Stage `stats`."""
+    """Stage `stats`: computes the statistics of every layer."""
 
     layers_per_job: Count = 8
-    """Layers of one model that share a process, which saves its start-up."""
+    """Layers of one model that share a job, which saves start-up time. Lower it to spread layers over more cores."""
 
 
 class InitDeathConfig(Section):
-    """Stage `init_death`: a randomly initialized TopK SAE on held-out tokens."""
+    """Stage `init_death`: counts the latents of randomly initialized TopK SAEs that are dead on held-out tokens."""
 
     d_sae: Count = 2_048
-    """Latents of the SAE."""
+    """Latents of each random dictionary. Set it to the size of the SAEs that you want to train."""
     k: Count = 64
     """Latents that are selected for a token."""
     seeds: Count = 3
-    """Random dictionaries, whose spread is reported."""
+    """Number of random dictionaries. Results are their means, and the report shows their spread."""
     preprocessings: tuple[PreprocessingName, ...] = (
         "raw",
         "center_median",
@@ -225,9 +240,9 @@ class InitDeathConfig(Section):
         "zscore",
         "pca",
     )
-    """Preprocessings to compare (docs/training.md)."""
+    """Preprocessings to compare by the latents that are dead under each (docs/training.md)."""
     layers_per_job: Count = 8
-    """Layers of one model that share a process, which saves its start-up."""
+    """Layers of one model that share a job, which saves start-up time. Lower it to spread layers over more cores."""
 
     @model_validator(mode="after")
     def _k_fits(self) -> Self:
@@ -241,56 +256,60 @@ BucketUrl = Annotated[str, StringConstraints(pattern=r"^s3://[a-z0-9][a-z0-9.-]+
 
 
 class Config(Section):
-    """A suite: what to run, on which models, into which folder."""
+    """A suite: the models and layers to measure, the data that they read, and the settings of every stage."""
 
     results: Annotated[Path, AfterValidator(Path.expanduser)] = Path("results")
-    """Folder of all results, relative to the working folder like every path in the config."""
+    """Folder of all results. Like every path in the config, it is relative to the working folder."""
     stores: BucketUrl | None = None
-    """Where activation stores lie, as `s3://bucket/prefix` (see docs/storage.md); none: in the results folder."""
+    """Place of the activation stores on object storage, as `s3://bucket/prefix` (docs/storage.md). Without it, they are
+    in the results folder."""
     dask: DaskConfig | None = None
-    """The cluster that computes statistics (see docs/storage.md); none: each job does it itself."""
+    """Dask cluster that computes statistics (docs/storage.md). Without it, each job computes its own. Set it for layers
+    with so many tokens that one machine is too slow."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Decides every random choice: the order of the data, the split, the dictionaries and the weights."""
+    """Seed of every random choice: the order of the data, the held-out split, the dictionaries and the weights."""
     heldout_fraction: Fraction = 0.3
-    """Share of a dataset's examples that is held out, in whole groups (documents, photographs, records)."""
+    """Fraction of a data set's examples that is held out, between 0 and 1, in whole groups (documents, photographs,
+    records)."""
     gpus: bool = False
-    """Whether extraction and training ask a cluster for GPUs. On one machine they take what they find."""
+    """Request GPUs from a cluster for extractions and trainings. On a single machine the key has no effect: jobs use
+    the GPU that they find."""
     datasets: dict[Name, DatasetConfig] = {}
-    """Data that models are shown, by names of your choice; `kind` says what each is (docs/models.md)."""
+    """Data that models read, under names of your choice; `kind` says what each data set is (docs/models.md)."""
     models: Annotated[dict[Name, ModelConfig], Field(min_length=1)]
-    """Models of the suite, by names of your choice."""
+    """Models of the suite, under names of your choice."""
     extraction: ExtractionConfig = ExtractionConfig()
     stats: StatsConfig = StatsConfig()
     init_death: InitDeathConfig = InitDeathConfig()
     train: TrainConfig = TrainConfig()
 
     def needs_whitening(self) -> bool:
-        """Whether any stage asks for the eigenvectors of the covariance, which cost a second Gram matrix."""
+        """Checks whether any stage needs the eigenvectors of the covariance, which cost a second Gram matrix."""
         trained = [variant.preprocessing.kind for variant in self.train.variants.values()]
         return not NEED_EIGENVECTORS.isdisjoint((*self.init_death.preprocessings, *trained))
 
     def store_path(self, model: str, layer: Layer) -> Path | str:
-        """Where stage `extract` puts a layer: a folder, or an s3:// URL."""
+        """Returns the place of a layer's store, a folder or an s3:// URL."""
         if self.stores:
             return f"{self.stores}/{model}/{file_stem(layer)}.zarr"
         return self.results / "extract" / model / f"{file_stem(layer)}.zarr"
 
     def stats_path(self, model: str, layer: Layer) -> Path:
-        """Where stage `stats` puts a layer's scalars; the arrays lie beside it."""
+        """Returns the file of a layer's scalar statistics; the arrays are next to it."""
         return self.results / "stats" / model / f"{file_stem(layer)}.json"
 
     def init_death_path(self, model: str, layer: Layer) -> Path:
-        """Where stage `init_death` puts a layer's result."""
+        """Returns the file of a layer's death at initialization."""
         return self.results / "init_death" / model / f"{file_stem(layer)}.json"
 
     def train_path(self, model: str, layer: Layer, variant: str) -> Path:
-        """The folder of stage `train` for a variant on a layer."""
+        """Returns the folder of a variant's training on a layer."""
         return self.results / "train" / model / file_stem(layer) / variant
 
     def theory_path(self) -> Path:
-        """Where stage `theory` puts its predictions."""
+        """Returns the file of the predictions by the closed forms."""
         return self.results / "theory" / "predictions.json"
 
     def keys_path(self) -> Path:
-        """Where a run writes what each result's key was made from (`saelib.pipeline.reasons`)."""
+        """Returns the file that records what each result's key was computed from (`saelib.pipeline.reasons`)."""
         return self.results / "keys.json"

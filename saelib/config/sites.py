@@ -66,7 +66,7 @@ def names(layers: Iterable[Layer]) -> str:
 
 
 def compact(layers: Sequence[int]) -> str:
-    """(1, 2, 3, 7) -> '1-3, 7'."""
+    """Writes sorted layer numbers in short: (1, 2, 3, 7) -> '1-3, 7'."""
     parts: list[str] = []
     start = previous = layers[0]
     for layer in (*layers[1:], None):

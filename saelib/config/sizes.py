@@ -1,4 +1,4 @@
-"""How many blocks a model has and how wide it is, by what files on this machine say, without loading it."""
+"""Finds a model's number of blocks and its width in files on this machine, without loading the model."""
 
 import re
 from pathlib import Path
@@ -13,30 +13,30 @@ from saelib.files.sealed import read_json
 
 BLOCKS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth")
 WIDTH = ("hidden_size", "n_embd", "d_model", "dim", "embed_dim")
-"""What a config.json calls them; the first that is there counts."""
+"""Their names in a config.json; the first one present counts."""
 CONFIGS = {"stable_diffusion_3": "transformer/config.json", "antiberty": "AntiBERTy_md_smooth/config.json"}
-"""Where a family's config.json lies, other than at the top."""
+"""Family -> the place of its config.json, if that is not the top of the folder."""
 ESM2 = {6: 320, 12: 480, 30: 640, 33: 1280, 36: 2560, 48: 5120}
-"""Blocks and widths of the published ESM2; fair-esm's names of files begin with `esm2_t` and the blocks."""
+"""Number of blocks -> width of the published ESM2 models; fair-esm's file names begin with `esm2_t` and the number."""
 
 
 class Size(NamedTuple):
-    """Both are None where nothing on this machine says."""
+    """A model's number of blocks and its width; None if nothing on this machine says."""
 
     blocks: int | None = None
     width: int | None = None
     where: str = ""
-    """What says so, for messages."""
+    """The file or setting that says so, for messages."""
 
 
 def known_size(source: SourceConfig) -> Size:
-    """What is known of a model before its weights are loaded: what its files say, else what was published of it."""
+    """Returns the size of a model before its weights are loaded, from its files or from published facts."""
     said = stated_size(source)
     match source:
         case AlphaFold3Source():
             return said._replace(width=384)
         case Esm3Source():
-            return Size(48, 1536)  # ESM3-open, the only one whose weights can be had
+            return Size(48, 1536)  # ESM3-open, the only one whose weights are published
         case SpliceaiSource():
             return Size(16, 32)  # SpliceAI-10k
         case Esm2Source():
@@ -45,7 +45,10 @@ def known_size(source: SourceConfig) -> Size:
 
 
 def stated_size(source: SourceConfig) -> Size:
-    """What a model's files on this machine and its own config say. Uses no network; unreadable files say nothing."""
+    """Returns the size that a model's files on this machine or its own config state.
+
+    It uses no network, and ignores files that it cannot read.
+    """
     if isinstance(source, AlphaFold3Source):
         return Size(0, None, "family alphafold3")
     if isinstance(source, ModuleSource) and isinstance(source.hooks, tuple):
@@ -63,7 +66,7 @@ def stated_size(source: SourceConfig) -> Size:
 
 
 def every_layer(source: SourceConfig, blocks: int | None) -> tuple[int, ...] | None:
-    """All numbers that a layer of the model can have, 0 among them; None where that is not known."""
+    """Returns the numbers of all layers of the model, 0 included; None if they are not known."""
     if isinstance(source, ArraysSource):
         return tuple(sorted(source.files))
     last = blocks if blocks is not None else known_size(source).blocks
@@ -89,7 +92,11 @@ def _gguf(path: Path) -> Size:
 
 
 def _config(path: Path, family: str) -> Size:
-    """An encoder-decoder has two numbers of blocks. A model that also sees has one of its own for text."""
+    """Reads the size in a config.json.
+
+    An encoder-decoder has two numbers of blocks, so its size is not known. A model over text and images has a part for
+    each.
+    """
     settings: Any = read_json(path) if path.is_file() else {}
     if not isinstance(settings, dict) or settings.get("is_encoder_decoder"):
         return Size()
@@ -104,6 +111,6 @@ def _config(path: Path, family: str) -> Size:
 
 
 def _count(settings: dict[str, Any], keys: tuple[str, ...]) -> int | None:
-    """The first of the keys that is there, where it holds a number of something."""
+    """Returns the value of the first key that is present, if it is a positive integer."""
     value = next((settings[key] for key in keys if key in settings), None)
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

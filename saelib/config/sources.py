@@ -1,4 +1,4 @@
-"""What models are and how each family of them is loaded. `docs/models.md` says more about every family."""
+"""Settings of models, one class per family; `docs/models.md` says more about each."""
 
 import re
 from typing import Annotated, Any, Literal, Self
@@ -27,19 +27,23 @@ Dotted = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\
 
 
 class TransformersSource(TokenModelSource):
-    """Any text model that transformers' `AutoModel` loads: decoders and encoders, safetensors or GGUF."""
+    """Any text model that transformers' `AutoModel` loads: decoders and encoders, from safetensors or GGUF."""
 
     family: Literal["transformers"]
     weights: FilesConfig
+    """The checkpoint's folder, with config.json, a tokenizer and the weights."""
     gguf_file: str | None = None
-    """File name of a GGUF checkpoint in the weights folder."""
+    """File name of a GGUF checkpoint in the folder of the weights. Set it if the weights are in GGUF format."""
     special_tokens_in_text: Literal["as_text", "leave_out", "keep"] = "as_text"
-    """Special tokens that a text spells itself, such as `<|endoftext|>`: read letter by letter like other text; or read
-    as special tokens, whose activations are left out, or kept. What the tokenizer cannot read as text is left out."""
+    """Treatment of special tokens that appear in a text itself, such as `<|endoftext|>`: `as_text` reads their letters
+    like any other text, `leave_out` reads special tokens but records no activations of them, `keep` records them too. A
+    special token that the tokenizer cannot read as text is treated as with `leave_out`."""
     device_map: Literal["auto", "balanced", "sequential"] | None = None
-    """Spread the blocks over several GPUs, as accelerate does; none: the whole model on one device."""
+    """accelerate's strategy to spread the blocks over several GPUs. Without it, the whole model is on one device; set
+    `auto` if it does not fit."""
     trust_remote_code: bool = False
-    """Run the Python that comes with the checkpoint. From the hub only with `revision` set to a commit."""
+    """Run the Python code that comes with the checkpoint. Set it only if you trust the code; for weights from the hub,
+    `revision` must then be a commit."""
 
     @model_validator(mode="after")
     def _remote_code_is_pinned(self) -> Self:
@@ -53,48 +57,55 @@ class TransformersSource(TokenModelSource):
                 f"what '{self.weights.revision}' points to may change"
             )
         if self.gguf_file or self.device_map:
-            raise ValueError("trust_remote_code goes with neither gguf_file nor device_map")
+            raise ValueError("trust_remote_code cannot be combined with gguf_file or device_map")
         return self
 
 
 class TransformersVisionSource(ModelSource):
-    """Any vision transformer that transformers' `AutoModel` loads: DINOv2, DINOv3, ViT and their kin."""
+    """Any vision transformer that transformers' `AutoModel` loads, such as DINOv2, DINOv3 and ViT."""
 
     family: Literal["transformers_vision"]
     weights: FilesConfig
+    """The checkpoint's folder, with config.json, preprocessor_config.json and the weights."""
     device_map: Literal["auto", "balanced", "sequential"] | None = None
-    """Spread the blocks over several GPUs, as accelerate does; none: the whole model on one device."""
+    """accelerate's strategy to spread the blocks over several GPUs. Without it, the whole model is on one device; set
+    `auto` if it does not fit."""
     keep_special_tokens: bool = False
-    """Also take CLS and register tokens, which carry no patch."""
+    """Also record CLS and register tokens, which represent no patch."""
 
 
 class ModuleSource(ModelSource):
-    """Any `torch.nn.Module` of yours, by a dotted factory and the path of its blocks."""
+    """Any `torch.nn.Module` of your own, made by a function that you name (docs/plugins.md)."""
 
     family: Literal["module"]
     factory: Dotted
-    """Called with `arguments`; returns the module. It runs code of yours."""
+    """Function that makes the module, as `package.module:name`. It is called with `arguments`; your code runs."""
     prepare: Dotted
-    """Called with a list of texts or images; returns keyword arguments for the module and the tokens to keep."""
+    """Function, as `package.module:name`, that takes a list of texts or images and returns the module's keyword
+    arguments and the tokens to keep."""
     hooks: str | tuple[str, ...]
-    """Path of a block with `{layer}` where its number goes (`encoder.layers.{layer}`), or the list of all paths."""
+    """Path of a block in the module, with `{layer}` for its number (`encoder.layers.{layer}`), or the list of the paths
+    of all blocks."""
     first: Annotated[int, Field(ge=0)] = 0
-    """The number that stands in the path of the first block, which is layer 1."""
+    """Number in the path of the first block, which is layer 1. Set it to 1 if your module counts from 1."""
     arguments: dict[str, Any] = {}
-    """JSON values for the factory."""
+    """Keyword arguments of `factory`, as JSON values."""
     weights: FilesConfig | None = None
-    """`.safetensors`, or `.pt` with tensors alone; loaded into the module, every key must fit."""
+    """A `.safetensors` file, or a `.pt` file that holds only tensors, to load into the module; every key must match.
+    Without it, the factory provides the weights."""
     layout: Literal["example token channel", "token example channel", "example channel position"] = (
         "example token channel"
     )
-    """Axes of a block's output; `position` stands for every axis that follows the channels."""
+    """Axes of a block's output; `position` stands for all axes after the channels. Set it if tokens come first, or if
+    blocks are convolutions."""
     import_from: LocalFiles | None = None
-    """Folder to import from; none: installed packages. An edit of any file in it makes the model's results stale."""
+    """Folder to import from. Without it, only installed packages are imported. An edit of any file in the folder makes
+    the model's results stale."""
 
     @model_validator(mode="after")
     def _hooks_name_blocks(self) -> Self:
         if not self.hooks or (isinstance(self.hooks, str) and "{layer}" not in self.hooks):
-            raise ValueError("hooks needs '{layer}' where a block's number goes, or is the list of all blocks' paths")
+            raise ValueError("hooks needs '{layer}' in place of a block's number, or is the list of all blocks' paths")
         if not isinstance(self.hooks, str) and self.first:
             raise ValueError(
                 "first is the number of the first block in a pattern of hooks, but hooks is a list; remove it"
@@ -103,17 +114,17 @@ class ModuleSource(ModelSource):
 
 
 class PluginSource(ModelSource):
-    """A source in Python of yours: see `docs/plugins.md`."""
+    """A source that you write in Python (docs/plugins.md)."""
 
     family: Literal["plugin"]
     file: LocalFiles | None = None
-    """A Python file with a function `open_source(options, device, dtype)`."""
+    """A Python file with a function `open_source(options, device, dtype)`. Give either this or `entry_point`."""
     entry_point: str | None = None
-    """Or the name of an installed package's entry point in the group `saelib.sources`: such a function."""
+    """Name of such a function among an installed package's entry points, in the group `saelib.sources`."""
     weights: FilesConfig | None = None
-    """Fetched first; your function finds the local path in `options["weights"]`."""
+    """Files to fetch first. Your function finds their local path in `options["weights"]`."""
     options: dict[str, Any] = {}
-    """JSON values for your function."""
+    """Options for your function, as JSON values."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -125,13 +136,15 @@ class PluginSource(ModelSource):
 
 
 class ArraysSource(Section):
-    """Activations made elsewhere: one array `[tokens, d_in]` or `[examples, context, d_in]` a layer."""
+    """Activations that you already have: per layer one array, `[tokens, d_in]` or `[examples, context, d_in]`."""
 
     family: Literal["arrays"]
     files: dict[int, str]
-    """Layer number -> a file, `FILE::NAME`, a folder of files, a pattern such as `acts/*.npy`, or a store."""
+    """Layer number -> a file, `FILE::NAME` for one of several arrays in it, a folder of files, a pattern such as
+    `acts/*.npy`, or a store."""
     fill_missing_chunks: bool = False
-    """Take chunks that a .zarr or .h5 file does not hold for its fill value."""
+    """Read chunks that a .zarr or .h5 file lacks as its fill value. Set it only if they were left out on purpose;
+    otherwise they are an error."""
 
 
 SourceConfig = Annotated[

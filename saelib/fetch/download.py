@@ -1,4 +1,4 @@
-"""Download one file over HTTP or FTP, resuming after a broken connection."""
+"""Downloads one file over HTTP or FTP, and resumes after a broken connection."""
 
 import logging
 import shutil
@@ -16,23 +16,23 @@ from saelib.progress import progress
 log = logging.getLogger(__name__)
 
 PAUSES = (1.0, 2.0, 4.0, 8.0)
-"""Seconds between attempts; counted anew when something has arrived."""
+"""Seconds between attempts. They start over whenever something has arrived."""
 TIMEOUT_SECONDS = 60.0
 BUSY = (408, 425, 429, 500, 502, 503, 504)
-"""Answers after which it is worth asking again."""
+"""HTTP status codes after which it is worth trying again."""
 CHUNK = 1 << 20
 
 
 def download(url: str, target: Path, pinned: bool) -> None:
-    """Bring what lies at `url` to `target`. After an error `target` holds what has arrived, for the next call.
+    """Downloads `url` to `target`. After an error, `target` keeps the part that has arrived for the next call.
 
     Args:
-        url: http, https or ftp. FTP begins anew after a break.
-        target: a file of no use until this returns; another beside it says which version it is of.
-        pinned: whether a checksum will be compared, so that a part without a mark of its version may be continued.
+        url: An http, https or ftp URL. FTP starts over after a broken connection.
+        target: The file to write, incomplete until this returns. A file next to it records which version it is.
+        pinned: Whether a checksum will be compared, so that a part of unknown version may be continued.
 
     Raises:
-        UserError: where the server refuses, cannot be reached or breaks off again and again, or the disk is too small.
+        UserError: If the server refuses, cannot be reached or breaks off repeatedly, or if the disk is too small.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     attempt = 0
@@ -41,7 +41,7 @@ def download(url: str, target: Path, pinned: bool) -> None:
         try:
             return _attempt(url, target, pinned)
         except HTTPError as error:
-            if error.code == 416 and before:  # nothing is left to send, or the file has become shorter
+            if error.code == 416 and before:  # the file is complete, or has become shorter
                 if error.headers.get("Content-Range") == f"bytes */{before}":
                     return None
                 target.unlink()
@@ -54,7 +54,7 @@ def download(url: str, target: Path, pinned: bool) -> None:
         if attempt == len(PAUSES):
             kept = f"; {_size(target) >> 20} MB have arrived and are kept for the next attempt" if _size(target) else ""
             raise UserError(f"{url}: could not be downloaded ({reason}){kept}")
-        log.info("%s: broken off (%s), trying again", url, reason)
+        log.info("%s: interrupted (%s), trying again", url, reason)
         time.sleep(PAUSES[attempt])
 
 
@@ -71,7 +71,7 @@ def _attempt(url: str, target: Path, pinned: bool) -> None:
         if getattr(answer, "status", None) != 206:  # the whole file
             have = 0
         elif not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            raise UserError(f"{url}: the server sent another part than it was asked for")
+            raise UserError(f"{url}: the server sent a different part of the file than requested")
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length else None
         _check_room(url, int(length or 0), target)
@@ -82,7 +82,7 @@ def _attempt(url: str, target: Path, pinned: bool) -> None:
 
 
 def _receive(answer: Any, target: Path, have: int, total: int | None) -> None:
-    """Append the answer to the first `have` bytes of `target`."""
+    """Appends the answer to the first `have` bytes of `target`."""
     with target.open("ab") as stream, progress(f"fetch {target.name}", total or 0, "bytes", log) as advance:
         stream.truncate(have)
         while chunk := answer.read(CHUNK):
@@ -92,7 +92,7 @@ def _receive(answer: Any, target: Path, have: int, total: int | None) -> None:
 
 
 def _version(headers: Any) -> str:
-    """What `If-Range` takes to make sure that a part belongs to the same version of the file."""
+    """Returns the value for `If-Range`, by which the server continues a part only if the file has not changed."""
     etag = headers.get("ETag", "")
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
 
@@ -100,7 +100,7 @@ def _version(headers: Any) -> str:
 def _check_room(url: str, needed: int, target: Path) -> None:
     free = shutil.disk_usage(target.parent).free
     if needed > free:
-        raise UserError(f"{url}: needs {needed >> 20} MB in {target.parent}, where {free >> 20} MB are free")
+        raise UserError(f"{url}: needs {needed >> 20} MB in {target.parent}, but {free >> 20} MB are free")
 
 
 def _size(path: Path) -> int:

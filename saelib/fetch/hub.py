@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub, in its own library's cache, verified."""
+"""Fetches files of the Hugging Face hub into its own library's cache, and verifies them."""
 
 import hashlib
 import json
@@ -18,15 +18,15 @@ log = logging.getLogger(__name__)
 
 
 def describe(files: HubFiles) -> str:
-    """What messages call a repository."""
+    """Returns the name of a repository in messages."""
     return f"hf {files.hf}@{files.revision}"
 
 
 def snapshot(files: HubFiles) -> Path:
-    """The repository's folder in the hub's cache, fetched if need be; without a network, what is there already.
+    """Returns the repository's folder in the hub's cache, after fetching what is missing if there is a network.
 
     Raises:
-        UserError: where it cannot be had, or a file's content is not what its name in the cache promises.
+        UserError: If it cannot be fetched, or if a file's content does not match its name in the cache, a SHA-256.
     """
     from huggingface_hub import get_token
 
@@ -39,7 +39,7 @@ def snapshot(files: HubFiles) -> Path:
 
 
 def commit(files: HubFiles, without_network: str) -> str:
-    """The commit that the revision stands for now. Raises `UserError` where the hub does not say: see `hub_errors`."""
+    """Returns the commit that a revision now stands for. Raises `UserError` if the hub does not say (`hub_errors`)."""
     from huggingface_hub import HfApi
 
     if re.fullmatch("[0-9a-f]{40}", files.revision):
@@ -48,11 +48,29 @@ def commit(files: HubFiles, without_network: str) -> str:
         return HfApi().repo_info(files.hf, repo_type=files.repo_type, revision=files.revision).sha or files.revision
 
 
+def list_files(files: HubFiles) -> tuple[str, list[str]]:
+    """List a repository's files: the commit, and their paths. Without a network, the files that are in the cache.
+
+    Raises:
+        UserError: if there is no such repository or revision, or neither hub nor cache gives it.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        sha = commit(files, "download the files elsewhere and name their folder")
+        with hub_errors(files, "download the files elsewhere and name their folder"):
+            return sha, HfApi().list_repo_files(files.hf, repo_type=files.repo_type, revision=sha)
+    except UserError:
+        if (folder := cached(files)) is None:
+            raise
+        return folder.name, [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
 @contextmanager
 def hub_errors(files: HubFiles, without_network: str) -> Iterator[None]:
-    """Turn the many errors of the hub's libraries into one `UserError` that says what to do.
+    """Turns the many errors of the hub's libraries into one `UserError` that says what to do.
 
-    `without_network`: the end of the sentence "Without a network, ...".
+    `without_network` completes the sentence "Without a network, ...".
     """
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -74,17 +92,17 @@ def hub_errors(files: HubFiles, without_network: str) -> Iterator[None]:
         ) from None
     except RevisionNotFoundError:
         raise UserError(f"{describe(files)}: the hub has no revision '{files.revision}' of it") from None
-    # No network, interrupted transfers: OSError, or httpx's errors, which the library hands on as they are.
+    # Without a network, or if a transfer breaks, the library raises OSError, or passes on httpx's errors.
     except (OSError, HFValidationError, _http_error(HfHubHTTPError)) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"{describe(files)}: the Hugging Face hub did not give these files ({reason}). "
+            f"{describe(files)}: could not be fetched from the Hugging Face hub ({reason}). "
             f"Without a network, {without_network}"
         ) from None
 
 
 def cached(files: HubFiles) -> Path | None:
-    """The repository's folder in the hub's cache, where it is there. Does not use the network."""
+    """Returns the repository's folder in the hub's cache, or None. It uses no network."""
     from huggingface_hub.errors import HFValidationError
 
     try:
@@ -94,7 +112,7 @@ def cached(files: HubFiles) -> Path | None:
 
 
 def is_cached(files: HubFiles) -> bool:
-    """Whether the files are in the hub's cache. Does not use the network."""
+    """Checks whether the files are in the hub's cache. It uses no network."""
     folder = cached(files)
     return folder is not None and (files.inside == "." or any(folder.glob(files.inside)))
 
@@ -114,7 +132,7 @@ def _download(files: HubFiles, local_files_only: bool = False) -> Path:
 
 
 def _patterns(files: HubFiles) -> list[str] | None:
-    """Which files to fetch, as the hub's library wants it: its `*` also stands for `/`."""
+    """Returns the patterns of the files to fetch for the hub's library, in which `*` also matches `/`."""
     if files.only or files.inside == ".":
         return list(files.only) or None
     inside = files.inside.replace("**/", "*")
@@ -130,14 +148,14 @@ def _gated(files: HubFiles) -> str:
 
 
 def _http_error(hub_error: type[Exception]) -> type[Exception]:
-    """The base of all errors of the HTTP library that this version of huggingface_hub uses (httpx or httpx2)."""
+    """Returns the base class of the errors of huggingface_hub's HTTP library, which depends on its version."""
     return next(base for base in hub_error.__mro__ if base.__name__ == "HTTPError")
 
 
 def _verify(files: HubFiles, folder: Path) -> None:
-    """Compare large files with their SHA-256, by which the hub's cache names them, once for each file.
+    """Compares large files once with their SHA-256, by which the hub's cache names them.
 
-    Small ones are named by a git hash; caches without symbolic links (Windows) have no such names.
+    Small files are named by a git hash instead, and caches without symbolic links (Windows) have no such names.
     """
     from huggingface_hub.utils import filter_repo_objects
 

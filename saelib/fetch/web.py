@@ -1,4 +1,4 @@
-"""One file at an address, or the archive there unpacked."""
+"""Fetches one file from a URL and unpacks archives."""
 
 import hashlib
 import logging
@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 
 
 def downloaded(files: WebFiles) -> Path:
-    """The folder in the cache that holds the file, or the archive's contents; fetched if need be.
+    """Returns the folder in the cache with the file or the archive's contents, after fetching it if necessary.
 
     Raises:
-        UserError: where it cannot be had, is not what its checksum says, or is an archive that cannot be trusted.
+        UserError: If it cannot be fetched, does not match its checksum, or is an unsafe archive.
     """
     if folder := cached(files):
         return folder
@@ -46,7 +46,7 @@ def downloaded(files: WebFiles) -> Path:
 
 
 def cached(files: WebFiles) -> Path | None:
-    """The folder in the cache, named by the download's sum, where it is there. Without `sha256`: the last one."""
+    """Returns the folder in the cache, named by the download's SHA-256, or None. Without `sha256`, the latest one."""
     folders = [path for path in _place(files).glob("*") if re.fullmatch("[0-9a-f]{64}", path.name)]
     if files.sha256:
         folders = [path for path in folders if path.name == files.sha256]
@@ -58,7 +58,7 @@ def _place(files: WebFiles) -> Path:
 
 
 def _name(files: WebFiles) -> str:
-    """The address' last part, as a file name that every system takes."""
+    """Returns the last part of the URL as a file name that is valid on every system."""
     last = unquote(PurePosixPath(urlsplit(files.url).path).name)
     return re.sub(r"[^\w.+=-]", "_", last).lstrip(".")[-100:] or "download"
 
@@ -67,7 +67,7 @@ def _check_sum(files: WebFiles, partial: Path) -> str:
     found = file_sha256(partial)
     if files.sha256 is None:
         size = partial.stat().st_size
-        log.warning("%s: %d bytes. So that it stays the same, put into the config: sha256: %s", files.url, size, found)
+        log.warning("%s: %d bytes. To pin this file, add to the config: sha256: %s", files.url, size, found)
     elif found != files.sha256:
         raise UserError(f"{files.url}: its sha256 is {found}, but the config says {files.sha256}")
     return found

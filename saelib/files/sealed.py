@@ -1,4 +1,4 @@
-"""JSON files with a checksum over themselves: a changed bit makes them count as missing."""
+"""Reads and writes JSON files that hold a checksum over themselves, so a file with a changed bit counts as missing."""
 
 import hashlib
 import json
@@ -12,21 +12,21 @@ Result = TypeVar("Result")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Publish `value` as indented JSON. NaN and infinity are refused: JSON has neither."""
+    """Publishes `value` as indented JSON, and refuses NaN and infinity, which JSON does not have."""
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
     with published_file(path) as draft:
         draft.write_text(text)
 
 
 def write_result(path: Path, key: str, content: dict[str, Any]) -> None:
-    """Publish a result as JSON, with the key that makes it fresh and a checksum over itself."""
+    """Publishes a result as JSON, with the key that makes it fresh and a checksum over the file."""
     text = seal(json.dumps({"key": key} | content, indent=1, allow_nan=False))
     with published_file(path) as draft:
         draft.write_text(text)
 
 
 def read_result(kind: type[Result], path: Path) -> Result:
-    """Read a result as the dataclass `kind`, whose fields are checked; entries that are not fields are left out.
+    """Reads a result as the dataclass `kind` and checks its fields; entries that are not fields are left out.
 
     Raises:
         UserError: If the file is missing or not JSON, or if a field is missing, has another type or is not finite. The
@@ -47,13 +47,13 @@ def read_result(kind: type[Result], path: Path) -> Result:
 
 
 def seal(text: str) -> str:
-    """The JSON text of an object that is not empty, with a checksum over itself as its last entry."""
+    """Adds a checksum, as the last entry, to the JSON text of an object that is not empty."""
     body = text[:-1].rstrip()
     return f'{body},\n "checksum": "{_checksum(body)}"\n}}\n'
 
 
 def unseal(text: str) -> dict[str, Any]:
-    """The object that was sealed. Raises `ValueError` where a bit of its text has changed."""
+    """Returns the object that was sealed. Raises `ValueError` if a bit of its text has changed."""
     body, _, end = text.rpartition(',\n "checksum": "')
     if end != f'{_checksum(body)}"\n}}\n':
         raise ValueError("its checksum is wrong")
@@ -61,7 +61,7 @@ def unseal(text: str) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises `UserError` where it is missing or not JSON."""
+    """Reads a JSON file. Raises `UserError` if it is missing or not JSON."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
@@ -71,7 +71,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """Read a file that was sealed. Raises `UserError` where it is missing or damaged."""
+    """Reads a sealed file. Raises `UserError` if it is missing or damaged."""
     try:
         return unseal(path.read_text())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Tables as CSV or parquet: those that people bring, and those that are published."""
+"""Reads tables that people bring, and writes those that are published, as CSV or parquet."""
 
 import csv
 import difflib
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     import polars as pl
 
 MISSING = ("", "na", "n/a", "#n/a", "nan", "null", "none", "-")
-"""What people write into a cell that has no number, in lower case."""
+"""Texts, in lower case, that people write into a cell without a number."""
 FORMATS = (".csv", ".tsv", ".parquet")
 
 
 def read_table(path: Path, columns: list[str], numbers: list[str]) -> "pl.DataFrame":
-    """Reads a table that must have `columns`. Those in `numbers` become Float64, their missing cells null.
+    """Reads a table that must have `columns`. Columns in `numbers` become Float64, and their missing cells null.
 
     The suffix says what the file is: .csv (separated by commas, semicolons or tabs), .tsv or .parquet. Numbers in a
     file with semicolons may have decimal commas. All other columns of a text file are text.
 
     Raises:
-        UserError: where the file, its format or a column is not as wanted.
+        UserError: If the file is missing or not such a table, or if a column is missing or does not hold numbers.
     """
     import polars as pl
 
@@ -52,7 +52,7 @@ def read_table(path: Path, columns: list[str], numbers: list[str]) -> "pl.DataFr
 
 
 def _read_text(path: Path) -> tuple["pl.DataFrame", str]:
-    """The table, and what separates its cells. They are text, whatever they look like: an `NA` may come last."""
+    """Reads a table and its separator. All cells stay text, because an `NA` may follow thousands of numbers."""
     import polars as pl
 
     text = path.read_text(encoding="utf-8-sig")
@@ -69,7 +69,7 @@ def _read_text(path: Path) -> tuple["pl.DataFrame", str]:
 
 
 def _numbers(column: "pl.Series", path: Path, decimal_comma: bool) -> "pl.Series":
-    """The column as Float64. NaN, which polars tells from null, becomes null."""
+    """Converts a column to Float64. NaN, which polars distinguishes from null, becomes null."""
     import polars as pl
 
     if column.dtype.is_numeric():
@@ -83,15 +83,15 @@ def _numbers(column: "pl.Series", path: Path, decimal_comma: bool) -> "pl.Series
     wrong = (cells.is_not_null() & found.is_null()).arg_true()
     if len(wrong):
         raise UserError(
-            f"{path}: the column '{column.name}' should be numbers, or empty where there is none; its row "
+            f"{path}: the column '{column.name}' should hold numbers or empty cells; its row "
             f"{wrong[0] + 1} below the header holds '{cells[wrong[0]]}'"
         )
     return found.fill_nan(None)
 
 
 def write_table(table: "pl.DataFrame", path: Path) -> None:
-    """Publish a table; the suffix says how. Raises `OSError` where it cannot be written, as on a full disk."""
-    # In memory first: from a full disk polars makes an error of its own, which cannot be told from a mistake.
+    """Publishes a table in the format of the suffix. Raises `OSError` if it cannot be written, as on a full disk."""
+    # Polars writes to memory first: its own error for a full disk cannot be told from a mistake.
     contents = io.BytesIO()
     if path.suffix == ".csv":
         table.write_csv(contents)

@@ -33,13 +33,13 @@ def record_products(
 
     Args:
         products: [probes, tokens], finite.
-        inverse_lengths: [tokens]; 1 / ||x||, finite: tokens of zeros are left out by the caller.
+        inverse_lengths: [tokens]; 1 / ||x||, such that products times it are finite: the caller leaves zeros out.
         bins_per_cosine: Bins of the histogram from cosine 0 to 1; what lies beyond the last bin counts in the last.
         largest_product: [probes], updated in place.
         largest_cosine: [probes], likewise.
         counts: [probes, 1 + bins], likewise; bin 0 holds the cosines <= 0.
     """
-    last = np.int32(counts.shape[1] - 1)
+    last = np.float32(counts.shape[1] - 1)
     for probe in range(products.shape[0]):
         product, cosine = largest_product[probe], largest_cosine[probe]
         for token in range(products.shape[1]):
@@ -49,4 +49,4 @@ def record_products(
         largest_product[probe], largest_cosine[probe] = product, cosine
         for token in range(products.shape[1]):
             place = products[probe, token] * inverse_lengths[token] * bins_per_cosine + np.float32(1)
-            counts[probe, min(np.int32(max(place, np.float32(0))), last)] += 1
+            counts[probe, np.int32(min(max(place, np.float32(0)), last))] += 1

@@ -28,7 +28,8 @@ class DeathEstimate:
     """Predicted death of untrained dictionaries: fractions of the latents in [0, 1].
 
     `se_...` is the standard error of the expected value, by the number of probes. `sd_...` is the standard deviation of
-    single dictionaries about it: the chance of each latent, and of the bar if tokens share one.
+    single dictionaries about it, as if latents died independently: real layers have 1.0 to 1.3 times that, Gaussian
+    tokens about a strong mean, which move all bars together, up to twice.
     """
 
     dead_relu: float
@@ -66,8 +67,6 @@ class ProbedDeath:
     """[tokens]."""
     near_cosines: NDArray[np.float32]
     """Cosines between tokens that are near the same probe: their quantiles."""
-    pair_cosines: NDArray[np.float32]
-    """Cosines between any two tokens: their quantiles."""
 
     @property
     def tokens(self) -> int:
@@ -96,11 +95,9 @@ class ProbedDeath:
             UserError: If k does not lie between 1 and d_sae, or tokens between 1 and those seen.
         """
         self._check(d_sae, k, tokens)
-        near, far = (self._bar_correlation(c, k / d_sae) for c in (self.near_cosines, self.pair_cosines))
-        total = self._at(tokens, lambda row: cap_law.over_the_factor(self._passed_over(row, d_sae, k, near)))
-        dead_of_bar = self._at(tokens, lambda row: self._passed_over(row, d_sae, k, far)).mean(axis=0)
-        of_bar = float(cap_law.over_the_factor(dead_of_bar**2) - cap_law.over_the_factor(dead_of_bar) ** 2)
-        return self._estimate(total, d_sae, tokens, max(of_bar, 0.0), (1 - k / d_sae) ** (tokens or self.tokens))
+        correlation = self._bar_correlation(k / d_sae)
+        total = self._at(tokens, lambda row: self._passed_over(row, d_sae, k, correlation))
+        return self._estimate(total, d_sae, tokens, floor=(1 - k / d_sae) ** (tokens or self.tokens))
 
     def dead_batch_topk(self, d_sae: int, k: int, tokens: int | None = None) -> DeathEstimate:
         """Predicts the death of a BatchTopK dictionary, for large batches: arguments as for `dead`.
@@ -125,7 +122,7 @@ class ProbedDeath:
         return self._estimate(self._at(tokens, lambda row: self._below(row, threshold)), d_sae, tokens)
 
     def _passed_over(self, row: int, d_sae: int, k: int, correlation: float) -> NDArray[np.float64]:
-        """[probes, factors]: the probability that TopK never selects each, given the common factor of the bars."""
+        """[probes]: the probability that TopK never selects each."""
         largest = self.largest_cosine[row]
         of_largest = cap_law.log_passed_over(cap_law.tail_mass(largest, self.d), d_sae, k, correlation)
         cosines = (np.arange(BINS)[:, None] + _POINTS) / bins_per_cosine(self.d)
@@ -134,31 +131,30 @@ class ProbedDeath:
         place = np.clip((largest * bins_per_cosine(self.d)).astype(int), 0, BINS - 1)
         others = self.counts[row].astype(np.float64)
         others[np.arange(self.probes), place] -= largest > 0
-        return np.where(largest[:, None] > 0, np.exp(others @ of_bins + of_largest), 1.0)
+        return np.where(largest > 0, cap_law.over_the_factor(np.exp(others @ of_bins + of_largest)), 1.0)
 
-    def _bar_correlation(self, cosines: NDArray[np.float32], share: float) -> float:
-        """Of the bars of tokens with these cosines between them."""
+    def _bar_correlation(self, share: float) -> float:
+        """Of the bars of tokens that are near the same probe."""
         if share >= 1:
             return 0.0
-        return float(np.clip(cap_law.cap_correlation(cosines.astype(np.float64), share).mean(), 0, 0.999))
+        correlations = cap_law.cap_correlation(self.near_cosines.astype(np.float64), share)
+        return float(np.clip(correlations.mean(), 0, 0.999))
 
     def _below(self, row: int, threshold: float) -> NDArray[np.float64]:
         return (self.largest_product[row] <= threshold).astype(np.float64)
 
     def _estimate(
-        self, total: NDArray[np.float64], d_sae: int, tokens: int | None, of_bar: float = 0.0, floor: float = 0.0
+        self, total: NDArray[np.float64], d_sae: int, tokens: int | None, floor: float = 0.0
     ) -> DeathEstimate:
-        """From the probability of each probe [probes] to be never selected, and the variance by the shared bar."""
+        """From the probability of each probe to be never selected: [probes]."""
         relu = self._at(tokens, lambda row: self._below(row, 0))
         total = np.maximum(total, relu)  # weights of the factor add up to 1 but for rounding
         parts = {"relu": relu, "topk_only": total - relu, "total": total}
         means = {f"dead_{name}": float(values.mean()) for name, values in parts.items()}
         # As if there were one more probe, half dead: without it, no dead probe would mean no error.
         rates = {name: (values.sum() + 0.5) / (self.probes + 1) for name, values in parts.items()}
-        variances = {name: rate * (1 - rate) for name, rate in rates.items()}
-        errors = {f"se_{name}": math.sqrt(variance / self.probes) for name, variance in variances.items()}
-        shared = {"relu": 0.0, "topk_only": of_bar, "total": of_bar}
-        spreads = {f"sd_{name}": math.sqrt(variances[name] / d_sae + shared[name]) for name in parts}
+        errors = {f"se_{name}": math.sqrt(rate * (1 - rate) / self.probes) for name, rate in rates.items()}
+        spreads = {f"sd_{name}": math.sqrt(rate * (1 - rate) / d_sae) for name, rate in rates.items()}
         return DeathEstimate(**means, **errors, **spreads, floor=floor)
 
     def _at(self, tokens: int | None, of_row: Callable[[int], NDArray[np.float64]]) -> NDArray[np.float64]:

@@ -30,7 +30,7 @@ from threadpoolctl import threadpool_limits
 from saelib.activations.rows import Rows
 from saelib.errors import UserError
 from saelib.init_death.encoder import random_encoder
-from saelib.init_death.measure import finite_block
+from saelib.init_death.groups import Group, finite_block, group_shifts
 from saelib.init_death.probed import BINS, ProbedDeath, bins_per_cosine
 from saelib.preprocessing.transform import Preprocessing
 from saelib.progress import Advance
@@ -41,8 +41,15 @@ PART = 256
 SLICE = 1024
 """Tokens that are multiplied at a time: with `PART` probes 1 MB of products, which stay in cache."""
 
+NEAR = 1e-2
+"""A token shorter than this share of the distance between two centers gets products of its own: in a difference of two
+that are a hundred times as long, rounding would begin to show."""
+
 SAMPLE = 2048
 """Tokens among which those near each probe are compared with each other."""
+
+SHORTEST, LONGEST = 1e-30, 1e30
+"""Lengths between which products and their ratios are numbers in float32; a shorter token counts as zeros."""
 
 NEAREST = 4
 """Tokens of the sample that count as near a probe."""
@@ -71,36 +78,47 @@ def probe_death(
 
     Raises:
         UserError: If there are no tokens, probes or preprocessings, if a preprocessing has another width or fewer than
-            2 dimensions are left, and for activations that hold NaN or infinity.
+            2 dimensions are left, and for activations that hold NaN, infinity or tokens longer than 1e30.
     """
     _check(rows, preprocessings, probes)
     tokens = rows.shape[0]
     curve_tokens = (*(2**i for i in range(tokens.bit_length()) if 2**i < tokens), tokens)
     sample = np.sort(np.random.default_rng(seed).permutation(tokens)[:SAMPLE])
-    probings = [_Probing(p, curve_tokens, sample, probes, seed) for p in preprocessings.values()]
+    probings = {name: _Probing(rows.name, p, curve_tokens, sample, probes, seed) for name, p in preprocessings.items()}
+    shared = [
+        _Products(group, [probings[name] for name in group.names]) for group in group_shifts(rows, preprocessings)
+    ]
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         for start in range(0, tokens, rows.block_rows):
             block = finite_block(rows, start)
-            for done in [pool.submit(probing.take, block, rows.offset, start) for probing in probings]:
+            taken = [pool.submit(probing.take, block, rows.offset, start) for probing in probings.values()]
+            taken += [pool.submit(products.take, block, rows.offset) for products in shared]
+            for done in taken:
                 done.result()
-            parts = [(probing, part) for probing in probings for part in range(0, probes, PART)]
-            for done in [pool.submit(probing.record, part) for probing, part in parts]:
+            parts = [(products, part) for products in shared for part in range(0, probes, PART)]
+            for done in [pool.submit(products.record, part) for products, part in parts]:
                 done.result()
             if progress is not None:
                 progress(len(block))
-        results = [pool.submit(probing.result) for probing in probings]
-        return {name: result.result() for name, result in zip(preprocessings, results, strict=True)}
+        results = {name: pool.submit(probing.result) for name, probing in probings.items()}
+        return {name: result.result() for name, result in results.items()}
 
 
 class _Probing:
     """The probes of one preprocessing, and what they have seen so far."""
 
     def __init__(
-        self, preprocess: Preprocessing, curve_tokens: tuple[int, ...], sample: NDArray[np.intp], probes: int, seed: int
+        self,
+        name: str,
+        preprocess: Preprocessing,
+        curve_tokens: tuple[int, ...],
+        sample: NDArray[np.intp],
+        probes: int,
+        seed: int,
     ) -> None:
-        d = preprocess.d_out
+        d, self._name = preprocess.d_out, name
         self._preprocess, self._curve_tokens, self._sample = preprocess, curve_tokens, sample
-        self._probes = np.ascontiguousarray(random_encoder(d, probes, seed).T)
+        self.probes = np.ascontiguousarray(random_encoder(d, probes, seed).T)
         self._bins_per_cosine = np.float32(bins_per_cosine(d))
         # Row i holds what the tokens from curve_tokens[i - 1] to curve_tokens[i] add.
         self._largest_cosine = np.full((len(curve_tokens), probes), -1, np.float32)
@@ -113,33 +131,51 @@ class _Probing:
         """Preprocesses the tokens from `start` on, for `record`."""
         values = self._preprocess.apply(block, offset)
         stop = start + len(values)
-        self._lengths[start:stop] = np.sqrt(np.einsum("td,td->t", values, values, dtype=np.float64))
+        lengths = np.sqrt(np.einsum("td,td->t", values, values, dtype=np.float64))
+        if not lengths.max() <= LONGEST:
+            row = start + int(np.argmax(~(lengths <= LONGEST)))
+            raise UserError(
+                f"{self._name}: row {row} is longer than {LONGEST:.0e}; multiply all activations by one number"
+            )
+        self._lengths[start:stop] = np.where(lengths < SHORTEST, 0, lengths)
         first, last = np.searchsorted(self._sample, [start, stop])
         self._sampled[first:last] = values[self._sample[first:last] - start]
-        self._start, self._values = start, values
+        self.start, self._values = start, values
 
-    def record(self, part: int) -> None:
-        """Multiplies the tokens that were taken by the probes from `part` on."""
+    def record(self, place: tuple[int, int, int], part: int, products: NDArray[np.float32] | None) -> None:
+        """Takes in what the probes from `part` on see of some tokens.
+
+        Args:
+            place: The row of the curve, first token, last token + 1.
+            part: The first of the probes.
+            products: [probes, tokens], if they are known already.
+        """
         from saelib.init_death.probe_kernels import record_products  # compiles: only where it is used
 
+        row, start, stop = place
         of_part = slice(part, part + PART)
-        for row, start, stop in self._slices():
-            lengths = self._lengths[start:stop]
-            # A token at the center has no direction and selects nothing.
-            kept = lengths > 0
-            values = self._values[start - self._start : stop - self._start][kept]
-            record_products(
-                self._probes[of_part] @ values.T,
-                1 / lengths[kept],
-                self._bins_per_cosine,
-                self._largest_product[row, of_part],
-                self._largest_cosine[row, of_part],
-                self._counts[row, of_part],
-            )
+        lengths = self._lengths[start:stop]
+        # A token at the center has no direction and selects nothing.
+        kept = lengths > 0
+        if products is None:
+            products = self.probes[of_part] @ self._values[start - self.start : stop - self.start].T
+        record_products(
+            products if kept.all() else np.ascontiguousarray(products[:, kept]),
+            1 / lengths[kept],
+            self._bins_per_cosine,
+            self._largest_product[row, of_part],
+            self._largest_cosine[row, of_part],
+            self._counts[row, of_part],
+        )
 
-    def _slices(self) -> Iterator[tuple[int, int, int]]:
+    def is_far(self, start: int, stop: int, distance: float) -> bool:
+        """Whether all these tokens are so long that a difference of vectors as long as `distance` is precise."""
+        lengths = self._lengths[start:stop]
+        return bool(lengths[lengths > 0].min(initial=np.inf) > NEAR * distance)
+
+    def slices(self) -> Iterator[tuple[int, int, int]]:
         """The tokens that were taken, cut where the curve has its points: its row, first token, last token + 1."""
-        start, stop = self._start, self._start + len(self._values)
+        start, stop = self.start, self.start + len(self._values)
         while start < stop:
             row = int(np.searchsorted(self._curve_tokens, start, side="right"))
             end = min(stop, start + SLICE, self._curve_tokens[row])
@@ -148,35 +184,57 @@ class _Probing:
 
     def result(self) -> ProbedDeath:
         return ProbedDeath(
-            d=self._probes.shape[1],
+            d=self.probes.shape[1],
             curve_tokens=self._curve_tokens,
             largest_cosine=np.maximum.accumulate(self._largest_cosine),
             largest_product=np.maximum.accumulate(self._largest_product),
             counts=self._counts[..., 1:].cumsum(axis=0, dtype=np.int32),
             lengths=self._lengths,
-            **self._cosines(),
+            near_cosines=self._near_cosines(),
         )
 
-    def _cosines(self) -> dict[str, NDArray[np.float32]]:
-        """Of tokens of the sample to each other: those that are nearest to one probe, and any."""
+    def _near_cosines(self) -> NDArray[np.float32]:
+        """Cosines between tokens of the sample that are nearest to one probe, of all probes: their quantiles."""
         lengths = self._lengths[self._sample]
         units = self._sampled[lengths > 0] / lengths[lengths > 0, None]
         nearest = min(NEAREST, len(units))
         if nearest < 2:
-            return {"near_cosines": np.zeros(1, np.float32), "pair_cosines": np.zeros(1, np.float32)}
-        top = np.concatenate([self._nearest(units, part, nearest) for part in range(0, len(self._probes), PART)])
+            return np.zeros(1, np.float32)
+        top = np.concatenate([self._nearest(units, part, nearest) for part in range(0, len(self.probes), PART)])
         pairs = [(top[:, i], top[:, j]) for i in range(nearest) for j in range(i)]
-        near = [np.einsum("pd,pd->p", units[a], units[b]) for a, b in pairs]
-        far = [np.einsum("td,td->t", units, np.roll(units, shift, axis=0)) for shift in (1, len(units) // 2)]
-        return {"near_cosines": _quantiles(near), "pair_cosines": _quantiles(far)}
+        cosines = np.concatenate([np.einsum("pd,pd->p", units[a], units[b]) for a, b in pairs])
+        return np.quantile(cosines, (np.arange(256) + 0.5) / 256).astype(np.float32)
 
     def _nearest(self, units: NDArray[np.float32], part: int, nearest: int) -> NDArray[np.intp]:
         """[probes of the part, nearest]: numbers of the unit tokens with the largest cosines."""
-        return np.argpartition(-(self._probes[part : part + PART] @ units.T), nearest - 1, axis=1)[:, :nearest]
+        return np.argpartition(-(self.probes[part : part + PART] @ units.T), nearest - 1, axis=1)[:, :nearest]
 
 
-def _quantiles(values: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    return np.quantile(np.concatenate(values), (np.arange(256) + 0.5) / 256).astype(np.float32)
+class _Products:
+    """The products of probes and tokens that preprocessings of one group share: they differ by a number per probe."""
+
+    def __init__(self, group: Group, probings: list[_Probing]) -> None:
+        self._base, self._probings = group.base, probings
+        self._distances = np.linalg.norm(group.deltas, axis=1)
+        self._shifts = (group.deltas @ probings[0].probes.T).astype(np.float32)
+
+    def take(self, block: NDArray[np.floating], offset: NDArray[np.float32] | None) -> None:
+        """Preprocesses the tokens of a block by the base, for `record`."""
+        self._values = self._base.apply(block, offset) if len(self._probings) > 1 else None
+
+    def record(self, part: int) -> None:
+        """Multiplies the tokens that were taken by the probes from `part` on, once for all of the group."""
+        first = self._probings[0]
+        for row, start, stop in first.slices():
+            products = None
+            for probing, distance, shift in zip(self._probings, self._distances, self._shifts, strict=True):
+                of_probing = None
+                if self._values is not None and probing.is_far(start, stop, distance):
+                    if products is None:
+                        values = self._values[start - first.start : stop - first.start]
+                        products = first.probes[part : part + PART] @ values.T
+                    of_probing = products + shift[part : part + PART, None]
+                probing.record((row, start, stop), part, of_probing)
 
 
 def _check(rows: Rows, preprocessings: Mapping[str, Preprocessing], probes: int) -> None:

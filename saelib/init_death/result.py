@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from saelib.files.sealed import read_result, write_result
+from saelib.init_death.landscape import Landscape
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class InitDeath:
     curve_tokens: tuple[int, ...]
     """1, 2, 4, … and `tokens`."""
     preprocessings: dict[str, Death]
+    landscape: Landscape | None = None
+    """Predicted death for other sizes of the SAE; the stage `init_death` adds it to what it counts."""
     key: str = field(default="", compare=False)
     """One hash over everything that a file was made from; empty for a measurement that was not read from a file."""
 
@@ -95,6 +98,7 @@ class InitDeath:
             "seeds": list(self.seeds),
             "curve_tokens": list(self.curve_tokens),
             "preprocessings": {name: death.to_dict() for name, death in self.preprocessings.items()},
+            "landscape": self.landscape and self.landscape.to_dict(),
         }
 
 

@@ -18,6 +18,7 @@ from saelib.sae.check import Shapes, check_k, check_tensors
 from saelib.sae.file import HEADER, SavedSAE, latent_by_latent
 from saelib.sae.fold import center_input, fold_preprocess, uncenter_input, unit_decoder
 from saelib.sae.model import SAE
+from saelib.sae.origin import Origin, origin_of, read_origin, with_origin
 
 FILES = ("config.json", "ae.pt")
 
@@ -72,16 +73,21 @@ def write(saved: SavedSAE, folder: Path) -> None:
     input: if the mean is large, it is less precise than ours, above all after a whitening.
     """
     refuse_token_norm(saved, "dictionary_learning")
-    sae = fold_preprocess(saved).sae
+    sae, origin = fold_preprocess(saved).sae, origin_of(saved.about)
     trainer: dict[str, Any] = {
         "dict_class": CLASSES[sae.architecture],
         "activation_dim": sae.d_in,
         "dict_size": sae.d_sae,
         "k": sae.k,
-        "layer": saved.about.get("layer"),
-        "lm_name": saved.about.get("model"),
+        "layer": saved.about.get("layer") if origin.hook_layer is None else origin.hook_layer,
+        "lm_name": origin.model_name or saved.about.get("model"),
     }
-    write_json(folder / FILES[0], {"trainer": trainer, HEADER: saved.about})
+    if origin.hook_name is not None:
+        trainer["submodule_name"] = origin.hook_name
+    config: dict[str, Any] = {"trainer": trainer, HEADER: saved.about}
+    if origin.context_size is not None:
+        config["buffer"] = {"d_submodule": sae.d_in, "io": "out", "ctx_len": origin.context_size}
+    write_json(folder / FILES[0], config)
     torch.save({name: value.contiguous() for name, value in _their_tensors(sae).items()}, folder / FILES[1])
 
 
@@ -111,8 +117,23 @@ def read(folder: Path) -> SavedSAE:
         log.warning(UNMEASURED, path, sae.threshold.item())
     if kind in UNCENTERED:
         sae = center_input(sae)
-    about = {"imported_from": "dictionary_learning", "config": config.values}
+    about = with_origin({"imported_from": "dictionary_learning", "config": config.values}, _origin(config))
     return SavedSAE(sae, Preprocessing(np.zeros(sae.d_in)), about)
+
+
+def _origin(config: Config) -> Origin:
+    """Read the origin: our own note of it, or what the trainer and its buffer say."""
+    ours, buffer, trainer = (config.values.get(name) for name in (HEADER, "buffer", "trainer"))
+    if isinstance(ours, dict) and ours:
+        return origin_of(ours)
+    assert isinstance(trainer, dict)
+    return read_origin(
+        {
+            "model_name": trainer.get("lm_name"),
+            "hook_name": trainer.get("submodule_name"),
+            "context_size": buffer.get("ctx_len") if isinstance(buffer, dict) else None,
+        }
+    )
 
 
 def _refuse_transcoder(config: Config) -> None:

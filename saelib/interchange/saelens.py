@@ -18,9 +18,10 @@ from saelib.sae.check import Shapes, check_k, check_tensors
 from saelib.sae.file import SavedSAE, latent_by_latent
 from saelib.sae.fold import center_input, fold_preprocess, rescale_input, scale_decoder, unit_decoder
 from saelib.sae.model import SAE
+from saelib.sae.origin import Origin, origin_of, read_origin, with_origin, without_origin
 
 FILES = ("cfg.json", "sae_weights.safetensors")
-VERSION = "6.54.0"
+VERSION = "6.54.12"
 """The release whose reading and writing is tested. Below 6.0.0 SAELens drops metadata it does not know."""
 
 ARCHITECTURES = {"topk": "topk", "batch_topk": "jumprelu", "relu": "standard", "jumprelu": "jumprelu"}
@@ -50,6 +51,7 @@ def write(saved: SavedSAE, folder: Path) -> None:
         sae = rescale_input(sae, _unbiased(sae.d_in))
     if difference := DIFFERENCES[norm]:
         log.warning(difference)
+    metadata = without_origin(saved.about) | origin_of(saved.about).saelens()
     config: dict[str, Any] = {
         "architecture": ARCHITECTURES[sae.architecture],
         "d_in": sae.d_in,
@@ -59,7 +61,7 @@ def write(saved: SavedSAE, folder: Path) -> None:
         "apply_b_dec_to_input": True,
         "normalize_activations": NORMALIZATIONS[norm],
         "reshape_activations": "none",
-        "metadata": {**saved.about, "sae_lens_version": VERSION, "sae_lens_training_version": None},
+        "metadata": {**metadata, "sae_lens_version": VERSION, "sae_lens_training_version": None},
     }
     if sae.architecture == "topk":
         config |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
@@ -89,8 +91,15 @@ def read(folder: Path) -> SavedSAE:
     sae = _our_convention(SAE(architecture, latent_by_latent(tensors), k), config, norm)
     if factor:
         sae = scale_decoder(sae, tensors[factor])
-    about = {"imported_from": "saelens", "config": stored.values}
+    about = with_origin({"imported_from": "saelens", "config": stored.values}, _origin(stored))
     return SavedSAE(sae, Preprocessing(np.zeros(d_in), None, norm), about)
+
+
+def _origin(stored: Config) -> Origin:
+    """Read the origin from the metadata, or, before release 6, from the settings themselves."""
+    values, metadata = stored.values, stored.values.get("metadata")
+    named = {**values, "hook_name": values.get("hook_name", values.get("hook_point"))}
+    return read_origin({**named, **(metadata if isinstance(metadata, dict) else {})})
 
 
 def _our_convention(sae: SAE, config: Config, norm: TokenNorm) -> SAE:

@@ -1,5 +1,6 @@
 """The folder that sparsify (`SparseCoder.load_from_disk`) reads and writes: cfg.json and sae.safetensors."""
 
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from saelib.sae.check import Shapes, check_k, check_tensors
 from saelib.sae.file import HEADER, SavedSAE, latent_by_latent
 from saelib.sae.fold import fold_preprocess
 from saelib.sae.model import SAE
+from saelib.sae.origin import UNKNOWN, Origin, origin_of, read_origin, with_origin
 
 FILES = ("cfg.json", "sae.safetensors")
 SHAPES: Shapes = {
@@ -31,6 +33,8 @@ READ = {
     *("skip_connection", "transcode", "signed", HEADER),
 }
 """The settings that are followed or refused here, and the one that our own export adds."""
+HOOKPOINT = re.compile(r"([a-z_]+\.)+\d+(\.[a-z_]+)*")
+"""A module's path with its layer's number, which sparsify names an SAE's folder by: `layers.5`, `h.5.mlp`."""
 NOT_OURS = {
     "skip_connection": "adds a linear map of its input",
     "transcode": "predicts something other than its input",
@@ -87,15 +91,29 @@ def read(folder: Path) -> SavedSAE:
         "b_dec": tensors["b_dec"],
     }
     sae = SAE(architecture, latent_by_latent(ours), check_k(config.values.get("k"), d_sae, config.path))
-    about = {"imported_from": "sparsify", "config": config.values}
+    about = with_origin({"imported_from": "sparsify", "config": config.values}, _origin(config))
     return SavedSAE(sae, Preprocessing(np.zeros(d_in)), about)
 
 
+def _origin(config: Config) -> Origin:
+    """Read the origin: our own note of it, or the run's settings and the folder, whose name is the hook point."""
+    if ours := config.values.get(HEADER):
+        return origin_of(ours) if isinstance(ours, dict) else UNKNOWN
+    run, folder = _run(config), config.path.resolve().parent.name
+    names = {"model_name": run.get("model"), "context_size": run.get("ctx_len"), "dataset_path": run.get("dataset")}
+    return read_origin({**names, "hook_name": folder if HOOKPOINT.fullmatch(folder) else None})
+
+
 def _refuse_early_transcoder(config: Config) -> None:
-    """Refuse a transcoder from before February 2025, which only the run's settings, one folder up, call one."""
+    """Refuse a transcoder from before February 2025, which only the run's settings call one."""
+    if "transcode" not in config.values and _run(config).get("transcode") is True:
+        run = config.path.resolve().parent.parent / "config.json"
+        raise UserError(f"{run}: 'transcode' is true: an SAE of this run {NOT_OURS['transcode']}")
+
+
+def _run(config: Config) -> dict[str, Any]:
+    """Read the settings of the training run, one folder up; empty if there are none."""
     run = config.path.resolve().parent.parent / "config.json"
-    if "transcode" not in config.values and run.is_file():
-        with suppress(UserError):  # the file may belong to anything else
-            config = read_config(run)
-        if config.values.get("transcode") is True:
-            raise UserError(f"{run}: 'transcode' is true: an SAE of this run {NOT_OURS['transcode']}")
+    with suppress(UserError):  # the file may belong to anything else
+        return read_config(run).values
+    return {}

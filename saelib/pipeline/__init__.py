@@ -1,1 +1,1 @@
-"""The suite as jobs: what is wanted, what is stale, what runs, and what each job needs."""
+"""Turns a suite into jobs: finds stale results, plans the jobs that compute them, and estimates their needs."""

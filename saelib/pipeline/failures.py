@@ -15,43 +15,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a job of a run failed."""
+    """The reason why a job of a run failed."""
 
     stage: str
     reason: str
 
 
 Failures = Mapping[tuple[str, str, Layer, str], Failure]
-"""(stage, model, layer, variant) of each result that is absent -> the failure that caused it."""
-NO_REASON = "the job was not run, or ended without giving a reason; its log may tell"
+"""(stage, model, layer, variant) of each missing result -> the failure that caused it."""
+NO_REASON = "the job did not run, or ended without giving a reason; see its log"
 
 
 class FailureRecord:
-    """The file in a run's folder that says why a job failed; there is none where it has not."""
+    """The file in a run's folder that says why a job failed. It exists only if the job failed."""
 
     def __init__(self, run: Path, job: str) -> None:
-        """`run`: the run's folder; `job`: 'stage/name'."""
+        """Names the file of the job `job` ('stage/name') in a run's folder."""
         self._path = run / "failed" / f"{job}.json"
 
     def clear(self) -> None:
-        """Forget an earlier attempt."""
+        """Removes the record of an earlier attempt."""
         self._path.unlink(missing_ok=True)
 
     def write(self, stage: str, reason: str) -> None:
-        """Say why the job failed."""
+        """Records why the job failed."""
         write_json(self._path, {"stage": stage, "reason": reason})
 
     def read(self) -> Failure | None:
-        """None where the job left no reason: it did not fail, was not run, or was killed."""
+        """Returns the failure; None if the job left no reason because it succeeded, did not run or was killed."""
         return Failure(**read_json(self._path)) if self._path.exists() else None
 
 
 def unfinished(plan: "Plan", run: Path) -> Failures:
-    """Every result of a plan that is still missing or out of date, and why.
+    """Returns every result of a plan that is still stale, with the failure that caused it.
 
     Args:
-        plan: of the run.
-        run: the run's folder.
+        plan: The plan of the run.
+        run: The run's folder.
     """
     found: dict[tuple[str, str, Layer, str], Failure] = {}
     causes: dict[str, Failure] = {}

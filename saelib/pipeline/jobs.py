@@ -1,4 +1,4 @@
-"""Run one job of a plan: the bridge from a script's command line to one library call."""
+"""Runs one job of a plan: turns a script's command line into one library call."""
 
 import argparse
 import logging
@@ -19,7 +19,7 @@ log = logging.getLogger("saelib")
 
 
 def run_job(stage: str, run: Callable[[Config, Job], None]) -> None:
-    """The whole of a stage's script: read the arguments, run the stale targets of the job, log what happened."""
+    """Does all that a stage's script does: reads the arguments, runs the job's stale targets, and logs the outcome."""
     parser = argparse.ArgumentParser(description=f"Run one job of the stage '{stage}' of a plan. Snakemake calls this.")
     parser.add_argument("--plan", type=Path, required=True, help="plan.json of the run")
     parser.add_argument("--job", required=True, help="name of the job within the stage")
@@ -32,10 +32,10 @@ def run_job(stage: str, run: Callable[[Config, Job], None]) -> None:
     try:
         failure.clear()
         config, job = load_job(arguments.plan, job_id)
-        # A job that is retried, or that a second controller runs again, does only what is still missing.
+        # A retried job, or one that a second controller runs too, computes only what is still missing.
         left = tuple(stale(job.targets))
         for target in left:
-            # Not the whole folder: other layers' jobs may be writing there.
+            # Only this target's drafts: jobs of other layers may be writing in the folder.
             remove_drafts(target.output.parent, f"{target.output.stem}.")
         if left:
             with explain_missing_extras():
@@ -48,9 +48,9 @@ def run_job(stage: str, run: Callable[[Config, Job], None]) -> None:
     except OSError as error:
         reason = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
         log.error("%s", reason)
-        log.debug("where it happened", exc_info=True)
+        log.debug("the traceback of this error:", exc_info=True)
     except Exception as error:
-        # The end of the process, where nothing is swallowed: the traceback has to reach the job's log as well.
+        # The process ends here, so nothing is swallowed. Catching everything puts the traceback into the job's log too.
         reason = f"a defect in saelib, or an input it does not foresee ({type(error).__name__}); see {arguments.log}"
         log.exception("a defect in saelib, or an input it does not foresee")
     _record(failure, stage, reason)
@@ -58,21 +58,21 @@ def run_job(stage: str, run: Callable[[Config, Job], None]) -> None:
 
 
 def _record(failure: FailureRecord, stage: str, reason: str) -> None:
-    """For the report. What is wrong may well be the disk that this is written to."""
+    """Records the reason for the report. That may fail as well, for example if the disk is full."""
     try:
         failure.write(stage, reason)
     except (UserError, OSError) as error:
-        log.error("the reason could not be kept for the report: %s", error)
+        log.error("the reason could not be recorded for the report: %s", error)
 
 
 def _log_to(path: Path) -> None:
-    """Everything into the log file; what went wrong also to the terminal."""
+    """Sends all messages to the log file, and errors to the terminal too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     to_file = logging.FileHandler(path, mode="w")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     to_terminal = logging.StreamHandler()
     to_terminal.setLevel(logging.ERROR)
     to_terminal.setFormatter(logging.Formatter("saelib: %(message)s"))
-    # Other libraries' routine messages would bury ours.
+    # Routine messages of other libraries would bury ours.
     logging.basicConfig(level=logging.WARNING, handlers=[to_file, to_terminal])
     log.setLevel(logging.DEBUG)

@@ -1,4 +1,4 @@
-"""Keys: what a result depends on, as one hash. A result is fresh when it carries the key that is wanted."""
+"""Computes keys. A key is one hash over everything that a result depends on; a result with the wanted key is fresh."""
 
 import ast
 import hashlib
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).parents[1]
-# These decide no number: settings enter a key as values, downloads are pinned, the rest moves bytes or words about.
+# These modules change no number: settings enter a key as values, downloads are pinned, others only move or show data.
 NOT_IN_KEYS = (
     "saelib.config",
     "saelib.environments",
@@ -28,18 +28,18 @@ NOT_IN_KEYS = (
 
 
 def make_key(stage: str, settings: Any, code: str, upstream: Iterable[str] = ()) -> str:
-    """SHA-256 over a stage's name, its part of the config, its code and the keys of what it reads.
+    """Computes the SHA-256 over a stage's name, its part of the config, its code and the keys of its inputs.
 
-    `settings` is anything JSON can hold; the order of its mappings' keys does not count.
+    `settings` is anything that JSON can hold; the order of keys in mappings makes no difference.
     """
     parts = {"stage": stage, "settings": settings, "code": code, "upstream": list(upstream)}
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def code_hash(*modules: str) -> str:
-    """SHA-256 over the named modules of saelib and every module of saelib that they import, however indirectly.
+    """Computes the SHA-256 over modules of saelib and all modules of saelib that they import, directly or indirectly.
 
-    Comments, docstrings and formatting do not count.
+    Comments, docstrings and formatting make no difference.
     """
     digest = hashlib.sha256()
     for module in sorted(import_closure(*modules)):
@@ -48,12 +48,12 @@ def code_hash(*modules: str) -> str:
 
 
 def module_hashes(*modules: str) -> dict[str, str]:
-    """What `code_hash` is made of: each module, and a short hash of it."""
+    """Returns a short hash of each module that `code_hash` covers."""
     return {module: _module_hash(module) for module in sorted(import_closure(*modules))}
 
 
 def import_closure(*modules: str) -> set[str]:
-    """Modules of saelib reached from `modules` by import statements, at the top of a file or inside a function."""
+    """Finds the modules of saelib that `modules` reach by imports, at the top of a file or inside a function."""
     closure: set[str] = set()
     todo = [module for module in modules if _counts(module)]
     while todo:
@@ -68,10 +68,11 @@ SAMPLES, SAMPLE_BYTES = 16, 1 << 16
 
 
 def fingerprint(path: str) -> str:
-    """A hash of a file's size and of pieces spread over it; of a folder, of every file in it. '' where missing.
+    """Computes a hash of a file, or of all files in a folder; '' if there is none.
 
-    Cheap for files of any size, the same for a copy, and different for anything but the smallest edit in place.
-    Hidden files and `__pycache__` do not count: tools and Python itself write them when a folder is merely used.
+    It covers a file's size and pieces spread over its content, so it is fast for files of any size and the same for a
+    copy, and misses only small edits in place. Hidden files and `__pycache__` are left out, because tools and Python
+    write them whenever a folder is used.
     """
     root = Path(path).expanduser()
     digest = hashlib.sha256()
@@ -106,19 +107,19 @@ def _module_hash(module: str) -> str:
 
 @cache
 def _source(module: str) -> tuple[str, tuple[str, ...]]:
-    """Code of a module without comments and docstrings, and the modules of saelib it imports."""
+    """Returns a module's code without comments and docstrings, and the modules of saelib that it imports."""
     tree = ast.parse(_file(module).read_text())
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            # `pass` keeps a body that held nothing else.
+            # A body that held only a docstring becomes `pass`.
             kept = [statement for statement in body if not _decides_nothing(statement)]
             node.body = kept or [ast.Pass()]  # pyright: ignore[reportAttributeAccessIssue]
     return ast.unparse(tree), tuple(_imports(tree))
 
 
 def _decides_nothing(node: ast.AST) -> bool:
-    """A string that stands alone (a docstring), or imports for type checkers."""
+    """Checks whether a statement changes no result: a bare string (a docstring), or imports for type checkers."""
     if isinstance(node, ast.If):
         return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
@@ -137,7 +138,7 @@ def _imports(tree: ast.AST) -> Iterable[str]:
 
 
 def _modules(name: str) -> Iterable[str]:
-    """The module itself and the packages above it, whose `__init__` runs too."""
+    """Yields a module and the packages that contain it, whose `__init__` runs too."""
     parts = name.split(".")
     if parts[0] == "saelib":
         for end in range(1, len(parts) + 1):

@@ -1,4 +1,4 @@
-"""Needs of each model of a suite, for `saelib plan`: passes, disk, memory, and missing files and packages."""
+"""Finds what each model of a suite needs, for `saelib plan`: passes, disk, memory, missing files and packages."""
 
 import math
 import shutil
@@ -21,44 +21,44 @@ from saelib.store.remote import is_url
 
 @dataclass(frozen=True)
 class ModelNeeds:
-    """What one model of a suite needs. Sizes are None where no `width` is known, or no `parameters` stated."""
+    """Needs of one model of a suite. Sizes are None if its `width` is not known or its `parameters` are not stated."""
 
     name: str
     domain: str
     family: str
     layers: int
     stale_layers: int
-    """Layers whose stores are missing or out of date."""
+    """Layers whose stores are missing or stale."""
     tokens: int
-    """Rows of each store: training and held-out."""
+    """Rows of each store, training and held-out together."""
     passes: int
-    """Times that the model runs over its data: one for all stale layers together, none where all are fresh."""
+    """Runs of the model over its data: one for all stale layers together, none if all are fresh."""
     forward_passes: int | None
-    """Batches of these passes, at full length; more where examples are shorter. None where the family does not say."""
+    """Batches in these runs if all examples have full length, else more; None if the family does not say."""
     width: int | None
     bytes: int | None
-    """Size of all its stores on disk."""
+    """Size of all stores of the model on disk, in bytes."""
     streamed_tokens: int
-    """Tokens that each training straight from the model takes, beside those of its stores; 0 without."""
+    """Tokens that each training straight from the model reads in addition to the stores; 0 if there is none."""
     training_passes: int | None
-    """Batches of all trainings straight from the model; None where the family does not say."""
+    """Batches of all trainings straight from the model; None if the family does not say."""
     gpu_bytes: int | None
-    """Weights, the recorded layers of one batch, and the working memory of a block; an estimate."""
+    """Estimated bytes of the weights, the recorded layers of one batch and the working memory of a block."""
     missing: list[str]
-    """What keeps it from running here: packages, files, licenses, data that cannot do. One line each."""
+    """Reasons why the model cannot run here, one line each: packages, files, licenses, too little data."""
     notes: list[str]
-    """What will be downloaded, what is not pinned, and which files of its data are left out."""
+    """Remarks, one line each: files to be downloaded, files that are not pinned, data files that are left out."""
 
 
 def suite_needs(config: Config) -> list[ModelNeeds]:
-    """The needs of every model, in the order of the config. Uses no network and loads no model."""
+    """Finds the needs of every model, in the order of the config, without a network and without loading a model."""
     stores = stale(target for target in wanted_targets(config) if target.stage == "extract")
     counts = Counter(target.model for target in stores)
     return [_needs(config, name, model, counts[name]) for name, model in config.models.items()]
 
 
 def free_bytes(folder: Path) -> int:
-    """Room on the disk that `folder` is on, or would be on."""
+    """Returns the free bytes on the disk of a folder, which need not exist yet."""
     return shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
 
 
@@ -70,7 +70,7 @@ def _needs(config: Config, name: str, model: ModelConfig, stale_layers: int) -> 
     missing = list(_missing(config, model))
     mistakes, left_out = data_mistakes(config, name)
     if isinstance(model.source, ArraysSource) and missing:
-        mistakes = []  # of the same files
+        mistakes = []  # they are about the same files
     return ModelNeeds(
         name=name,
         domain=model.domain,
@@ -91,7 +91,7 @@ def _needs(config: Config, name: str, model: ModelConfig, stale_layers: int) -> 
 
 
 def training_jobs(config: Config, model: ModelConfig) -> int:
-    """Jobs that train all of a model's variants on all of its layers."""
+    """Counts the jobs that train all variants on all trained layers of a model."""
     return math.ceil(len(model.trained_places) * len(config.train.variants) / sweeps_of_a_job(config, model))
 
 
@@ -139,7 +139,7 @@ def _notes(config: Config, model: ModelConfig) -> Iterator[str]:
 
 
 def _state(name: str, files: list[FilesConfig]) -> Iterator[str]:
-    """Whether files are here already, and whether they are always the same."""
+    """Says which files will be downloaded, and which may change."""
     absent = [one for one in files if not isinstance(one, LocalFiles) and not is_cached(one)]
     loose = [one for one in files if not _pinned(one)]
     if absent:

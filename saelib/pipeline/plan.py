@@ -1,4 +1,4 @@
-"""The stale results of a suite, grouped into the jobs that make them."""
+"""Finds the stale results of a suite and groups them into the jobs that compute them."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from saelib.files.sealed import read_sealed, seal
 from saelib.pipeline.reasons import Records, in_short, read_records, reasons, write_records
 from saelib.pipeline.targets import Target, present_keys, wanted_targets
 
-# Each stage and the stages whose results it reads, in the order they run.
+# Each stage and the stages whose results it reads, in the order in which they run.
 READS = {
     "extract": (),
     "stats": ("extract",),
@@ -30,37 +30,37 @@ SAVED = ("stage", "path", "key", "model", "layer", "variant")
 
 @dataclass(frozen=True)
 class Job:
-    """Results that one process makes. `name` is unique within the stage; `after` names jobs as 'stage/name'."""
+    """Results that one process computes. `name` is unique within the stage; `after` names jobs as 'stage/name'."""
 
     stage: str
     name: str
     targets: tuple[Target, ...]
     after: tuple[str, ...]
     why: str = ""
-    """Reason why it runs, on one line."""
+    """Why the job runs, on one line."""
 
     @property
     def id(self) -> str:
-        """'stage/name'."""
+        """The job's name in the whole plan, 'stage/name'."""
         return f"{self.stage}/{self.name}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The stale jobs of a suite, each after the jobs it needs."""
+    """The stale jobs of a suite, each after the jobs that it needs."""
 
     config: Config
     jobs: dict[str, Job]
     fresh: int
-    """Results that are up to date already."""
+    """Number of results that are up to date."""
     stale: list[tuple[Target, list[str]]] = field(default_factory=list)
-    """The others, and why, in the order of their dependencies."""
+    """Stale results and the reasons why, in the order of their dependencies."""
     records: Records = field(default_factory=dict)
-    """What the keys were made from that the suite wants, and those that its results carry; and whatever is known of
+    """Ingredients of the keys that the suite wants and of those that its results carry, and the earlier records of
     other suites' results in the same folder."""
 
     def save(self, path: Path) -> None:
-        """Write the plan for the processes that will run its jobs, and what its keys are made from."""
+        """Writes the plan for the processes that will run its jobs, and the records of its keys."""
         jobs = {name: _as_json(job) for name, job in self.jobs.items()}
         document = {"config": self.config.model_dump(mode="json"), "jobs": jobs}
         with published_file(path) as draft:
@@ -69,7 +69,7 @@ class Plan:
 
 
 def load_job(path: Path, job_id: str) -> tuple[Config, Job]:
-    """The config and one job of a saved plan. Raises `UserError` where it is damaged, or has no such job."""
+    """Reads the config and one job of a saved plan. Raises `UserError` if it is damaged or has no such job."""
     document = read_sealed(path)
     if job_id not in document["jobs"]:
         raise UserError(f"{path}: no job '{job_id}' in this plan")
@@ -86,7 +86,7 @@ def _target(saved: dict[str, Any]) -> Target:
 
 
 def make_plan(config: Config) -> Plan:
-    """Compare what the suite wants with what lies in its results folder."""
+    """Compares the keys that a suite wants with those in its results folder."""
     wanted = list(wanted_targets(config))
     keys = present_keys(wanted)
     known = read_records(config.keys_path())
@@ -122,7 +122,7 @@ def _as_json(job: Job) -> dict[str, Any]:
 
 
 def _grouped(config: Config, stage: str, stale: list[Target]) -> Iterator[tuple[str, list[Target]]]:
-    """Split a stage's stale targets into jobs: (name, targets)."""
+    """Splits a stage's stale targets into jobs, and yields (name, targets) for each."""
     if stage in WHOLE_SUITE:
         if stale:
             yield "all", stale
@@ -158,7 +158,7 @@ def _block_name(targets: list[Target]) -> str:
 
 
 def _blocks(targets: list[Target], size: int | None) -> Iterator[list[Target]]:
-    """Runs of at most `size`; none: all in one."""
+    """Yields runs of at most `size` targets; without a size, all in one run."""
     size = size or max(1, len(targets))
     for start in range(0, len(targets), size):
         yield targets[start : start + size]

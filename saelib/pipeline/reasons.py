@@ -1,8 +1,8 @@
-"""Why a result is stale: what it was made from, against what it should be made from.
+"""Says why a result is stale, by comparing the ingredients of its key with those of the wanted key.
 
-A key is a hash and tells only that something changed. `results/keys.json` says what each key was made from; the
-process that controls a run writes it when the run starts, for every result that is there and every one it wants.
-It decides nothing: without it results are as fresh as with it, and only the reasons are poorer.
+A key is a hash, which shows only that something changed. `results/keys.json` records the ingredients of each key. The
+process that controls a run writes it when the run starts, for every result that exists or is wanted. The file decides
+nothing: without it, the same results are stale, and only the reasons say less.
 """
 
 import hashlib
@@ -21,47 +21,48 @@ from saelib.files.sealed import read_sealed, seal
 
 log = logging.getLogger(__name__)
 
-UNKNOWN = "made by another version of saelib, or elsewhere: what it was made from is not recorded"
-UNSAID = "something that it was made from"
+UNKNOWN = "made by another version of saelib, or elsewhere: there is no record of its settings and code"
+UNSAID = "an input changed, but no record says which"
 MISSING, DAMAGED = "missing", "damaged or unfinished"
 UNFINISHED = ""
-"""The key of a report that lacks results: nothing ever wants it, so the next run makes the report again."""
+"""Key of a report that lacks results. It is never wanted, so the next run recomputes the report."""
 MOST_NAMES = 3
-"""Modules or results that a reason names; of more it gives the number."""
+"""Most modules or results that a reason names; it counts the others."""
 LONGEST_VALUE = 40
 
 
 @dataclass(frozen=True)
 class MadeFrom:
-    """What a key is a hash of, in words that a person knows."""
+    """The ingredients of a key, under names that a person knows."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """By their keys in the config, such as 'train.k'."""
+    """Key in the config, such as 'train.k' -> its value."""
     code: Mapping[str, str] = field(default_factory=dict)
-    """Module -> a hash of it."""
+    """Module -> its hash."""
     upstream: Mapping[str, str] = field(default_factory=dict)
-    """What it reads, such as 'stats of calm layer 1' -> its key."""
+    """Result that it is computed from, such as 'stats of calm layer 1' -> the key of that result."""
 
 
 Records = Mapping[str, Mapping[str, MadeFrom]]
-"""Result, such as 'stats of calm layer 1' -> its keys: the one that it carries and the one that is wanted."""
+"""Result, such as 'stats of calm layer 1' -> the key that it carries and the wanted one -> their ingredients."""
 
 
 @dataclass(frozen=True)
 class _File:
-    """`keys.json`. Results of a stage share most of their code, so each set of modules stands there once."""
+    """The content of `keys.json`. Results of a stage share their code, so each set of modules is stored once."""
 
     code: dict[str, dict[str, str]]
     results: dict[str, dict[str, tuple[dict[str, Any], str, dict[str, str]]]]
-    """Result -> key -> settings, a name under `code`, upstream."""
+    """Result -> key -> its settings, the name of its set in `code`, its upstream keys."""
 
 
 def named(settings: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Nested settings as one flat mapping.
+    """Flattens nested settings into one mapping from names to values.
 
     Args:
-        settings: what JSON can hold.
-        names: 'a.b' -> what stands in its place in the names of that value and of all below it; '' stands for all.
+        settings: Anything that JSON can hold.
+        names: Path of a value, such as 'a.b' -> the name that replaces it, in the names of that value and of all values
+            below it. The path '' is that of all settings.
     """
     found: dict[str, Any] = {}
     for path, value in _leaves(settings):
@@ -76,13 +77,13 @@ def named(settings: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, An
 
 
 def reasons(key: str | None, there: bool, wanted: MadeFrom, known: Mapping[str, MadeFrom]) -> list[str]:
-    """Why a result that does not carry the wanted key is made again.
+    """Says why a result that does not carry the wanted key is stale.
 
     Args:
-        key: that it carries; None where it has none that can be read.
-        there: whether anything lies in its place.
-        wanted: what it should be made from.
-        known: what its keys were made from, as far as that is recorded.
+        key: The key that the result carries; None if it has none that can be read.
+        there: Whether anything exists in its place.
+        wanted: The ingredients of the wanted key.
+        known: The recorded ingredients of its keys.
     """
     if key is None:
         return [DAMAGED if there else MISSING]
@@ -96,7 +97,7 @@ def reasons(key: str | None, there: bool, wanted: MadeFrom, known: Mapping[str, 
 
 
 def read_records(path: Path) -> Records:
-    """What each result's keys were made from, as far as `keys.json` says. Empty where it is missing or damaged."""
+    """Reads the ingredients of each result's keys from `keys.json`. Returns nothing if it is missing or damaged."""
     try:
         file = TypeAdapter(_File).validate_python(read_sealed(path))
         return {
@@ -109,7 +110,7 @@ def read_records(path: Path) -> Records:
 
 
 def write_records(path: Path, records: Records) -> None:
-    """Publish `keys.json`."""
+    """Writes `keys.json`."""
     file = _File({}, {})
     for result in sorted(records):
         file.results[result] = {}
@@ -122,14 +123,14 @@ def write_records(path: Path, records: Records) -> None:
 
 
 def in_short(texts: Iterable[str]) -> str:
-    """Several reasons on one line; of many, the first ones and how many there are."""
+    """Joins reasons on one line; of many, it gives the first ones and counts the others."""
     texts = list(dict.fromkeys(texts))
     more = f"; and {len(texts) - MOST_NAMES} more" if len(texts) > MOST_NAMES else ""
     return "; ".join(texts[:MOST_NAMES]) + more
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Paths and values of everything nested; a list counts as one value, unless mappings are in it."""
+    """Yields the path and value of everything nested; a list is one value unless it contains mappings."""
     items: Iterable[tuple[Any, Any]]
     if isinstance(value, Mapping) and value:
         items = value.items()
@@ -151,12 +152,12 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _is_said(*values: Any) -> bool:
-    """Whether values tell a person something: hashes do not."""
+    """Checks whether values mean something to a person; hashes do not."""
     return not any(isinstance(value, str) and len(value) == 64 and value.isalnum() for value in values)
 
 
 def _plain(value: Any) -> str:
-    """As it is after a way through JSON, which knows no tuples."""
+    """Writes a value as JSON, in which lists and tuples are the same."""
     return json.dumps(value, sort_keys=True)
 
 
@@ -177,7 +178,7 @@ def _of_code(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:
 def _of_upstream(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:
     changed = [name for name in new if name in old and old[name] != new[name]]
     if changed:
-        # The layers are named where their own results are.
+        # Layers are left out here: each upstream result is listed with its own reasons.
         yield f"upstream: {', '.join(dict.fromkeys(name.partition(' of ')[0] for name in changed))}"
     for word, names in (("added", set(new) - set(old)), ("left out", set(old) - set(new))):
         if names:

@@ -1,4 +1,4 @@
-"""Take results away on purpose, so that the next run makes them again, and everything that was made from them."""
+"""Chooses results to remove, with all results computed from them, so that the next run recomputes them."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,29 +17,29 @@ def chosen_targets(
     variants: Sequence[str] = (),
     sites: Sequence[str] = (),
 ) -> list[Target]:
-    """The results of a stage, and those that depend on them, which are there; in the order of their dependencies.
+    """Returns the existing results of a stage and those that depend on them, in the order of their dependencies.
 
     Args:
-        config: the suite.
-        stage: by its name.
-        models: only of these; all where there are none.
-        layers: only of these; all where there are none. Each must be a layer of one of the models.
-        variants: only of these, of training; all where there are none.
-        sites: only of these sites of the layers; all where there are none.
+        config: The suite.
+        stage: The name of the stage.
+        models: Models to choose; all if empty.
+        layers: Layers to choose; all if empty. Each must be a layer of one of the models.
+        variants: Variants of training to choose; all if empty.
+        sites: Sites of the layers to choose; all if empty.
 
     Raises:
-        UserError: where the suite has no such stage, model, layer, site or variant; it says what there is.
+        UserError: If the suite has no such stage, model, layer, site or variant. The message lists those that it has.
     """
     if stage not in READS:
         raise UserError(f"no stage '{stage}'; there are: {', '.join(READS)}")
     if stage in WHOLE_SUITE and (models or layers or sites):
-        raise UserError(f"stage '{stage}' has one result for the whole suite: leave --model, --layers and --site out")
+        raise UserError(f"stage '{stage}' has one result for the whole suite; remove --model, --layers and --site")
     if variants and stage != "train":
-        raise UserError(f"stage '{stage}' has no variants, only 'train' has: leave --variant out")
+        raise UserError(f"stage '{stage}' has no variants, only 'train' has; remove --variant")
     wanted = list(wanted_targets(config))
     own = [target for target in wanted if target.stage == stage]
     if not own:
-        raise UserError(f"the suite wants no result of stage '{stage}'")
+        raise UserError(f"the suite has no results of stage '{stage}'")
     own = _only(own, "model", models, list(dict.fromkeys(t.model for t in own)))
     own = _only(own, "layer", layers, sorted({number_of(t.layer) for t in own}))
     present = {site_of(t.layer) for t in own}
@@ -50,7 +50,7 @@ def chosen_targets(
 
 
 def _only(targets: list[Target], what: str, asked: Sequence[int | str], there: Sequence[int | str]) -> list[Target]:
-    """Those with one of the values asked for. Raises `UserError` where a value is none of those there are."""
+    """Returns the targets with one of the wanted values. Raises `UserError` for a value that none of them has."""
     unknown = [value for value in asked if value not in there]
     if unknown:
         choices = compact(tuple(map(int, there))) if what == "layer" else ", ".join(map(str, there))
@@ -69,7 +69,7 @@ _VALUES: dict[str, Callable[[Target], int | str]] = {
 
 
 def _with_dependents(own: list[Target], wanted: list[Target]) -> list[Target]:
-    """`own`, and every wanted result that reads one of them, however indirectly."""
+    """Returns `own` and every wanted result that reads one of them, directly or indirectly."""
     touched = {(t.stage, t.model, t.layer) for t in own}
     stages = {t.stage for t in own}
     picked: list[Target] = []

@@ -1,7 +1,7 @@
-"""What a job will take, from the sizes in the config: memory, time and GPUs, as a cluster's scheduler wants to know.
+"""Estimates the memory, time and GPUs of a job from the sizes in the config, for a cluster's scheduler.
 
-Estimates are generous: too small a request kills a job, too large a one only lets it wait longer. A model's
-`resources` replace them.
+Estimates are generous: a request that is too small kills a job, one that is too large only makes it wait longer. A
+model's `resources` replace them.
 """
 
 import math
@@ -14,15 +14,17 @@ from saelib.config.sources import AlphaFold3Source, ArraysSource, TokenModelSour
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PATCH = {"stable_diffusion_3": 16, "transformers_vision": 14, "dinov2_onnx": 14}
-"""Pixels along a side of the patch that becomes a token; of several sizes in a family the smallest."""
+"""Side in pixels of the patch that becomes a token; the smallest one if a family has several."""
 WORKING_ROWS = 24
-"""Rows of width d_in that a running block holds for each token: its stream, queries, keys, values, and an MLP four
-times as wide before and after its nonlinearity, twice over. Attention is not counted: it runs in blocks."""
+"""Rows of width d_in that a running block holds per token: its stream, queries, keys, values, and an MLP four times as
+wide before and after its nonlinearity, all of it twice. Attention is not counted, because it runs in blocks."""
 
 BASE_MB = {"extract": 1500, "stats": 900, "init_death": 900, "theory": 600, "train": 1500, "report": 1500}
 """Memory of an idle job in MB: its process with the stage's libraries, and the two Snakemakes of a cluster job."""
 UNKNOWN_WIDTH, UNKNOWN_PARAMETERS = 4096, 10**9
 """Sizes that are assumed for a model whose config does not state them."""
+PROBES = 3 * 2048
+"""Latents that the stage `init_death` multiplies by all held-out rows in addition to those that it counts."""
 WINDOW_BYTES = 2**28
 """Training data in memory: one window of `saelib.train.batches_from_store`."""
 GPU_BYTES = 36e9
@@ -31,18 +33,18 @@ GPU_BYTES = 36e9
 START_MINUTES = 30
 """Minutes added to every job for the queue's slack, loading weights and a slow file system."""
 LONGEST_MINUTES = 24 * 60
-"""No estimate asks for more, for many partitions give no more; a training that is ended goes on from a checkpoint."""
+"""Longest estimate, because many partitions allow no more. A training that reaches it resumes from a checkpoint."""
 CPU_FLOPS, GPU_FLOPS, DISK_BYTES = 1e10, 1e13, 2e7
 """Lower bounds on the speed of a thread, a GPU and a shared disk, per second."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one job, under Snakemake's names."""
+    """Resources of one job, under Snakemake's names."""
 
     mem_mb: int
     runtime: int
-    """Minutes."""
+    """Time limit in minutes."""
     gpu: int
 
 
@@ -50,10 +52,11 @@ def job_resources(config: Config, stage: str, name: str, attempt: int = 1) -> Re
     """Estimates the resources to request for a job.
 
     Args:
-        config: the suite.
-        stage: of the job.
-        name: of the job within its stage; it begins with the model's, where it has one.
-        attempt: 1 at first. Each further one gets as much memory again, and as much time up to `LONGEST_MINUTES`.
+        config: The suite.
+        stage: The job's stage.
+        name: The job's name within its stage; it begins with the model's, if the job is about one model.
+        attempt: The number of the attempt, from 1. Each further one gets as much memory again, and as much time again
+            up to `LONGEST_MINUTES`.
     """
     model = config.models.get(name.partition("/")[0])
     if model is None:  # a job over all models
@@ -67,30 +70,30 @@ def job_resources(config: Config, stage: str, name: str, attempt: int = 1) -> Re
 
 
 def with_known_width(model: ModelConfig) -> ModelConfig:
-    """The same model; where its config states no width, with that of its files on this machine, where they tell."""
+    """Returns the model with a width: the one in its config or, without that, the one in its files, if they say."""
     return model if model.width else model.model_copy(update={"width": known_size(model.source).width})
 
 
 def job_seconds(config: Config, stage: str, name: str) -> float:
-    """Work of a job on a slow machine without its start, from the sizes in the config; 0 where they say nothing."""
+    """Estimates the seconds of a job on a slow machine, without its start; 0 for jobs that are not about one model."""
     model = config.models.get(name.partition("/")[0])
     return 0.0 if model is None else _seconds(config, stage, model, _gpus(config, stage, model))
 
 
 def job_threads(config: Config, stage: str, name: str) -> int:
-    """Processors of a job: of the model's forward pass, of training, or the larger of both."""
+    """Returns the CPU threads of a job: those of the model's forward pass or of training, whichever are more."""
     forward = config.extraction.threads if runs_model(config, stage, name) else 1
     return max(forward, config.train.threads if stage == "train" else 1)
 
 
 def runs_model(config: Config, stage: str, name: str) -> bool:
-    """Whether a job runs a model: an extraction, or a training straight from it."""
+    """Checks whether a job runs a model: an extraction does, and a training straight from the model."""
     model = config.models.get(name.partition("/")[0])
     return model is not None and (stage == "extract" or (stage == "train" and model.stream is not None))
 
 
 def batch_tokens(config: Config, model: ModelConfig) -> int | None:
-    """Tokens of a forward pass at full length; None where the family does not say."""
+    """Returns the tokens of a forward pass if all examples have full length; None if the family does not say."""
     source = model.source
     if isinstance(source, TokenModelSource):
         return min(source.batch_tokens or 2**62, source.batch_size * source.max_length)
@@ -101,7 +104,10 @@ def batch_tokens(config: Config, model: ModelConfig) -> int | None:
 
 
 def model_bytes(config: Config, model: ModelConfig, batch: int) -> int | None:
-    """Weights, the recorded layers of a batch of so many tokens, and a block's working memory; None where unknown."""
+    """Estimates the bytes of the weights, the recorded layers of `batch` tokens and a block's working memory.
+
+    Returns None if the model's parameters or width are not known.
+    """
     if model.parameters is None or model.width is None:
         return None
     value = BYTES[getattr(model.source, "dtype", None) or config.extraction.dtype]
@@ -109,7 +115,7 @@ def model_bytes(config: Config, model: ModelConfig, batch: int) -> int | None:
 
 
 def sweeps_of_a_job(config: Config, model: ModelConfig) -> int:
-    """Sweeps (a layer and a variant each) that a training job makes at most."""
+    """Returns the most sweeps (each a layer and a variant) that one training job contains."""
     if model.stream is None:
         return 1
     wanted = len(model.trained_places) * len(config.train.variants)
@@ -117,17 +123,17 @@ def sweeps_of_a_job(config: Config, model: ModelConfig) -> int:
 
 
 def sae_bytes(d_in: int, d_sae: int, copies: int) -> int:
-    """Bytes of an SAE's two matrices in float32, each held `copies` times: weights, gradients, moments and the like."""
+    """Computes the bytes of an SAE's two float32 matrices, each held `copies` times (weights, gradients, moments)."""
     return copies * 2 * d_in * d_sae * 4
 
 
 def code_bytes(options: TrainConfig) -> int:
-    """Bytes of a batch's pre-activations and codes, both dense, in float32."""
+    """Computes the bytes of a batch's pre-activations and codes, both dense and in float32."""
     return 2 * options.batch_size * options.d_sae * 4
 
 
 def most_rates(options: TrainConfig) -> int:
-    """Number of learning rates of the variant that has the most."""
+    """Counts the learning rates of the variant that has the most."""
     own = [len(variant.learning_rates or options.learning_rates) for variant in options.variants.values()]
     return max(own, default=len(options.learning_rates))
 
@@ -164,13 +170,14 @@ def _bytes(config: Config, stage: str, model: ModelConfig) -> float:
         return 8 * square
     if stage == "init_death":
         options = config.init_death
-        return 4 * d_in * options.d_sae * options.seeds * (len(options.preprocessings) + 1) + 4 * square
+        counted = options.d_sae * options.seeds * (len(options.preprocessings) + 1)
+        return 4 * d_in * (counted + 2 * PROBES) + 4 * square  # probes, and as many sampled tokens
     # The matrices with their gradients, two moments and a copy in another order; the codes of a batch.
     options = config.train
     sweep = sae_bytes(d_in, options.d_sae, copies=5) * most_rates(options) + 4 * square
     codes = code_bytes(options)
     if model.stream is None:
-        return 2 * WINDOW_BYTES + sweep + codes  # two windows while one gives way to the next
+        return 2 * WINDOW_BYTES + sweep + codes  # two windows, while one is read and the next is loaded
     buffer = max(model.stream.buffer_rows, options.batch_size) * d_in * 2 * len(model.trained_places)
     return buffer + sweeps_of_a_job(config, model) * sweep + codes + _forward_bytes(config, model, d_in)
 
@@ -196,8 +203,8 @@ def _seconds(config: Config, stage: str, model: ModelConfig, gpu: int) -> float:
     if stage == "init_death":
         options = config.init_death
         layers = min(options.layers_per_job, len(model.places))
-        products = options.seeds * len(options.preprocessings)
-        return layers * products * 2 * settings.heldout_tokens * d_in * options.d_sae / CPU_FLOPS
+        latents = options.seeds * len(options.preprocessings) * options.d_sae + PROBES
+        return layers * latents * 2 * settings.heldout_tokens * d_in / CPU_FLOPS
     options = config.train
     speed = GPU_FLOPS if gpu else CPU_FLOPS * options.threads
     tokens = options.steps * options.batch_size

@@ -1,4 +1,4 @@
-"""Checks of a model's data before any model is loaded and without a network."""
+"""Checks a model's data before any model is loaded, without a network."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -19,24 +19,24 @@ from saelib.pipeline.resources import PATCH
 from saelib.store import SPLITS, Split
 
 READ_BYTES = 20_000_000
-"""Files of more than this are not read, only listed."""
+"""Largest total size of files that are read; larger ones are only listed."""
 IMAGE_BYTES = 1_000_000_000
-"""The same of image files, of which only those of one length are read, to find copies."""
+"""The same for image files, of which only those of equal length are read, to find copies."""
 SPECIAL_TOKENS = 8
-"""More than any model adds to an image's patches."""
+"""Upper bound on the special tokens that a model adds to an image's patches."""
 
 
 def data_mistakes(config: Config, name: str) -> tuple[list[str], list[str]]:
-    """What will end a model's extraction, and what is left out of its data without ending it; one line each.
+    """Lists mistakes that would end a model's extraction, and remarks on data files that are left out, one line each.
 
-    Data that are not here yet, on the hub, or large are not read.
+    Data that is large, on the hub or not yet on this machine is not read.
     """
     model = config.models[name]
     mistakes: list[str] = []
     notes: list[str] = []
     try:
         if isinstance(model.source, ArraysSource):
-            open_batches(name, config, model.places)  # opens the files, and reads none
+            open_batches(name, config, model.places)  # opens the files without reading them
         elif _is_here(dataset := config.datasets[model.dataset or ""]):
             found = listing_of(dataset)
             if found and (summary := found.summary()):
@@ -58,7 +58,7 @@ def _size(files: list[Path]) -> int:
 
 
 def _too_few(config: Config, name: str, model: ModelConfig, data: Dataset) -> Iterator[str]:
-    """Splits that cannot give their tokens, whatever the tokenizer makes of them. Reads no more than shows it."""
+    """Reports splits that are too small for their tokens with any tokenizer. Reads only as much as it needs."""
     wanted = {"train": config.extraction.tokens, "heldout": config.extraction.heldout_tokens}
     for split in SPLITS:
         found = examples = 0
@@ -71,7 +71,7 @@ def _too_few(config: Config, name: str, model: ModelConfig, data: Dataset) -> It
 
 
 def _tokens(config: Config, model: ModelConfig, data: Dataset, split: Split) -> Iterator[int | None]:
-    """The tokens that each example of a split can give at most; None where the family does not say."""
+    """Yields the most tokens that each example of a split can have; None if the family does not say."""
     source, seed, fraction = model.source, config.seed, config.heldout_fraction
     if isinstance(data, ImageCrops | SmallImages):
         patch = PATCH.get(source.family)
@@ -80,7 +80,7 @@ def _tokens(config: Config, model: ModelConfig, data: Dataset, split: Split) -> 
     elif not isinstance(source, TokenModelSource) or source.keep_special_tokens:
         yield from (None for _ in islice(data.examples(split, seed, fraction), 1))
     else:
-        # No tokenizer makes more tokens than there are bytes, and one for the blank that some put in front.
+        # No tokenizer makes more tokens than there are bytes, plus one for the space that some put in front.
         limit = None if source.long == "split" else source.max_length
         for example in data.examples(split, seed, fraction):
             length = len(str(example.content).encode()) + 1

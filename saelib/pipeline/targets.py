@@ -1,4 +1,4 @@
-"""Every result that a suite wants, and the key that makes it fresh."""
+"""Lists every result that a suite wants, with the key that makes it fresh."""
 
 import shutil
 import sys
@@ -23,21 +23,22 @@ from saelib.pipeline.reasons import MadeFrom, named
 from saelib.sources.loading.user_code import code_versions
 from saelib.store import read_keys, remove_store
 from saelib.store.remote import is_url
+from saelib.train.rules import rule_modules
 
 
 @dataclass(frozen=True)
 class Target:
-    """One result: where it lies, and the key that makes it fresh."""
+    """One result: its place, and the key that makes it fresh."""
 
     stage: str
     path: str
-    """From the working directory; a store (a folder, or an s3:// URL) or a JSON file that holds the key."""
+    """A store (a folder or an s3:// URL) or a JSON file that holds the key, relative to the working folder."""
     key: str
     model: str = ""
     layer: Layer = -1
     variant: str = ""
     made_from: MadeFrom = field(default=MadeFrom(), compare=False, repr=False)
-    """What the key is a hash of, for people; absent in a saved plan."""
+    """The ingredients of the key, for people; a saved plan does not have them."""
 
     def __str__(self) -> str:
         """Names the result, for example 'stats of calm layer 1'."""
@@ -46,42 +47,42 @@ class Target:
 
     @property
     def output(self) -> Path:
-        """`path`, as a path."""
+        """The result's place as a `Path`."""
         return Path(self.path)
 
     def is_fresh(self) -> bool:
-        """Whether the result carries the wanted key."""
+        """Checks whether the result carries the wanted key."""
         return not stale([self])
 
     def exists(self) -> bool:
-        """Whether anything lies in the result's place. Of object storage, which `read_keys` asks, no."""
+        """Checks whether anything exists in the result's place. It does not ask object storage, and answers no."""
         return not is_url(self.path) and self.output.exists()
 
     def remove(self) -> None:
-        """Take the result away, whatever its key, so that the next run makes it again; it is gone all at once."""
+        """Removes the result in one step, whatever its key, so that the next run recomputes it."""
         if self.stage == "extract":
             remove_store(self.path)
             return
         self.output.unlink()
-        if self.stage == "train":  # from which a training of the same key would go on
+        if self.stage == "train":  # a training with the same key would resume from them
             shutil.rmtree(self.output.parent / "checkpoints", ignore_errors=True)
 
 
 def present_keys(targets: Iterable[Target]) -> list[str | None]:
-    """The key that each result carries; None where it has none. Object storage is asked once for all of them."""
+    """Reads the key of each result; None if it has none. Object storage is asked once for all of them."""
     targets = list(targets)
     stores = read_keys(target.path for target in targets if target.stage == "extract")
     return [stores[t.path] if t.stage == "extract" else _json_key(t.output) for t in targets]
 
 
 def stale(targets: Iterable[Target]) -> list[Target]:
-    """Those whose result is missing or carries another key."""
+    """Returns the targets whose result is missing or carries another key."""
     targets = list(targets)
     return [target for target, key in zip(targets, present_keys(targets), strict=True) if key != target.key]
 
 
 def wanted_targets(config: Config) -> Iterator[Target]:
-    """Every result of the suite with its key, stage by stage in the order of their dependencies."""
+    """Yields every result of the suite with its key, stage by stage in the order of their dependencies."""
     extract = {(t.model, t.layer): t for t in _extract_targets(config)}
     stats = {(t.model, t.layer): t for t in _stats_targets(config, extract.values())}
     death = list(_init_death_targets(config, stats.values()))
@@ -100,16 +101,16 @@ def _make(
     names: Mapping[str, str],
     place: tuple[str, Layer, str] = ("", -1, ""),
 ) -> Target:
-    """A target with its key, and the same in words.
+    """Makes a target with its key and the ingredients of the key.
 
     Args:
-        stage: of the result.
-        path: of the result.
-        settings: the part of the config that decides it.
-        modules: of the stage, whose code and imports decide it.
-        upstream: the results that it is made from.
-        names: what `settings` are called in the config, for `named`.
-        place: model, layer and variant.
+        stage: The result's stage.
+        path: The result's place.
+        settings: The part of the config that decides it.
+        modules: The stage's modules; their code and that of their imports decide it.
+        upstream: The results that it is computed from.
+        names: The names of `settings` in the config, for `named`.
+        place: Its model, layer and variant.
     """
     upstream = list(upstream)
     code, hashes = _code(*modules)
@@ -120,7 +121,7 @@ def _make(
 
 @cache
 def _code(*modules: str) -> tuple[str, dict[str, str]]:
-    """The hash of a stage's code, and of each of its modules: the same for all of its results."""
+    """Computes the hash of a stage's code and of each of its modules, once for all results."""
     return code_hash(*modules), module_hashes(*modules)
 
 
@@ -150,8 +151,8 @@ def _arrays_fingerprint(location: str) -> str | list[str] | None:
 
 
 def _extract_settings(config: Config, name: str, model: ModelConfig) -> tuple[dict[str, Any], dict[str, str]]:
-    """What all layers of a model share, and what it is called in the config."""
-    # Each layer of an `arrays` source has a file of its own, which is none of the other layers' affair.
+    """Returns the settings that all layers of a model share, and their names in the config."""
+    # Each layer of an `arrays` source has its own file, which does not concern the other layers.
     parts: dict[str, Section] = (
         {} if isinstance(model.source, ArraysSource) else {f"models.{name}.source": model.source}
     )
@@ -178,7 +179,7 @@ def _extract_settings(config: Config, name: str, model: ModelConfig) -> tuple[di
 
 
 def _local_files(part: Any) -> Iterator[Path]:
-    """Files given by path, anywhere inside a part of the config. A checksum or a revision pins the others."""
+    """Yields the files that a part of the config names by path. All others are pinned by a checksum or a revision."""
     if isinstance(part, LocalFiles):
         yield part.path
     elif isinstance(part, Section):
@@ -190,7 +191,7 @@ def _local_files(part: Any) -> Iterator[Path]:
 
 
 def _modules_behind(config: Config, model: ModelConfig) -> list[str]:
-    """The modules that the config chooses by name, which no import statement shows."""
+    """Lists the modules that the config chooses by name, because no import statement names them."""
     modules = [sources.FAMILIES[model.source.family]]
     if model.dataset:
         modules.append(datasets.KINDS[config.datasets[model.dataset].kind])
@@ -235,7 +236,8 @@ def _train_targets(config: Config, stats: dict[tuple[str, Layer], Target]) -> It
                 "options.learning_rates": "train.learning_rates",
             }
             read = [stats[name, layer]]
-            yield _make("train", path, settings, ["saelib.train.stage"], read, called, (name, layer, variant))
+            modules = ["saelib.train.stage", *rule_modules(options)]
+            yield _make("train", path, settings, modules, read, called, (name, layer, variant))
 
 
 def _report_target(config: Config, reads: Iterable[Target]) -> Target:

@@ -1,4 +1,4 @@
-"""How long a suite will still take, going by the jobs that have ended: of earlier runs, and of this one."""
+"""Estimates how long a suite will still take, from the jobs that have ended in this run and in earlier ones."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -10,27 +10,28 @@ from saelib.pipeline.plan import Job
 from saelib.pipeline.resources import job_seconds, job_threads
 
 START_SECONDS = 5.0
-"""Seconds that every job takes in addition to its work: Python, imports, compiling a kernel."""
+"""Seconds that every job takes in addition to its work, for Python, imports and compiled kernels."""
 LATEST_RUNS = 20
-"""Older runs say nothing that these do not."""
+"""Number of runs that are read, from the latest; older runs would add nothing."""
 
 
 class Forecast:
-    """What the jobs of a plan will take. It learns from each job that ends.
+    """Expects a duration for each job of a plan, and learns from each job that ends.
 
-    A job that ran before is expected to take as long again. Of others, the sizes in the config tell how they compare
-    with those of their stage that have run; where none has, with those of other stages, which can be far off.
+    A job that ran before is expected to take as long again. The duration of any other job is scaled, by the sizes in
+    the config, from the jobs of its stage that have run or, if there are none, from those of other stages, which can be
+    far off.
     """
 
     def __init__(self, config: Config, jobs: Mapping[str, Job], seconds: Mapping[str, float]) -> None:
-        """`jobs`: of the plan, by id; `seconds`: of jobs that ran before, by id."""
+        """Starts from the plan's `jobs` and the `seconds` of jobs that ran before, both by id."""
         self._config, self._jobs = config, jobs
         self._known = dict(seconds)
         self.left = dict.fromkeys(jobs)
         """Ids of the jobs that have not ended, in order of their dependencies."""
 
     def ended(self, job: str, seconds: float) -> None:
-        """Take note that a job has ended, after so many seconds."""
+        """Records that a job has ended, and how many seconds it took."""
         self.left.pop(job, None)
         self._known[job] = seconds
 
@@ -38,8 +39,8 @@ class Forecast:
         """Estimates the seconds until all jobs have ended; None before any job has ever ended.
 
         Args:
-            at_once: threads that jobs share; with `of_threads` false, jobs that run at a time, whatever their threads.
-            of_threads: which of the two it is.
+            at_once: The number of threads that jobs share or, if `of_threads` is false, of jobs that run at a time.
+            of_threads: Whether `at_once` counts threads.
         """
         ratios = self._ratios()
         if ratios is None:
@@ -58,7 +59,7 @@ class Forecast:
         return self._cost(job) * by_stage.get(job.partition("/")[0], overall)
 
     def _ratios(self) -> tuple[dict[str, float], float] | None:
-        """Seconds that jobs took, over what their sizes let expect: of each stage that has run, and of all together."""
+        """Divides the seconds that jobs took by those expected from their sizes, by stage and for all together."""
         taken: dict[str, float] = {}
         costs: dict[str, float] = {}
         for job, seconds in self._known.items():
@@ -68,7 +69,7 @@ class Forecast:
         if not taken:
             return None
         by_stage = {stage: taken[stage] / costs[stage] for stage in taken}
-        # The sizes tell what a slow machine takes, so nothing takes longer but for reasons of its own stage.
+        # Sizes give the time on a slow machine, so only something particular to a stage can make a job take longer.
         return by_stage, min(1.0, sum(taken.values()) / sum(costs.values()))
 
     def _cost(self, job: str) -> float:
@@ -81,7 +82,7 @@ class Forecast:
 
 
 def earlier_seconds(results: Path) -> dict[str, float]:
-    """What jobs took in the latest runs of a results folder, by id; of several times the last."""
+    """Reads how many seconds jobs took in the latest runs of a results folder, by id; the latest time of each job."""
     found: dict[str, float] = {}
     runs = sorted((results / "runs").glob("*/benchmarks"), reverse=True)[:LATEST_RUNS]
     for folder in runs:
@@ -94,17 +95,17 @@ def earlier_seconds(results: Path) -> dict[str, float]:
 
 
 class Announcer(logging.Handler):
-    """Listens to Snakemake's log, and says after each job how many are done and how long the rest will take."""
+    """Listens to Snakemake's log and prints, after each job, how many are done and how long the rest will take."""
 
     def __init__(self, forecast: Forecast, seconds_left: Callable[[], float | None], say: Callable[[str], Any]) -> None:
-        """`seconds_left`: of the forecast; `say`: prints a line."""
+        """Takes the forecast, a function that returns its seconds left, and `say`, which prints a line."""
         super().__init__()
         self._forecast, self._seconds_left, self._say = forecast, seconds_left, say
         self._total = len(forecast.left)
         self._running: dict[int, tuple[str, float]] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Handles two of Snakemake's events: a job begins, and a job has ended."""
+        """Handles two of Snakemake's events: the start and the end of a job."""
         event = getattr(getattr(record, "event", None), "value", None)
         about = vars(record)
         if event == "job_info":
@@ -117,7 +118,7 @@ class Announcer(logging.Handler):
                 self.announce()
 
     def announce(self) -> None:
-        """Say where the run stands."""
+        """Prints the number of jobs done and the time left."""
         left = len(self._forecast.left)
         seconds = self._seconds_left()
         if left and seconds is not None:
@@ -125,7 +126,7 @@ class Announcer(logging.Handler):
 
 
 def duration(seconds: float) -> str:
-    """As people say it, to about a tenth: 'about 12 min'."""
+    """Writes a duration for people, to about a tenth: 'about 12 min'."""
     if seconds < 90:
         return f"about {max(10, round(seconds, -1)):.0f} s"
     if seconds < 90 * 60:
@@ -135,12 +136,12 @@ def duration(seconds: float) -> str:
 
 
 def known_capacity(cores: int | None, jobs: int | None, local: bool) -> tuple[int, bool]:
-    """What `Forecast.seconds_left` is told of a run: the threads of a machine, or the jobs that a cluster takes."""
+    """Returns the arguments of `Forecast.seconds_left`: a machine's threads, or the jobs that a cluster runs."""
     return (cores or 1, True) if local else (jobs or 1, False)
 
 
 def _benchmark(file: Path) -> float | None:
-    """Seconds in a benchmark file of Snakemake's; None where it is damaged, or being written."""
+    """Reads the seconds in a benchmark file of Snakemake's; None if it is damaged or being written."""
     try:
         lines = file.read_text().splitlines()
         return float(lines[1].split("\t")[0])

@@ -1,4 +1,4 @@
-"""The logic behind the Snakefile and its rules, which hold none themselves."""
+"""Holds the logic of the Snakefile and its rules, which have none themselves."""
 
 import fcntl
 import logging
@@ -26,15 +26,15 @@ from saelib.pipeline.time_left import Announcer, Forecast, earlier_seconds, know
 log = logging.getLogger(__name__)
 
 PLAN = "SAELIB_PLAN"
-"""The environment variable that names the saved plan to the jobs of a run."""
+"""Environment variable that names the saved plan for the jobs of a run."""
 
 
 class Workflow:
-    """A suite as Snakemake sees it: the jobs of this run, and where their markers lie.
+    """A suite as Snakemake sees it: the jobs of this run and their markers.
 
     The process that controls a run makes the plan once, in memory, and saves it when the run starts. Every other
-    process reads the saved plan of the run whose marker it is to make; it never makes a plan of its own, because by
-    then some results are fresh already.
+    process reads the saved plan of the run whose marker it makes. It never makes its own plan, because some results are
+    already fresh by then.
     """
 
     def __init__(
@@ -45,10 +45,15 @@ class Workflow:
         controls: bool = True,
         home: Path | str = PACKAGE.parent,
     ) -> None:
-        """`configfiles` and `overrides` as given on the command line; `default` is read where no file was given.
+        """Reads the config.
 
-        A process that does not control the run takes the config from the plan: the files may have been edited since.
-        `home` is the Snakefile's folder, which need not be the working folder.
+        Args:
+            configfiles: Files given on the command line.
+            overrides: Values given on the command line.
+            default: The file to read if none was given.
+            controls: Whether this process controls the run. Other processes read the config from the plan, because the
+                files may have been edited since.
+            home: The Snakefile's folder, which need not be the working folder.
         """
         plan = None if controls else os.environ.get(PLAN)
         if plan is not None:
@@ -56,18 +61,18 @@ class Workflow:
         elif not os.access(".snakemake" if Path(".snakemake").exists() else ".", os.W_OK):
             raise UserError(
                 f"{Path.cwd()} cannot be written, and Snakemake keeps its records there, in .snakemake; "
-                "--directory names another folder to work in"
+                "name another working folder with --directory"
             )
         elif configfiles or Path(default).exists():
             self.config = _merged(list(configfiles) or [Path(default)], overrides)
         else:
-            raise UserError(f"no {default} in {Path.cwd()}, where the run works; --configfile names another file")
+            raise UserError(f"no {default} in the working folder {Path.cwd()}; name another file with --configfile")
         if not {"{", "}"}.isdisjoint(self.results):
-            raise UserError(f"results: {self.results}: Snakemake takes braces in paths for something else; use others")
+            raise UserError(f"results: {self.results}: braces in paths mean something to Snakemake; use a path without")
         self.run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         self._home = Path(os.path.abspath(home))  # Snakemake says work/../saelib
-        # Jobs call `python`: it must be the one that runs Snakemake, with or without an activated environment. They
-        # import saelib from beside the Snakefile, as Snakemake does, whatever is installed or lies where it works.
+        # Jobs call `python`, which must be the one that runs Snakemake, with or without an activated environment. They
+        # import the saelib next to the Snakefile, as Snakemake does, whatever is installed or in the working folder.
         _put_first("PATH", Path(sys.executable).parent)
         _put_first("PYTHONPATH", self._home)
 
@@ -78,16 +83,16 @@ class Workflow:
 
     @cached_property
     def plan(self) -> Plan:
-        """The stale jobs of this run. Only for the controlling process."""
+        """The stale jobs of this run; only the controlling process may ask for them."""
         return make_plan(self.config)
 
     def start(self, snakemake: Any = None) -> None:
-        """Called when the run starts, before any job: claim the results folder and save the plan.
+        """Claims the results folder and saves the plan. The Snakefile calls it when the run starts, before any job.
 
-        With Snakemake's own workflow, the run says after each job how much time is left.
+        Given Snakemake's own workflow, the run prints after each job how much time is left.
 
         Raises:
-            UserError: where another run is at work in the folder. The claim ends with the process, however it ends.
+            UserError: If another run is at work in the folder. The claim ends with the process, however it ends.
         """
         self._claim = claim(self.config.results)
         plan = self._plan_file(self.run)
@@ -112,7 +117,7 @@ class Workflow:
         announcer.announce()
 
     def report_unfinished(self) -> None:
-        """Called when the run has failed: a report of what there is, with the reasons for what is missing."""
+        """Reports the results that exist and why others are missing. The Snakefile calls it after a failure."""
         from saelib.report import run as report
         from saelib.theory.stage import write_predictions
 
@@ -120,13 +125,13 @@ class Workflow:
             write_predictions(self.config, UNFINISHED, partly=True)
             report(self.config, UNFINISHED, unfinished(self.plan, self._plan_file(self.run).parent))
         except (UserError, OSError) as error:
-            log.error("no report of what there is: %s", error)
+            log.error("the results that exist could not be reported: %s", error)
 
     def everything(self, snakemake: Any) -> Callable[[Any], list[str]]:
-        """Input function of the rule that asks for all: the markers of all jobs of this run.
+        """Returns the input function of the rule `all`, which gives the markers of all jobs of this run.
 
-        It refuses to run where Snakemake was asked to force something. `snakemake` is Snakemake's own workflow, which
-        knows of that only when it calls input functions.
+        The function ends a run that was asked to force something. `snakemake` is Snakemake's own workflow, which knows
+        of that only by the time it calls input functions.
         """
 
         def inputs(_: Any) -> list[str]:
@@ -138,14 +143,14 @@ class Workflow:
         return inputs
 
     def markers(self) -> list[str]:
-        """Markers of all jobs of this run: what Snakemake is asked to make.
+        """Returns the markers of all jobs of this run, which Snakemake is to make.
 
-        Where nothing is stale, the finished report: a rule with no input at all would count as something to do.
+        If nothing is stale, it returns the finished report, because a rule without any input would always run.
         """
         return [self._marker(self.run, job) for job in self.plan.jobs] or [f"{self.results}/report.json"]
 
     def before(self, stage: str) -> Callable[[Any], list[str]]:
-        """Input function of a stage's rule: the markers of the jobs that must come first."""
+        """Returns the input function of a stage's rule, which gives the markers of the jobs that must come first."""
 
         def inputs(wildcards: Any) -> list[str]:
             return [self._marker(wildcards.run, name) for name in self._planned(stage, wildcards)["after"]]
@@ -153,7 +158,7 @@ class Workflow:
         return inputs
 
     def why(self, stage: str) -> Callable[[Any], str]:
-        """Function of a stage's rule for the reason why a job runs, on one line."""
+        """Returns a function for a stage's rule that gives the reason why a job runs, on one line."""
 
         def reason(wildcards: Any) -> str:
             return self._planned(stage, wildcards)["why"]
@@ -161,11 +166,11 @@ class Workflow:
         return reason
 
     def script(self, stage: str) -> str:
-        """The script of a stage, wherever the run works."""
+        """Returns the path of a stage's script, which is right in every working folder."""
         return str(self._home / "scripts" / f"{stage}.py")
 
     def resource(self, stage: str, name: str) -> Callable[[Any, int], int]:
-        """Function of a stage's rule for one of its resources: `mem_mb`, `runtime` or `gpu`."""
+        """Returns a function for a stage's rule that gives one of its resources: `mem_mb`, `runtime` or `gpu`."""
 
         def amount(wildcards: Any, attempt: int) -> int:
             return getattr(job_resources(self.config, stage, wildcards.job, attempt), name)
@@ -173,7 +178,7 @@ class Workflow:
         return amount
 
     def environment(self, stage: str) -> Callable[[Any], str]:
-        """Function of a stage's rule for the file in `envs/` with the packages of a job."""
+        """Returns a function for a stage's rule that gives the file in `envs/` with the packages of a job."""
 
         def name(wildcards: Any) -> str:
             family = self._family(stage, wildcards.job)
@@ -182,7 +187,7 @@ class Workflow:
         return name
 
     def python(self, stage: str) -> Callable[[Any], str]:
-        """Function of a stage's rule for the Python that runs a job."""
+        """Returns a function for a stage's rule that gives the Python that runs a job."""
 
         def path(wildcards: Any) -> str:
             family = self._family(stage, wildcards.job)
@@ -191,7 +196,7 @@ class Workflow:
         return path
 
     def threads(self, stage: str) -> Callable[[Any], int]:
-        """Function of a stage's rule for the processors of a job: of the model's forward pass, of training, or both."""
+        """Returns a function for a stage's rule that gives the CPU threads of a job."""
 
         def number(wildcards: Any) -> int:
             return job_threads(self.config, stage, wildcards.job)
@@ -204,7 +209,7 @@ class Workflow:
         return self.config.models[job.partition("/")[0]].source.family if runs else None
 
     def _planned(self, stage: str, wildcards: Any) -> dict[str, Any]:
-        """Fields of a job: of the plan in memory, or, in a process that runs the job, of the saved one."""
+        """Returns the fields of a job, from the plan in memory or, in the process that runs the job, the saved one."""
         job = f"{stage}/{wildcards.job}"
         if wildcards.run == self.run:
             return vars(self.plan.jobs[job])
@@ -218,10 +223,10 @@ class Workflow:
 
 
 def claim(results: Path) -> TextIO:
-    """Claim a results folder for as long as what this returns is open; the claim ends with the process, too.
+    """Claims a results folder until the returned file is closed or the process ends.
 
     Raises:
-        UserError: where it cannot be written, or a run, or a command that removes results, is at work there.
+        UserError: If the folder cannot be written, or if a run or a command that removes results is at work there.
     """
     try:
         results.mkdir(parents=True, exist_ok=True)
@@ -233,39 +238,40 @@ def claim(results: Path) -> TextIO:
     except BlockingIOError:
         raise UserError(f"{results}: another run is at work in this folder; wait for it or stop it") from None
     except OSError as error:  # some network file systems are mounted without locks
-        log.warning("%s: cannot be locked (%s): start no second run there", results, error.strerror)
+        log.warning("%s: cannot be locked (%s); do not start a second run there", results, error.strerror)
     return file
 
 
 def refuse_forcing(asked: Any, touch: bool = False) -> None:
-    """End the process where Snakemake's settings force rules, or feign them: keys decide, which these leave alone.
+    """Ends the process if Snakemake was asked to force rules or to touch results, because keys alone decide what runs.
 
     Args:
-        asked: `forceall`, `forcerun` and `forcetargets`, as in Snakemake's `DAGSettings`.
-        touch: whether Snakemake was asked to mark results as made.
+        asked: An object with `forceall`, `forcerun` and `forcetargets`, such as Snakemake's `DAGSettings`.
+        touch: Whether Snakemake was asked to mark results as made.
     """
     if touch:
         sys.exit(
-            "error: --touch makes no result fresh, for keys decide what runs; 'saelib plan' says what is stale, and why"
+            "error: --touch makes no result fresh, because keys decide what runs; "
+            "'saelib plan' lists the stale results and why they are stale"
         )
     words = {"--forceall": asked.forceall, "--forcerun": asked.forcerun, "--force": asked.forcetargets}
     for word, given in words.items():
         if given:
             # Snakemake would wrap another exception into several lines about an input function.
             sys.exit(
-                f"error: {word} makes no result again, for keys decide what runs; "
-                "'saelib redo STAGE' (saelib redo --help) makes results stale, and the next run makes them again"
+                f"error: {word} recomputes no result, because keys decide what runs; "
+                "'saelib redo STAGE' (saelib redo --help) removes results, and the next run recomputes them"
             )
 
 
 def _put_first(variable: str, folder: Path) -> None:
-    """Of the folders in an environment variable, for this process' children."""
+    """Moves a folder to the front of an environment variable, for this process and its children."""
     others = [one for one in os.environ.get(variable, "").split(os.pathsep) if one and one != str(folder)]
     os.environ[variable] = os.pathsep.join([str(folder), *others])
 
 
 def _merged(paths: list[Path], overrides: Mapping[str, Any]) -> Config:
-    """One file is checked as it is; several, or overrides from the command line, are merged first."""
+    """Checks one file as it is; merges several, or overrides from the command line, and checks the result."""
     if len(paths) == 1 and not overrides:
         return load_config(paths[0])
     merged: dict[str, Any] = {}

@@ -1,7 +1,7 @@
-"""Choose a layer's preprocessing from its statistics alone, by the paper's rule; this replaces `auto`.
+"""Choose a layer's preprocessing from its statistics alone, by the paper's rule: `{kind: auto, rule: paper}`.
 
-The rule costs nothing. If death under the candidates has been measured, `saelib.preprocessing.recommend` decides
-better.
+The rule costs nothing, but a few massive tokens mislead it. `saelib.preprocessing.recommend`, which `auto` follows
+without `rule`, decides better: it knows the death under each candidate.
 """
 
 from dataclasses import dataclass

@@ -46,7 +46,7 @@ def make_preprocessing(
 
     Args:
         config: one of these; those without options may be given by name. `auto` is not among them: choose first, by
-            `saelib.preprocessing.choose`.
+            `saelib.train.rules`.
         arrays: arrays that the stage `stats` writes; only those that `config` needs are read.
         tokens: number of tokens behind `arrays`; None skips the check that they suffice for a whitening.
         name: name of the layer in messages.
@@ -68,7 +68,7 @@ def make_preprocessing(
         case PlainPreprocessing(kind=kind):
             return _plain(statistics, kind)
         case AutoPreprocessing():
-            raise UserError(f"{statistics.what} must be chosen first, by saelib.preprocessing.choose")
+            raise UserError(f"{statistics.what} must be chosen first, by saelib.train.rules")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,10 @@ from saelib.preprocessing.choose import ACCEPTED, percent
 ORDER = ("raw", "center_median", "pca")
 """The candidates, from the least to the most invasive."""
 
+ACCEPTED_AFTER = {"raw": ACCEPTED, "center_median": 0.05, "pca": ACCEPTED}
+"""Death that is accepted under each. Centering costs nothing, so raw activations must be nearly free of it; whitening
+changes the loss, so it is asked for only where centering leaves more than 5 %, as in the paper's table S8."""
+
 TOLERATED = 0.05
 """A preprocessing's SAE may explain this much less of the typical token's variance than the best SAE does."""
 
@@ -37,10 +41,9 @@ class MeasuredDeath:
         """Two standard errors of the mean."""
         return 2 * self.sd / math.sqrt(self.seeds)
 
-    @property
-    def accepted(self) -> bool:
-        """Whether death is at most 1 %, or exceeds it by no more than the noise."""
-        return self.mean <= ACCEPTED + self.noise
+    def accepted(self, preprocessing: str) -> bool:
+        """Whether it is at most what is accepted under this preprocessing, or above it by no more than the noise."""
+        return self.mean <= ACCEPTED_AFTER[preprocessing] + self.noise
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,9 @@ def recommend(
         trained: preprocessing name -> the best SAE trained under it. A name without one is judged by death alone.
 
     Returns:
-        The first in `ORDER` whose death at initialization is at most 1 %, or exceeds it by no more than two standard
-        errors. If none qualifies, the one with the least death. A preprocessing whose SAE explains over `TOLERATED`
-        less than the best is left out of both. `None` if nothing in `ORDER` was measured.
+        The first in `ORDER` whose death at initialization is at most `ACCEPTED_AFTER` allows, or exceeds it by no more
+        than two standard errors. If none qualifies, the one with the least death. A preprocessing whose SAE explains
+        over `TOLERATED` less than the best is left out of both. `None` if nothing in `ORDER` was measured.
     """
     trained = {name: sae for name, sae in (trained or {}).items() if name in measured and name in ORDER}
     best = max((sae.explained for sae in trained.values()), default=0.0)
@@ -80,7 +83,7 @@ def recommend(
     candidates = [name for name in ORDER if name in measured and name not in costly]
     if not candidates:
         return None
-    accepted = [name for name in candidates if measured[name].accepted]
+    accepted = [name for name in candidates if measured[name].accepted(name)]
     chosen = accepted[0] if accepted else min(candidates, key=lambda name: measured[name].mean)
     sentences = [_accepted(chosen, candidates, measured) if accepted else _least(chosen, measured, bool(costly))]
     sentences += _reconstruction(chosen, costly, measured, trained)
@@ -89,7 +92,8 @@ def recommend(
 
 def _accepted(name: str, candidates: Sequence[str], measured: Mapping[str, MeasuredDeath]) -> str:
     death = measured[name].mean
-    noise = " (within noise of 1%)" if death > ACCEPTED else ""
+    limit = ACCEPTED_AFTER[name]
+    noise = f" (within noise of {limit:.0%})" if death > limit else ""
     sentence = f"With {PHRASES[name]}, {percent(death)} of the features are dead at initialization{noise}"
     simpler = [
         f"{percent(measured[other].mean)} with {PHRASES[other]}" for other in candidates[: candidates.index(name)]
@@ -99,7 +103,8 @@ def _accepted(name: str, candidates: Sequence[str], measured: Mapping[str, Measu
 
 def _least(name: str, measured: Mapping[str, MeasuredDeath], weighed: bool) -> str:
     nothing = "Nothing that reconstructs about as well as the best" if weighed else "Nothing measured"
-    return f"{nothing} reaches 1%. Least with {PHRASES[name]}: {percent(measured[name].mean)} dead at initialization."
+    least = f"Least with {PHRASES[name]}: {percent(measured[name].mean)} dead at initialization."
+    return f"{nothing} leaves few enough dead. {least}"
 
 
 def _reconstruction(

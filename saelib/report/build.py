@@ -11,8 +11,10 @@ from saelib.files.publish import published_file, remove_drafts
 from saelib.files.sealed import write_result
 from saelib.files.tables import write_table
 from saelib.pipeline.failures import Failures
+from saelib.report.provenance import provenance
 from saelib.report.results import NO_FAILURES, Results, read_results
-from saelib.report.tables import layers_table, saes_table, spearman_rows
+from saelib.report.tables import landscape_table, layers_table, saes_table, spearman_rows
+from saelib.report.training import training_table
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +32,9 @@ def run(config: Config, key: str, failures: Failures = NO_FAILURES) -> None:
     results = read_results(config, failures)
     for gap in results.gaps:
         log.warning("%s: %s: %s", gap.stage, gap.place or "every layer", gap.reason)
-    layers, saes = layers_table(config, results), saes_table(config, results)
-    spearman = spearman_rows(layers)
-    tables = {"layers": layers, "saes": saes, "spearman": spearman}
+    tables = make_tables(config, results)
     for folder in ("tables", "figures"):
+        (config.results / folder).mkdir(parents=True, exist_ok=True)
         remove_drafts(config.results / folder)
     _write_tables(tables, config.results / "tables")
     figures = _write_figures(config, tables, config.results / "figures")
@@ -45,7 +46,19 @@ def run(config: Config, key: str, failures: Failures = NO_FAILURES) -> None:
         "gaps": [asdict(gap) | {"place": gap.place and gap.place.columns()} for gap in results.gaps],
     }
     write_result(config.results / "report.json", key, report)
-    log.info("%d layers, %d SAEs, %d gaps", layers.height, saes.height, len(results.gaps))
+    log.info("%d layers, %d SAEs, %d gaps", tables["layers"].height, tables["saes"].height, len(results.gaps))
+
+
+def make_tables(config: Config, results: Results) -> dict[str, pl.DataFrame]:
+    """Make the tables `layers`, `saes`, `spearman`, `training` and `landscape`."""
+    layers = layers_table(config, results)
+    return {
+        "layers": layers,
+        "saes": saes_table(config, results),
+        "spearman": spearman_rows(layers),
+        "training": training_table(config, results),
+        "landscape": landscape_table(config, results),
+    }
 
 
 def _write_tables(tables: dict[str, pl.DataFrame], folder: Path) -> None:
@@ -62,12 +75,14 @@ def _write_figures(config: Config, tables: dict[str, pl.DataFrame], folder: Path
     from saelib.report.figures.landscapes import landscapes
     from saelib.report.figures.style import remove, save, styled
     from saelib.report.figures.trained_death import trained_death
+    from saelib.report.figures.training import training_curves
 
     with styled():
         figures = {
             "death_vs_gamma": death_vs_gamma(config, tables["layers"], tables["spearman"]),
             "death_by_layer": death_by_layer(tables["layers"]),
             "trained_death": trained_death(config, tables["saes"]),
+            "training": training_curves(config, tables["training"]),
             "landscapes": landscapes(config, tables["layers"]),
         }
         for name, figure in figures.items():
@@ -81,5 +96,6 @@ def _write_figures(config: Config, tables: dict[str, pl.DataFrame], folder: Path
 def _write_page(config: Config, results: Results, tables: dict[str, pl.DataFrame]) -> None:
     from saelib.report.page import render_page
 
+    page = render_page(config, results, tables, provenance(results))
     with published_file(config.results / "report.html") as draft:
-        draft.write_text(render_page(config, results, **tables), encoding="utf-8")
+        draft.write_text(page, encoding="utf-8")

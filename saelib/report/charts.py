@@ -10,11 +10,13 @@ import polars as pl
 
 from saelib import theory
 from saelib.config import Config
-from saelib.report.palette import ADVICE, PREPROCESSINGS, SKY, VERMILLION, domain_colors
+from saelib.report.palette import ADVICE, BLUE, CAUSES, PREPROCESSINGS, RATES, VERMILLION, domain_colors
 
 # Vega copies colors unchanged into the SVG, so the charts follow the page into dark mode and onto paper.
 INK = "currentColor"
-_SERIES = "datum.site === 'residual' ? datum.model : datum.model + ' ' + datum.site"
+_SITE = "(datum.site === 'residual' ? '' : ' ' + datum.site)"
+_SERIES = f"datum.model + {_SITE}"
+_PLACE = f"datum.model + ' L' + datum.layer + {_SITE}"
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
 
 
@@ -26,28 +28,96 @@ class Chart:
     spec: dict[str, Any]
 
 
-def make_charts(config: Config, layers: pl.DataFrame, saes: pl.DataFrame) -> dict[str, Chart]:
+def make_charts(config: Config, layers: pl.DataFrame, saes: pl.DataFrame, training: pl.DataFrame) -> dict[str, Chart]:
     """Make the charts that have something to show, by the id of their element in the page."""
     charts: dict[str, Chart] = {}
+    if layers["recommendation"].count():
+        charts["finding"] = _finding_chart(_series(config))
     gammas = layers.drop_nulls(["gamma_unit", "dead_total"]).filter(pl.col("gamma_unit") > 0)["gamma_unit"]
     if len(gammas):
         grid = np.geomspace(gammas.min() / 1.2, gammas.max() * 1.2, 200)  # type: ignore[operator]
         charts["death-relu"] = _gamma_chart(config, "dead_relu", grid)
         charts["death-total"] = _gamma_chart(config, "dead_total", grid)
         charts["by-layer"] = _layer_chart(_series(config))
+    variants = list(config.train.variants)
     if not saes.is_empty():
-        charts["trained"] = _trained_chart(_series(config), list(config.train.variants))
+        charts["trained"] = _trained_chart(_places(saes), variants)
+    if not training.is_empty():
+        charts["training"] = _training_chart(variants)
     return charts
+
+
+def _finding_chart(series: list[str]) -> Chart:
+    """Every layer twice: as it is, and with what is recommended for it."""
+    states = {"dead_total": "as it is", "recommended": "with the recommended preprocessing"}
+    colors = alt.Scale(domain=list(states.values()), range=[VERMILLION, BLUE])
+    shapes = alt.Scale(domain=list(states.values()), range=["circle", "triangle-up"])
+    recommended = "datum.recommendation === 'raw' ? datum.dead_total : datum['dead_total_' + datum.recommendation]"
+    chart = (
+        alt.Chart(alt.NamedData("layers"))
+        .transform_filter("isValid(datum.recommendation)")
+        .transform_calculate(recommended=recommended, advice=_lookup("recommendation", ADVICE), series=_SERIES)
+        .transform_fold(list(states), as_=["column", "dead"])
+        .transform_filter("isValid(datum.dead)")
+        .transform_calculate(state=_lookup("column", states))
+        .mark_point(filled=True, size=55, opacity=0.75)
+        .encode(
+            alt.X("dead:Q", title="dead at initialization", axis=_percent_axis()),
+            alt.Y("series:N", title=None, sort=series, axis=alt.Axis(grid=True, ticks=False, domain=False)),
+            alt.YOffset("state:N", sort=list(states.values()), scale=alt.Scale(paddingOuter=0.2)),
+            alt.Color("state:N", scale=colors, title=None),
+            alt.Shape("state:N", scale=shapes, title=None),
+            tooltip=[
+                *(alt.Tooltip(name) for name in ("model:N", "layer:Q", "site:N", "state:N")),
+                alt.Tooltip("dead:Q", format=".2%"),
+                alt.Tooltip("advice:N", title="recommendation"),
+            ],
+        )
+        .properties(height=alt.Step(34, **{"for": "position"}))
+    )
+    return Chart("layers", chart.to_dict())
+
+
+def _training_chart(variants: list[str]) -> Chart:
+    """Death over the steps of training: a panel for each cause and variant, a line for each learning rate."""
+    columns = {f"probe_{name}": label for name, (label, _) in CAUSES.items()}
+    two_lines = alt.Header(labelExpr="split(datum.label, '\\n')")
+    panels = [f"{variant}\n{label}" for label in columns.values() for variant in variants]
+    chart = (
+        alt.Chart(alt.NamedData("training"))
+        .transform_fold(list(columns), as_=["column", "dead"])
+        .transform_filter("isValid(datum.dead)")
+        .transform_calculate(panel=f"datum.variant + '\\n' + {_lookup('column', columns)}")
+        .mark_line(point=alt.OverlayMarkDef(size=18))
+        .encode(
+            alt.X("step:Q", title="step", axis=_whole_numbers()),
+            alt.Y("dead:Q", title=None, axis=_percent_axis(4)),
+            alt.Color("peak_learning_rate:O", title="learning rate", scale=alt.Scale(range=list(RATES))),
+            strokeWidth=alt.condition("datum.best", alt.value(3), alt.value(1)),
+            facet=alt.Facet("panel:N", columns=len(variants), title=None, sort=panels, header=two_lines),
+            tooltip=[
+                *(alt.Tooltip(name) for name in ("model:N", "layer:Q", "site:N", "variant:N", "step:Q")),
+                alt.Tooltip("peak_learning_rate:Q", title="learning rate"),
+                alt.Tooltip("probe_dead_relu:Q", title="never positive", format=".2%"),
+                alt.Tooltip("probe_dead_total:Q", title="all dead", format=".2%"),
+                alt.Tooltip("token_fvu_median:Q", title="typical FVU", format=".3f"),
+            ],
+        )
+        .properties(width=240, height=130)
+    )
+    return Chart("training", chart.to_dict())
 
 
 def _gamma_chart(config: Config, column: str, grid: np.ndarray) -> Chart:
     colors = domain_colors(config)
-    rate = alt.Y(f"{column}:Q", title="dead at initialization", scale=alt.Scale(domain=[0, 1]), axis=_percent_axis())
+    rate = alt.Y(f"{column}:Q", title="dead at initialization", axis=_percent_axis())
     scale = alt.Scale(type="log", domain=[grid[0], grid[-1]])
-    gamma = alt.X("gamma_unit:Q", title="outlier severity γ, of tokens of length 1", scale=scale)
+    gamma = alt.X(
+        "gamma_unit:Q", title="outlier severity γ, of tokens of length 1", scale=scale, axis=alt.Axis(tickCount=8)
+    )
     # The two panels share their legends: domains above the first, lines above the second.
     first = column == "dead_relu"
-    domains = alt.Legend(columns=6) if first else None
+    domains = alt.Legend() if first else None
     color_scale = alt.Scale(domain=list(colors), range=list(colors.values()))
     shape_scale = alt.Scale(domain=list(colors), range=[SHAPES[i % len(SHAPES)] for i in range(len(colors))])
     points = (
@@ -68,7 +138,7 @@ def _gamma_chart(config: Config, column: str, grid: np.ndarray) -> Chart:
         .mark_line(color=INK, strokeWidth=1.5, clip=True)
         .encode(gamma, rate, alt.StrokeDash("curve:N", title=None, sort=None, legend=None if first else alt.Legend()))
     )
-    return Chart("layers", alt.layer(points, curve).properties(width="container", height=260).to_dict())
+    return Chart("layers", alt.layer(points, curve).properties(height=260).to_dict())
 
 
 def _curve(config: Config, column: str, grid: np.ndarray) -> list[dict[str, Any]]:
@@ -89,12 +159,8 @@ def _curve(config: Config, column: str, grid: np.ndarray) -> list[dict[str, Any]
 
 
 def _series(config: Config) -> list[str]:
-    """Models, and other sites of their layers than the residual stream, as `_SERIES` names them."""
-    return [
-        name if site == "residual" else f"{name} {site}"
-        for name, model in config.models.items()
-        for site in model.sites
-    ]
+    """Models, and their other sites than the residual stream, as `_SERIES` names them: 'gpt2', 'gpt2 mlp_out'."""
+    return [f"{name} {site}".removesuffix(" residual") for name, model in config.models.items() for site in model.sites]
 
 
 def _layer_chart(series: list[str]) -> Chart:
@@ -109,7 +175,7 @@ def _layer_chart(series: list[str]) -> Chart:
         .mark_line(point=alt.OverlayMarkDef(size=22), strokeWidth=1.5)
         .encode(
             alt.X("layer:Q", title="layer", scale=alt.Scale(zero=False, nice=False, padding=8), axis=_whole_numbers()),
-            alt.Y("dead:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=_percent_axis()),
+            alt.Y("dead:Q", title=None, axis=_percent_axis(4)),
             alt.Color("preprocessing:N", scale=scale, title=None),
             alt.Facet("series:N", columns=3, title=None, sort=series),
             tooltip=["model:N", "layer:Q", "site:N", "preprocessing:N", alt.Tooltip("dead:Q", format=".2%")],
@@ -120,17 +186,18 @@ def _layer_chart(series: list[str]) -> Chart:
     return Chart("layers", chart.to_dict())
 
 
-def _trained_chart(series: list[str], variants: list[str]) -> Chart:
-    kinds = {"dead_relu": "never positive (ReLU)", "dead_topk_only": "positive, never selected (TopK)"}
+def _trained_chart(places: list[str], variants: list[str]) -> Chart:
+    labels = {column: label for column, (label, _) in CAUSES.items()}
+    colors = alt.Scale(domain=list(labels.values()), range=[color for _, color in CAUSES.values()])
     chart = (
         alt.Chart(alt.NamedData("saes"))
-        .transform_fold(list(kinds), as_=["column", "dead"])
-        .transform_calculate(kind=_lookup("column", kinds), series=_SERIES)
+        .transform_fold(list(labels), as_=["column", "dead"])
+        .transform_calculate(cause=_lookup("column", labels), place=_PLACE)
         .mark_bar()
         .encode(
-            alt.X("dead:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=_percent_axis(3)),
-            alt.Y("series:N", title=None, sort=series),
-            alt.Color("kind:N", scale=alt.Scale(domain=list(kinds.values()), range=[VERMILLION, SKY]), title=None),
+            alt.X("dead:Q", title=None, axis=_percent_axis(3)),
+            alt.Y("place:N", title=None, sort=places),
+            alt.Color("cause:N", scale=colors, title=None),
             alt.Order("column:O"),
             alt.Facet("variant:N", columns=4, title=None, sort=variants),
             tooltip=[
@@ -138,7 +205,7 @@ def _trained_chart(series: list[str], variants: list[str]) -> Chart:
                 "layer:Q",
                 "site:N",
                 "variant:N",
-                "kind:N",
+                "cause:N",
                 alt.Tooltip("dead:Q", format=".2%"),
                 alt.Tooltip("dead_total:Q", title="all dead", format=".2%"),
                 alt.Tooltip("token_fvu_median:Q", title="typical FVU", format=".3f"),
@@ -148,6 +215,12 @@ def _trained_chart(series: list[str], variants: list[str]) -> Chart:
         .properties(width=205, height=alt.Step(20))
     )
     return Chart("saes", chart.to_dict())
+
+
+def _places(saes: pl.DataFrame) -> list[str]:
+    """Trained layers, as `_PLACE` names them: 'gpt2 L5', 'gpt2 L5 mlp_out'."""
+    rows = saes.select("model", "layer", "site").unique(maintain_order=True).iter_rows()
+    return [f"{model} L{layer} {site}".removesuffix(" residual") for model, layer, site in rows]
 
 
 def _layer_tooltip() -> list[alt.Tooltip]:

@@ -6,119 +6,83 @@ that no browser runs, and the page's own policy allows its two scripts by their 
 
 import base64
 import hashlib
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import altair as alt
 import jinja2
-import numpy as np
 import polars as pl
 import vl_convert
 
-import saelib
-from saelib import theory
 from saelib.config import Config
-from saelib.config.sites import Layer, at_site
 from saelib.preprocessing.choose import percent
-from saelib.preprocessing.recommend import ACCEPTED, ORDER, TOLERATED
+from saelib.preprocessing.recommend import TOLERATED
 from saelib.report.charts import make_charts
-from saelib.report.palette import ADVICE, PREPROCESSINGS
-from saelib.report.results import Place, Results, wanted_layers, wanted_saes, where
-from saelib.report.tables import trained_saes
+from saelib.report.columns import LAYER_COLUMNS, SAE_COLUMNS, cost_columns, telling
+from saelib.report.finding import agreements, costs, count_advice, gamma_at, still_dead
+from saelib.report.palette import ADVICE
+from saelib.report.remarks import grouped, remarks_of
+from saelib.report.results import Results, place_of, wanted_layers, wanted_saes
+from saelib.report.tables import PLACE
+from saelib.report.training import thinned
 
 ASSETS = Path(__file__).parent / "assets"
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table in the page."""
-
-    name: str
-    title: str
-    help: str = ""
-    show: Callable[[Any], str] | None = None
-    """Converts a number to text; None: the column holds text."""
-
-
-def _decimals(digits: int) -> Callable[[float], str]:
-    return lambda value: f"{value:.{digits}f}"
-
-
-SITE = Column("site", "site", "the residual stream, or what the block's attention or MLP adds to it")
-"""Shown if the suite has other sites than the residual stream."""
-LAYER_COLUMNS = (
-    Column("model", "model"),
-    Column("layer", "layer", show=str),
-    SITE,
-    Column("domain", "domain"),
-    Column("recommendation", "recommendation"),
-    Column("gamma_unit", "γ", "outlier severity of the tokens scaled to length 1: it predicts death", _decimals(2)),
-    Column("gamma", "γ LN", "the same after LayerNorm of each token, as in the paper", _decimals(2)),
-    Column("gamma_raw", "γ raw", "the same on the tokens as they are", _decimals(2)),
-    Column("effective_rank", "eff. rank", "directions in which the activations vary", _decimals(0)),
-    Column("d_in", "of", "dimensions of the activations", str),
-    Column("predicted_dead_total", "theory", "all dead, as the closed form predicts from γ (the solid line)", percent),
-    Column("dead_relu", "ReLU-dead", "never positive; raw activations", percent),
-    Column("dead_total", "all dead", "never selected; raw activations", percent),
-    Column("dead_total_center_median", "centered", "all dead after centering on the geometric median", percent),
-    Column("dead_total_pca", "whitened", "all dead after PCA whitening", percent),
-)
-SAE_COLUMNS = (
-    Column("model", "model"),
-    Column("layer", "layer", show=str),
-    SITE,
-    Column("domain", "domain"),
-    Column("variant", "variant"),
-    Column("preprocessing", "preprocessing"),
-    Column("architecture", "architecture"),
-    Column("dead_latents", "dead latents", "how training treats latents that stopped firing"),
-    Column("learning_rate", "learning rate", "the best of the sweep", lambda value: f"{value:g}"),
-    Column("learning_rate_at_end", "at an end?", "whether the best rate is the lowest or the highest of those tried"),
-    Column(
-        "token_fvu_median",
-        "typical FVU",
-        "median of each token's unexplained fraction; 0 is perfect",
-        _decimals(3),
-    ),
-    Column("token_fvu_mean", "mean token FVU", "the mean of the same", _decimals(3)),
-    Column("variance_explained", "variance explained", "over all tokens together; 1 is perfect", _decimals(3)),
-    Column(
-        "few_tokens_decide",
-        "few tokens decide?",
-        "whether the two disagree (docs/training.md); if so, go by the typical FVU",
-    ),
-    Column("normalized_mse", "normalized MSE", "mean squared error over the training rows' variance", _decimals(3)),
-    Column("l0", "L0", "latents that fire per token, on average", _decimals(1)),
-    Column("dead_relu", "ReLU-dead", "never positive", percent),
-    Column("dead_topk_only", "TopK-dead", "positive somewhere, never selected", percent),
-    Column("dead_total", "all dead", "never selected", percent),
-)
-
-
-def _cost_columns() -> tuple[Column, ...]:
-    """Make columns for each candidate of the recommendation: how many it leaves dead, and how much its SAE explains."""
-    columns = [Column("model", "model"), Column("layer", "layer", show=str), SITE]
-    columns.append(Column("recommendation", "recommendation"))
-    for name in ORDER:
-        label = PREPROCESSINGS[name][0]
-        columns += [
-            Column(f"born_dead_{name}", f"{label}: born dead", "all dead at initialization", percent),
-            Column(f"dead_{name}", "dead, trained", f"{label}: all dead after training", percent),
-            Column(f"explained_{name}", "explained", f"{label}: 1 - typical FVU of the trained SAE", _decimals(3)),
-        ]
-    return tuple(columns)
+SCRIPTS = ("rows.js", "filter.js", "tables.js", "downloads.js", "charts.js", "cards.js", "start.js")
+"""The page's own scripts, in the order in which they run; together they are one."""
+PLACES_OF_A_MACHINE = {"results", "stores", "dask"}
+"""Settings that the page leaves out, because it may travel to other machines."""
 
 
 def render_page(
-    config: Config, results: Results, layers: pl.DataFrame, saes: pl.DataFrame, spearman: pl.DataFrame
+    config: Config, results: Results, tables: Mapping[str, pl.DataFrame], provenance: Mapping[str, str]
 ) -> str:
-    """Render the whole page as HTML."""
-    charts = make_charts(config, layers, saes)
-    scripts = [_bundle(), (ASSETS / "page.js").read_text()]
+    """Render the whole page as HTML.
+
+    Args:
+        config: the suite.
+        results: what could be read of it.
+        tables: `layers`, `saes`, `spearman` and `training`.
+        provenance: where the report comes from, in words.
+    """
+    layers, saes, training = tables["layers"], tables["saes"], tables["training"]
+    scripts = [_bundle(), "\n".join((ASSETS / name).read_text() for name in SCRIPTS)]
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            config=config,
+            settings=config.model_dump_json(indent=1, exclude=PLACES_OF_A_MACHINE, exclude_defaults=True),
+            provenance=provenance,
+            style=(ASSETS / "page.css").read_text(),
+            scripts=scripts,
+            policy=_policy(scripts),
+            charts={name: asdict(chart) for name, chart in make_charts(config, layers, saes, training).items()},
+            rows=_rows(config, results, tables),
+            layer_columns=telling(LAYER_COLUMNS, layers),
+            sae_columns=telling(SAE_COLUMNS, saes),
+            cost_columns=telling(cost_columns(), layers),
+            costs=costs(results, layers),
+            saes=_with_files(config, saes),
+            advice=ADVICE,
+            tolerated=TOLERATED,
+            domains=layers["domain"].unique(maintain_order=True).to_list(),
+            trained_layers=training.select(*PLACE, "domain").unique(maintain_order=True).to_dicts(),
+            wanted={"layers": len(wanted_layers(config)), "saes": len(wanted_saes(config))},
+            counts=count_advice(layers),
+            still_dead=still_dead(layers),
+            thresholds=gamma_at(config, (0.1, 0.5, 0.9)),
+            agreements=agreements(layers, tables["spearman"]),
+            gaps=grouped([(f"{gap.stage}: {gap.reason}", gap.place) for gap in results.gaps]),
+            remarks=grouped(remarks_of(results)),
+        )
+    )
+
+
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS),
         autoescape=True,
@@ -126,35 +90,57 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html").render(
-        config=config,
-        version=saelib.__version__,
-        style=(ASSETS / "page.css").read_text(),
-        scripts=scripts,
-        policy=_policy(scripts),
-        charts={name: asdict(chart) for name, chart in charts.items()},
-        rows={"layers": layers.drop("key").to_dicts(), "saes": saes.drop("key").to_dicts()},
-        layer_columns=_shown(LAYER_COLUMNS, config),
-        sae_columns=_shown(SAE_COLUMNS, config),
-        cost_columns=_shown(_cost_columns(), config),
-        costs=_costs(results, layers),
-        advice=ADVICE,
-        tolerated=TOLERATED,
-        domains=layers["domain"].unique(maintain_order=True).to_list(),
-        wanted={"layers": len(wanted_layers(config)), "saes": len(wanted_saes(config))},
-        counts=_counts(layers),
-        thresholds=_gamma_at(config, (0.1, 0.5, 0.9)),
-        correlations=_overall(spearman),
-        distance=_distance_to_theory(layers),
-        gaps=_grouped([(f"{gap.stage}: {gap.reason}", gap.place) for gap in results.gaps]),
-        remarks=_grouped(_remarks(results)),
-    )
+    environment.filters["part"] = lambda text: quote(str(text), safe="")  # of an address
+    environment.filters["percent"] = percent
+    environment.policies["json.dumps_kwargs"] = {}  # columns keep their order
+    return environment
 
 
-def _shown(columns: Sequence[Column], config: Config) -> list[Column]:
-    """Leave the site out of a table if the residual stream is the only one."""
-    sites = {site for model in config.models.values() for site in model.sites}
-    return [column for column in columns if column is not SITE or sites != {"residual"}]
+def _rows(config: Config, results: Results, tables: Mapping[str, pl.DataFrame]) -> dict[str, Any]:
+    """Everything that the scripts show: rows of the tables, what is known of each model, and links to files."""
+    models = [
+        {
+            "model": name,
+            "domain": model.domain,
+            "data": model.dataset or "own activations",
+            "license": model.license or "not stated",
+            "notes": model.notes,
+        }
+        for name, model in config.models.items()
+    ]
+    return {
+        "layers": tables["layers"].drop("key").to_dicts(),
+        "saes": tables["saes"].drop("key").to_dicts(),
+        "training": thinned(tables["training"]).to_dicts(),
+        "models": models,
+        "files": _layer_files(config, results),
+        "advice": ADVICE,
+    }
+
+
+def _layer_files(config: Config, results: Results) -> list[dict[str, Any]]:
+    stages = {"statistics": (results.stats, config.stats_path), "death": (results.init_death, config.init_death_path)}
+    return [
+        place.columns() | {"name": name, "href": _link(config, path(place.model, place.layer))}
+        for name, (found, path) in stages.items()
+        for place in found
+    ]
+
+
+def _with_files(config: Config, saes: pl.DataFrame) -> list[dict[str, Any]]:
+    """The rows of `saes`, each with links to the files of its sweep."""
+    names = {"sweep": "sweep.json", "weights": "weights.safetensors"}
+    rows = saes.to_dicts()
+    folders = [config.train_path(*place_of(row)) for row in rows]
+    return [
+        row | {"files": {name: _link(config, folder / file) for name, file in names.items()}}
+        for row, folder in zip(rows, folders, strict=True)
+    ]
+
+
+def _link(config: Config, path: Path) -> str:
+    """The address of a result as seen from the page; it holds nothing that HTML or a browser could take for more."""
+    return quote(path.relative_to(config.results).as_posix())
 
 
 @cache
@@ -169,80 +155,3 @@ def _policy(scripts: list[str]) -> str:
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'"
-
-
-def _counts(layers: pl.DataFrame) -> dict[str, int]:
-    """Count the layers by recommendation, and those that keep more than 1 % dead under it."""
-    counts = {name: layers.filter(pl.col("recommendation") == name).height for name in ADVICE}
-    rate = {name: "dead_total" if name == "raw" else f"dead_total_{name}" for name in ADVICE}
-    left = [
-        layers.filter((pl.col("recommendation") == name) & (pl.col(rate[name]) > ACCEPTED)).height for name in ADVICE
-    ]
-    return counts | {"measured": sum(counts.values()), "still_dead": sum(left)}
-
-
-def _costs(results: Results, layers: pl.DataFrame) -> list[dict[str, Any]]:
-    """List the cost of each preprocessing on each layer that SAEs were trained on."""
-    rows = []
-    for layer in layers.to_dicts():
-        trained = trained_saes(results, Place(layer["model"], at_site(layer["layer"], layer["site"])))
-        if not trained:
-            continue
-        for name in ORDER:
-            sae = trained.get(name)
-            layer |= {
-                f"born_dead_{name}": layer["dead_total" if name == "raw" else f"dead_total_{name}"],
-                f"dead_{name}": sae and sae.dead,
-                f"explained_{name}": sae and sae.explained,
-            }
-        rows.append(layer)
-    return rows
-
-
-def _gamma_at(config: Config, rates: tuple[float, ...]) -> list[tuple[float, float]]:
-    """Find the severity at which theory expects each rate of all dead features, for the suite's settings."""
-    gamma = np.geomspace(0.01, 1000, 5000)
-    options = config.init_death
-    dead = theory.dead_total(gamma, options.d_sae, options.k, config.extraction.heldout_tokens)
-    return [(rate, float(np.interp(rate, dead, gamma))) for rate in rates if dead[0] < rate < dead[-1]]
-
-
-def _overall(spearman: pl.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
-    """Look up the correlation of each gamma with each kind of death over all layers."""
-    found: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
-    for row in spearman.filter(by="").to_dicts():
-        found[row["x"]][row["y"]] = row
-    return found
-
-
-def _distance_to_theory(layers: pl.DataFrame) -> dict[str, float | None]:
-    """Average the absolute difference between measured and predicted rates, for each prediction."""
-    measured = {"dead_relu": "dead_relu", "dead_total": "dead_total", "dead_total_paper": "dead_total"}
-    return {
-        prediction: layers.select((pl.col(column) - pl.col(f"predicted_{prediction}")).abs().mean()).item()
-        for prediction, column in measured.items()
-    }
-
-
-def _remarks(results: Results) -> list[tuple[str, Place | None]]:
-    """Collect what a reader should know: warnings of the statistics and of training, and the choices of `auto`."""
-    remarks: list[tuple[str, Place | None]] = []
-    for place, stats in results.stats.items():
-        remarks += [(text, place) for text in stats.warnings]
-    for place, sweep in results.sweeps.items():
-        remarks += [(text, place) for text in sweep.caveats]
-        if sweep.preprocessing_reason:
-            text = f"preprocessing chosen from the statistics: {sweep.options.preprocessing.kind}. "
-            remarks.append((text + sweep.preprocessing_reason, place))
-    return remarks
-
-
-def _grouped(remarks: list[tuple[str, Place | None]]) -> list[tuple[str, list[str]]]:
-    """List each remark once, with the places that it is about: 'gpt2 layer 1-3'."""
-    layers: dict[str, dict[tuple[str, str], list[Layer]]] = defaultdict(lambda: defaultdict(list))
-    for text, place in remarks:
-        if place is None:
-            layers[text]["every layer", ""] = []
-        else:
-            layers[text][place.model, place.variant].append(place.layer)
-    return [(text, [where(*names, found) for names, found in places.items()]) for text, places in layers.items()]

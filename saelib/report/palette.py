@@ -15,6 +15,16 @@ ADVICE = {"raw": "use as they are", "center_median": "center", "pca": "whiten"}
 """The page's words for each recommendation."""
 
 
+CAUSES = {
+    "dead_relu": ("never positive (ReLU)", VERMILLION),
+    "dead_topk_only": ("positive, never selected (TopK)", SKY),
+}
+"""The two causes of death: their names in figures, and their colors."""
+
+RATES = (BLUE, ORANGE, GREEN, PURPLE, VERMILLION, SKY)
+"""Colors of the learning rates of a sweep, from the lowest."""
+
+
 def domain_colors(config: Config) -> dict[str, str]:
     """Assign each domain a color, in the order of the config; colors repeat after six."""
     domains = dict.fromkeys(model.domain for model in config.models.values())

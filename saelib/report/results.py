@@ -1,11 +1,11 @@
 """Read and check the results of the earlier stages; every missing or unusable one becomes a gap with its reason."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +35,14 @@ class Place(NamedTuple):
         return where(self.model, self.variant, [self.layer])
 
     def columns(self) -> dict[str, int | str]:
-        """The place as columns of a table, or as JSON."""
+        """Give the place as columns of a table, or as JSON."""
         layer = {"layer": number_of(self.layer), "site": site_of(self.layer)}
         return {"model": self.model, **layer, "variant": self.variant}
+
+
+def place_of(row: Mapping[str, Any]) -> Place:
+    """Find the place that a row of a table is about; one of `layers` has no variant."""
+    return Place(row["model"], at_site(row["layer"], row["site"]), row.get("variant", ""))
 
 
 def where(model: str, variant: str, layers: Sequence[Layer]) -> str:

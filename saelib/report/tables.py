@@ -1,4 +1,4 @@
-"""The tables: one row for each layer, one for each trained SAE, one for each correlation."""
+"""The tables: one row for each layer, trained SAE and correlation, and predicted death over sizes of the SAE."""
 
 from collections.abc import Iterable
 from typing import Any, get_args, get_type_hints
@@ -33,6 +33,7 @@ STATISTICS = _columns(
 PREDICTIONS = _columns(LayerPrediction, "dead_relu", "dead_total", "dead_total_paper")
 
 PLACE = {"model": pl.String, "layer": pl.Int64, "site": pl.String}
+"""Columns that name a layer and its site."""
 
 SAES = {
     **PLACE,
@@ -72,6 +73,16 @@ SPEARMAN = {
 """Columns of `spearman`. The 95 % interval from `ci_low` to `ci_high` is over whole models, of which there are
 `n_clusters`; that from `ci_low_rows` to `ci_high_rows` takes the layers of one model for independent, and is far too
 narrow."""
+
+LANDSCAPE = {
+    **PLACE,
+    "preprocessing": pl.String,
+    **_columns(InitDeath, "d_sae", "k"),
+    "dead_total": pl.Float64,
+    "standard_error": pl.Float64,
+}
+"""Columns of `landscape`: the cap law's prediction for each d_sae and k, and its standard error by the number of
+probes."""
 
 
 def _layers_schema(config: Config) -> dict[str, Any]:
@@ -120,6 +131,23 @@ def saes_table(config: Config, results: Results) -> pl.DataFrame:
             }
             rows.append(_pick(vars(best) | vars(sweep) | options | described, SAES))
     return pl.DataFrame(rows, schema=SAES)
+
+
+def landscape_table(config: Config, results: Results) -> pl.DataFrame:
+    """Make a row for each layer, preprocessing, d_sae and k for which death at initialization was predicted."""
+    places = [place for place in wanted_layers(config) if place in results.init_death]
+    rows = [
+        place.columns()
+        | {"preprocessing": name, "d_sae": d_sae, "k": k}
+        | {"dead_total": grid[row][column], "standard_error": found.standard_error[name][row][column]}
+        for place in places
+        if (found := results.init_death[place].landscape)
+        for name, grid in found.dead_total.items()
+        for row, d_sae in enumerate(found.d_sae)
+        for column, k in enumerate(found.k)
+        if k <= d_sae
+    ]
+    return pl.DataFrame([_pick(row, LANDSCAPE) for row in rows], schema=LANDSCAPE)
 
 
 def spearman_rows(layers: pl.DataFrame) -> pl.DataFrame:

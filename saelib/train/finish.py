@@ -28,7 +28,7 @@ def finish_sweep(sweep: RunningSweep, destination: Destination) -> None:
         )
     choosing, reported = _measured(sweep, sweep.choosing), _measured(sweep, ~sweep.choosing)
     described = _description(sweep, destination.key)
-    publish(destination.folder, described, sweep.runs, choosing, reported, sweep.space.preprocess)
+    publish(destination.folder, described, sweep.runs, choosing, reported, sweep.space.preprocess, sweep.origin)
     checkpoints_of(sweep, destination).remove()
 
 

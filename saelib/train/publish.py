@@ -15,6 +15,7 @@ from saelib.files.sealed import write_result
 from saelib.files.tables import write_table
 from saelib.preprocessing.transform import Preprocessing
 from saelib.sae.file import SavedSAE, save_sae
+from saelib.sae.origin import Origin, with_origin
 from saelib.train.history import HISTORY
 from saelib.train.result import DivergedRun, MeasuredRun, run_entry
 from saelib.train.sweep import Run
@@ -29,6 +30,7 @@ def publish(
     choosing: Mapping[float, Evaluation],
     reported: Mapping[float, Evaluation],
     preprocess: Preprocessing,
+    origin: Origin,
 ) -> None:
     """Write `history.parquet`, `weights.safetensors` of the best run and, last, `sweep.json`.
 
@@ -40,6 +42,7 @@ def publish(
             The best rate has the smallest median of the tokens' own FVU, which a few massive tokens do not decide.
         reported: The same on the other held-out rows.
         preprocess: The preprocessing of the SAE's rows.
+        origin: What is known of its activations.
     """
     remove_drafts(output)
     # An earlier sweep.json must not vouch for the files that are about to be replaced.
@@ -53,7 +56,7 @@ def publish(
         for rate, found in reported.items()
     }
     figures = {name: value for name, value in run_entry(measured[best]).items() if name != "status"}
-    about = {**described, **figures}
+    about = with_origin({**described, **figures}, origin)
     save_sae(SavedSAE(trainer.sae, preprocess, about), output / "weights.safetensors")
     at_end = rate_at_end(best, [run.learning_rate for run in runs])
     _warn(described, reported[best], best, at_end)

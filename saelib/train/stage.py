@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from saelib.config import Config, VariantConfig
+from saelib.config import Config
 from saelib.config.sites import in_order
-from saelib.preprocessing.choose import choose_preprocessing
 from saelib.sources.precision import exact_float32
 from saelib.stats import load_arrays, load_stats
 from saelib.store import Store, open_store
 from saelib.train.batches_from_model import StreamedBatches
+from saelib.train.origin import origin_of_layer
+from saelib.train.rules import choose
 from saelib.train.start import LayerData, start_sweep
 from saelib.train.sweep import Destination, RunningSweep, Subject
 from saelib.train.training import train_from_store, train_from_stream
@@ -60,28 +61,23 @@ def _stream(config: Config, job: "Job") -> None:
 
 
 def _start(config: Config, target: "Target", store: Store) -> RunningSweep:
-    variant, reason = _chosen(config, target, store)
+    statistics = config.stats_path(target.model, target.layer)
     data = LayerData(
         store.train,
         store.heldout,
-        load_arrays(config.stats_path(target.model, target.layer)),
+        load_arrays(statistics),
         store.heldout.examples(),
         config.models[target.model].stream,
     )
     subject = Subject(target.model, target.layer, target.variant)
-    return start_sweep(data, config.train, variant, subject=subject, seed=config.seed, reason=reason)
+    origin = origin_of_layer(config, target.model, target.layer)
+    variant, reason = config.train.variants[target.variant], None
+    choice = choose(data, load_stats(statistics), config.train, variant, subject, config.seed)
+    if choice is not None:
+        variant, reason = variant.model_copy(update={"preprocessing": choice.preprocessing}), choice.reason
+        log.info("%s: %s is chosen. %s", subject, choice.preprocessing.kind, reason)
+    return start_sweep(data, config.train, variant, subject=subject, seed=config.seed, reason=reason, origin=origin)
 
 
 def _destination(target: "Target") -> Destination:
     return Destination(target.output.parent, target.key)
-
-
-def _chosen(config: Config, target: "Target", store: Store) -> tuple[VariantConfig, str | None]:
-    """The target's variant, with a preprocessing in place of `auto`, and the reason for that choice."""
-    options, variant = config.train, config.train.variants[target.variant]
-    if variant.preprocessing.kind != "auto":
-        return variant, None
-    stats = load_stats(config.stats_path(target.model, target.layer))
-    choice = choose_preprocessing(stats, options.d_sae, options.k, store.heldout.shape[0])
-    log.info("%s: %s is chosen. %s", target.variant, choice.preprocessing.kind, choice.reason)
-    return variant.model_copy(update={"preprocessing": choice.preprocessing}), choice.reason

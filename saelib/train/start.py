@@ -18,6 +18,7 @@ from saelib.preprocessing.fit import make_preprocessing
 from saelib.sae.choose import make_trainer
 from saelib.sae.initial_weights import initial_sae, set_firing_rate
 from saelib.sae.model import SAE
+from saelib.sae.origin import UNKNOWN, Origin
 from saelib.sae.trainer import TrainerSettings
 from saelib.sources.precision import pick_device
 from saelib.train.halves import choosing_half
@@ -50,6 +51,7 @@ def start_sweep(
     seed: int,
     device: str = "auto",
     reason: str | None = None,
+    origin: Origin = UNKNOWN,
 ) -> RunningSweep:
     """Fit the preprocessing, measure the scale, draw the weights, and make a trainer for each learning rate.
 
@@ -58,11 +60,12 @@ def start_sweep(
     Args:
         data: The layer's rows and statistics.
         config: Sizes, steps and learning rates.
-        variant: The method; its preprocessing is not `auto` (see `saelib.preprocessing.choose`).
+        variant: The method; its preprocessing is not `auto` (see `saelib.train.rules`).
         subject: Names for messages and results.
         seed: Seed of the initial weights, of the order of batches, and of random choices during training.
         device: A name that torch knows, or `auto`: CUDA if there is a GPU, otherwise the CPU.
         reason: Why this preprocessing was chosen, if it was chosen automatically.
+        origin: What is known of the activations, for the SAE's file.
 
     Raises:
         UserError: if the rows are constant or not finite, fewer than two are held out, or the preprocessing cannot be
@@ -86,7 +89,7 @@ def start_sweep(
         runs.append(Run(rate, make_trainer(deepcopy(sae), settings)))  # some trainers change it in place
     batches = {"seed": seed, "train_tokens": tokens, "stream": data.stream and data.stream.deciding()}
     deciding = config.deciding(variant) | batches
-    return RunningSweep(subject, config, variant, seed, deciding, space, heldout, choosing, runs, reason)
+    return RunningSweep(subject, config, variant, seed, deciding, space, heldout, choosing, runs, reason, origin=origin)
 
 
 def _initial_sae(

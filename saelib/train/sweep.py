@@ -15,6 +15,7 @@ from saelib.config.sites import Layer, number_of, site_of
 from saelib.evaluation.reconstruction import rows_at_a_time
 from saelib.evaluation.space import Sample, Space
 from saelib.sae.choose import step_all
+from saelib.sae.origin import UNKNOWN, Origin
 from saelib.sae.trainer import Trainer
 from saelib.train.batches_from_model import START, Position
 
@@ -79,6 +80,8 @@ class RunningSweep:
     runs: list[Run]
     reason: str | None = None
     """Reason for this preprocessing, if it was chosen automatically."""
+    origin: Origin = UNKNOWN
+    """What is known of the activations; the SAE's file quotes it."""
     steps_done: int = 0
     position: Position = START
     """Position at which a stream of batches resumes."""

@@ -48,6 +48,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tables").mkdir()
     pl.DataFrame({"model": ["a"], "layer": [1]}).write_parquet(folder / "tables" / "layers.parquet")
     pl.DataFrame({"model": ["a"], "layer": [1]}).write_parquet(folder / "tables" / "saes.parquet")
+    pl.DataFrame({"model": ["a"], "d_sae": [512]}).write_parquet(folder / "tables" / "landscape.parquet")
     pl.DataFrame({"scope": ["overall"], "rho": [0.5]}).write_csv(folder / "tables" / "spearman.csv")
     return folder
 
@@ -90,6 +91,40 @@ def test_an_sae_reads_activations_as_the_model_has_them(acts: np.ndarray, sae_fi
     assert isinstance(stacked, torch.Tensor)
     assert stacked.shape == (5, 10, D_SAE)
     np.testing.assert_allclose(stacked.reshape(50, D_SAE).numpy(), codes, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_an_sae_reads_every_floating_point_type_and_gives_no_gradients(
+    dtype: torch.dtype, acts: np.ndarray, sae_file: Path
+) -> None:
+    sae = saelib.load_sae(sae_file)
+    x = torch.from_numpy(acts[:12]).to(dtype).reshape(3, 4, D).requires_grad_()
+    codes, x_hat = sae.encode(x), sae.reconstruct(x)
+    assert (codes.shape, x_hat.shape) == ((3, 4, D_SAE), (3, 4, D))
+    assert codes.dtype == x_hat.dtype == torch.float32
+    assert not codes.requires_grad
+    assert not x_hat.requires_grad
+    rounded = x.detach().double().numpy()
+    np.testing.assert_array_equal(codes.numpy(), sae.encode(rounded))
+    np.testing.assert_array_equal(x_hat.numpy(), sae.reconstruct(rounded))
+    assert sae.encode(rounded[0, 0]).shape == (D_SAE,)
+    assert sae.encode(rounded[:0]).shape == (0, 4, D_SAE)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("model_on", ["cpu", "cuda"])
+def test_a_tensor_comes_back_on_its_device(model_on: str, acts: np.ndarray, sae_file: Path) -> None:
+    sae = saelib.load_sae(sae_file)
+    sae.model.to(model_on)
+    codes = sae.encode(torch.from_numpy(acts[:10]).cuda().bfloat16())
+    assert codes.device.type == "cuda"
+    np.testing.assert_allclose(codes.cpu(), sae.encode(torch.from_numpy(acts[:10]).bfloat16()).cpu(), atol=1e-4)
+
+
+def test_an_sae_is_saved_under_its_own_ending_alone(tmp_path: Path, sae_file: Path) -> None:
+    with pytest.raises(saelib.UserError, match=r"mine\.pt: the output is a \.safetensors file; name it mine\.safeten"):
+        saelib.load_sae(sae_file).save(tmp_path / "mine.pt")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_sae_goes_to_another_library_and_back(tmp_path: Path, acts: np.ndarray, sae_file: Path) -> None:

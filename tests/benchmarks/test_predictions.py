@@ -33,7 +33,7 @@ def test_parameters_are_chosen_on_other_models() -> None:
 
 
 def case(raw: float, center: float, pca: float = 0.0, predicted: float | None = None) -> remedies.Case:
-    counted = dict(zip(death_law.PREPROCESSINGS, (raw, center, pca), strict=True))
+    counted = {"raw": raw, "center_median": center, "pca": pca}
     guess = counted | ({} if predicted is None else {"center_median": predicted})
     return remedies.Case(counted, guess, effective_rank=20, d_in=768, d_sae=2048, k=64)
 
@@ -46,9 +46,9 @@ def test_misses_and_false_alarms_are_told_apart() -> None:
 
 def test_the_least_invasive_that_is_enough_is_chosen() -> None:
     def chosen(*dead: float) -> str:
-        return remedies.least(dict(zip(death_law.PREPROCESSINGS, dead, strict=True)), 0.01)
+        return remedies.least(dict(zip(death_law.PREPROCESSINGS, dead, strict=True)), {})
 
     assert chosen(0.01, 0.0, 0.0) == "raw"
-    assert chosen(0.5, 0.01, 0.0) == "center_median"
+    assert chosen(0.5, 0.05, 0.0) == "center_median"
     assert chosen(0.5, 0.3, 0.0) == "pca"
     assert chosen(0.5, 0.3, 0.4) == "center_median"

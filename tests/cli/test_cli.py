@@ -64,7 +64,7 @@ def test_mistakes_are_one_sentence_and_exit_code_1(tmp_path: Path) -> None:
     assert "no such file" in saelib("stats", tmp_path / "none.npy", code=1)
     assert "nan.npy" in saelib("stats", tmp_path / "nan.npy", code=1)
     assert "did you mean 'name'?" in saelib("spearman", tmp_path / "t.csv", "--x", "a", "--y", "nam", code=1)
-    assert "should be numbers" in saelib("spearman", tmp_path / "t.csv", "--x", "a", "--y", "name", code=1)
+    assert "should hold numbers" in saelib("spearman", tmp_path / "t.csv", "--x", "a", "--y", "name", code=1)
     assert "k = 9, d_sae = 4" in saelib("theory", "--gamma", 1, "--d-sae", 4, "--k", 9, code=1)
     assert "no such configuration file" in saelib("fetch", "--configfile", tmp_path / "none.yaml", code=1)
     assert "no such store" in saelib("store", "verify", tmp_path / "none.zarr", code=1)

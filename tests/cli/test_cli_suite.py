@@ -88,5 +88,5 @@ def test_the_inputs_written_for_alphafold_are_all_that_extraction_asks_for(tmp_p
     config = Config.model_validate(suite)
     extract("af3", config, {0: "key"}, {0: config.store_path("af3", 0)})
     assert (config.store_path("af3", 0) / "zarr.json").exists()
-    assert "Every protein" in saelib("alphafold3-inputs", "--configfile", file, "--model", "af3")
+    assert "All proteins" in saelib("alphafold3-inputs", "--configfile", file, "--model", "af3")
     assert "there are: af3" in saelib("alphafold3-inputs", "--configfile", file, "--model", "nope", code=1)

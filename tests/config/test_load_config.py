@@ -188,7 +188,7 @@ def test_a_mistyped_family_is_told_which_is_meant(name: str, meant: str) -> None
 
 def test_a_name_that_is_both_near_a_family_and_an_architecture_is_told_both() -> None:
     text = message(changed("models.m.source.family", "esm"))
-    assert "write 'family: transformers', which loads it (or is 'esm2' or 'esm3' meant?)" in text
+    assert "write 'family: transformers', which loads it (or did you mean 'esm2' or 'esm3'?)" in text
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_files_that_are_not_configurations(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"broken\.yaml: not valid YAML, line 2: expected"):
         load_config(broken)
     broken.write_text("seed: 1\nseed: 2\n")
-    with pytest.raises(UserError, match="line 2: the key 'seed' stands twice"):
+    with pytest.raises(UserError, match="line 2: the key 'seed' appears twice"):
         load_config(broken)
 
 
@@ -248,7 +248,7 @@ def test_yaml_runs_nothing_and_reads_rates_as_numbers(tmp_path: Path) -> None:
 def test_arrays_bring_their_own_activations() -> None:
     source = {"family": "arrays", "files": {1: "a.npy", 2: "b.npy"}}
     suite = changed("models.m.source", source)
-    assert "models.m.dataset: the family 'arrays' brings its own activations" in message(suite)
+    assert "models.m.dataset: the family 'arrays' has its own activations" in message(suite)
     del suite["models"]["m"]["dataset"]
     assert "models.m.source.files: no file for layer 3" in message(suite)
 

@@ -56,7 +56,7 @@ def test_only_what_is_wanted_is_fetched(hub):
     assert [path.name for path in files_of(HubFiles(hf="org/toy", inside="**/*.parquet"))] == ["part-0.parquet"]
     both = HubFiles(hf="org/toy", only=("*.safetensors",), inside="model.*")
     assert fetch(both).read_bytes() == b"large weights"
-    with pytest.raises(UserError, match=r"inside 'nowhere': nothing is there; at the top lie: config\.json"):
+    with pytest.raises(UserError, match=r"inside 'nowhere': no such file or folder; at the top are: config\.json"):
         fetch(HubFiles(hf="org/toy", inside="nowhere"))
     assert not is_cached(HubFiles(hf="org/toy", inside="nowhere"))
 
@@ -115,6 +115,6 @@ def test_a_revision_that_is_not_there_is_named(hub):
 
 def test_nobody_there_is_one_line(hub):
     hub.close()
-    with pytest.raises(UserError, match=r"hf org/toy@main: the Hugging Face hub did not give") as caught:
+    with pytest.raises(UserError, match=r"hf org/toy@main: could not be fetched from the Hugging Face hub") as caught:
         fetch(HubFiles(hf="org/toy"))
     assert "\n" not in str(caught.value)

@@ -50,9 +50,9 @@ def test_archives_are_unpacked(server, name, pack):
     files = WebFiles(url=server.url(name), inside="set/*.bin")
     assert [path.read_bytes() for path in files_of(files)] == [b"a", b"b"]
     assert not leftovers()
-    with pytest.raises(UserError, match=r"inside 'nowhere': nothing is there; at the top lie: notes, set"):
+    with pytest.raises(UserError, match=r"inside 'nowhere': no such file or folder; at the top are: notes, set"):
         fetch(WebFiles(url=server.url(name), inside="nowhere"))
-    with pytest.raises(UserError, match="within what is fetched"):
+    with pytest.raises(UserError, match="leads outside the downloaded files"):
         fetch(WebFiles(url=server.url(name), inside="../set"))
     assert len(server.asked) == 1
 

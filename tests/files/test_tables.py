@@ -87,7 +87,7 @@ def test_nan_of_a_parquet_table_is_missing(tmp_path: Path) -> None:
         (b"\n\n", "the file is empty"),
         (b"a,b,a\n1,2,3\n", "2 columns are called 'a'"),
         (b"a,c\n1,2\n", "no column 'b'"),
-        (b"a,b\n1,2\n3,four\n", "the column 'b' should be numbers, .*; its row 2 below the header holds 'four'"),
+        (b"a,b\n1,2\n3,four\n", "the column 'b' should hold numbers.*; its row 2 below the header holds 'four'"),
         (b'a,b\n1,"1,234"\n', "its row 1 below the header holds '1,234'"),
         (b"a,b\n1,2,3,4\n", "not a valid .csv table"),
         ("a,b\n1,2\n".encode("utf-16"), "its text is not UTF-8"),

@@ -66,7 +66,7 @@ def test_metadata_reach_saelens(make: Any, tmp_path: Path) -> None:
     metadata = json.loads((tmp_path / "out" / "cfg.json").read_text())["metadata"]
     assert metadata["gamma"] == 20.0
     assert metadata["preprocessing"] == "pca"
-    assert metadata["sae_lens_version"] == "6.54.0"
+    assert metadata["sae_lens_version"] == "6.54.12"
 
 
 @pytest.mark.parametrize("library", ["dictionary_learning", "sparsify"])

@@ -1,4 +1,4 @@
-"""A fresh result is made again by `saelib redo`, and by nothing else."""
+"""A fresh result is recomputed by `saelib redo`, and by nothing else."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def test_it_makes_stale_what_was_named_and_what_depends_on_it(
     assert (edited.stale(), edited.hashes()) == (set(), before)
     assert "Removed" in saelib(edited, "redo", *arguments)
     assert edited.stale() == expected
-    assert "the next run makes them" in saelib(edited, "redo", *arguments)
+    assert "the next run computes them" in saelib(edited, "redo", *arguments)
 
 
 def test_the_next_run_ends_in_the_same_results(edited: Tree, finished: Tree) -> None:
@@ -167,7 +167,7 @@ def test_without_the_record_the_results_are_as_fresh_as_with_it(edited: Tree, lo
     config["models"]["calm"]["notes"] = "other words"
     edited.config = config
     assert reasons(edited) == {
-        "report": ["made by another version of saelib, or elsewhere: what it was made from is not recorded"]
+        "report": ["made by another version of saelib, or elsewhere: there is no record of its settings and code"]
     }
 
 

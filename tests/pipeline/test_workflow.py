@@ -98,5 +98,5 @@ def test_a_file_system_without_locks_is_no_obstacle(
     run = open_suite()
     with caplog.at_level(logging.WARNING):
         run.start()
-    assert "start no second run there" in caplog.text
+    assert "do not start a second run there" in caplog.text
     assert Path(run.results, "runs", run.run, "plan.json").exists()

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saelib.preprocessing.recommend import (
-    ACCEPTED,
+    ACCEPTED_AFTER,
     ORDER,
     TOLERATED,
     MeasuredDeath,
@@ -36,15 +36,14 @@ def chosen(measured: dict[str, MeasuredDeath]) -> Recommendation:
         (exact(0, 0, 0), "raw"),
         (exact(0.01, 0, 0), "raw"),
         (exact(0.0101, 0.01, 0), "center_median"),
-        (exact(0.94, 0.02, 0.01), "pca"),
+        (exact(0.94, 0.05, 0.01), "center_median"),
+        (exact(0.94, 0.0501, 0.01), "pca"),
         (exact(0.94, 0.20, 0.30), "center_median"),
         (exact(0.20, 0.94, 0.30), "raw"),
         (exact(0.5, 0.5, 0.5), "raw"),
     ],
 )
-def test_the_simplest_that_reaches_one_percent_else_the_least_dead(
-    measured: dict[str, MeasuredDeath], preprocessing: str
-):
+def test_the_simplest_that_leaves_few_dead_else_the_least_dead(measured: dict[str, MeasuredDeath], preprocessing: str):
     found = chosen(measured)
     assert found.preprocessing == preprocessing
 
@@ -67,8 +66,8 @@ def test_a_death_within_noise_of_the_limit_is_accepted():
 def test_no_simpler_preprocessing_would_do(measured: dict[str, MeasuredDeath]):
     found = chosen(measured)
     for name in ORDER[: ORDER.index(found.preprocessing)]:
-        assert measured[name].mean > ACCEPTED
-    accepted = [name for name in ORDER if measured[name].mean <= ACCEPTED + measured[name].noise]
+        assert measured[name].mean > ACCEPTED_AFTER[name]
+    accepted = [name for name in ORDER if measured[name].mean <= ACCEPTED_AFTER[name] + measured[name].noise]
     least = min(death.mean for death in measured.values())
     assert found.preprocessing in accepted or (not accepted and measured[found.preprocessing].mean == least)
 
@@ -95,19 +94,20 @@ def test_the_reason_is_one_sentence_with_the_numbers(measured: dict[str, Measure
 
 
 def test_reasons_in_full():
-    assert chosen(exact(0.94, 0.0101, 0)).reason == (
+    assert chosen(exact(0.94, 0.0601, 0)).reason == (
         "With PCA whitening, 0% of the features are dead at initialization, against 94.0% with raw "
-        "activations and 1.01% with centering on the geometric median."
+        "activations and 6.01% with centering on the geometric median."
     )
     assert chosen(exact(0.94, 0.5, 0.2)).reason == (
-        "Nothing measured reaches 1%. Least with PCA whitening: 20.0% dead at initialization."
+        "Nothing measured leaves few enough dead. Least with PCA whitening: 20.0% dead at initialization."
     )
     dinov2 = recommend(exact(0.509, 0.085, 0.005), trained(0.82, 0.83, -0.4))
     assert dinov2 == Recommendation(
         "center_median",
-        "Nothing that reconstructs about as well as the best reaches 1%. Least with centering on the geometric median: "
-        "8.50% dead at initialization. Its trained SAE explains 83.0% of the typical token's variance, 6.00% dead. "
-        "Not PCA whitening (0.50% dead at initialization): its trained SAE explains -40.0%, 6.00% dead.",
+        "Nothing that reconstructs about as well as the best leaves few enough dead. Least with centering on the "
+        "geometric median: 8.50% dead at initialization. Its trained SAE explains 83.0% of the typical token's "
+        "variance, 6.00% dead. Not PCA whitening (0.50% dead at initialization): its trained SAE explains -40.0%, "
+        "6.00% dead.",
     )
 
 

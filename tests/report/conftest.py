@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from saelib import report, theory
@@ -14,11 +15,16 @@ from saelib.config import Config, VariantConfig
 from saelib.config.load import check_config
 from saelib.files.sealed import read_json, write_json
 from saelib.init_death import Death, InitDeath, Rate, save_result
+from saelib.init_death.landscape import Landscape
 from saelib.report import Place
 from saelib.report.page import render_page
 from saelib.stats import LayerStats, save_stats
 from saelib.theory.result import LayerPrediction, save_predictions
+from saelib.train.history import HISTORY
 from saelib.train.result import DivergedRun, MeasuredRun, SweepResult, run_entry
+from tests.report.chromium import browser, open_page
+
+__all__ = ["browser"]
 
 # name: domain, layers, d_in, gamma at the first and last layer, effective rank, death that centering leaves
 MODELS = {
@@ -66,6 +72,7 @@ def write_results(config: Config) -> None:
         for variant in config.train.variants:
             place = Place(name, layers, variant)
             write_json(config.train_path(*place) / "sweep.json", sweep(rng, place, d_in, last))
+            history().write_parquet(config.train_path(*place) / "history.parquet")
     save_predictions(predictions, config.theory_path(), "theory-key")
 
 
@@ -108,7 +115,15 @@ def init_death(rng: np.random.Generator, gamma: float, after_centering: float) -
         "zscore": death(0, total / 2),
         "pca": death(0, 0),
     }
-    return InitDeath(8192, 16, 2048, 64, (0, 1, 2), (1, 8192), preprocessings)
+    sizes = {"raw": total, "center_median": after_centering, "pca": 0.0}
+    return InitDeath(8192, 16, 2048, 64, (0, 1, 2), (1, 8192), preprocessings, predicted(sizes))
+
+
+def predicted(dead: dict[str, float]) -> Landscape:
+    """Makes up death that is larger for more latents, and smaller for a larger k."""
+    d_sae, k = (32, 2048), (16, 64)
+    grids = {name: ((one / 2, None), (one, one / 4)) for name, one in dead.items()}
+    return Landscape(d_sae, k, grids, dict.fromkeys(dead, ((0.01, None), (0.01, 0.005))))
 
 
 def death(relu: float, total: float) -> Death:
@@ -156,6 +171,18 @@ def sweep(rng: np.random.Generator, place: Place, d_in: int, gamma: float) -> di
     return vars(result) | {"options": options.model_dump(mode="json"), "runs": [run_entry(run) for run in result.runs]}
 
 
+def history() -> pl.DataFrame:
+    """Records of two learning rates, every 100 of 300 steps; latents die from step to step at the higher one."""
+    records = [(rate, step) for rate in (1e-4, 1e-3) for step in range(0, 301, 100)]
+    rows = [
+        dict.fromkeys(HISTORY)
+        | {"peak_learning_rate": rate, "step": step, "probe_dead_relu": rate * step, "probe_dead_topk_only": 0.1}
+        | {"probe_dead_total": rate * step + 0.1, "token_fvu_median": 0.5}
+        for rate, step in records
+    ]
+    return pl.DataFrame(rows, schema=HISTORY)
+
+
 def measured_run(relu: float, total: float) -> MeasuredRun:
     return MeasuredRun(
         learning_rate=1e-3,
@@ -189,6 +216,13 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 
 @pytest.fixture
+def page(browser: Any, complete: Config) -> Any:
+    """A browser that shows the page of the complete suite."""
+    open_page(browser, complete.results / "report.html")
+    return browser
+
+
+@pytest.fixture
 def suite(tmp_path: Path) -> Config:
     """A suite of two models, without a report, in a folder of the test's own."""
     config = make_config(tmp_path / "results", only=("minilm-l6", "hyenadna-tiny"))
@@ -202,8 +236,7 @@ def render() -> Callable[[Config], str]:
 
     def page(config: Config) -> str:
         results = report.read_results(config)
-        layers, saes = report.layers_table(config, results), report.saes_table(config, results)
-        return render_page(config, results, layers, saes, report.spearman_rows(layers))
+        return render_page(config, results, report.make_tables(config, results), {"report written": "today"})
 
     return page
 

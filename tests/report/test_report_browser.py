@@ -1,85 +1,17 @@
 """The page works in a real browser, opened from disk: drawn, filtered, sorted, without network access."""
 
-import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
 from saelib.config import Config
+from tests.report.chromium import choose, marks, open_page, requests, shown_rows
 
 pytestmark = pytest.mark.browser
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1200,1000",
-]
-CHARTS = ("death-relu", "death-total", "by-layer", "trained")
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    driver = shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("needs Chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    window = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    window.get("about:blank")
-    yield window
-    window.quit()
-
-
-@pytest.fixture
-def page(browser: Any, complete: Config) -> Any:
-    open_page(browser, complete.results / "report.html")
-    return browser
-
-
-def open_page(browser: Any, path: Path) -> None:
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    for log in ("browser", "performance"):
-        browser.get_log(log)
-    browser.get(path.resolve().as_uri())
-    drawn = "return document.documentElement.dataset.drawn === 'yes'"
-    WebDriverWait(browser, 60).until(lambda window: window.execute_script(drawn))
-
-
-def requests(browser: Any) -> list[str]:
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    return [url for url in urls if not url.startswith(("chrome:", "data:"))]
-
-
-def shown_rows(browser: Any, table: int = 0) -> list[list[str]]:
-    script = """
-        const rows = [...document.querySelectorAll("table")[arguments[0]].tBodies[0].rows];
-        return rows.filter((row) => row.offsetParent).map((row) => [...row.cells].map((cell) => cell.innerText));
-    """
-    return browser.execute_script(script, table)
-
-
-def choose(browser: Any, domain: str) -> None:
-    browser.execute_script(f"document.querySelector('#filter input[value=\"{domain}\"]').closest('label').click()")
-
-
-def marks(browser: Any, chart: str) -> int:
-    return browser.execute_script(f"return document.querySelectorAll('#{chart} .mark-symbol.role-mark path').length")
+CHARTS = ("finding", "death-relu", "death-total", "by-layer", "trained", "training")
 
 
 def test_it_is_drawn_without_errors_and_without_the_network(page: Any, complete: Config):
@@ -141,12 +73,26 @@ def test_pointing_at_a_layer_shows_its_numbers(page: Any):
         assert word in text
 
 
-@pytest.mark.parametrize("width", [1200, 420])
+@pytest.mark.parametrize("width", [1366, 390])
 def test_nothing_sticks_out_sideways(page: Any, width: int):
-    page.set_window_size(width, 1000)
-    wider = page.execute_script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    page.set_window_size(1200, 1000)
-    assert wider == 0
+    resize(page, width)
+    wider = "const e = document.documentElement; return e.scrollWidth - e.clientWidth"
+    assert page.execute_script(wider) == 0
+    cut = (
+        "return [...document.querySelectorAll('.chart')].filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.id)"
+    )
+    assert page.execute_script(cut) == []
+    if width == 1366:
+        tables = "return [...document.querySelectorAll('.wide')].map((e) => e.scrollWidth - e.clientWidth)"
+        assert page.execute_script(tables) == [0] * 4
+    resize(page, 1200)
+
+
+def resize(browser: Any, width: int) -> None:
+    """Sets the page's width, and waits until the charts have been drawn for it."""
+    size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    open_page(browser, Path(unquote(urlsplit(browser.current_url).path)))
 
 
 def test_text_that_tries_to_be_code_is_shown_as_text(browser: Any, poisoned: Config, render: Any):

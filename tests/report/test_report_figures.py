@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from matplotlib.text import Annotation
 from scipy.stats import norm
 
 from saelib import report
@@ -15,8 +16,9 @@ from saelib.report.figures.death_vs_gamma import death_vs_gamma
 from saelib.report.figures.landscapes import landscapes
 from saelib.report.figures.style import save, styled
 from saelib.report.figures.trained_death import trained_death
+from saelib.report.figures.training import training_curves
 
-NAMES = ("death_vs_gamma", "death_by_layer", "trained_death", "landscapes")
+NAMES = ("death_vs_gamma", "death_by_layer", "trained_death", "training", "landscapes")
 
 
 @pytest.fixture(autouse=True)
@@ -34,11 +36,12 @@ def saes_of(config: Config) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_figure_comes_as_pdf_and_png(complete: Config, name: str):
+def test_each_figure_comes_as_pdf_png_and_svg(complete: Config, name: str):
     from PIL import Image
 
     file = complete.results / "figures" / name
     assert file.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+    assert "<svg" in file.with_suffix(".svg").read_text()
     with Image.open(file.with_suffix(".png")) as picture:
         assert picture.width == 1440
         assert np.asarray(picture.convert("L")).std() > 10
@@ -95,7 +98,8 @@ def test_a_missing_training_leaves_its_bar_out(suite: Config):
     (suite.train_path("minilm-l6", 6, "auxk") / "sweep.json").unlink()
     figure = trained_death(suite, saes_of(suite))
     assert figure is not None
-    assert [len(axes.texts) for axes in figure.axes] == [2, 1, 2, 2]
+    assert [len(axes.patches) for axes in figure.axes] == [4, 2, 4, 4]
+    assert [axes.texts[-1].get_text() for axes in figure.axes] == ["a", "b", "c", "d"]
 
 
 def test_landscapes_show_the_representative_layer_and_name_the_largest_dimension(suite: Config):
@@ -105,8 +109,33 @@ def test_landscapes_show_the_representative_layer_and_name_the_largest_dimension
     assert figure is not None
     assert [axes.get_title("left") for axes in figure.axes] == ["minilm-l6, layer 6", "hyenadna-tiny, layer 2"]
     mean = load_file(suite.stats_path("hyenadna-tiny", 2).with_suffix(".safetensors"))["ln_mean"]
-    texts = [text.get_text() for text in figure.axes[1].texts]
-    assert f"dimension {np.abs(mean).argmax()}" in texts
+    texts = {text.get_text(): text for text in figure.axes[1].texts}
+    largest = int(np.abs(mean).argmax())
+    label = texts[f"dimension {largest}"]
+    assert isinstance(label, Annotation)
+    assert label.xy == (largest, pytest.approx(mean[largest]))  # the end of its line
+    assert abs(label.xyann[1]) > np.abs(mean).max()
+
+
+def test_an_axis_of_rates_reaches_as_far_as_the_rates(suite: Config):
+    layers = layers_of(suite)
+    figure = death_by_layer(layers)
+    assert figure is not None
+    largest = max(layers[name].max() for name in ("dead_total", "dead_total_center_median", "dead_total_pca"))  # type: ignore[type-var]
+    assert figure.axes[0].get_ylim()[1] == pytest.approx(1.06 * largest)  # type: ignore[operator]
+
+
+def test_curves_of_training_show_the_best_rate_by_cause_and_the_others_in_gray(suite: Config):
+    training = report.make_tables(suite, report.read_results(suite))["training"]
+    figure = training_curves(suite, training)
+    assert figure is not None
+    assert len(figure.axes) == 2 * len(suite.train.variants)
+    for axes in figure.axes:
+        (other,) = axes.lines
+        np.testing.assert_allclose(np.asarray(other.get_ydata()), 0.1 + 1e-4 * np.array([0, 100, 200, 300]))
+        relu, topk_only = [np.max(np.asarray(area.get_paths()[0].vertices)[:, 1]) for area in axes.collections]
+        assert (relu, topk_only) == (pytest.approx(0.3), pytest.approx(0.4))  # one stands on the other
+    assert training_curves(suite, training.clear()) is None
 
 
 def test_damaged_statistics_are_not_drawn(suite: Config, caplog: pytest.LogCaptureFixture):
@@ -133,12 +162,12 @@ def test_single_layers_and_gamma_of_zero_can_be_drawn(suite: Config):
 def test_without_results_figures_disappear_and_the_page_says_so(suite: Config):
     from saelib.report.build import _write_figures
 
-    layers, saes = layers_of(suite).clear(), saes_of(suite).clear()
     stale = suite.results / "figures" / "trained_death.png"
     stale.parent.mkdir()
     stale.write_bytes(b"old")
     for path in suite.results.glob("stats/*/*.safetensors"):
         path.write_bytes(b"broken")
-    tables = {"layers": layers, "saes": saes, "spearman": report.spearman_rows(layers)}
+    tables = report.make_tables(suite, report.read_results(suite))
+    tables = {name: table.clear() for name, table in tables.items()}
     assert _write_figures(suite, tables, stale.parent) == []
     assert not stale.exists()

@@ -12,7 +12,7 @@ from saelib.config import Config
 from saelib.files.sealed import read_json, read_sealed, write_json
 from saelib.init_death import load_result
 from saelib.preprocessing.recommend import MeasuredDeath, recommend
-from saelib.report import Place, layers_table, read_results, saes_table, spearman_rows
+from saelib.report import Place, landscape_table, layers_table, read_results, saes_table, spearman_rows
 from saelib.stats import load_stats
 from saelib.theory.result import load_predictions
 from saelib.train.result import load_sweep
@@ -41,7 +41,7 @@ def test_a_row_for_each_layer_in_the_order_of_the_config(complete: Config):
 
 
 def test_csv_and_parquet_hold_the_same(complete: Config):
-    for name in ("layers", "saes"):
+    for name in ("layers", "saes", "landscape"):
         file = complete.results / "tables" / name
         assert pl.read_csv(file.with_suffix(".csv")).equals(pl.read_parquet(file.with_suffix(".parquet")))
 
@@ -65,6 +65,25 @@ def test_a_layer_row_repeats_the_result_files(suite: Config):
     assert row["recommendation"] == advice.preprocessing
     assert row["recommendation_reason"].startswith(advice.reason)  # what its trained SAE explains comes after it
     assert row["key"] == "death-hyenadna-tiny-2"
+
+
+def test_predicted_death_has_a_row_for_each_size(suite: Config):
+    found = load_result(suite.init_death_path("hyenadna-tiny", 2)).landscape
+    assert found is not None
+    table = landscape_table(suite, read_results(suite))
+    rows = table.filter(model="hyenadna-tiny", layer=2, preprocessing="center_median")
+    assert rows.select("d_sae", "k").rows() == [(32, 16), (2048, 16), (2048, 64)]
+    (small, _), large = found.dead_total["center_median"]
+    assert rows["dead_total"].to_list() == [small, *large]
+    assert rows["standard_error"].to_list() == [0.01, 0.01, 0.005]
+    assert table["preprocessing"].unique(maintain_order=True).to_list() == ["raw", "center_median", "pca"]
+
+
+def test_death_that_was_counted_alone_has_no_row_of_predictions(suite: Config):
+    edit(suite.init_death_path("hyenadna-tiny", 2), landscape=None)
+    results = read_results(suite)
+    assert not results.gaps
+    assert landscape_table(suite, results).filter(model="hyenadna-tiny")["layer"].unique().to_list() == [1]
 
 
 def test_an_sae_row_is_the_run_at_the_best_learning_rate(suite: Config):
@@ -206,8 +225,8 @@ def test_report_json_says_what_there_is(complete: Config):
     report = read_sealed(complete.results / "report.json")
     assert report == {
         "key": "report-key",
-        "tables": {"layers": 74, "saes": 24, "spearman": 66},
-        "figures": ["death_vs_gamma", "death_by_layer", "trained_death", "landscapes"],
+        "tables": {"layers": 74, "saes": 24, "spearman": 66, "training": 24 * 8, "landscape": 74 * 3 * 3},
+        "figures": ["death_vs_gamma", "death_by_layer", "trained_death", "training", "landscapes"],
         "page": "report.html",
         "gaps": [],
     }

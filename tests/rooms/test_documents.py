@@ -12,7 +12,7 @@ from saelib.cli.main import app
 from saelib.config.load import check_config
 
 PROJECT = Path(__file__).parents[2]
-DOCUMENTS = sorted(path for pattern in ("*.md", "docs/*.md", "saelib/**/*.md") for path in PROJECT.glob(pattern))
+DOCUMENTS = sorted(path for pattern in ("*.md", "docs/**/*.md", "saelib/**/*.md") for path in PROJECT.glob(pattern))
 TOP = "saelib|docs|tests|tools|benchmarks|rules|scripts|configs|profiles|envs"
 ONE_FILE = {"family": "arrays", "files": {layer: f"{layer}.npy" for layer in range(1, 33)}}
 

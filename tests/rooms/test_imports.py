@@ -12,7 +12,7 @@ LOOSE = {"__init__", "__main__", "environments", "errors", "extras", "progress"}
 BOTTOM_UP = (
     *("errors", "extras", "files", "progress", "environments", "config", "fetch", "store", "activations", "datasets"),
     *("sources", "extract", "stats", "theory", "preprocessing", "sae", "evaluation", "init_death", "train"),
-    *("synthetic", "interchange", "report", "pipeline", "cli", "api", "__main__"),
+    *("synthetic", "interchange", "diagnosis", "integrations", "report", "pipeline", "cli", "api", "__main__"),
 )
 UPWARD = {
     ("config", "fetch"): "sizes: what cached checkpoints say of themselves",

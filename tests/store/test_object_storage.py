@@ -389,7 +389,7 @@ def test_a_server_that_goes_away(monkeypatch: pytest.MonkeyPatch, capfd: pytest.
 
 def test_the_command_line(bucket: s3.S3Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     publish()
-    for arguments, said in ((["verify", URL], "complete, every checksum right"), (["delete", URL], "deleted")):
+    for arguments, said in ((["verify", URL], "complete, all checksums right"), (["delete", URL], "deleted")):
         monkeypatch.setattr(sys, "argv", ["saelib", "store", *arguments])
         with pytest.raises(SystemExit) as end:
             command_line()

@@ -88,7 +88,7 @@ class Run:
 
     @property
     def is_over(self) -> bool:
-        """Whether the run has ended by itself."""
+        """Checks whether the run has ended by itself."""
         return self.process.poll() is not None
 
     def end(self) -> Ended:

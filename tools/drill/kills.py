@@ -54,7 +54,7 @@ def _wait(ground: Ground, run: Run, stage: str, share: float, as_it_writes: bool
 
 
 def _is_writing(tree: Tree) -> bool:
-    """Whether a file or folder that will be published is being written."""
+    """Checks whether a file or folder that will be published is being written."""
     for _, folders, _ in os.walk(tree.results):
         if any(name.endswith(".draft") for name in folders):
             return True

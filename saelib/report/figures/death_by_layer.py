@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from saelib.report.figures.style import new_figure, note, percent_axis
+from saelib.report.figures.style import letters, new_figure, note, percent_axis, rate_limits
 from saelib.report.palette import PREPROCESSINGS
 
 COLUMNS = 3
@@ -30,6 +30,9 @@ def death_by_layer(layers: pl.DataFrame) -> Figure | None:
         _panel(axes, measured.filter(pl.col("series") == model))
     for axes in grid.flat[len(models) :]:
         axes.set_visible(False)
+    largest = measured.select(pl.max_horizontal(*COLUMN_OF.values()).max()).item()
+    grid[0, 0].set_ylim(*rate_limits(largest))
+    letters(grid.flat[: len(models)])
     figure.supxlabel("layer", fontsize=8.5)
     figure.supylabel("dead at initialization", fontsize=8.5)
     handles, labels = grid[0, 0].get_legend_handles_labels()
@@ -55,4 +58,3 @@ def _panel(axes: Axes, model: pl.DataFrame) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     axes.set_xlim(layer.min() - 0.7, layer.max() + 0.7)
     percent_axis(axes.yaxis)
-    axes.set_ylim(-0.06, 1.03)

@@ -8,7 +8,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from saelib import theory
 from saelib.config import Config
-from saelib.report.figures.style import INK, QUIET, new_figure, percent_axis
+from saelib.report.figures.style import INK, QUIET, letters, new_figure, percent_axis, rate_limits
 from saelib.report.palette import domain_colors
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -20,18 +20,21 @@ def death_vs_gamma(config: Config, layers: pl.DataFrame, spearman: pl.DataFrame)
     if shown.is_empty():
         return None
     figure = new_figure(3.5)
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    panels = figure.subplots(1, 2, sharex=True)
     titles = {"dead_relu": "Never positive (dead by ReLU)", "dead_total": "Never selected (all dead)"}
     for axes, (column, title) in zip(panels, titles.items(), strict=True):
         _points(axes, config, shown, column)
         axes.set_title(f"{title}\n")
-        axes.annotate(_correlation(spearman, column), (0, 1), (0, 5), "axes fraction", "offset points", color=QUIET)
+        text = _correlation(spearman, column)
+        axes.annotate(text, (0, 1), (0, 5), "axes fraction", "offset points", color=QUIET, fontsize=7.5)
         percent_axis(axes.yaxis)
-        axes.set_ylim(-0.03, 1.03)
     _theory(config, panels, shown["gamma_unit"].to_numpy())
     _gamma_axis(panels, shown["gamma_unit"].to_numpy())
+    for axes in panels:
+        axes.set_ylim(*rate_limits(max(np.max(line.get_ydata()) for line in axes.lines)))
+    letters(panels)
     figure.supxlabel("outlier severity γ = ‖mean‖ / ‖std‖ of the tokens scaled to length 1", fontsize=8.5)
-    panels[0].set_ylabel("features dead at initialization")
+    panels[0].set_ylabel("latents dead at initialization")
     handles, labels = panels[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), handletextpad=0.4, columnspacing=1.2)
     return figure

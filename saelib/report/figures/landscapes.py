@@ -6,14 +6,13 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from saelib.config import Config
 from saelib.config.sites import at_site
-from saelib.report.figures.style import QUIET, new_figure, note
+from saelib.report.figures.style import QUIET, letters, new_figure, note
 from saelib.report.palette import SKY, VERMILLION
-from saelib.report.results import Place, read_landscape
+from saelib.report.results import Place, place_of, read_landscape
 
 
 def landscapes(config: Config, layers: pl.DataFrame) -> Figure | None:
@@ -25,15 +24,15 @@ def landscapes(config: Config, layers: pl.DataFrame) -> Figure | None:
     rows = math.ceil(len(shown) / columns)
     figure = new_figure(0.5 + 1.3 * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
-    rows_of = layers.select("model", "layer", "site", "gamma").iter_rows()
-    gammas = {Place(model, at_site(layer, site)): gamma for model, layer, site, gamma in rows_of}
+    gammas = {place_of(row): row["gamma"] for row in layers.iter_rows(named=True)}
     for axes, (place, (mean, std)) in zip(grid.flat, shown, strict=False):
         _panel(axes, mean.astype(np.float64), std.astype(np.float64))
         axes.set_title(f"{place.model}, layer {place.layer}")
         gamma = gammas.get(place)
-        note(axes, "" if gamma is None else f"γ after LayerNorm = {gamma:.2f}")
+        note(axes, "" if gamma is None else f"γ = {gamma:.2f}")
     for axes in grid.flat[len(shown) :]:
         axes.set_visible(False)
+    letters(grid.flat[: len(shown)])
     figure.supxlabel("activation dimension", fontsize=8.5)
     figure.supylabel("LayerNormed activation", fontsize=8.5)
     handles, labels = grid[0, 0].get_legend_handles_labels()
@@ -57,15 +56,30 @@ def _panel(axes: Axes, mean: np.ndarray, std: np.ndarray) -> None:
     axes.axhline(0, color=QUIET, lw=0.5)
     axes.margins(x=0.01)
     axes.yaxis.set_major_locator(MaxNLocator(4))
+    _point_at_largest(axes, mean)
+
+
+def _point_at_largest(axes: Axes, mean: np.ndarray) -> None:
+    """Name the dimension with the largest mean beyond all data, with a line to the end of its bar."""
     largest = int(np.argmax(np.abs(mean)))
+    low, high = axes.get_ylim()
+    up = mean[largest] > 0
+    room = 0.22 * (high - low)
+    axes.set_ylim(low - room * (not up), high + room * up)
     right = largest < len(mean) / 2
     axes.annotate(
         f"dimension {largest}",
         (largest, mean[largest]),
-        (4 if right else -4, 0),
-        textcoords="offset points",
+        (largest, high + room if up else low - room),
         ha="left" if right else "right",
-        va="top" if mean[largest] > 0 else "bottom",
+        va="top" if up else "bottom",
         fontsize=7.5,
-        path_effects=[withStroke(linewidth=2, foreground="white")],
+        arrowprops={
+            "arrowstyle": "-",
+            "color": QUIET,
+            "lw": 0.7,
+            "shrinkA": 0,
+            "shrinkB": 0,
+            "relpos": (not right, 0.5),
+        },
     )

@@ -1,16 +1,17 @@
 """The common style of all figures: sizes for a README, and colors that color-blind readers can tell apart."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.typing import RcKeyType
 
 from saelib.files.publish import published_file
@@ -45,6 +46,7 @@ RC: dict[RcKeyType, Any] = {
     "ytick.major.width": 0.7,
     "legend.frameon": False,
     "pdf.fonttype": 42,
+    "svg.hashsalt": "saelib",
 }
 
 
@@ -62,11 +64,24 @@ def new_figure(height: float) -> Figure:
     return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
-def percent_axis(axis: Axis, ticks: tuple[float, ...] = (0, 0.25, 0.5, 0.75, 1)) -> None:
-    """Set ticks and grid lines in percent, for rates given as fractions."""
-    axis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
-    axis.set_ticks(ticks)
+def percent_axis(axis: Axis, ticks: int = 4) -> None:
+    """Set about `ticks` ticks and grid lines in percent, for rates given as fractions."""
+    axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(PercentFormatter(xmax=1))
     axis.grid(True)
+
+
+def rate_limits(largest: float, room: float = 1.06) -> tuple[float, float]:
+    """Limits of an axis of rates: just below 0, and so far that the largest is seen, but at least 1 %."""
+    top = max(largest, 0.01) * room
+    return -0.04 * top, top
+
+
+def letters(panels: Iterable[Axes]) -> None:
+    """Write a, b, c, ... to the left of the panels' titles, to cite them by."""
+    for letter, axes in zip(ascii_lowercase, panels, strict=False):
+        place = {"ha": "right", "va": "bottom", "fontsize": 10, "fontweight": "bold"}
+        axes.annotate(letter, (0, 1), (-6, 4), "axes fraction", "offset points", **place)
 
 
 def note(axes: Axes, text: str) -> None:
@@ -76,18 +91,24 @@ def note(axes: Axes, text: str) -> None:
     )
 
 
+WITHOUT_DATE: dict[str, dict[str, None]] = {
+    "pdf": {"CreationDate": None},
+    "png": {"Software": None},
+    "svg": {"Date": None},
+}
+"""The formats of a figure, and the metadata that would differ from run to run."""
+
+
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Publish a figure as PDF and PNG, without a date, so the same figure gives the same bytes."""
-    paths = [folder / f"{name}.pdf", folder / f"{name}.png"]
-    for path in paths:
-        kind = path.suffix[1:]
+    """Publish a figure as PDF, PNG and SVG, without a date, so the same figure gives the same bytes."""
+    paths = [folder / f"{name}.{kind}" for kind in WITHOUT_DATE]
+    for path, (kind, metadata) in zip(paths, WITHOUT_DATE.items(), strict=True):
         with published_file(path) as draft:
-            metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
             figure.savefig(draft, format=kind, dpi=200, metadata=metadata)
     return paths
 
 
 def remove(folder: Path, name: str) -> None:
     """Remove the files that `save` wrote."""
-    for suffix in ("pdf", "png"):
-        (folder / f"{name}.{suffix}").unlink(missing_ok=True)
+    for kind in WITHOUT_DATE:
+        (folder / f"{name}.{kind}").unlink(missing_ok=True)

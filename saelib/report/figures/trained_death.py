@@ -1,12 +1,13 @@
 """Figure of death after training, by model and variant (paper, Figs. 2a and S14)."""
 
+import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from saelib.config import Config
-from saelib.report.figures.style import INK, new_figure, percent_axis
-from saelib.report.palette import SKY, VERMILLION
+from saelib.report.figures.style import INK, letters, new_figure, percent_axis, rate_limits
+from saelib.report.palette import CAUSES
 
 
 def trained_death(config: Config, saes: pl.DataFrame) -> Figure | None:
@@ -23,18 +24,22 @@ def trained_death(config: Config, saes: pl.DataFrame) -> Figure | None:
         chosen = saes.with_columns(place=places).filter(pl.col("variant") == variant)
         _bars(axes, [models.index(place) for place in chosen["place"]], chosen)
         axes.set_title(variant)
+    panels[0].set_xlim(*rate_limits(saes["dead_total"].max(), room=1.25))  # type: ignore[arg-type]
+    letters(panels)
     panels[0].set_yticks(range(len(models)), models)
     panels[0].set_ylim(len(models) - 0.4, -0.6)
-    figure.supxlabel("features dead after training, on held-out tokens", fontsize=8.5)
+    figure.supxlabel("latents dead after training, on held-out tokens", fontsize=8.5)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=2)
     return figure
 
 
 def _bars(axes: Axes, heights: list[int], saes: pl.DataFrame) -> None:
-    relu, topk_only = saes["dead_relu"].to_numpy(), saes["dead_topk_only"].to_numpy()
-    axes.barh(heights, relu, height=0.62, color=VERMILLION, label="never positive (ReLU)")
-    axes.barh(heights, topk_only, left=relu, height=0.62, color=SKY, label="positive, never selected (TopK)")
+    left = np.zeros(len(heights))
+    for cause, (label, color) in CAUSES.items():
+        share = saes[cause].to_numpy()
+        axes.barh(heights, share, left=left, height=0.62, color=color, label=label)
+        left = left + share
     for height, total in zip(heights, saes["dead_total"], strict=True):
         axes.annotate(
             f"{100 * total:.1f}",
@@ -45,6 +50,5 @@ def _bars(axes: Axes, heights: list[int], saes: pl.DataFrame) -> None:
             fontsize=7.5,
             color=INK,
         )
-    percent_axis(axes.xaxis, (0, 0.5, 1))
-    axes.set_xlim(0, 1.2)
+    percent_axis(axes.xaxis, 3)
     axes.tick_params(axis="y", length=0)

@@ -1,0 +1,72 @@
+"""Will an SAE on these activations have dead latents, why, and what should be done?"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saelib.api.activations import Source, open_activations
+
+if TYPE_CHECKING:
+    from saelib.activations.rows import Rows
+    from saelib.api.sae import LoadedSAE
+    from saelib.diagnosis.diagnose import Architecture
+    from saelib.diagnosis.result import Diagnosis
+
+
+def diagnose(
+    activations: Source | Iterable[Any],
+    d_sae: int = 8192,
+    k: int = 64,
+    *,
+    tokens: int = 100_000,
+    architecture: "Architecture" = "topk",
+    sae: "LoadedSAE | str | Path | None" = None,
+    dictionaries: int = 1,
+    threads: int | None = None,
+    name: str = "activations",
+) -> "Diagnosis":
+    """Diagnoses a layer before an SAE is trained on it (or an SAE that came out dead), in about a minute.
+
+    The result prints as one screen, `plot`s, shows itself as a card in a notebook, and holds the recommended
+    preprocessing, fitted: `found.center` is where b_dec should start.
+
+    Args:
+        activations: What `open_activations` takes (numpy, torch on any device, zarr, dask, h5py, a path), or an
+            iterator of batches [n, d_in], which is read until there are `tokens` rows. Rows of one example should
+            follow one another, so that intervals are right.
+        d_sae: Latents of the SAE that is planned.
+        k: Latents that fire for a token. For ReLU and JumpReLU it only sizes the table.
+        tokens: The most rows to read; where there are more, runs of rows are taken evenly from all.
+        architecture: `topk`, `batchtopk`, `relu` or `jumprelu`.
+        sae: An SAE that exists, as `load_sae` gives or reads it, whose faults are looked for.
+        dictionaries: Random dictionaries to count dead latents with; time grows with it.
+        threads: CPUs to use; all of them where None.
+        name: What messages call an array, a tensor or batches.
+
+    Raises:
+        UserError: For impossible sizes, and activations that are all the same, not finite, or not [tokens, d_in].
+
+    Example:
+        >>> found = saelib.diagnose(acts, d_sae=256, k=8)
+        >>> found.recommendation, found.measured["center_median"].dead_relu
+        ('mean_center', 0.0)
+        >>> found.center.shape
+        (32,)
+    """
+    from saelib.diagnosis.diagnose import Question, diagnose_rows
+
+    question = Question(d_sae, k, tokens, architecture, dictionaries)
+    saved = None
+    if sae is not None:
+        from saelib.api.sae import LoadedSAE, load_sae
+
+        saved = (sae if isinstance(sae, LoadedSAE) else load_sae(sae)).saved
+    return diagnose_rows(_rows(activations, tokens, name), question, saved, threads)
+
+
+def _rows(activations: Any, tokens: int, name: str) -> "Rows":
+    if isinstance(activations, Iterator):
+        from saelib.diagnosis.sample import spool
+
+        return spool(activations, tokens, name)
+    return open_activations(activations, name).rows

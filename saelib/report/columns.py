@@ -1,0 +1,97 @@
+"""The columns of the page's tables, and how their values are written."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from saelib.preprocessing.choose import percent
+from saelib.preprocessing.recommend import ORDER
+from saelib.report.palette import PREPROCESSINGS
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table in the page."""
+
+    name: str
+    title: str
+    help: str = ""
+    show: Callable[[Any], str] | None = None
+    """Converts a number to text; None: the column holds text."""
+
+
+def _decimals(digits: int) -> Callable[[float], str]:
+    return lambda value: f"{value:.{digits}f}"
+
+
+SITE = Column("site", "site", "the residual stream, or the output of the block's attention or MLP")
+LAYER_COLUMNS = (
+    Column("model", "model"),
+    Column("layer", "layer", show=str),
+    SITE,
+    Column("domain", "domain"),
+    Column("recommendation", "recommendation"),
+    Column("gamma_unit", "γ", "outlier severity of the tokens scaled to length 1: it predicts death", _decimals(2)),
+    Column("gamma", "γ LN", "the same after LayerNorm of each token, as in the paper", _decimals(2)),
+    Column("gamma_raw", "γ raw", "the same on the tokens as they are", _decimals(2)),
+    Column("effective_rank", "eff. rank", "directions in which the activations vary", _decimals(0)),
+    Column("d_in", "of", "dimensions of the activations", str),
+    Column("predicted_dead_total", "theory", "all dead, as the closed form predicts from γ (the solid line)", percent),
+    Column("dead_relu", "ReLU-dead", "never positive; raw activations", percent),
+    Column("dead_total", "all dead", "never selected; raw activations", percent),
+    Column("dead_total_center_median", "centered", "all dead after centering on the geometric median", percent),
+    Column("dead_total_pca", "whitened", "all dead after PCA whitening", percent),
+)
+SAE_COLUMNS = (
+    Column("model", "model"),
+    Column("layer", "layer", show=str),
+    SITE,
+    Column("variant", "variant"),
+    Column("preprocessing", "preprocessing"),
+    Column("architecture", "architecture"),
+    Column("dead_latents", "dead latents", "how training treats latents that stopped firing"),
+    Column("learning_rate", "learning rate", "the best of the sweep", lambda value: f"{value:g}"),
+    Column("learning_rate_at_end", "at an end?", "whether the best rate is the lowest or the highest of those tried"),
+    Column(
+        "token_fvu_median",
+        "typical FVU",
+        "median of each token's unexplained fraction; 0 is perfect",
+        _decimals(3),
+    ),
+    Column("variance_explained", "variance explained", "over all tokens together; 1 is perfect", _decimals(3)),
+    Column(
+        "few_tokens_decide",
+        "few tokens decide?",
+        "whether the two disagree (docs/training.md); if so, go by the typical FVU",
+    ),
+    Column("l0", "L0", "latents that fire per token, on average", _decimals(1)),
+    Column("dead_relu", "ReLU-dead", "never positive", percent),
+    Column("dead_topk_only", "TopK-dead", "positive somewhere, never selected", percent),
+    Column("dead_total", "all dead", "never selected", percent),
+    Column("files", "files", "the sweep and its weights, next to this page"),
+)
+OPTIONAL = ("preprocessing", "architecture", "dead_latents")
+"""Columns that are left out if all their cells are the same."""
+
+
+def telling(columns: Sequence[Column], rows: pl.DataFrame) -> list[Column]:
+    """Choose the columns that say something about these rows: the site only if one is not the residual stream."""
+    left_out = {name for name in OPTIONAL if name in rows.columns and rows[name].n_unique() <= 1}
+    if (rows["site"] == "residual").all():
+        left_out.add("site")
+    return [column for column in columns if column.name not in left_out]
+
+
+def cost_columns() -> tuple[Column, ...]:
+    """Make columns for each candidate of the recommendation: how many it leaves dead, and how much its SAE explains."""
+    columns = [*LAYER_COLUMNS[:3], Column("recommendation", "recommendation")]
+    for name in ORDER:
+        label = PREPROCESSINGS[name][0]
+        columns += [
+            Column(f"born_dead_{name}", f"{label}: born dead", "all dead at initialization", percent),
+            Column(f"dead_{name}", "dead, trained", f"{label}: all dead after training", percent),
+            Column(f"explained_{name}", "explained", f"{label}: 1 - typical FVU of the trained SAE", _decimals(3)),
+        ]
+    return tuple(columns)

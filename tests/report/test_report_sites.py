@@ -1,0 +1,91 @@
+"""Tables, figures and page name the site of a layer if it is not the residual stream, and keep sites apart."""
+
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from saelib import report
+from saelib.config import Config
+from saelib.config.sites import LayerSite
+from saelib.files.sealed import read_json, write_json
+from saelib.report.charts import make_charts
+from saelib.report.figures.death_by_layer import death_by_layer
+from saelib.report.figures.landscapes import landscapes
+from saelib.report.figures.training import training_curves
+
+NAME, LAST = "minilm-l6", 6
+
+
+@pytest.fixture
+def both(suite: Config) -> Config:
+    """The suite with MLP outputs of one model, whose made-up results are those of its residual streams."""
+    model = suite.models[NAME].model_copy(update={"sites": ("residual", "mlp_out")})
+    config = suite.model_copy(update={"models": suite.models | {NAME: model}})
+    for layer in model.layers:
+        for path in (config.stats_path, config.init_death_path):
+            _copy(path(NAME, layer), path(NAME, LayerSite(layer, "mlp_out")))
+    for variant in config.train.variants:
+        old, new = (config.train_path(NAME, at, variant) for at in (LAST, LayerSite(LAST, "mlp_out")))
+        shutil.copytree(old, new)
+        write_json(new / "sweep.json", read_json(new / "sweep.json") | {"site": "mlp_out"})
+    rows = read_json(config.theory_path())
+    key = next(name for name, value in rows.items() if isinstance(value, list))
+    rows[key] += [row | {"site": "mlp_out"} for row in rows[key] if row["model"] == NAME]
+    write_json(config.theory_path(), rows)
+    return config
+
+
+def _copy(old: Path, new: Path) -> None:
+    for suffix in (".json", ".safetensors"):
+        if old.with_suffix(suffix).exists():
+            shutil.copy(old.with_suffix(suffix), new.with_suffix(suffix))
+
+
+def test_every_table_has_the_rows_of_both_sites(both: Config):
+    results = report.read_results(both)
+    assert not results.gaps
+    for name, table in report.make_tables(both, results).items():
+        if name != "spearman":
+            of_site = [table.filter(model=NAME, site=site).drop("site") for site in ("residual", "mlp_out")]
+            assert of_site[0].height > 0
+            assert of_site[0].equals(of_site[1])
+            assert set(table.filter(model="hyenadna-tiny")["site"]) == {"residual"}
+
+
+def test_the_page_names_links_and_describes_each_site(both: Config, suite: Config, render):
+    page, plain = render(both), render(suite)
+    assert f'href="#layer/{NAME}/3/mlp_out"' in page
+    assert f">{NAME} layer 6 mlp_out</option>" in page
+    assert f"stats/{NAME}/layer_3_mlp_out.json" in page
+    assert f"train/{NAME}/layer_6_mlp_out/auxk/sweep.json" in page
+    assert f"<strong>{NAME} layer 3, 3 mlp_out</strong>: fewer than 5 tokens" in page
+    heading = '<button type="button">site</button>'
+    assert (page.count(heading), plain.count(heading)) == (3, 0)  # a column only where there is another site
+
+
+def test_figures_and_charts_have_a_panel_for_each_site(both: Config):
+    tables = report.make_tables(both, report.read_results(both))
+    figures = death_by_layer(tables["layers"]), landscapes(both, tables["layers"])
+    assert [[axes.get_title("left") for axes in figure.axes] for figure in figures if figure] == [
+        [NAME, f"{NAME} mlp_out", "hyenadna-tiny"],
+        [f"{NAME}, layer 6", f"{NAME}, layer 6 mlp_out", "hyenadna-tiny, layer 2"],
+    ]
+    curves = training_curves(both, tables["training"])
+    assert curves is not None
+    rows = [axes.get_ylabel() for axes in curves.axes if axes.get_ylabel()]
+    assert rows == [f"{NAME}\nlayer 6", f"{NAME}\nlayer 6 mlp_out", "hyenadna-tiny\nlayer 2"]
+    charts = make_charts(both, *(tables[name] for name in ("layers", "saes", "training")))
+    assert charts["finding"].spec["encoding"]["y"]["sort"] == [NAME, f"{NAME} mlp_out", "hyenadna-tiny"]
+    assert charts["trained"].spec["encoding"]["y"]["sort"] == [f"{NAME} L6", f"{NAME} L6 mlp_out", "hyenadna-tiny L2"]
+
+
+def test_curves_of_two_sites_are_thinned_apart(both: Config):
+    from saelib.report.training import SHOWN, thinned
+
+    training = report.make_tables(both, report.read_results(both))["training"]
+    curve = training.filter(model=NAME, variant="auxk", peak_learning_rate=1e-3)
+    long = pl.concat([curve] * SHOWN).with_columns(step=pl.int_range(pl.len()).over("site"))
+    kept = thinned(long)
+    assert {kept.filter(site=site).height for site in ("residual", "mlp_out")} == {kept.height // 2}
