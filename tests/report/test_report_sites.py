@@ -13,6 +13,7 @@ from saelib.files.sealed import read_json, write_json
 from saelib.report.charts import make_charts
 from saelib.report.figures.death_by_layer import death_by_layer
 from saelib.report.figures.landscapes import landscapes
+from saelib.report.figures.style import styled
 from saelib.report.figures.training import training_curves
 
 NAME, LAST = "minilm-l6", 6
@@ -67,8 +68,10 @@ def test_the_page_names_links_and_describes_each_site(both: Config, suite: Confi
 
 def test_figures_and_charts_have_a_panel_for_each_site(both: Config):
     tables = report.make_tables(both, report.read_results(both))
-    figures = death_by_layer(tables["layers"]), landscapes(both, tables["layers"])
-    assert [[axes.get_title("left") for axes in figure.axes] for figure in figures if figure] == [
+    with styled():
+        figures = death_by_layer(tables["layers"]), landscapes(both, tables["layers"])
+    panels = [[axes for axes in figure.axes if axes.get_visible()] for figure in figures if figure]
+    assert [[axes.get_title("left") for axes in shown] for shown in panels] == [
         [NAME, f"{NAME} mlp_out", "hyenadna-tiny"],
         [f"{NAME}, layer 6", f"{NAME}, layer 6 mlp_out", "hyenadna-tiny, layer 2"],
     ]
@@ -88,4 +91,7 @@ def test_curves_of_two_sites_are_thinned_apart(both: Config):
     curve = training.filter(model=NAME, variant="auxk", peak_learning_rate=1e-3)
     long = pl.concat([curve] * SHOWN).with_columns(step=pl.int_range(pl.len()).over("site"))
     kept = thinned(long)
-    assert {kept.filter(site=site).height for site in ("residual", "mlp_out")} == {kept.height // 2}
+    for site in ("residual", "mlp_out"):
+        steps = kept.filter(site=site)["step"]
+        assert len(steps) >= SHOWN // 2
+        assert steps.max() == long["step"].max()
