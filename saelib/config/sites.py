@@ -17,7 +17,7 @@ SITE_FAMILIES = (
     "antiberty",
     "dinov2_onnx",
 )
-"""Families of models whose attention and MLP outputs can be recorded; the others have the residual stream alone."""
+"""Families of models whose attention and MLP outputs can be recorded; the others have only the residual stream."""
 
 
 class LayerSite(NamedTuple):
@@ -36,7 +36,7 @@ Layer: TypeAlias = int | LayerSite
 
 
 def at_site(layer: int, site: Site) -> Layer:
-    """Returns what stands for a site of a layer: the layer's number alone if the site is the residual stream."""
+    """Returns the `Layer` for a site: the number alone if the site is the residual stream."""
     return layer if site == "residual" else LayerSite(layer, site)
 
 
@@ -56,7 +56,7 @@ def file_stem(layer: Layer) -> str:
 
 
 def names(layers: Iterable[Layer]) -> str:
-    """Returns layers in short, site after site: '1-3, 7, 1-3 mlp_out'."""
+    """Writes layers in short, site after site: '1-3, 7, 1-3 mlp_out'."""
     found = list(layers)
     return ", ".join(
         f"{compact(numbers)} {site}".removesuffix(" residual")

@@ -80,7 +80,7 @@ def load_job(path: Path, job_id: str) -> tuple[Config, Job]:
 
 
 def _target(saved: dict[str, Any]) -> Target:
-    """A target as a saved plan keeps it, where a layer at another site than the residual stream is a list."""
+    """Rebuilds a target of a saved plan, in which a layer at another site than the residual stream is a list."""
     layer = saved["layer"]
     return replace(Target(**saved), layer=LayerSite(*layer) if isinstance(layer, list) else layer)
 
@@ -151,7 +151,7 @@ def _split_by_site(targets: list[Target]) -> list[list[Target]]:
 
 
 def _block_name(targets: list[Target]) -> str:
-    """'layers_1-3', or 'layers_1-3_mlp_out' where all are at another site than the residual stream."""
+    """Names a job's layers: 'layers_1-3', or 'layers_1-3_mlp_out' if all are at one other site than the stream."""
     numbers, sites = [number_of(target.layer) for target in targets], {site_of(target.layer) for target in targets}
     site = f"_{sites.pop()}" if len(sites) == 1 else ""
     return f"layers_{min(numbers)}-{max(numbers)}{site}".removesuffix("_residual")

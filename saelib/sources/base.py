@@ -60,7 +60,7 @@ class Source(Protocol):
 def check_layers(
     layers: Sequence[Layer], n_layers: int, model: str, first: int = 0, *, has_sites: bool = False
 ) -> None:
-    """Raises `UserError` for a layer outside `first` to `n_layers`, or a site that there is not.
+    """Raises `UserError` for a layer outside `first` to `n_layers`, or a site that it does not have.
 
     Args:
         layers: The layers and sites that are asked for.

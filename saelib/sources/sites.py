@@ -35,7 +35,7 @@ MODULES: dict[Site, tuple[str, ...]] = {
         "fc2",  # OPT, BioGPT, fair-esm
     ),
 }
-"""Paths within a block, the first of which that exists is taken. A norm or scale after the sublayer comes first."""
+"""Paths within a block; the first one that exists is taken. A norm or scale after the sublayer comes first."""
 
 NORMED_AFTERWARDS = ("attention.output.LayerNorm", "attention.attn", "sa_layer_norm")
 """Paths within blocks that norm the sum of stream and sublayer (BERT, MPNet, DistilBERT)."""
@@ -67,7 +67,7 @@ def sublayer(block: torch.nn.Module, site: Site) -> Sublayer | None:
 
 
 def find_sublayer(block: torch.nn.Module, wanted: LayerSite, name: str) -> Sublayer:
-    """Returns the module of a block that a site is the output of. Messages call the layer `name`.
+    """Returns the module of a block whose output is the site. Messages call the layer `name`.
 
     Raises:
         UserError: if the block has no module by one of the known names.
@@ -164,7 +164,7 @@ def _off(before: torch.Tensor, added: list[torch.Tensor], after: torch.Tensor) -
 
 
 def _norms_the_sum(block: torch.nn.Module) -> bool:
-    """Whether a block norms the sum of stream and sublayer, so that its output is no plain sum (OPT-350m also does)."""
+    """Checks whether a block norms the sum of stream and sublayer (BERT, OPT-350m): then its output is no plain sum."""
     return not getattr(block, "do_layer_norm_before", True) or any(_at(block, path) for path in NORMED_AFTERWARDS)
 
 

@@ -33,7 +33,7 @@ class Subject:
         return f"{self.model} layer {self.layer}, variant {self.variant}"
 
     def described(self) -> dict[str, Any]:
-        """The fields that results state. JSON."""
+        """Gives model, layer, site and variant as results state them. JSON."""
         layer = {"layer": number_of(self.layer), "site": site_of(self.layer)}
         return {"model": self.model, **layer, "variant": self.variant}
 
