@@ -66,7 +66,7 @@ def test_a_loss_that_lacks_a_term_breaks_a_law(method: str, monkeypatch: pytest.
     assert not next(correctness.rows(TINY)).broken
 
     def mse_alone(self: TorchTrainer, x: torch.Tensor, result: Any) -> torch.Tensor:
-        return (x - result.x_hat).square().sum() / (len(x) * self.variance)
+        return (x - result.x_hat).square().sum() / (len(x) * self.settings.variance)
 
     monkeypatch.setattr(TorchTrainer, "_loss", mse_alone)
     assert "gradient error" in next(correctness.rows(TINY)).broken[0]

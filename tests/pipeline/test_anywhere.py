@@ -109,5 +109,5 @@ def test_a_folder_without_a_suite_says_where_it_looked(clone: Tree, tmp_path: Pa
     command = [sys.executable, "-m", "snakemake", "-n", "-s", str(clone.root / "Snakefile")]
     done = subprocess.run(command, cwd=tmp_path / "empty", capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert f"no workflow_config.yaml in {tmp_path / 'empty'}" in done.stdout + done.stderr
+    assert f"no workflow_config.yaml in the working folder {tmp_path / 'empty'}" in done.stdout + done.stderr
     assert "--configfile" in done.stdout + done.stderr

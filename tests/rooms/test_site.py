@@ -51,7 +51,7 @@ def test_a_notebook_becomes_its_text_and_its_code(tmp_path: Path) -> None:
 
 
 def test_the_navigation_names_every_page_of_docs_once() -> None:
-    nav = re.findall(r"[\w/]+\.md", json.dumps(yaml.safe_load((PROJECT / "mkdocs.yml").read_text())["nav"]))
+    nav = re.findall(r"[\w/-]+\.md", json.dumps(yaml.safe_load((PROJECT / "mkdocs.yml").read_text())["nav"]))
     assert len(nav) == len(set(nav))
     docs = {str(path.relative_to(PROJECT / "docs")) for path in (PROJECT / "docs").rglob("*.md")}
     assert docs <= set(nav)

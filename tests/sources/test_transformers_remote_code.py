@@ -224,8 +224,8 @@ def test_code_may_come_from_where_it_cannot_change(weights):
         ({"hf": "a/b", "revision": COMMIT[:12]}, {}, "40 hexadecimal digits"),
         ({"hf": "a/b", "revision": COMMIT + "\n"}, {}, "40 hexadecimal digits"),
         ({"url": "https://example.org/m.zip"}, {}, "not from `url`"),
-        ({"path": "/models/m"}, {"gguf_file": "m.gguf"}, "neither gguf_file nor device_map"),
-        ({"path": "/models/m"}, {"device_map": "auto"}, "neither gguf_file nor device_map"),
+        ({"path": "/models/m"}, {"gguf_file": "m.gguf"}, "cannot be combined with gguf_file or device_map"),
+        ({"path": "/models/m"}, {"device_map": "auto"}, "cannot be combined with gguf_file or device_map"),
     ],
 )
 def test_code_that_may_change_is_refused_by_the_config(weights, more, message):
