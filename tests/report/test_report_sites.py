@@ -2,9 +2,11 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
+from selenium.webdriver.support.wait import WebDriverWait
 
 from saelib import report
 from saelib.config import Config
@@ -15,6 +17,7 @@ from saelib.report.figures.death_by_layer import death_by_layer
 from saelib.report.figures.landscapes import landscapes
 from saelib.report.figures.style import styled
 from saelib.report.figures.training import training_curves
+from tests.report.chromium import open_page
 
 NAME, LAST = "minilm-l6", 6
 
@@ -95,3 +98,22 @@ def test_curves_of_two_sites_are_thinned_apart(both: Config):
         steps = kept.filter(site=site)["step"]
         assert len(steps) >= SHOWN // 2
         assert steps.max() == long["step"].max()
+
+
+@pytest.mark.browser
+def test_a_card_and_the_curves_are_those_of_one_site(browser: Any, both: Config, render):
+    path = both.results / "sites.html"
+    path.write_text(render(both))
+    open_page(browser, path)
+    browser.execute_script("location.hash = arguments[0]", f"#layer/{NAME}/6/mlp_out")
+    WebDriverWait(browser, 20).until(lambda window: window.execute_script("return card.open"))
+    title, links, trained = browser.execute_script(
+        "return [document.getElementById('card-title').textContent, [...card.querySelectorAll('a')]"
+        ".map((a) => a.getAttribute('href')), card.querySelectorAll('.wide tr').length - 1]"
+    )
+    assert title == f"{NAME}, layer 6 mlp_out"
+    assert links == [f"#model/{NAME}", *(f"{stage}/{NAME}/layer_6_mlp_out.json" for stage in ("stats", "init_death"))]
+    assert trained == len(both.train.variants)
+    choose_curve = "const s = document.getElementById('trained-layer'); s.selectedIndex = 1; return s.value"
+    assert browser.execute_script(choose_curve) == f"{NAME} layer 6 mlp_out"
+    assert browser.execute_script("return [...new Set(rowsOf('training').map((row) => row.site))]") == ["mlp_out"]
