@@ -8,9 +8,9 @@ from pathlib import Path
 import saelib
 
 PACKAGE = Path(saelib.__file__).parent
-LOOSE = {"__init__", "__main__", "environments", "errors", "extras", "progress"}
+LOOSE = {"__init__", "__main__", "environments", "errors", "progress"}
 BOTTOM_UP = (
-    *("errors", "extras", "files", "progress", "environments", "config", "fetch", "store", "activations", "datasets"),
+    *("errors", "files", "progress", "environments", "config", "fetch", "store", "activations", "datasets"),
     *("sources", "extract", "stats", "theory", "preprocessing", "sae", "evaluation", "init_death", "train"),
     *("synthetic", "interchange", "diagnosis", "integrations", "report", "pipeline", "cli", "api", "__main__"),
 )
