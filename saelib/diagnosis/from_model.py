@@ -24,7 +24,7 @@ LEAST_HELD_OUT = 0.01
 
 @dataclass(frozen=True)
 class ModelQuestion:
-    """Which activations are wanted."""
+    """A question for the activations of a model's layers."""
 
     model: str
     """A folder with a checkpoint, `organization/name` on the hub, or a model of the suite `configfile`."""
@@ -37,10 +37,10 @@ class ModelQuestion:
     images: Path | None = None
     """A folder of images."""
     family: str | None = None
-    """How the checkpoint is loaded; guessed from the data and the files where None."""
+    """Family that loads the checkpoint; told by the data and the files if None."""
     configfile: Path = Path("workflow_config.yaml")
     max_length: int | None = None
-    """Tokens that the model reads at once; the family's own default where None."""
+    """Tokens that the model reads at once; the family's own default if None."""
 
     def __post_init__(self) -> None:
         """Raises `UserError` where more than one kind of data is named."""
@@ -158,7 +158,7 @@ def _dataset(question: ModelQuestion) -> dict[str, Any] | None:
 
 
 def _source(question: ModelQuestion) -> dict[str, Any]:
-    """How the checkpoint is loaded."""
+    """Describes how the checkpoint is loaded, as a suite's `source` does."""
     path = Path(question.model).expanduser()
     local = path.exists()
     weights = {"path": str(path)} if local else {"hf": question.model}
