@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from saelib.cli.main import app
+from saelib.diagnosis.from_model import ModelQuestion, model_rows
 from saelib.errors import UserError
 
 WORDS = "the of a is and to in that it or be as for are"
@@ -59,6 +60,14 @@ def test_several_layers_of_a_model_in_one_pass(tiny_gpt2: Path, corpus: Path) ->
     assert [one["name"] for one in found] == [f"{tiny_gpt2.name} layer {layer}" for layer in (1, 2)]
     assert all(one["tokens"] == 1000 and one["d_in"] == 16 for one in found)
     assert "recommendation" in run(*options)
+
+
+def test_tokens_of_a_model_know_their_place_in_the_text(tiny_gpt2: Path, corpus: Path) -> None:
+    question = ModelQuestion(str(tiny_gpt2), "2", text=corpus, max_length=64)
+    rows = model_rows(question, 10**6)[2]
+    lengths = np.diff(np.r_[np.flatnonzero(rows.positions == 0), rows.shape[0]])
+    assert set(lengths) == {50}  # words in each text
+    assert rows.positions.max() == 49
 
 
 def test_a_model_of_the_suite_brings_its_data(tiny_gpt2: Path, corpus: Path, tmp_path: Path) -> None:
