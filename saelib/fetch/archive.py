@@ -1,5 +1,6 @@
 """Unpacks archives without trusting them."""
 
+import errno
 import gzip
 import re
 import shutil
@@ -25,6 +26,8 @@ DAMAGE = (
     zlib.error,
     EOFError,
     NotImplementedError,  # raised by zipfile if a header names a version or a feature that it does not know
+    ValueError,  # raised for a name that is not UTF-8 or contains a zero byte
+    IndexError,  # raised by zipfile for an empty name
 )
 
 
@@ -46,7 +49,15 @@ def unpack(archive: Path, name: str, target: Path) -> None:
         else:
             _unpack_zip(archive, name, target)
     except DAMAGE as error:
-        raise UserError(f"{name}: not an archive that can be read, or damaged ({error})") from None
+        raise _damaged(name, error) from None
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # raised for an offset in a header that leads to before the file
+            raise _damaged(name, error) from None
+        raise
+
+
+def _damaged(name: str, error: Exception) -> UserError:
+    return UserError(f"{name}: not an archive that can be read, or damaged ({error})")
 
 
 def _unpack_tar(path: Path, name: str, target: Path) -> None:
