@@ -10,7 +10,7 @@ from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
-from benchmarks.timing import environment, environment_line, show
+from benchmarks.timing import command_line, environment, environment_line, show
 from saelib.init_death import measure
 from saelib.init_death.probes import probe_death
 from saelib.preprocessing.fit import make_preprocessing
@@ -49,13 +49,12 @@ class Comparison:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks death_law", description=__doc__)
+    parser = command_line("death_law", __doc__)
     parser.add_argument("--results", type=Path, default=Path("results"), help="of a suite: its extract/ and stats/")
     parser.add_argument("--settings", nargs="+", default=SETTINGS, metavar="D_SAE/K")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth layer")
     parser.add_argument("--probes", type=int, default=2048)
     parser.add_argument("--append", type=Path, help="a file of JSON lines that keeps what was compared, to resume from")
-    parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args(argv)
     with threadpool_limits(1, "blas"):
         found = list(compare_all(options))

@@ -5,7 +5,6 @@ Two questions: whether centering leaves more than 5 % dead, and which of raw, ce
 --append FILE`, and in the paper's released table.
 """
 
-import argparse
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from scipy.stats import chi2
 
 from benchmarks.death_law import PREPROCESSINGS, Comparison
 from benchmarks.theory import RELEASED_SETTING
-from benchmarks.timing import environment, environment_line, show
+from benchmarks.timing import command_line, environment, environment_line, show
 from saelib.preprocessing.choose import choose_preprocessing
 from saelib.preprocessing.recommend import ACCEPTED_AFTER, MeasuredDeath, recommend
 from saelib.stats import LayerStats, load_stats
@@ -79,11 +78,10 @@ def _by_rank(case: Case) -> float:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks remedies", description=__doc__)
+    parser = command_line("remedies", __doc__)
     parser.add_argument("--results", type=Path, default=Path("results"), help="of a suite: its stats/")
     parser.add_argument("--counted", type=Path, help="what `death_law --append` wrote about the same suite")
     parser.add_argument("--released", type=Path, help="the paper's table init_stats.csv")
-    parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args(argv)
     if not options.counted and not options.released:
         parser.error("name --counted, --released or both")
