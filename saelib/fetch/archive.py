@@ -3,7 +3,6 @@
 import errno
 import gzip
 import re
-import shutil
 import stat
 import tarfile
 import zipfile
@@ -12,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from saelib.errors import UserError
+from saelib.fetch.cache import check_room
 
 TARS = (".tar", ".tar.gz", ".tgz")
 GZIP = b"\x1f\x8b"
@@ -65,7 +65,7 @@ def _unpack_tar(path: Path, name: str, target: Path) -> None:
         members = archive.getmembers()
         for member in members:
             _check_member(name, member.name, is_plain=member.isreg() or member.isdir())
-        _check_room(name, sum(member.size for member in members), target)
+        check_room(name, sum(member.size for member in members), target.parent)
         while stream.read(CHUNK):  # tarfile stops at the last member; gzip compares its checksum at the end
             pass
         archive.extractall(target, filter="data")
@@ -87,7 +87,7 @@ def _unpack_zip(path: Path, name: str, target: Path) -> None:
             if member.compress_type not in METHODS:
                 raise UserError(f"{name}: refused, because its member '{member.filename}' is not compressed by deflate")
             _check_member(name, member.orig_filename, is_plain=kind in (0, stat.S_IFREG, stat.S_IFDIR))
-        _check_room(name, sum(member.file_size for member in members), target)
+        check_room(name, sum(member.file_size for member in members), target.parent)
         archive.extractall(target)
 
 
@@ -97,9 +97,3 @@ def _check_member(archive: str, member: str, is_plain: bool) -> None:
         raise UserError(f"{archive}: refused, because its member '{member}' leads outside of it")
     if not is_plain:
         raise UserError(f"{archive}: refused, because its member '{member}' is a link or a device, not a file")
-
-
-def _check_room(archive: str, needed: int, target: Path) -> None:
-    free = shutil.disk_usage(target).free
-    if needed > free:
-        raise UserError(f"{archive}: needs {needed >> 20} MB in {target.parent}, but {free >> 20} MB are free")
