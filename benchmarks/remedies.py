@@ -18,6 +18,7 @@ from scipy.stats import chi2
 from benchmarks.death_law import PREPROCESSINGS, Comparison
 from benchmarks.theory import RELEASED_SETTING
 from benchmarks.timing import command_line, environment, environment_line, show
+from saelib.init_death import load_result
 from saelib.preprocessing.choose import choose_preprocessing
 from saelib.preprocessing.recommend import ACCEPTED_AFTER, MeasuredDeath, recommend
 from saelib.stats import LayerStats, load_stats
@@ -110,7 +111,7 @@ def suite_cases(results: Path, counted: Path) -> dict[str, list[Case]]:
     cases: dict[str, list[Case]] = defaultdict(list)
     for (setting, model, layer), by_name in grouped.items():
         stats = load_stats(results / "stats" / model / f"layer_{layer}.json")
-        tokens = json.loads((results / "init_death" / model / f"layer_{layer}.json").read_text())["tokens"]
+        tokens = load_result(results / "init_death" / model / f"layer_{layer}.json").tokens
         d_sae, k = map(int, setting.split("/"))
         counts = {name: one.counted for name, one in by_name.items()}
         predictions = {name: one.predicted for name, one in by_name.items()}
