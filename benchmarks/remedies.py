@@ -43,12 +43,12 @@ class Case:
     stats: LayerStats | None = None
     tokens: int = RELEASED_SETTING["tokens"]
     standard_error: Mapping[str, float] = field(default_factory=dict)
-    """Of `predicted`, by preprocessing; 0 where there is none."""
+    """Preprocessing -> standard error of `predicted`; a missing one counts as 0."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one rule over some cases."""
+    """The errors of one rule over some cases."""
 
     cases: int
     needed: int
@@ -103,7 +103,7 @@ def main(argv: list[str]) -> None:
 
 
 def suite_cases(results: Path, counted: Path) -> dict[str, list[Case]]:
-    """By setting."""
+    """Reads the cases of each setting."""
     grouped: dict[tuple[str, str, int], dict[str, Comparison]] = defaultdict(dict)
     for line in counted.read_text().splitlines():
         one = Comparison(**json.loads(line))
@@ -122,14 +122,14 @@ def suite_cases(results: Path, counted: Path) -> dict[str, list[Case]]:
 
 
 def released_cases(table: pl.DataFrame) -> list[Case]:
-    """One for each row; nothing is predicted by probes."""
+    """Makes a case of each row, without predictions by probes."""
     columns = table.select("dead_pct_init_centered", "effective_rank", "hidden_dim").rows()
     at = RELEASED_SETTING["d_sae"], RELEASED_SETTING["k"]
     return [Case({"center_median": dead / 100}, {}, rank, d, *at) for dead, rank, d in columns]
 
 
 def judge(cases: Sequence[Case], rules: Mapping[str, Rule]) -> dict[str, Verdict]:
-    """Whether a rule says that centering leaves more than 5 % dead, and whether it does."""
+    """Compares whether centering leaves more than 5 % dead with what each rule says."""
     needed = [case.counted["center_median"] > LEFT for case in cases]
     found = {}
     for name, rule in rules.items():
@@ -140,7 +140,7 @@ def judge(cases: Sequence[Case], rules: Mapping[str, Rule]) -> dict[str, Verdict
 
 
 def judge_choices(cases: Sequence[Case]) -> dict[str, Verdict]:
-    """How often a rule chooses less than what counting recommends (a miss), or more (a false alarm)."""
+    """Counts how often a rule chooses less than counting recommends (a miss), or more (a false alarm)."""
     rules: dict[str, Callable[[Case], str]] = {
         "the paper's rule": _by_the_paper,
         "probes": lambda case: least(case.predicted, case.standard_error),

@@ -25,7 +25,7 @@ DIRECTIONS, KURTOSIS_TOKENS = 256, 4096
 
 @dataclass(frozen=True)
 class Errors:
-    """Of one form over some layers, in points."""
+    """Errors of one form over some layers, in percentage points."""
 
     rho: float
     mae: float
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
 
 
 def errors_of(predicted: Sequence[float], counted: Sequence[float], groups: Sequence[str]) -> Errors:
-    """Of fractions."""
+    """Compares predicted with counted fractions."""
     error = 100 * (np.asarray(predicted) - np.asarray(counted))
     names = np.asarray(groups)
     rho = spearman(np.asarray(predicted), np.asarray(counted)).rho

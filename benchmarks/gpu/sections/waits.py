@@ -1,6 +1,6 @@
-"""Whether a step waits for the host, how many kernels it launches, and what it takes, for each method.
+"""Counts for each method how often a step waits for the host and how many kernels it launches, and times it.
 
-Without a GPU the steps are taken on torch's meta device, which has shapes and no values: to read one is an error there.
+Without a GPU, steps run on the meta device of torch, whose tensors have shapes but no values: reading one is an error.
 """
 
 import warnings
@@ -17,7 +17,7 @@ WAITS = "waits for the host"
 
 
 def rows(card: Card) -> Iterator[Row]:
-    """One row for each method; resampling waits at its own steps alone, which are left out."""
+    """One row for each method but resampling, which waits only at the steps at which it resamples."""
     for name, variant in methods().items():
         if variant.dead_latents.kind != "resample":
             figures, note = _on_gpu(card, variant) if card.on_gpu else _on_meta(variant)
@@ -72,7 +72,7 @@ def count_waits(call: Callable[[], object]) -> list[str]:
 
 
 def _kernels(call: Callable[[], object]) -> tuple[int, float]:
-    """How many kernels run, and the milliseconds that they take together."""
+    """Returns the number of kernels that run, and the milliseconds that they take together."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as record:
