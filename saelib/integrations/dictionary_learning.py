@@ -30,7 +30,7 @@ def start(trainer: T, found: "Diagnosis | Preprocessing") -> T:
     Args:
         trainer: A trainer whose `ae` subtracts its decoder bias from its input. `trainSAE` makes its trainers itself,
             so give it a function: `{"trainer": lambda **config: start(TopKTrainer(**config), found), ...}`.
-        found: What `saelib.diagnose` or `saelib.fit_preprocessing` gives. If nothing needs to be done, nothing is.
+        found: The result of `saelib.diagnose` or `saelib.fit_preprocessing`. If nothing needs to be done, nothing is.
 
     Returns:
         `trainer`, changed in place.

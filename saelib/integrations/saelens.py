@@ -26,7 +26,7 @@ def start(sae: T, found: "Diagnosis | Preprocessing") -> T:
 
     Args:
         sae: A `TrainingSAE` with `apply_b_dec_to_input=True` and `normalize_activations="none"`.
-        found: What `saelib.diagnose` or `saelib.fit_preprocessing` gives. If nothing needs to be done, nothing is.
+        found: The result of `saelib.diagnose` or `saelib.fit_preprocessing`. If nothing needs to be done, nothing is.
 
     Returns:
         `sae`, changed in place.

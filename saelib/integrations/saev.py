@@ -25,7 +25,7 @@ def start(sae: T, found: "Diagnosis | Preprocessing") -> T:
 
     Args:
         sae: A `SparseAutoencoder`. `make_saes` has drawn its weights from data points by then, which is kept.
-        found: What `saelib.diagnose` or `saelib.fit_preprocessing` gives. If nothing needs to be done, nothing is.
+        found: The result of `saelib.diagnose` or `saelib.fit_preprocessing`. If nothing needs to be done, nothing is.
 
     Returns:
         `sae`, changed in place.

@@ -27,7 +27,7 @@ def start(sae: T, found: "Diagnosis | Preprocessing") -> T:
 
     Args:
         sae: A `SparseCoder`, such as `trainer.saes["h.6"]`, for the layer that was diagnosed.
-        found: What `saelib.diagnose` or `saelib.fit_preprocessing` gives. If nothing needs to be done, nothing is.
+        found: The result of `saelib.diagnose` or `saelib.fit_preprocessing`. If nothing needs to be done, nothing is.
 
     Returns:
         `sae`, changed in place.

@@ -33,7 +33,7 @@ def starting_point(found: "Diagnosis | Preprocessing", d_in: int) -> StartingPoi
     the PCA dropped empty directions.
 
     Args:
-        found: What `saelib.diagnose` or `saelib.fit_preprocessing` gives.
+        found: The result of `saelib.diagnose` or `saelib.fit_preprocessing`.
         d_in: Width of the SAE's input.
 
     Raises:
@@ -42,7 +42,7 @@ def starting_point(found: "Diagnosis | Preprocessing", d_in: int) -> StartingPoi
     preprocessing = found if isinstance(found, Preprocessing) else found.preprocessing
     if not isinstance(preprocessing, Preprocessing):
         raise UserError(
-            f"start needs what saelib.diagnose or saelib.fit_preprocessing gives, not {type(found).__name__}"
+            f"start needs the result of saelib.diagnose or saelib.fit_preprocessing, not {type(found).__name__}"
         )
     if preprocessing.d_in != d_in:
         raise UserError(

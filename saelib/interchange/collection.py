@@ -88,6 +88,8 @@ def import_all(collection: Collection, folder: Path, library: str | None = None)
         parts = PurePosixPath("sae" if name == HERE else name)
         out = folder / parts.with_name(f"{parts.name}.safetensors")
         try:
+            if str(out) in written:
+                raise UserError(f"{collection.place}::{name}: {out} already holds another of them; import it alone")
             check_output(out)
             saved = collection.load(name, library)
             out.parent.mkdir(parents=True, exist_ok=True)

@@ -74,6 +74,16 @@ def test_all_are_imported_and_those_that_cannot_be_are_named(folder: Path, tmp_p
     assert (tmp_path / "again" / "layers.10.safetensors").is_file()
 
 
+def test_no_sae_replaces_another_of_the_same_place(folder: Path, make: Any, tmp_path: Path) -> None:
+    """One in the place itself and one in its folder `sae` have the same file name."""
+    export_sae(make("relu", "raw"), "saelens", folder / "sae")
+    for file in (folder / "layers.2").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(UserError, match=r"theirs::sae: .*sae\.safetensors already holds another of them"):
+        import_all(open_collection(str(folder))[0], tmp_path / "ours")
+    assert load_sae(tmp_path / "ours" / "sae.safetensors").sae.architecture == "topk"
+
+
 @pytest.fixture
 def on_hub(folder: Path, hub: Any) -> Any:
     hub.files = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
