@@ -56,6 +56,7 @@ def test_an_sae_with_others_below_it_is_the_one_that_is_meant(folder: Path, make
         (folder / file.name).write_bytes(file.read_bytes())
     collection, _ = open_collection(str(folder))
     assert collection.names == ("(old)", ".", *NAMES)
+    assert collection.pick(None) == "."
     assert collection.load().about["imported_from"] == "saelens"
 
 
