@@ -12,7 +12,8 @@ from threadpoolctl import threadpool_limits
 from benchmarks.timing import command_line, cpu_seconds, environment, environment_line, median_cpu, peak_memory, show
 from saelib.activations.open import open_rows
 from saelib.activations.rows import Rows, read_float32
-from saelib.diagnosis.diagnose import Question, available_cpus, diagnose_rows
+from saelib.diagnosis.diagnose import Question, diagnose_rows
+from saelib.environments import available_cpus
 
 D_IN, D_SAE, K = 768, 8192, 64
 BLOCK = 2048

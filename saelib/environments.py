@@ -1,5 +1,6 @@
-"""Finds the packages that families and pip extras bring, the Python that runs each family, and what is missing."""
+"""Finds what this machine has: packages of families and of pip extras, the Python that runs a family, CPUs."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +53,11 @@ EXTRAS = {
 
 Packages of single families are in `PACKAGES`.
 """
+
+
+def available_cpus() -> int:
+    """Counts the CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def interpreter(family: str) -> str:

@@ -1,7 +1,6 @@
 """Diagnoses a layer from its rows: statistics, intervals, prediction, count, decision."""
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -16,6 +15,7 @@ from saelib.diagnosis.carriers import MassiveTokens, OutlierDimension, massive_t
 from saelib.diagnosis.decision import decide
 from saelib.diagnosis.intervals import Spread, measure_spread
 from saelib.diagnosis.result import DeadFractions, Diagnosis
+from saelib.environments import available_cpus
 from saelib.errors import UserError
 from saelib.init_death.landscape import predict_landscape
 from saelib.init_death.measure import measure
@@ -222,11 +222,6 @@ def _positions(source: Rows, numbers: NDArray[np.int64]) -> NDArray[np.int64] | 
     if known is not None:
         return known[numbers]
     return numbers % context if context > 1 else None
-
-
-def available_cpus() -> int:
-    """Counts the CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _fit(stats: LayerStats, name: str) -> dict[str, Preprocessing]:

@@ -115,6 +115,10 @@ def _suite_of_one(question: ModelQuestion) -> tuple[str, Config]:
                 f"({question.configfile} has no model of this name, which would bring its own)"
             )
         entry = {"domain": "given", "source": _source(question)}
+    elif question.family is not None:
+        raise UserError(f"--family: {question.configfile} says how {question.model} is loaded; leave the option out")
+    elif question.max_length is not None:
+        entry["source"] = entry["source"] | {"max_length": question.max_length}
     layers = int(question.layers) if question.layers.isdigit() else question.layers
     entry = {key: value for key, value in entry.items() if key in ("domain", "source", "dataset", "blocks", "width")}
     if given is not None:

@@ -85,6 +85,8 @@ models:
         run("--model", "mine", "--layer", 3, "--configfile", suite, "--d-sae", 64, "--k", 4, "--tokens", 500, "--json")
     )
     assert (found["name"], found["tokens"]) == ("mine layer 3", 500)
+    with pytest.raises(UserError, match=r"--family: .* says how mine is loaded"):
+        run("--model", "mine", "--layer", 3, "--configfile", suite, "--family", "transformers")
 
 
 @pytest.mark.parametrize(
@@ -93,6 +95,7 @@ models:
         ((), "name activations, or a model by --model"),
         (("FILE", "--model", "gpt2"), "one of the two"),
         (("FILE", "--layer", 3), "--layer: goes with --model"),
+        (("FILE", "--max-length", 9, "--family", "esm2"), "--family, --max-length: goes with --model"),
         (("--model", "gpt2"), "--model needs --layer"),
         (("--model", "gpt2", "--layer", 3), "name the data too"),
         (("--model", "gpt2", "--layer", 3, "--text", "missing.txt"), "missing.txt: no such file or folder"),
