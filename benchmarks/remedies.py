@@ -22,7 +22,7 @@ from benchmarks.timing import environment, environment_line, show
 from saelib.preprocessing.choose import choose_preprocessing
 from saelib.preprocessing.recommend import ACCEPTED_AFTER, MeasuredDeath, recommend
 from saelib.stats import LayerStats, load_stats
-from saelib.theory import rank_bar
+from saelib.theory.closed_forms import rank_bar
 from saelib.theory.spectrum import dead_total_from_ranks
 
 PACKAGES = ("numpy", "scipy", "polars")
@@ -158,7 +158,7 @@ def judge_choices(cases: Sequence[Case]) -> dict[str, Verdict]:
 
 def _by_the_paper(case: Case) -> str:
     assert case.stats is not None, "a case of a suite"
-    return choose_preprocessing(case.stats, case.d_sae, case.k, case.tokens).preprocessing.kind
+    return choose_preprocessing(case.stats, case.d_sae, case.k, case.tokens).preprocessing
 
 
 def least(dead: Mapping[str, float], standard_error: Mapping[str, float]) -> str:

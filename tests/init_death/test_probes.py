@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from saelib.activations.rows import ArrayRows
 from saelib.errors import UserError
-from saelib.init_death import measure, random_encoder
+from saelib.init_death.encoder import random_encoder
+from saelib.init_death.measure import measure
 from saelib.init_death.probed import DeathEstimate
 from saelib.init_death.probes import probe_death
 from saelib.preprocessing.transform import Preprocessing

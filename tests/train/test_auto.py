@@ -12,12 +12,11 @@ import saelib.train.stage
 from saelib.activations.rows import ArrayRows
 from saelib.config import Config, TrainConfig, VariantConfig
 from saelib.config.load import check_config
-from saelib.init_death import measure
+from saelib.init_death.measure import measure
 from saelib.pipeline.plan import make_plan
 from saelib.pipeline.targets import wanted_targets
-from saelib.preprocessing.choose import Choice
 from saelib.preprocessing.fit import make_preprocessing
-from saelib.preprocessing.recommend import ORDER, MeasuredDeath, recommend
+from saelib.preprocessing.recommend import ORDER, MeasuredDeath, Recommendation, recommend
 from saelib.stats import compute_stats
 from saelib.train.result import load_sweep
 from saelib.train.rules import choose
@@ -46,7 +45,9 @@ def ordinary() -> np.ndarray:
     return np.random.default_rng(1).standard_normal((TOKENS, D)).astype(np.float32)
 
 
-def chosen(x: np.ndarray, preprocessing: Any, d_sae: int = D_SAE, k: int = K, architecture: str = "topk") -> Choice:
+def chosen(
+    x: np.ndarray, preprocessing: Any, d_sae: int = D_SAE, k: int = K, architecture: str = "topk"
+) -> Recommendation:
     train = ArrayRows(x[:-1000])
     stats = compute_stats(train)
     variant = VariantConfig.model_validate({"preprocessing": preprocessing, "architecture": architecture})
@@ -65,8 +66,8 @@ def chosen(x: np.ndarray, preprocessing: Any, d_sae: int = D_SAE, k: int = K, ar
     ],
 )
 def test_each_rule_has_its_choice(x: np.ndarray, measured: str, paper: str) -> None:
-    assert chosen(x, "auto").preprocessing.kind == measured
-    assert chosen(x, PAPER).preprocessing.kind == paper
+    assert chosen(x, "auto").preprocessing == measured
+    assert chosen(x, PAPER).preprocessing == paper
 
 
 @pytest.mark.parametrize("make", [three_directions, far_mean, ordinary])
@@ -78,17 +79,17 @@ def test_the_choice_is_what_counting_recommends(make: Any) -> None:
     rates = {name: counted[name].dead_total for name in ORDER}
     expected = recommend({name: MeasuredDeath(rate.mean, rate.sd, 3) for name, rate in rates.items()})
     assert expected is not None
-    assert chosen(make(), "auto").preprocessing.kind == expected.preprocessing
+    assert chosen(make(), "auto").preprocessing == expected.preprocessing
 
 
 def test_d_sae_and_k_of_the_training_decide() -> None:
-    assert chosen(three_directions(), "auto", d_sae=64, k=32).preprocessing.kind == "raw"
-    assert chosen(three_directions(), "auto", d_sae=768, k=8).preprocessing.kind == "pca"
+    assert chosen(three_directions(), "auto", d_sae=64, k=32).preprocessing == "raw"
+    assert chosen(three_directions(), "auto", d_sae=768, k=8).preprocessing == "pca"
 
 
 def test_relu_selects_what_topk_passes_over() -> None:
-    assert chosen(three_directions(), "auto", architecture="relu").preprocessing.kind == "raw"
-    assert chosen(three_directions(), "auto", architecture="batch_topk").preprocessing.kind == "pca"
+    assert chosen(three_directions(), "auto", architecture="relu").preprocessing == "raw"
+    assert chosen(three_directions(), "auto", architecture="batch_topk").preprocessing == "pca"
 
 
 def test_the_reason_says_for_what_and_from_what() -> None:
@@ -98,7 +99,7 @@ def test_the_reason_says_for_what_and_from_what() -> None:
 
 def test_too_few_rows_for_a_covariance_leave_whitening_out() -> None:
     found = chosen(three_directions()[: 1000 + D], "auto")
-    assert found.preprocessing.kind in ("raw", "center_median")
+    assert found.preprocessing in ("raw", "center_median")
 
 
 def test_a_preprocessing_by_name_is_not_chosen() -> None:
