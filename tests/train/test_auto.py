@@ -92,6 +92,13 @@ def test_relu_selects_what_topk_passes_over() -> None:
     assert chosen(three_directions(), "auto", architecture="batch_topk").preprocessing == "pca"
 
 
+def test_long_tokens_take_the_places_of_a_batch_from_short_ones() -> None:
+    x = ordinary()
+    x[::2] = 30 * three_directions()[::2]
+    assert chosen(x, "auto").preprocessing == "raw"  # each short token selects its own k
+    assert chosen(x, "auto", architecture="batch_topk").preprocessing == "pca"
+
+
 def test_the_reason_says_for_what_and_from_what() -> None:
     reason = chosen(three_directions(), "auto").reason
     assert reason.startswith("Predicted for d_sae = 768 and k = 8 from 5,000 training tokens. With PCA whitening, ")
