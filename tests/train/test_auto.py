@@ -8,6 +8,7 @@ import pytest
 
 import saelib.extract.stage
 import saelib.stats.stage
+import saelib.train.measured_rule
 import saelib.train.stage
 from saelib.activations.rows import ArrayRows
 from saelib.config import Config, TrainConfig, VariantConfig
@@ -46,13 +47,13 @@ def ordinary() -> np.ndarray:
 
 
 def chosen(
-    x: np.ndarray, preprocessing: Any, d_sae: int = D_SAE, k: int = K, architecture: str = "topk"
+    x: np.ndarray, preprocessing: Any, d_sae: int = D_SAE, k: int = K, architecture: str = "topk", seed: int = 0
 ) -> Recommendation:
     train = ArrayRows(x[:-1000])
     stats = compute_stats(train)
     variant = VariantConfig.model_validate({"preprocessing": preprocessing, "architecture": architecture})
     data = LayerData(train, ArrayRows(x[-1000:]), stats.arrays)
-    found = choose(data, stats, TrainConfig(d_sae=d_sae, k=k), variant, Subject("toy", 1, "v"), seed=0)
+    found = choose(data, stats, TrainConfig(d_sae=d_sae, k=k), variant, Subject("toy", 1, "v"), seed)
     assert found is not None
     return found
 
@@ -107,6 +108,21 @@ def test_the_reason_says_for_what_and_from_what() -> None:
 def test_too_few_rows_for_a_covariance_leave_whitening_out() -> None:
     found = chosen(three_directions()[: 1000 + D], "auto")
     assert found.preprocessing in ("raw", "center_median")
+
+
+def test_a_single_direction_leaves_nothing_to_whiten() -> None:
+    line = np.random.default_rng(2).standard_normal((TOKENS, 1)) * np.ones(D)
+    assert chosen(line.astype(np.float32), "auto").preprocessing in ("raw", "center_median")
+
+
+def test_the_seed_draws_the_probes() -> None:
+    first, again, other = (chosen(three_directions(), "auto", seed=seed).reason for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_many_rows_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saelib.train.measured_rule, "MOST_TOKENS", 2048)
+    assert "from 2,048 training tokens" in chosen(three_directions(), "auto").reason
 
 
 def test_a_preprocessing_by_name_is_not_chosen() -> None:
