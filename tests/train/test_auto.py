@@ -115,6 +115,13 @@ def test_a_single_direction_leaves_nothing_to_whiten() -> None:
     assert chosen(line.astype(np.float32), "auto").preprocessing in ("raw", "center_median")
 
 
+def test_death_within_the_noise_of_a_small_dictionary_is_accepted() -> None:
+    """Of 64 latents 3 % are 2: a standard deviation of 2 points that a few thousand probes do not have."""
+    found = chosen(ordinary() + np.float32(0.9), "auto", d_sae=64, k=4)
+    assert found.preprocessing == "raw"
+    assert "(within noise of 1%)" in found.reason
+
+
 def test_the_seed_draws_the_probes() -> None:
     first, again, other = (chosen(three_directions(), "auto", seed=seed).reason for seed in (0, 0, 1))
     assert first == again != other
