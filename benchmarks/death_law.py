@@ -11,7 +11,7 @@ from pathlib import Path
 from threadpoolctl import threadpool_limits
 
 from benchmarks.timing import command_line, environment, environment_line, show
-from saelib.init_death import measure
+from saelib.init_death.measure import measure
 from saelib.init_death.probes import probe_death
 from saelib.preprocessing.fit import make_preprocessing
 from saelib.stats import load_arrays

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.timing import command_line, environment, environment_line, show
 from saelib.activations.rows import ArrayRows, read_float32
-from saelib.init_death import measure
+from saelib.init_death.measure import measure
 from saelib.preprocessing.fit import make_preprocessing
 from saelib.stats import LayerStats, compute_stats
 from saelib.store import Store, open_store

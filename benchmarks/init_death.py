@@ -6,7 +6,8 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.timing import command_line, environment, environment_line, median_cpu, show
 from saelib.activations.rows import ArrayRows
-from saelib.init_death import measure, random_encoder
+from saelib.init_death.encoder import random_encoder
+from saelib.init_death.measure import measure
 from saelib.preprocessing.transform import Preprocessing
 
 D_IN, D_SAE, K = 768, 8192, 64

@@ -18,11 +18,11 @@ from scipy.stats import chi2
 from benchmarks.death_law import PREPROCESSINGS, Comparison
 from benchmarks.theory import RELEASED_SETTING
 from benchmarks.timing import command_line, environment, environment_line, show
-from saelib.init_death import load_result
+from saelib.init_death.result import load_result
 from saelib.preprocessing.choose import choose_preprocessing
 from saelib.preprocessing.recommend import ACCEPTED_AFTER, MeasuredDeath, recommend
 from saelib.stats import LayerStats, load_stats
-from saelib.theory import rank_bar
+from saelib.theory.closed_forms import rank_bar
 from saelib.theory.spectrum import dead_total_from_ranks
 
 PACKAGES = ("numpy", "scipy", "polars")
@@ -157,7 +157,7 @@ def judge_choices(cases: Sequence[Case]) -> dict[str, Verdict]:
 
 def _by_the_paper(case: Case) -> str:
     assert case.stats is not None, "a case of a suite"
-    return choose_preprocessing(case.stats, case.d_sae, case.k, case.tokens).preprocessing.kind
+    return choose_preprocessing(case.stats, case.d_sae, case.k, case.tokens).preprocessing
 
 
 def least(dead: Mapping[str, float], standard_error: Mapping[str, float]) -> str:

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from benchmarks.timing import command_line, environment, environment_line, show
 from saelib.activations.rows import Rows, read_float32
-from saelib.init_death import load_result
+from saelib.init_death.result import load_result
 from saelib.stats import load_stats
 from saelib.stats.correlation import spearman
 from saelib.store import open_store
-from saelib.theory import dead_total, dead_total_paper
+from saelib.theory.closed_forms import dead_total, dead_total_paper
 from saelib.theory.spectrum import dead_total_from_ranks, dead_total_from_spectrum
 
 PACKAGES = ("numpy", "scipy", "polars")

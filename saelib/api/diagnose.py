@@ -9,8 +9,8 @@ from saelib.api.activations import Source, open_activations
 if TYPE_CHECKING:
     from saelib.activations.rows import Rows
     from saelib.api.sae import LoadedSAE
-    from saelib.diagnosis.diagnose import Architecture
     from saelib.diagnosis.result import Diagnosis
+    from saelib.init_death.probed import Architecture
 
 
 def diagnose(
@@ -37,7 +37,7 @@ def diagnose(
         d_sae: Latents of the SAE that is planned.
         k: Latents that fire for a token. For ReLU and JumpReLU it only sizes the table.
         tokens: The most rows to read; if there are more, runs of rows are taken evenly from all.
-        architecture: `topk`, `batchtopk`, `relu` or `jumprelu`.
+        architecture: `topk`, `batch_topk`, `relu` or `jumprelu`.
         sae: An SAE that exists, from `load_sae` or a path for it, to look for faults in.
         dictionaries: Random dictionaries to count dead latents with; time grows with it.
         threads: CPUs to use; all of them if None.

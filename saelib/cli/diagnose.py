@@ -25,10 +25,10 @@ DEFAULT = Path("workflow_config.yaml")
 
 
 class Architecture(StrEnum):
-    """The SAE that is planned; as `saelib.diagnosis.diagnose.Architecture`, which is not imported for a help text."""
+    """The SAE that is planned; as `saelib.init_death.probed.Architecture`, which is not imported for a help text."""
 
     TOPK = "topk"
-    BATCHTOPK = "batchtopk"
+    BATCH_TOPK = "batch_topk"
     RELU = "relu"
     JUMPRELU = "jumprelu"
 

@@ -76,7 +76,7 @@ def theory(
     """
     from dataclasses import asdict
 
-    from saelib.theory import predict
+    from saelib.theory.closed_forms import predict
 
     if not math.isfinite(gamma):
         raise UserError(f"--gamma {gamma}: should be a finite number, 0 or more, as 'saelib stats' measures it")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from saelib.diagnosis.names import SHOWN_AS
 from saelib.diagnosis.remedies import LIBRARIES, lines_for
 from saelib.files.publish import published_file
-from saelib.preprocessing.choose import percent
+from saelib.preprocessing.recommend import percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

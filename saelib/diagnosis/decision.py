@@ -7,8 +7,7 @@ from typing import Literal
 from saelib.diagnosis.carriers import MassiveTokens, OutlierDimension
 from saelib.diagnosis.names import SHOWN_AS, Remedy
 from saelib.diagnosis.result import DeadFractions
-from saelib.preprocessing.choose import percent
-from saelib.preprocessing.recommend import ACCEPTED_AFTER, MeasuredDeath, recommend
+from saelib.preprocessing.recommend import ACCEPTED_AFTER, MeasuredDeath, percent, recommend
 from saelib.stats.compute import effective_rank
 from saelib.stats.layer_stats import LayerStats
 

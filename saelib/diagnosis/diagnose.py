@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from saelib.environments import available_cpus
 from saelib.errors import UserError
 from saelib.init_death.landscape import predict_landscape
 from saelib.init_death.measure import measure
-from saelib.init_death.probed import ProbedDeath
+from saelib.init_death.probed import Architecture, ProbedDeath
 from saelib.init_death.probes import probe_death
 from saelib.init_death.result import Death, InitDeath
 from saelib.preprocessing.fit import make_preprocessing
@@ -30,7 +30,6 @@ from saelib.stats.layer_stats import LayerStats
 if TYPE_CHECKING:
     from saelib.sae.file import SavedSAE
 
-Architecture = Literal["topk", "batchtopk", "relu", "jumprelu"]
 CANDIDATES: tuple[PreprocessingName, ...] = ("raw", "center_mean", "center_median")
 COUNTED = (*CANDIDATES, "pca")
 """Preprocessings whose dead latents are counted; those after a partial whitening are predicted alone."""
@@ -155,7 +154,7 @@ def _measure(rows: Rows, question: Question, stats: LayerStats, threads: int, wa
     fitted = _fit(stats, rows.name)
     probed = probe_death(watch("prediction", rows), fitted, threads=threads)
     predicted = {name: _predicted(of, question, question.architecture) for name, of in probed.items()}
-    if question.architecture == "batchtopk":
+    if question.architecture == "batch_topk":
         return _Death(fitted, probed, None, predicted, {})
     counted = measure(
         watch("count", rows),
@@ -235,16 +234,9 @@ def _fit(stats: LayerStats, name: str) -> dict[str, Preprocessing]:
 
 
 def _predicted(of: ProbedDeath, question: Question, architecture: Architecture) -> DeadFractions:
-    match architecture:
-        case "topk":
-            found = of.dead(question.d_sae, question.k)
-        case "batchtopk":
-            found = of.dead_batch_topk(question.d_sae, question.k)
-        case "relu" | "jumprelu":
-            found = of.dead_below(0.0, question.d_sae)
-    return DeadFractions(
-        found.dead_relu, found.dead_topk_only, found.dead_total, math.hypot(found.se_total, found.sd_total)
-    )
+    found = of.dead_for(architecture, question.d_sae, question.k)
+    error = math.hypot(found.se_total, found.sd_total)
+    return DeadFractions(found.dead_relu, found.dead_topk_only, found.dead_total, error)
 
 
 def _measured(of: Death, question: Question) -> DeadFractions:

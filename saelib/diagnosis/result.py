@@ -50,7 +50,7 @@ class Diagnosis:
     d_sae: int
     k: int
     architecture: str
-    """`topk`, `batchtopk`, `relu` or `jumprelu`: what the recommendation is made for."""
+    """`topk`, `batch_topk`, `relu` or `jumprelu`: what the recommendation is made for."""
     gamma: float | None
     """||mean|| / ||std|| after LayerNorm of each token: the paper's."""
     gamma_raw: float | None

@@ -12,7 +12,7 @@ from saelib.errors import UserError
 from saelib.evaluation.measure import measure
 from saelib.evaluation.result import Evaluation
 from saelib.evaluation.space import PreparedRows
-from saelib.preprocessing.choose import percent
+from saelib.preprocessing.recommend import percent
 from saelib.sae.file import SavedSAE
 from saelib.stats.layer_stats import LayerStats
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from saelib.diagnosis.names import SHOWN_AS
 from saelib.diagnosis.remedies import LIBRARIES, lines_for
-from saelib.preprocessing.choose import percent
+from saelib.preprocessing.recommend import percent
 
 if TYPE_CHECKING:
     from rich.console import Console

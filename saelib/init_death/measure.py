@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 from saelib.activations.rows import Rows
 from saelib.errors import UserError
 from saelib.init_death.encoder import random_encoder
-from saelib.init_death.groups import Group, finite_block, group_shifts
+from saelib.init_death.groups import Group, doubling, finite_block, group_shifts
 from saelib.init_death.result import Death, InitDeath, death_from_firsts
 from saelib.preprocessing.transform import Preprocessing
 
@@ -38,7 +38,9 @@ def measure(
         UserError: for impossible settings, and for activations that hold NaN or infinity.
     """
     _check(rows, preprocessings, d_sae, k, seeds)
-    from saelib.init_death.trial import Trial  # its import compiles the kernels
+    # These two import numba, which takes a while.
+    from saelib.init_death.near import find_near
+    from saelib.init_death.trial import Trial
 
     tokens, d_in = rows.shape
     groups = group_shifts(rows, preprocessings)
@@ -50,11 +52,11 @@ def measure(
             work = []
             for group, of_group in zip(groups, trials, strict=True):
                 x = group.base.apply(block, rows.offset)
-                near = group.near(x, block, rows.offset)
+                near = find_near(x, group.deltas, group.preprocessings, block, rows.offset)
                 work += [pool.submit(trial.add, x, near, start) for trial in of_group]
             for future in work:
                 future.result()
-    curve_tokens = (*(2**i for i in range(tokens.bit_length()) if 2**i < tokens), tokens)
+    curve_tokens = doubling(tokens)
     found: dict[str, Death] = {}
     for group, of_group in zip(groups, trials, strict=True):
         found |= _deaths(group, of_group, tokens, curve_tokens)
@@ -72,15 +74,9 @@ def _deaths(
 
 
 def _check(rows: Rows, preprocessings: Mapping[str, Preprocessing], d_sae: int, k: int, seeds: Sequence[int]) -> None:
-    tokens, d_in = rows.shape
-    if tokens < 1:
+    if rows.shape[0] < 1:
         raise UserError(f"{rows.name}: holds no tokens to measure death on")
     if not 1 <= k <= d_sae:
         raise UserError(f"{rows.name}: k = {k}, d_sae = {d_sae}: k must lie between 1 and d_sae")
     if not seeds or not preprocessings:
         raise UserError(f"{rows.name}: measuring init death needs at least one seed and one preprocessing")
-    for name, preprocess in preprocessings.items():
-        if preprocess.d_in != d_in:
-            raise UserError(
-                f"{rows.name}: has {d_in} dimensions, but the preprocessing '{name}' was fitted on {preprocess.d_in}"
-            )

@@ -8,9 +8,9 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from saelib import theory
 from saelib.config import Config
 from saelib.report.palette import ADVICE, BLUE, CAUSES, PREPROCESSINGS, RATES, VERMILLION, domain_colors
+from saelib.theory import closed_forms
 
 # Vega copies colors unchanged into the SVG, so the charts follow the page into dark mode and onto paper.
 INK = "currentColor"
@@ -142,11 +142,11 @@ def _gamma_chart(config: Config, column: str, grid: np.ndarray) -> Chart:
 def _curve(config: Config, column: str, grid: np.ndarray) -> list[dict[str, Any]]:
     tokens, d_sae, k = config.extraction.heldout_tokens, config.init_death.d_sae, config.init_death.k
     curves = (
-        {"theory": theory.dead_relu(grid, tokens)}
+        {"theory": closed_forms.dead_relu(grid, tokens)}
         if column == "dead_relu"
         else {
-            "theory": theory.dead_total(grid, d_sae, k, tokens),
-            "the paper's form": theory.dead_total_paper(grid, d_sae, k, tokens),
+            "theory": closed_forms.dead_total(grid, d_sae, k, tokens),
+            "the paper's form": closed_forms.dead_total_paper(grid, d_sae, k, tokens),
         }
     )
     return [

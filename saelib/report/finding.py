@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from saelib import theory
 from saelib.config import Config
 from saelib.preprocessing.recommend import ACCEPTED, ORDER
 from saelib.report.palette import ADVICE
 from saelib.report.results import Place, Results
 from saelib.report.tables import trained_saes
+from saelib.theory import closed_forms
 
 
 def count_advice(layers: pl.DataFrame) -> dict[str, int]:
@@ -54,7 +54,7 @@ def gamma_at(config: Config, rates: tuple[float, ...]) -> list[tuple[float, floa
     """Find the severity at which theory expects each rate of all dead latents, for the suite's settings."""
     gamma = np.geomspace(0.01, 1000, 5000)
     options = config.init_death
-    dead = theory.dead_total(gamma, options.d_sae, options.k, config.extraction.heldout_tokens)
+    dead = closed_forms.dead_total(gamma, options.d_sae, options.k, config.extraction.heldout_tokens)
     return [(rate, float(np.interp(rate, dead, gamma))) for rate in rates if dead[0] < rate < dead[-1]]
 
 

@@ -19,8 +19,7 @@ import polars as pl
 import vl_convert
 
 from saelib.config import Config
-from saelib.preprocessing.choose import percent
-from saelib.preprocessing.recommend import TOLERATED
+from saelib.preprocessing.recommend import TOLERATED, percent
 from saelib.report.charts import make_charts
 from saelib.report.columns import LAYER_COLUMNS, cost_columns, sae_columns
 from saelib.report.finding import agreements, costs, count_advice, gamma_at, still_dead

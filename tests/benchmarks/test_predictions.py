@@ -11,7 +11,8 @@ from benchmarks import death_law, remedies, theory
 from benchmarks.death_law import Comparison
 from saelib.config.load import check_config
 from saelib.extract.stage import extract
-from saelib.init_death import measure, save_result
+from saelib.init_death.measure import measure
+from saelib.init_death.result import save_result
 from saelib.preprocessing.transform import Preprocessing
 from saelib.stats import compute_stats, save_stats
 from saelib.store import open_store

@@ -80,7 +80,7 @@ def test_relu_dies_as_counted_and_without_a_selection(expected: saelib.Diagnosis
 
 
 def test_batchtopk_is_predicted_and_said_to_be_so() -> None:
-    found = saelib.diagnose(X, d_sae=256, k=8, architecture="batchtopk")
+    found = saelib.diagnose(X, d_sae=256, k=8, architecture="batch_topk")
     assert found.measured == {}
     assert found.curves == {}
     assert found.confidence != "high"
