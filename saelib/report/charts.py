@@ -11,6 +11,7 @@ import polars as pl
 from saelib import theory
 from saelib.config import Config
 from saelib.report.palette import ADVICE, BLUE, CAUSES, PREPROCESSINGS, RATES, VERMILLION, domain_colors
+from saelib.report.tables import rate_column
 
 # Vega copies colors unchanged into the SVG, so the charts follow the page into dark mode and onto paper.
 INK = "currentColor"
@@ -157,7 +158,7 @@ def _curve(config: Config, column: str, grid: np.ndarray) -> list[dict[str, Any]
 
 
 def _layer_chart(models: list[str]) -> Chart:
-    columns = {f"dead_total_{name}" if name != "raw" else "dead_total": PREPROCESSINGS[name] for name in PREPROCESSINGS}
+    columns = {rate_column(name): shown for name, shown in PREPROCESSINGS.items()}
     labels = {column: label for column, (label, _) in columns.items()}
     scale = alt.Scale(domain=list(labels.values()), range=[color for _, color in columns.values()])
     chart = (
