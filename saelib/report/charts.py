@@ -42,7 +42,7 @@ def make_charts(config: Config, layers: pl.DataFrame, saes: pl.DataFrame, traini
     if not saes.is_empty():
         charts["trained"] = _trained_chart(_places(saes), variants)
     if not training.is_empty():
-        charts["training"] = _training_chart(variants)
+        charts["training"] = _training_chart([name for name in variants if name in training["variant"]])
     return charts
 
 
