@@ -108,6 +108,26 @@ def test_a_card_has_an_address_and_links_to_its_model_and_files(page: Any, compl
     until(page, lambda window: not shown(window, "dialog[open]"))
 
 
+def test_a_mark_says_what_the_recommendation_leaves_and_opens_the_card(page: Any, complete: Config):
+    table = pl.read_parquet(complete.results / "tables" / "layers.parquet")
+    row = table.filter(model="spliceai-10k", layer=16).to_dicts()[0]
+    assert row["recommendation"] == "center_median"
+    labels = page.execute_script(
+        "return [...document.querySelectorAll('#finding path[aria-label*=spliceai-10k][aria-label*=\"layer: 16;\"]')]"
+        ".map((mark) => mark.getAttribute('aria-label'))"
+    )
+    rates = {"as it is": "dead_total", "with the recommended preprocessing": "dead_total_center_median"}
+    assert len(labels) == len(rates)
+    for label, (state, column) in zip(labels, rates.items(), strict=True):
+        assert f"state: {state}; layer: 16; dead: {row[column]:.2%}; recommendation: center" in label
+    page.execute_script(
+        "document.querySelector('#finding path[aria-label*=spliceai-10k][aria-label*=\"layer: 16;\"]')"
+        ".dispatchEvent(new MouseEvent('click', {bubbles: true}))"
+    )
+    until(page, lambda window: shown(window, "dialog[open]"))
+    assert page.current_url.endswith("#layer/spliceai-10k/16")
+
+
 def test_a_broken_address_opens_nothing_and_the_page_is_drawn(page: Any, complete: Config):
     page.get("about:blank")
     open_page(page, complete.results / "report.html", "#layer/%E0%A4/1")
