@@ -80,6 +80,19 @@ def test_layers_that_stay_dead_are_named_and_filtered(browser: Any, suite: Confi
     assert lead(browser).endswith("are dead on all of them.")
 
 
+def test_missing_values_stay_at_the_end_in_both_directions(browser: Any, suite: Config, render: Any):
+    suite.stats_path("minilm-l6", 4).unlink()
+    path = suite.results / "page.html"
+    path.write_text(render(suite))
+    open_page(browser, path)
+    click = "[...document.querySelectorAll('#layers th button')].find((b) => b.innerText === 'γ').click()"
+    for descending in (False, True):
+        browser.execute_script(click)
+        *gammas, missing = [row[4] for row in shown_rows(browser)]
+        assert missing == "–"
+        assert gammas == sorted(gammas, key=float, reverse=descending)
+
+
 def test_the_keyboard_opens_a_card_with_the_reason_and_closes_it(page: Any, complete: Config):
     from selenium.webdriver.common.keys import Keys
 
