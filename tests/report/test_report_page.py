@@ -214,6 +214,19 @@ def test_the_headline_counts_the_recommendations(complete: Config):
     assert f"{counts['center_median']} should be centered first, and {counts.get('pca', 0)} whitened" in text
 
 
+def test_layers_over_one_percent_are_listed_even_if_centering_is_accepted(suite: Config, render: Render):
+    for layer, left in ((4, 0.03), (5, 0.009)):
+        path = suite.init_death_path("minilm-l6", layer)
+        found = read_json(path)
+        for name, mean in {"raw": 0.5, "center_median": left, "pca": 0.0}.items():
+            found["preprocessings"][name]["dead_total"] = {"mean": mean, "sd": 0.0, "per_seed": [mean]}
+        write_json(path, found)
+    text = " ".join(Page(render(suite)).text.split())
+    assert "all of them but 1, listed below. After centering, up to 5% is accepted." in text
+    assert "minilm-l6 layer 4 keeps 3.00% dead (center; as it is, 50.0%)" in text
+    assert "layer 5 keeps" not in text
+
+
 def test_one_theory_and_intervals_over_whole_models(complete: Config):
     import polars as pl
 
