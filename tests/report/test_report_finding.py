@@ -1,4 +1,4 @@
-"""The page's numbers of its own: costs of each preprocessing, and the γ at which theory expects a rate of death."""
+"""The page's numbers of its own: costs of each preprocessing, γ for a rate of death; and the columns that it shows."""
 
 import polars as pl
 import pytest
@@ -6,6 +6,7 @@ import pytest
 from saelib import report, theory
 from saelib.config import Config
 from saelib.files.sealed import read_json, write_json
+from saelib.report.columns import sae_columns
 from saelib.report.finding import costs, gamma_at
 
 
@@ -32,3 +33,10 @@ def test_costs_are_those_of_the_best_sae_under_each_preprocessing(suite: Config)
         assert row[f"explained_{name}"] == pytest.approx(1 - fvu)
         assert row[f"dead_{name}"] == pytest.approx(fvu / 10)
         assert row[f"born_dead_{name}"] == results.init_death[report.Place("minilm-l6", 6)][name].dead_total.mean
+
+
+def test_options_that_all_saes_share_have_no_column(suite: Config):
+    saes = report.saes_table(suite, report.read_results(suite))
+    names = {column.name for column in sae_columns(saes)}
+    assert {"preprocessing", "dead_latents"} <= names
+    assert "architecture" not in names
