@@ -10,6 +10,7 @@ import polars as pl
 
 from saelib.config import Config
 from saelib.report.palette import ADVICE, BLUE, CAUSES, PREPROCESSINGS, RATES, VERMILLION, domain_colors
+from saelib.report.tables import rate_column
 from saelib.theory import closed_forms
 
 # Vega copies colors unchanged into the SVG, so the charts follow the page into dark mode and onto paper.
@@ -41,7 +42,7 @@ def make_charts(config: Config, layers: pl.DataFrame, saes: pl.DataFrame, traini
     if not saes.is_empty():
         charts["trained"] = _trained_chart(_places(saes), variants)
     if not training.is_empty():
-        charts["training"] = _training_chart(variants)
+        charts["training"] = _training_chart([name for name in variants if name in training["variant"]])
     return charts
 
 
@@ -157,7 +158,7 @@ def _curve(config: Config, column: str, grid: np.ndarray) -> list[dict[str, Any]
 
 
 def _layer_chart(models: list[str]) -> Chart:
-    columns = {f"dead_total_{name}" if name != "raw" else "dead_total": PREPROCESSINGS[name] for name in PREPROCESSINGS}
+    columns = {rate_column(name): shown for name, shown in PREPROCESSINGS.items()}
     labels = {column: label for column, (label, _) in columns.items()}
     scale = alt.Scale(domain=list(labels.values()), range=[color for _, color in columns.values()])
     chart = (

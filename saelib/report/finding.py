@@ -1,4 +1,4 @@
-"""What the page says first: how many layers need which preprocessing, and how well theory predicts it."""
+"""The page's first statements: how many layers need which preprocessing, and how well theory predicts death."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from saelib.config import Config
 from saelib.preprocessing.recommend import ACCEPTED, ORDER
 from saelib.report.palette import ADVICE
 from saelib.report.results import Place, Results
-from saelib.report.tables import trained_saes
+from saelib.report.tables import rate_column, trained_saes
 from saelib.theory import closed_forms
 
 
@@ -25,11 +25,6 @@ def still_dead(layers: pl.DataFrame) -> list[dict[str, Any]]:
     """List the layers that keep more than 1 % dead under their recommendation, the worst first, with that rate."""
     under = pl.coalesce(pl.when(recommendation=name).then(pl.col(rate_column(name))) for name in ADVICE)
     return layers.with_columns(left=under).filter(pl.col("left") > ACCEPTED).sort("left", descending=True).to_dicts()
-
-
-def rate_column(preprocessing: str) -> str:
-    """Name the column of `layers` with all dead latents under a preprocessing."""
-    return "dead_total" if preprocessing == "raw" else f"dead_total_{preprocessing}"
 
 
 def costs(results: Results, layers: pl.DataFrame) -> list[dict[str, Any]]:

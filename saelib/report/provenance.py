@@ -1,4 +1,4 @@
-"""Where a report comes from: when, by which code and versions, on which machine."""
+"""The origin of a report: its date, the code and versions that wrote it, and the machine."""
 
 import platform
 import subprocess

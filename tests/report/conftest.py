@@ -14,7 +14,7 @@ from saelib import report
 from saelib.config import Config, VariantConfig
 from saelib.config.load import check_config
 from saelib.files.sealed import read_json, write_json
-from saelib.init_death.landscape import Landscape
+from saelib.init_death.landscape import Grid, Landscape
 from saelib.init_death.result import Death, InitDeath, Rate, save_result
 from saelib.report import Place
 from saelib.report.page import render_page
@@ -123,8 +123,9 @@ def init_death(rng: np.random.Generator, gamma: float, after_centering: float) -
 def predicted(dead: dict[str, float]) -> Landscape:
     """Makes up death that is larger for more latents, and smaller for a larger k."""
     d_sae, k = (32, 2048), (16, 64)
-    grids = {name: ((one / 2, None), (one, one / 4)) for name, one in dead.items()}
-    return Landscape(d_sae, k, grids, dict.fromkeys(dead, ((0.01, None), (0.01, 0.005))))
+    grids: dict[str, Grid] = {name: ((one / 2, None), (one, one / 4)) for name, one in dead.items()}
+    errors: dict[str, Grid] = dict.fromkeys(dead, ((0.01, None), (0.01, 0.005)))
+    return Landscape(d_sae, k, grids, errors)
 
 
 def death(relu: float, total: float) -> Death:
