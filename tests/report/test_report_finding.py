@@ -8,6 +8,7 @@ from saelib.config import Config
 from saelib.files.sealed import read_json, write_json
 from saelib.report.columns import sae_columns
 from saelib.report.finding import costs, gamma_at
+from saelib.theory import closed_forms
 
 
 def test_theory_expects_each_rate_at_its_gamma(suite: Config):
