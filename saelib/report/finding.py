@@ -55,7 +55,7 @@ def gamma_at(config: Config, rates: tuple[float, ...]) -> list[tuple[float, floa
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well severity and theory go with measured death, over all layers or those of one domain or model."""
+    """Agreement of severity and theory with measured death, over all layers or those of one domain or model."""
 
     by: str
     """'', 'domain' or 'model'."""
