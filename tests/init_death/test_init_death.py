@@ -124,7 +124,9 @@ def test_blocks_and_threads_have_no_effect(monkeypatch: pytest.MonkeyPatch) -> N
     expected = measure(ArrayRows(x), preprocessings(x), D_SAE, 5, SEEDS)
     assert measure(ArrayRows(x), preprocessings(x), D_SAE, 5, SEEDS, threads=3) == expected
     for block_rows in (1, 37, 4096):
-        assert measure(ArrayRows(x, block_rows=block_rows), preprocessings(x), D_SAE, 5, SEEDS) == expected
+        for threads in (1, 3):
+            found = measure(ArrayRows(x, block_rows=block_rows), preprocessings(x), D_SAE, 5, SEEDS, threads)
+            assert found == expected
     # Nor where BLAS stands in for the kernels.
     monkeypatch.setattr(trial, "make_product", product.BlasProduct)
     for at_a_time in (1, 50):
