@@ -66,7 +66,7 @@ def call(builder, name: str, result, *arguments, fastmath: tuple[str, ...] = ())
 
 
 def loop(builder, count, start: Sequence, body: Callable) -> list:
-    """Writes the loop `for i in range(count): values = body(i, values)`; the last values, in registers, are returned."""
+    """Writes the loop `for i in range(count): values = body(i, values)` and returns the last values, in registers."""
     before = builder.block
     head, inside, after = (builder.append_basic_block(name) for name in ("head", "inside", "after"))
     builder.branch(head)
