@@ -5,7 +5,6 @@ and a part of its own. Ties are made as death makes them: the lowest 60 or 80 % 
 both sides are rounded to five values.
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmarks.timing import environment, environment_line, show
+from benchmarks.timing import command_line, environment, environment_line, show
 from saelib.stats.correlation import Spearman, spearman
 
 PACKAGES = ("numpy", "scipy")
@@ -79,10 +78,9 @@ class Coverage:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks coverage", description=__doc__)
+    parser = command_line("coverage", __doc__)
     parser.add_argument("--draws", type=int, default=1_000, help="number of draws for each setting")
     parser.add_argument("--quick", action="store_true", help="only a few settings")
-    parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args(argv)
     found = {
         name: [cover(one, options.draws, one.labels is not None) for one in settings]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
-from benchmarks.timing import environment, environment_line, show
-from saelib.init_death import measure
+from benchmarks.timing import command_line, environment, environment_line, show
+from saelib.init_death.measure import measure
 from saelib.init_death.probes import probe_death
 from saelib.preprocessing.fit import make_preprocessing
 from saelib.stats import load_arrays
@@ -20,7 +20,7 @@ from saelib.store import open_store
 SETTINGS = ("512/16", "2048/64", "8192/64", "32768/64", "4096/128")
 PREPROCESSINGS = ("raw", "center_median", "pca")
 LATENTS = 6144
-"""Counted a setting: dictionaries of several seeds, until there are as many latents."""
+"""Latents that are counted for each setting, in dictionaries of several seeds."""
 PACKAGES = ("numpy", "numba", "scipy")
 
 
@@ -35,27 +35,26 @@ class Comparison:
     counted: float
     predicted: float
     standard_error: float
-    """Of the difference: by the number of probes and of dictionaries counted."""
+    """Standard error of the difference, from the finite numbers of probes and of counted dictionaries."""
 
     @property
     def error(self) -> float:
-        """Signed."""
+        """The signed error of the prediction."""
         return self.predicted - self.counted
 
     @property
     def outside(self) -> bool:
-        """The target: one point and two standard errors."""
+        """Whether the error exceeds the target of one point and two standard errors."""
         return abs(self.error) > 0.01 + 2 * self.standard_error
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks death_law", description=__doc__)
+    parser = command_line("death_law", __doc__)
     parser.add_argument("--results", type=Path, default=Path("results"), help="of a suite: its extract/ and stats/")
     parser.add_argument("--settings", nargs="+", default=SETTINGS, metavar="D_SAE/K")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth layer")
     parser.add_argument("--probes", type=int, default=2048)
     parser.add_argument("--append", type=Path, help="a file of JSON lines that keeps what was compared, to resume from")
-    parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args(argv)
     with threadpool_limits(1, "blas"):
         found = list(compare_all(options))
@@ -64,7 +63,7 @@ def main(argv: list[str]) -> None:
 
 
 def compare_all(options: argparse.Namespace) -> Iterator[Comparison]:
-    """All layers, those kept in the file of `--append` as they are."""
+    """Compares all layers, and takes those from the file of `--append` that are in it."""
     kept = options.append.read_text().splitlines() if options.append and options.append.exists() else []
     known = [Comparison(**json.loads(line)) for line in kept]
     yield from known
@@ -86,7 +85,7 @@ def number(store: Path) -> int:
 
 
 def compare(results: Path, path: Path, settings: Sequence[str], probes: int) -> Iterator[Comparison]:
-    """One layer, on its held-out rows; the probes are no latents of the counted dictionaries."""
+    """Compares one layer on its held-out rows; the probes are not latents of the counted dictionaries."""
     model, layer = path.parent.name, number(path)
     store = open_store(path)
     arrays = load_arrays(results / "stats" / model / f"layer_{layer}.json")

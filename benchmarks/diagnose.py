@@ -1,6 +1,5 @@
 """Times `saelib diagnose` by part, against its floor: reading, one Gram matrix and three encoder products."""
 
-import argparse
 import tempfile
 import time
 from collections.abc import Iterator
@@ -10,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from benchmarks.timing import cpu_seconds, environment, environment_line, median_cpu, peak_memory, show
+from benchmarks.timing import command_line, cpu_seconds, environment, environment_line, median_cpu, peak_memory, show
 from saelib.activations.open import open_rows
 from saelib.activations.rows import Rows, read_float32
-from saelib.diagnosis.diagnose import Question, available_cpus, diagnose_rows
+from saelib.diagnosis.diagnose import Question, diagnose_rows
+from saelib.environments import available_cpus
 
 D_IN, D_SAE, K = 768, 8192, 64
 BLOCK = 2048
@@ -21,9 +21,8 @@ PACKAGES = ("numpy", "numba", "scipy")
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks diagnose", description=__doc__)
+    parser = command_line("diagnose", __doc__)
     parser.add_argument("--quick", action="store_true", help="10,000 tokens instead of 100,000")
-    parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args(argv)
     tokens = 10_000 if options.quick else 100_000
 

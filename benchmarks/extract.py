@@ -1,12 +1,11 @@
 """Compares extraction into stores with the bare forward pass of the same model over the same examples."""
 
-import argparse
 import os
 import tempfile
 from itertools import islice
 from pathlib import Path
 
-from benchmarks.timing import Task, environment, environment_line, median_cpu, show
+from benchmarks.timing import Task, command_line, environment, environment_line, median_cpu, show
 from saelib.config import Config, load_config
 from saelib.config.sources import ArraysSource
 from saelib.datasets import open_dataset
@@ -19,13 +18,12 @@ PACKAGES = ("torch", "transformers", "zarr", "numpy")
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks extract", description=__doc__)
+    parser = command_line("extract", __doc__)
     parser.add_argument("--configfile", type=Path, default=Path("workflow_config.yaml"))
     parser.add_argument(
         "--model", default="all-minilm-l6-v2", help="a model of the suite; all of its layers are extracted"
     )
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args(argv)
     # A waiting torch thread would burn CPU time while the other thread writes, and that time would count as work.
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"

@@ -5,7 +5,6 @@ extraction of fewer tokens would. Errors are root mean squares over several part
 large enough.
 """
 
-import argparse
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -16,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from benchmarks.timing import environment, environment_line, show
+from benchmarks.timing import command_line, environment, environment_line, show
 from saelib.activations.rows import ArrayRows, read_float32
-from saelib.init_death import measure
+from saelib.init_death.measure import measure
 from saelib.preprocessing.fit import make_preprocessing
 from saelib.stats import LayerStats, compute_stats
 from saelib.store import Store, open_store
@@ -39,10 +38,9 @@ class Found:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks fewer_tokens", description=__doc__)
+    parser = command_line("fewer_tokens", __doc__)
     parser.add_argument("stores", nargs="+", type=Path, help="such as results/extract/antiberty/layer_4.zarr")
     parser.add_argument("--sizes", nargs="+", type=int, default=[1_000, 5_000, 20_000, 100_000])
-    parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args(argv)
     report: dict[str, object] = {}
     lines: list[str] = []

@@ -1,14 +1,13 @@
 """Compares init death of raw and centered activations with one matrix product of the same shape and with torch.topk."""
 
-import argparse
-
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks.timing import environment, environment_line, median_cpu, show
+from benchmarks.timing import command_line, environment, environment_line, median_cpu, show
 from saelib.activations.rows import ArrayRows
-from saelib.init_death import measure, random_encoder
+from saelib.init_death.encoder import random_encoder
+from saelib.init_death.measure import measure
 from saelib.preprocessing.transform import Preprocessing
 
 D_IN, D_SAE, K = 768, 8192, 64
@@ -21,9 +20,8 @@ Dead = tuple[float, float]
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks init_death", description=__doc__)
+    parser = command_line("init_death", __doc__)
     parser.add_argument("--quick", action="store_true", help="10,000 tokens instead of 100,000")
-    parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args(argv)
     tokens = 10_000 if options.quick else 100_000
 

@@ -5,7 +5,6 @@ Two questions: whether centering leaves more than 5 % dead, and which of raw, ce
 --append FILE`, and in the paper's released table.
 """
 
-import argparse
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +17,12 @@ from scipy.stats import chi2
 
 from benchmarks.death_law import PREPROCESSINGS, Comparison
 from benchmarks.theory import RELEASED_SETTING
-from benchmarks.timing import environment, environment_line, show
+from benchmarks.timing import command_line, environment, environment_line, show
+from saelib.init_death.result import load_result
 from saelib.preprocessing.choose import choose_preprocessing
 from saelib.preprocessing.recommend import ACCEPTED_AFTER, MeasuredDeath, recommend
 from saelib.stats import LayerStats, load_stats
-from saelib.theory import rank_bar
+from saelib.theory.closed_forms import rank_bar
 from saelib.theory.spectrum import dead_total_from_ranks
 
 PACKAGES = ("numpy", "scipy", "polars")
@@ -43,12 +43,12 @@ class Case:
     stats: LayerStats | None = None
     tokens: int = RELEASED_SETTING["tokens"]
     standard_error: Mapping[str, float] = field(default_factory=dict)
-    """Of `predicted`, by preprocessing; 0 where there is none."""
+    """Preprocessing -> standard error of `predicted`; a missing one counts as 0."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one rule over some cases."""
+    """The errors of one rule over some cases."""
 
     cases: int
     needed: int
@@ -79,11 +79,10 @@ def _by_rank(case: Case) -> float:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks remedies", description=__doc__)
+    parser = command_line("remedies", __doc__)
     parser.add_argument("--results", type=Path, default=Path("results"), help="of a suite: its stats/")
     parser.add_argument("--counted", type=Path, help="what `death_law --append` wrote about the same suite")
     parser.add_argument("--released", type=Path, help="the paper's table init_stats.csv")
-    parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args(argv)
     if not options.counted and not options.released:
         parser.error("name --counted, --released or both")
@@ -104,7 +103,7 @@ def main(argv: list[str]) -> None:
 
 
 def suite_cases(results: Path, counted: Path) -> dict[str, list[Case]]:
-    """By setting."""
+    """Reads the cases of each setting."""
     grouped: dict[tuple[str, str, int], dict[str, Comparison]] = defaultdict(dict)
     for line in counted.read_text().splitlines():
         one = Comparison(**json.loads(line))
@@ -112,7 +111,7 @@ def suite_cases(results: Path, counted: Path) -> dict[str, list[Case]]:
     cases: dict[str, list[Case]] = defaultdict(list)
     for (setting, model, layer), by_name in grouped.items():
         stats = load_stats(results / "stats" / model / f"layer_{layer}.json")
-        tokens = json.loads((results / "init_death" / model / f"layer_{layer}.json").read_text())["tokens"]
+        tokens = load_result(results / "init_death" / model / f"layer_{layer}.json").tokens
         d_sae, k = map(int, setting.split("/"))
         counts = {name: one.counted for name, one in by_name.items()}
         predictions = {name: one.predicted for name, one in by_name.items()}
@@ -123,14 +122,14 @@ def suite_cases(results: Path, counted: Path) -> dict[str, list[Case]]:
 
 
 def released_cases(table: pl.DataFrame) -> list[Case]:
-    """One for each row; nothing is predicted by probes."""
+    """Makes a case of each row, without predictions by probes."""
     columns = table.select("dead_pct_init_centered", "effective_rank", "hidden_dim").rows()
     at = RELEASED_SETTING["d_sae"], RELEASED_SETTING["k"]
     return [Case({"center_median": dead / 100}, {}, rank, d, *at) for dead, rank, d in columns]
 
 
 def judge(cases: Sequence[Case], rules: Mapping[str, Rule]) -> dict[str, Verdict]:
-    """Whether a rule says that centering leaves more than 5 % dead, and whether it does."""
+    """Compares whether centering leaves more than 5 % dead with what each rule says."""
     needed = [case.counted["center_median"] > LEFT for case in cases]
     found = {}
     for name, rule in rules.items():
@@ -141,7 +140,7 @@ def judge(cases: Sequence[Case], rules: Mapping[str, Rule]) -> dict[str, Verdict
 
 
 def judge_choices(cases: Sequence[Case]) -> dict[str, Verdict]:
-    """How often a rule chooses less than what counting recommends (a miss), or more (a false alarm)."""
+    """Counts how often a rule chooses less than counting recommends (a miss), or more (a false alarm)."""
     rules: dict[str, Callable[[Case], str]] = {
         "the paper's rule": _by_the_paper,
         "probes": lambda case: least(case.predicted, case.standard_error),
@@ -158,7 +157,7 @@ def judge_choices(cases: Sequence[Case]) -> dict[str, Verdict]:
 
 def _by_the_paper(case: Case) -> str:
     assert case.stats is not None, "a case of a suite"
-    return choose_preprocessing(case.stats, case.d_sae, case.k, case.tokens).preprocessing.kind
+    return choose_preprocessing(case.stats, case.d_sae, case.k, case.tokens).preprocessing
 
 
 def least(dead: Mapping[str, float], standard_error: Mapping[str, float]) -> str:

@@ -5,7 +5,6 @@ power law, with a 95 % interval of the exponent, and a straight line. The speeds
 assumed (`benchmarks/scaling/hardware.py`).
 """
 
-import argparse
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from benchmarks.scaling.hardware import Hardware
 from benchmarks.scaling.measure import measure_sweep, stats_passes
 from benchmarks.scaling.project import StageCost, checkpoint_bytes, project, unsized, with_tokens, without_gpus
 from benchmarks.scaling.sizes import Point, Sweep, sweeps
-from benchmarks.timing import environment, environment_line, show
+from benchmarks.timing import command_line, environment, environment_line, show
 from saelib.config import Config, load_config
 
 PACKAGES = ("numpy", "numba", "torch", "transformers", "zarr")
@@ -31,12 +30,11 @@ or more."""
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks scale", description=__doc__)
+    parser = command_line("scale", __doc__)
     parser.add_argument(
         "--quick", action="store_true", help="three sizes instead of four, and two repeats instead of three"
     )
     parser.add_argument("--configfile", type=Path, default=Path("configs/paper.yaml"), help="the suite to project")
-    parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args(argv)
     config, hardware = load_config(options.configfile), Hardware()
     logging.set_verbosity_error()

@@ -3,7 +3,6 @@
 Stores and statistics are those of the config's results. They must exist, and are not changed.
 """
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.timing import environment, environment_line, show
+from benchmarks.timing import command_line, environment, environment_line, show
 from saelib.config import Config, load_config
 from saelib.files.sealed import read_sealed
 from saelib.stats import load_arrays
@@ -34,11 +33,10 @@ class Spread:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks seeds", description=__doc__)
+    parser = command_line("seeds", __doc__)
     parser.add_argument("--configfile", type=Path, default=Path("workflow_config.yaml"))
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds, starting from the config's")
     parser.add_argument("--model", action="append", help="a model of the suite; may be repeated; default: all")
-    parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args(argv)
     config = load_config(options.configfile)
     torch.set_num_threads(config.train.threads)

@@ -4,7 +4,6 @@ No implementation can go below the floor: reading the file and computing one flo
 textbook way loads everything as float64 and computes the singular values. All run on one BLAS thread.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from zarr.codecs import Crc32cCodec
 
-from benchmarks.timing import environment, environment_line, median_cpu, peak_memory, show
+from benchmarks.timing import command_line, environment, environment_line, median_cpu, peak_memory, show
 from saelib.stats import compute_stats
 from saelib.stats.compute import effective_rank
 from saelib.stats.medians import robust_centers
@@ -115,7 +114,7 @@ def measure_time(rows: ZarrRows, repeats: int, reference: bool) -> dict[str, flo
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks stats", description=__doc__)
+    parser = command_line("stats", __doc__)
     parser.add_argument("--tokens", type=int, default=100_000)
     parser.add_argument("--d-in", type=int, default=1280)
     parser.add_argument("--repeats", type=int, default=3)
@@ -126,7 +125,6 @@ def main(argv: list[str]) -> None:
         "--memory-tokens", type=int, default=2_000_000, help="tokens for the memory measurement; 0 skips it"
     )
     parser.add_argument("--memory-d-in", type=int, default=1024)
-    parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args(argv)
 
     with tempfile.TemporaryDirectory() as folder, threadpool_limits(1, "blas"):

@@ -5,7 +5,6 @@ the steps alone, on rows in memory. The second shows the error by size of the sh
 mixes all examples. Tokens of one example are alike, and a buffer mixes only the examples that it holds.
 """
 
-import argparse
 import os
 import statistics
 import tempfile
@@ -19,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from transformers.utils import logging
 
-from benchmarks.timing import Task, environment, environment_line, median_cpu, peak_memory, show
+from benchmarks.timing import Task, command_line, environment, environment_line, median_cpu, peak_memory, show
 from saelib.activations.rows import ArrayRows, Rows
 from saelib.config import Config, TrainConfig, VariantConfig, load_config
 from saelib.extract.batches import Batch, open_batches
@@ -92,7 +91,7 @@ class Recorded:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks streaming", description=__doc__)
+    parser = command_line("streaming", __doc__)
     parser.add_argument("--configfile", type=Path, default=Path("workflow_config.yaml"))
     parser.add_argument("--model", default="all-minilm-l6-v2", help="a model of the suite")
     parser.add_argument("--layers", type=int, nargs="+", default=[3, 6])
@@ -102,7 +101,6 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--batch-size", type=int, default=256, help="for the second table")
     parser.add_argument("--seeds", type=int, default=5, help="for the second table")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args(argv)
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # a waiting thread would burn CPU time, which would count as work
     logging.set_verbosity_error()

@@ -1,6 +1,5 @@
 """Closed forms for total death from summary statistics, against what a suite counted and the paper's released rows."""
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,13 +8,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from benchmarks.timing import environment, environment_line, show
+from benchmarks.timing import command_line, environment, environment_line, show
 from saelib.activations.rows import Rows, read_float32
-from saelib.init_death import load_result
+from saelib.init_death.result import load_result
 from saelib.stats import load_stats
 from saelib.stats.correlation import spearman
 from saelib.store import open_store
-from saelib.theory import dead_total, dead_total_paper
+from saelib.theory.closed_forms import dead_total, dead_total_paper
 from saelib.theory.spectrum import dead_total_from_ranks, dead_total_from_spectrum
 
 PACKAGES = ("numpy", "scipy", "polars")
@@ -26,7 +25,7 @@ DIRECTIONS, KURTOSIS_TOKENS = 256, 4096
 
 @dataclass(frozen=True)
 class Errors:
-    """Of one form over some layers, in points."""
+    """Errors of one form over some layers, in percentage points."""
 
     rho: float
     mae: float
@@ -37,10 +36,9 @@ class Errors:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks theory", description=__doc__)
+    parser = command_line("theory", __doc__)
     parser.add_argument("--results", type=Path, help="of a suite: its extract/, stats/ and init_death/")
     parser.add_argument("--released", type=Path, help="the paper's table init_stats.csv")
-    parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args(argv)
     if not options.results and not options.released:
         parser.error("name --results, --released or both")
@@ -56,7 +54,7 @@ def main(argv: list[str]) -> None:
 
 
 def errors_of(predicted: Sequence[float], counted: Sequence[float], groups: Sequence[str]) -> Errors:
-    """Of fractions."""
+    """Compares predicted with counted fractions."""
     error = 100 * (np.asarray(predicted) - np.asarray(counted))
     names = np.asarray(groups)
     rho = spearman(np.asarray(predicted), np.asarray(counted)).rho

@@ -1,5 +1,6 @@
 """Measures robustly on a busy machine: CPU seconds of tasks that take turns, and memory above a baseline."""
 
+import argparse
 import ctypes
 import gc
 import importlib.metadata
@@ -79,6 +80,13 @@ def environment(*packages: str) -> dict[str, str]:
 def environment_line(*packages: str) -> str:
     """Formats `environment` on one line."""
     return ", ".join(f"{name} {value}" for name, value in environment(*packages).items())
+
+
+def command_line(name: str, description: str | None) -> argparse.ArgumentParser:
+    """Makes the parser of a benchmark's options, with `--json`, which `show` obeys."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks {name}", description=description)
+    parser.add_argument("--json", action="store_true", help="print JSON instead")
+    return parser
 
 
 def show(report: Mapping[str, object], lines: list[str], as_json: bool) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.contenders.worker import Setting
 from benchmarks.peers import PEERS, python_of
-from benchmarks.timing import environment, environment_line, show
+from benchmarks.timing import command_line, environment, environment_line, show
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("numpy", "numba", "torch")
@@ -54,14 +54,13 @@ def cases() -> dict[str, Case]:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks training", description=__doc__)
+    parser = command_line("training", __doc__)
     names = list(cases())
     parser.add_argument("--case", choices=names, action="append", help="a case; may be repeated; default: all")
     parser.add_argument("--quick", action="store_true", help="only saelib, the eager script and the floor, on `topk`")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rounds", type=int, default=3, help="number of turns of each contender")
     parser.add_argument("--avx2", action="store_true", help="restrict saelib's kernels to AVX2")
-    parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args(argv)
 
     chosen = ["topk"] if options.quick else options.case or names

@@ -18,6 +18,6 @@ rule init_death:
         plan=f"{RUN}/plan.json",
         why=SUITE.why("init_death"),
     message:
-        "count features born dead: {wildcards.job} ({params.why})"
+        "count latents born dead: {wildcards.job} ({params.why})"
     shell:
         "python {params.script:q} --plan {params.plan:q} --job {wildcards.job} --log {log:q}"

@@ -31,7 +31,7 @@ rule report:
     params:
         script=SUITE.script("report"),
         plan=f"{RUN}/plan.json",
-        results=SUITE.results,
+        results=lambda wildcards: SUITE.results,
         why=SUITE.why("report"),
     message:
         "write tables, figures and page: {wildcards.job} ({params.why})"

@@ -1,6 +1,9 @@
-"""Finds the packages that single model families need, and the Python that runs each family."""
+"""Finds what this machine has: packages of families and of pip extras, the Python that runs a family, CPUs."""
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +30,35 @@ PACKAGES = {
     "stable_diffusion_3": Packages(("diffusers",), "pip install 'saelib[sd3]'"),
 }
 
+EXTRAS = {
+    "torch": "train",
+    "PIL": "models",
+    "accelerate": "models",
+    "datasets": "models",
+    "gguf": "models",
+    "huggingface_hub": "models",
+    "onnx": "models",
+    "tokenizers": "models",
+    "transformers": "models",
+    "altair": "report",
+    "jinja2": "report",
+    "matplotlib": "report",
+    "vl_convert": "report",
+    "distributed": "pipeline",
+    "snakemake": "pipeline",
+    "h5py": "formats",
+    "pyarrow": "formats",
+}
+"""Import name -> the extra of saelib that installs it, as in pyproject.toml.
+
+Packages of single families are in `PACKAGES`.
+"""
+
+
+def available_cpus() -> int:
+    """Counts the CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 
 def interpreter(family: str) -> str:
     """Returns the Python that runs a family's extraction: that of its own environment if it exists, else `python`.
@@ -51,6 +83,33 @@ def require_packages(family: str) -> None:
     missing = missing_packages(family)
     if missing:
         raise UserError(f"family '{family}' needs {', '.join(missing)}, not installed; run: {PACKAGES[family].install}")
+
+
+@contextmanager
+def explain_missing_extras(extra: str | None = None) -> Iterator[None]:
+    """Turns the failed import of a package that an extra installs into one sentence; use it with `with` or as `@`.
+
+    Any other failed import is a defect of saelib or of an installation, and is raised as it is.
+
+    Args:
+        extra: The extra that installs everything the block needs. Without it, the missing package's extra is named.
+
+    Raises:
+        UserError: If such a package is missing. The message has the command that installs it.
+
+    Example:
+        >>> with explain_missing_extras():
+        ...     raise ModuleNotFoundError(name="torch")
+        Traceback (most recent call last):
+        saelib.errors.UserError: this needs torch, which is not installed; run: pip install 'saelib[train]'
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        command = f"pip install 'saelib[{extra or EXTRAS[error.name]}]'"
+        raise UserError(f"this needs {error.name}, which is not installed; run: {command}") from error
 
 
 def _own_python(family: str) -> Path | None:

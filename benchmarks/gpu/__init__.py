@@ -1,4 +1,4 @@
-"""Is the GPU path right, does it wait for the host, and how far is it from the floor? `python -m benchmarks gpu`."""
+"""Checks the GPU path, counts its waits for the host, and compares it with the floor: `python -m benchmarks gpu`."""
 
 
 def main(argv: list[str]) -> None:

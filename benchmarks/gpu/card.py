@@ -1,4 +1,4 @@
-"""What a section is given: a device, how large its cases are to be, how much time is left, and clocks."""
+"""The device that a section measures, with the sizes of its cases, the time left and clocks."""
 
 import gc
 import time
@@ -24,18 +24,18 @@ class Card:
     device: str
     """`cuda` or `cpu`."""
     tiny: bool
-    """Whether cases only show that they run."""
+    """Whether cases are so small that they only show that they run."""
     deadline: float
-    """Of `time.monotonic`."""
+    """The reading of `time.monotonic` at which measuring ends."""
 
     @property
     def on_gpu(self) -> bool:
-        """Whether the device works on its own, with a memory of its own."""
+        """Whether the device works at the same time as the host, and has its own memory."""
         return self.device != "cpu"
 
     @property
     def seconds_left(self) -> float:
-        """Until the deadline."""
+        """Seconds until the deadline."""
         return self.deadline - time.monotonic()
 
     def either(self, full: T, tiny: T) -> T:
@@ -48,15 +48,15 @@ class Card:
         return replace(base, **options)  # pyright: ignore[reportArgumentType]
 
     def median_ms(self, call: Call, repeats: int = 20) -> float:
-        """See `clock.median_ms`; once in a tiny run."""
+        """Calls `clock.median_ms`; a tiny run times one call."""
         return median_ms(call, self.device, *self.either((repeats, 3), (1, 1)))
 
     def paced(self, call: Call, repeats: int = 20) -> Pace:
-        """See `clock.paced`; once in a tiny run."""
+        """Calls `clock.paced`; a tiny run times one call."""
         return paced(call, self.device, *self.either((repeats, 3), (1, 1)))
 
     def free(self) -> None:
-        """Gives back memory that nothing refers to any more."""
+        """Releases memory that nothing refers to anymore."""
         gc.collect()
         if self.on_gpu:
             torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Times of calls on a device, which works on after the host has asked for the work. Needs torch alone."""
+"""Times calls on a device, which is still at work when a call returns. It needs only torch."""
 
 import statistics
 import time
@@ -12,14 +12,14 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class Pace:
-    """One of many calls in a row, as a training loop makes them."""
+    """The time and memory of one of many calls in a row, as a training loop makes them."""
 
     ms: float
     """Milliseconds per call until the device is done."""
     host_ms: float
-    """Milliseconds per call until the host is free; close to `ms`, the host is what takes the time."""
+    """Milliseconds per call until the host is free. If they are close to `ms`, the host limits the speed."""
     peak_gb: float
-    """Highest memory of the device in use meanwhile; 0 on a CPU."""
+    """Peak memory of the device in GB; 0 on a CPU."""
 
 
 def paced(call: Call, device: str, repeats: int, warm: int = 3) -> Pace:
@@ -40,7 +40,7 @@ def paced(call: Call, device: str, repeats: int, warm: int = 3) -> Pace:
 
 
 def median_ms(call: Call, device: str, repeats: int, warm: int = 3) -> float:
-    """Median milliseconds of a call by the device's own clock; the host's time counts where the device waits for it."""
+    """Measures the median milliseconds of a call by the device's clock, including its waits for the host."""
     for _ in range(warm):
         call()
     synchronize(device)

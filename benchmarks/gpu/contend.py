@@ -19,7 +19,7 @@ MODULES = {"saelens": "sae_lens", "dictionary_learning": "dictionary_learning", 
 
 
 def own_pace(card: Card, name: str, setting: Setting, repeats: int = 20, x: Tensor | None = None) -> Pace:
-    """Of a step of `saelib` or `eager` on one batch `x`; none: one about a mean as long as its spread."""
+    """Times a step of `saelib` or `eager` on the batch `x`; without one, its mean is as long as its spread."""
     card.free()
     step: Callable[[Tensor], object] = MAKERS[name](setting)
     batch = draw_batch(setting) if x is None else x
@@ -28,7 +28,7 @@ def own_pace(card: Card, name: str, setting: Setting, repeats: int = 20, x: Tens
 
 
 def peer_pace(name: str, setting: Setting, repeats: int) -> Pace:
-    """Of a step of another library. Raises `RuntimeError` with what its process said last, should it stop."""
+    """Times a step of another library. Raises `RuntimeError` with the last output of its process if that stops."""
     python = peer_python(name)
     command = [str(python), "-m", f"benchmarks.contenders.step_{name}"]
     with Contender(command, setting, {}) as contender:
@@ -36,5 +36,5 @@ def peer_pace(name: str, setting: Setting, repeats: int) -> Pace:
 
 
 def peer_python(name: str) -> Path | None:
-    """An interpreter that has the library: of its own environment, or else this one; None where it is absent."""
+    """Returns an interpreter with the library, from its own environment or else this one; None if there is none."""
     return python_of(name) or (Path(sys.executable) if find_spec(MODULES[name]) else None)

@@ -1,4 +1,4 @@
-"""What was measured, as lines while it runs, as JSON for programs, and as Markdown for a document."""
+"""Formats the figures as lines during the run, as JSON for programs, and as Markdown for a document."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,9 +14,9 @@ class Row:
 
     name: str
     figures: Mapping[str, Figure] = field(default_factory=dict)
-    """By the name and unit of a column, such as `host, ms`."""
+    """Name and unit of a column, such as `host, ms` -> the figure."""
     bounds: Mapping[str, float] = field(default_factory=dict)
-    """Laws: what some of the figures must not exceed."""
+    """Laws: name of a figure -> the bound that it must not exceed."""
     note: str = ""
     """Why there are no figures, or what they leave out."""
 
@@ -31,7 +31,7 @@ class Row:
 
     @property
     def line(self) -> str:
-        """For a person who watches."""
+        """The row as one line, for a person who watches the run."""
         figures = "   ".join(f"{name} {text(value)}" for name, value in self.figures.items())
         return "   ".join(part for part in (f"{self.name:<46}", figures, self.note) if part).rstrip()
 
@@ -42,7 +42,7 @@ class Section:
 
     name: str
     title: str
-    """One sentence."""
+    """One sentence that says what it measures."""
     state: State = "waiting"
     seconds: float = 0.0
     rows: list[Row] = field(default_factory=list)
@@ -74,7 +74,7 @@ class Report:
         return [f"{section.name}: {section.reason}" for section in self.sections if section.state == "failed"]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it. A figure that is not a finite number becomes a string, because JSON has none."""
+        """Converts to JSON. A figure that is not finite becomes a string, because JSON has no such numbers."""
         sections: list[dict[str, Any]] = [asdict(one) | {"broken": one.broken} for one in self.sections]
         for row in (row for section in sections for row in section["rows"]):
             row["figures"] = {name: _for_json(value) for name, value in row["figures"].items()}
@@ -90,7 +90,7 @@ class Report:
 
 
 def text(value: Figure) -> str:
-    """Three digits that count."""
+    """Formats a figure with three significant digits."""
     if isinstance(value, str):
         return value
     if isinstance(value, int) or abs(value) >= 100:

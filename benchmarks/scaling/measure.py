@@ -20,8 +20,8 @@ from saelib.activations.rows import ArrayRows, Rows
 from saelib.config import Config, TrainConfig, VariantConfig
 from saelib.config.load import check_config
 from saelib.extract.stage import extract
-from saelib.init_death import measure as measure_death
-from saelib.init_death import save_result
+from saelib.init_death.measure import measure as measure_death
+from saelib.init_death.result import save_result
 from saelib.preprocessing.fit import make_preprocessing
 from saelib.stats import compute_stats, save_stats
 from saelib.train.start import LayerData, start_sweep

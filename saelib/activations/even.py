@@ -6,11 +6,11 @@ from numpy.typing import NDArray
 from saelib.activations.rows import Rows
 
 RUN_ROWS = 1024
-"""Rows that are read together, at the least; runs start at the beginning of an example where that is known."""
+"""The least number of rows of a run; runs start at the beginning of an example if that is known."""
 
 
 class EvenRows:
-    """At most `tokens` rows, in runs that are spread evenly over all rows. Nothing is read until a block is asked for.
+    """A sample of rows, in runs that are spread evenly over all rows. Nothing is read until a block is asked for.
 
     Attributes:
         numbers: int64 [tokens], each row's number in the source.
@@ -21,8 +21,8 @@ class EvenRows:
 
         Args:
             rows: The source.
-            tokens: The most rows to take.
-            context: Rows of one example. Runs hold whole examples, so that no position within them is favored.
+            tokens: Most rows in the sample.
+            context: Number of rows of one example. Runs hold whole examples, which favors no position within them.
         """
         total, d_in = rows.shape
         run = context * max(1, RUN_ROWS // context)

@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from saelib.activations.arrays import SlicedRows, in_memory, is_sliced
 from saelib.activations.rows import Rows, read_float32
+from saelib.environments import explain_missing_extras
 from saelib.errors import UserError
-from saelib.extras import explain_missing_extras
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,4 +1,4 @@
-"""Will an SAE on these activations have dead latents, why, and what should be done?"""
+"""Diagnoses activations: whether an SAE on them will have dead latents, why, and what should be done."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,8 +9,8 @@ from saelib.api.activations import Source, open_activations
 if TYPE_CHECKING:
     from saelib.activations.rows import Rows
     from saelib.api.sae import LoadedSAE
-    from saelib.diagnosis.diagnose import Architecture
     from saelib.diagnosis.result import Diagnosis
+    from saelib.init_death.probed import Architecture
 
 
 def diagnose(
@@ -25,23 +25,23 @@ def diagnose(
     threads: int | None = None,
     name: str = "activations",
 ) -> "Diagnosis":
-    """Diagnoses a layer before an SAE is trained on it (or an SAE that came out dead), in about a minute.
+    """Diagnoses a layer before an SAE is trained on it (or an SAE that came out dead).
 
     The result prints as one screen, `plot`s, shows itself as a card in a notebook, and holds the recommended
     preprocessing, fitted: `found.center` is where b_dec should start.
 
     Args:
-        activations: What `open_activations` takes (numpy, torch on any device, zarr, dask, h5py, a path), or an
-            iterator of batches [n, d_in], which is read until there are `tokens` rows. Rows of one example should
+        activations: Anything that `open_activations` takes (numpy, torch on any device, zarr, dask, h5py, a path), or
+            an iterator of batches [n, d_in], which is read until there are `tokens` rows. Rows of one example should
             follow one another, so that intervals are right.
         d_sae: Latents of the SAE that is planned.
         k: Latents that fire for a token. For ReLU and JumpReLU it only sizes the table.
-        tokens: The most rows to read; where there are more, runs of rows are taken evenly from all.
-        architecture: `topk`, `batchtopk`, `relu` or `jumprelu`.
-        sae: An SAE that exists, as `load_sae` gives or reads it, whose faults are looked for.
+        tokens: The most rows to read; if there are more, runs of rows are taken evenly from all.
+        architecture: `topk`, `batch_topk`, `relu` or `jumprelu`.
+        sae: An SAE that exists, from `load_sae` or a path for it, to look for faults in.
         dictionaries: Random dictionaries to count dead latents with; time grows with it.
-        threads: CPUs to use; all of them where None.
-        name: What messages call an array, a tensor or batches.
+        threads: CPUs to use; all of them if None.
+        name: The name of an array, a tensor or batches in messages.
 
     Raises:
         UserError: For impossible sizes, and activations that are all the same, not finite, or not [tokens, d_in].

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from saelib.activations.arrays import to_numpy
 from saelib.api.activations import Source, open_activations
+from saelib.environments import explain_missing_extras
 from saelib.errors import UserError
-from saelib.extras import explain_missing_extras
 
 if TYPE_CHECKING:
     from torch import Tensor

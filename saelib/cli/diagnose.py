@@ -25,10 +25,10 @@ DEFAULT = Path("workflow_config.yaml")
 
 
 class Architecture(StrEnum):
-    """The SAE that is planned; as `saelib.diagnosis.diagnose.Architecture`, which is not imported for a help text."""
+    """The SAE that is planned; as `saelib.init_death.probed.Architecture`, which is not imported for a help text."""
 
     TOPK = "topk"
-    BATCHTOPK = "batchtopk"
+    BATCH_TOPK = "batch_topk"
     RELU = "relu"
     JUMPRELU = "jumprelu"
 
@@ -44,34 +44,55 @@ class Library(StrEnum):
     SAEV = "saev"
 
 
+Source = Annotated[
+    str | None, typer.Argument(help="Activations: any file or store that 'saelib stats' reads.", show_default=False)
+]
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        help="Instead of a file: a folder with a checkpoint, a name on the hub, or a model of the suite --configfile."
+    ),
+]
+Layer = Annotated[
+    str | None,
+    typer.Option("--layer", "--layers", help="The model's layers: 12, or several in one pass: 1-11, 1-, all."),
+]
+Sites = Annotated[
+    str, typer.Option("--site", "--sites", help="Places within a layer, by commas: residual, attention_out, mlp_out.")
+]
+TextFiles = Annotated[
+    Path | None, typer.Option(help="Documents for the model: .txt, .jsonl, .parquet, or a folder of them.")
+]
+Fasta = Annotated[Path | None, typer.Option(help="Sequences for the model.")]
+Images = Annotated[Path | None, typer.Option(help="A folder of images for the model.")]
+Family = Annotated[
+    str | None,
+    typer.Option(help="Family that loads the checkpoint (docs/models.md). Without it, the files and the data tell."),
+]
+MaxLength = Annotated[int | None, typer.Option(min=1, help="Tokens that the model reads at once.")]
+Configfile = Annotated[Path, typer.Option(help="A suite whose models --model may name.")]
+GivenSAE = Annotated[
+    str | None,
+    typer.Option(help="An SAE that came out wrong: anything that 'saelib import' takes, or a file of saelib."),
+]
+DSae = Annotated[int, typer.Option(min=1, help="Latents of the SAE that is planned.")]
+K = Annotated[int, typer.Option(min=1, help="Latents that fire for a token.")]
+Tokens = Annotated[int, typer.Option(min=2, help="The most rows to read, evenly spread.")]
+Planned = Annotated[Architecture, typer.Option(help="Architecture of the SAE that is planned.")]
+Dictionaries = Annotated[int, typer.Option(min=1, help="Random dictionaries to count dead latents with.")]
+Lines = Annotated[Library, typer.Option(help="Library whose lines are printed.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="CPUs to use; all of them without this option.")]
+Html = Annotated[Path | None, typer.Option(help="Page to write as well.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a screen.")]
+
+
 @diagnose_app.command()
 def diagnose(
-    source: Annotated[str | None, typer.Argument(help="Activations, of any file or store that 'saelib stats' reads.",
-                                                 show_default=False)] = None,
-    model: Annotated[str | None, typer.Option(help="Instead of a file: a folder with a checkpoint, a name on the hub, "
-                                                   "or a model of the suite --configfile.")] = None,
-    layer: Annotated[str | None, typer.Option("--layer", "--layers", help="Of the model: 12, or several in one pass: "
-                                                                          "1-11, 1-, all.")] = None,
-    text: Annotated[Path | None, typer.Option(help="Documents for the model: .txt, .jsonl, .parquet, or a "
-                                                 "folder.")] = None,
-    fasta: Annotated[Path | None, typer.Option(help="Sequences for the model.")] = None,
-    images: Annotated[Path | None, typer.Option(help="A folder of images for the model.")] = None,
-    family: Annotated[str | None, typer.Option(help="How the checkpoint is loaded (docs/models.md); guessed from the "
-                                                    "files and the data where absent.")] = None,
-    max_length: Annotated[int | None, typer.Option(min=1, help="Tokens that the model reads at once.")] = None,
-    configfile: Annotated[Path, typer.Option(help="A suite whose models --model may name.")] = DEFAULT,
-    sae: Annotated[str | None, typer.Option(help="An SAE that came out wrong: a file of saelib, or a folder of "
-                                                  "SAELens, dictionary_learning or sparsify.")] = None,
-    d_sae: Annotated[int, typer.Option(min=1, help="Latents of the SAE that is planned.")] = 8192,
-    k: Annotated[int, typer.Option(min=1, help="Latents that fire for a token.")] = 64,
-    tokens: Annotated[int, typer.Option(min=2, help="The most rows to read, evenly spread.")] = 100_000,
-    architecture: Annotated[Architecture, typer.Option(help="Of the SAE that is planned.")] = Architecture.TOPK,
-    dictionaries: Annotated[int, typer.Option(min=1, help="Random dictionaries to count dead latents with.")] = 1,
-    library: Annotated[Library, typer.Option(help="Whose lines to print.")] = Library.TORCH,
-    workers: Annotated[int | None, typer.Option(min=1, help="CPUs to use; all where absent.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Also write a page.")] = None,
-    fill_missing_chunks: FillMissingChunks = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a screen.")] = False,
+    source: Source = None, model: ModelName = None, layer: Layer = None, site: Sites = "residual", text: TextFiles = None,
+    fasta: Fasta = None, images: Images = None, family: Family = None, max_length: MaxLength = None,
+    configfile: Configfile = DEFAULT, sae: GivenSAE = None, d_sae: DSae = 8192, k: K = 64, tokens: Tokens = 100_000,
+    architecture: Planned = Architecture.TOPK, dictionaries: Dictionaries = 1, library: Lines = Library.TORCH,
+    workers: Workers = None, html: Html = None, fill_missing_chunks: FillMissingChunks = False, json: Json = False,
 ) -> None:  # fmt: skip
     """Will an SAE on this layer have dead latents, why, and what should be done?
 
@@ -82,41 +103,56 @@ def diagnose(
     \b
     saelib diagnose acts.npy --d-sae 8192 --k 64
     saelib diagnose --model gpt2 --layers 1-11 --text corpus.txt
+    saelib diagnose --model ./vit --layer 12 --site residual,attention_out,mlp_out --images photos
     saelib diagnose --model ./esm2 --layer 24 --fasta proteins.fasta
     saelib diagnose acts.npy --sae downloads/layers.5
     """
     from saelib.cli.watch import log_to_stderr
-    from saelib.diagnosis.card import write_page
     from saelib.diagnosis.diagnose import Question
 
     log_to_stderr()
     question = Question(d_sae, k, tokens, architecture.value, dictionaries)
-    if (source is None) == (model is None):
-        raise UserError("name activations, or a model by --model: one of the two")
+    of_a_model = {"--layer": layer, "--text": text, "--fasta": fasta, "--images": images, "--family": family}
+    of_a_model |= {"--max-length": max_length, "--site": site if site != "residual" else None}
     if model is None:
-        from saelib.activations.open import open_rows
-
-        wanted = {name: value for name, value in (("--layer", layer), ("--text", text), ("--fasta", fasta)) if value}
-        if wanted or images:
-            raise UserError(f"{', '.join(wanted) or '--images'}: goes with --model, not with a file of activations")
-        assert source is not None
-        opened = [open_rows(source, fill_missing_chunks)]
+        opened = [_of_file(source, [name for name, value in of_a_model.items() if value], fill_missing_chunks)]
+    elif source is not None:
+        raise UserError("name activations, or a model by --model: one of the two")
     else:
         from saelib.diagnosis.from_model import ModelQuestion
 
         if layer is None:
             raise UserError("--model needs --layer: 12, 1-11, 1- or all")
-        opened = _of_model(ModelQuestion(model, layer, text, fasta, images, family, configfile, max_length), tokens)
+        asked = ModelQuestion(model, layer, text, fasta, images, family, configfile, max_length, site)
+        opened = _of_model(asked, tokens)
     found = [_diagnose(rows, question, sae, workers) for rows in opened]
     if source is not None:
         found = [replace(found[0], name=source)]  # a store's rows have a name that is no path
+    _answer(found, library.value, html, json)
+
+
+def _of_file(source: str | None, of_a_model: list[str], fill_missing_chunks: bool) -> "Rows":
+    """Opens the file. Raises `UserError` if there is none, or options are given that only a model has."""
+    from saelib.activations.open import open_rows
+
+    if source is None:
+        raise UserError("name activations, or a model by --model: one of the two")
+    if of_a_model:
+        raise UserError(f"{', '.join(of_a_model)}: goes with --model, not with a file of activations")
+    return open_rows(source, fill_missing_chunks)
+
+
+def _answer(found: "list[Diagnosis]", library: str, html: Path | None, json: bool) -> None:
+    """Writes the page, and prints JSON or the screen."""
+    from saelib.diagnosis.card import write_page
+
     if html is not None:
         write_page(found, html)
     if json:
         values = [one.to_dict() for one in found]
         print(json_format.dumps(values[0] if len(values) == 1 else values, allow_nan=False, indent=1))
         return
-    _print(found, library.value)
+    _print(found, library)
     if html is not None:
         typer.echo(f"page: {html}", err=True)
 
@@ -159,7 +195,7 @@ def _diagnose(rows: "Rows", question: "Question", sae: str | None, workers: int 
 
 @contextmanager
 def _watched(name: str, tokens: int, d_in: int, question: "Question") -> Iterator[Any]:
-    """Progress over all stages, in units of work that take about the same time each."""
+    """Shows progress over all stages, in percent of the work, which take about the same time each."""
     import logging
 
     from saelib.cli.watch import WatchedRows
@@ -169,8 +205,8 @@ def _watched(name: str, tokens: int, d_in: int, question: "Question") -> Iterato
     log = logging.getLogger("saelib.diagnosis")
     log.setLevel(logging.INFO)
     expected = operations(d_in, question)
-    unit = sum(expected.values()) * tokens / 1000
-    with progress(f"diagnose {name}", 1000, "‰", log) as advance:
+    unit = sum(expected.values()) * tokens / 100
+    with progress(f"diagnose {name}", 100, "%", log) as advance:
 
         def watch(stage: str, rows: "Rows") -> "Rows":
             passes = 20 if stage == "statistics" else 2 if stage == "intervals" else 1
@@ -187,4 +223,4 @@ def _watched(name: str, tokens: int, d_in: int, question: "Question") -> Iterato
 
         yield watch
         if sys.stderr.isatty():
-            advance(1000)
+            advance(100)

@@ -12,8 +12,8 @@ from saelib.cli.plan import plan_app
 from saelib.cli.sae import sae_app
 from saelib.cli.show import FillMissingChunks, show_rows, show_values
 from saelib.cli.suite import suite_app
+from saelib.environments import explain_missing_extras
 from saelib.errors import UserError, exit_on_user_error
-from saelib.extras import explain_missing_extras
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -76,7 +76,7 @@ def theory(
     """
     from dataclasses import asdict
 
-    from saelib.theory import predict
+    from saelib.theory.closed_forms import predict
 
     if not math.isfinite(gamma):
         raise UserError(f"--gamma {gamma}: should be a finite number, 0 or more, as 'saelib stats' measures it")

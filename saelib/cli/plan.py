@@ -1,6 +1,5 @@
 """`saelib plan`: shows what a suite will need, what is missing, and which results are stale."""
 
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -125,11 +124,11 @@ def _place(target: "Target") -> dict[str, object]:
 
 def _seconds_left(planned: "Plan") -> float | None:
     """Estimates the seconds of a run on all CPUs of this machine; None before any job has ever ended."""
+    from saelib.environments import available_cpus
     from saelib.pipeline.time_left import Forecast, earlier_seconds
 
-    return Forecast(planned.config, planned.jobs, earlier_seconds(planned.config.results)).seconds_left(
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    forecast = Forecast(planned.config, planned.jobs, earlier_seconds(planned.config.results))
+    return forecast.seconds_left(available_cpus())
 
 
 def _size(count: int | None) -> str:

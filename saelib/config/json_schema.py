@@ -1,9 +1,12 @@
 """Makes the JSON schema of the configuration from its types, for editors that complete and check YAML."""
 
+import ast
+import inspect
 import json
+from functools import cache
+from itertools import pairwise
 from typing import Any
 
-from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
 from saelib.config.base import Section
@@ -24,7 +27,8 @@ def config_schema() -> dict[str, Any]:
     for name, part in [("Config", schema), *schema["$defs"].items()]:
         for key, value in part.get("properties", {}).items():
             if "description" not in value:
-                value["description"] = _description(sections[name], key, schema["$defs"])
+                described = value | {"description": _description(sections[name], key, schema["$defs"])}
+                part["properties"][key] = dict(sorted(described.items()))  # as pydantic sorts
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
@@ -39,16 +43,30 @@ class _WithoutTitles(GenerateJsonSchema):
         return False
 
 
-def _description(section: type[BaseModel], key: str, parts: dict[str, Any]) -> str:
+def _description(section: type[Section], key: str, parts: dict[str, Any]) -> str:
     for base in section.__mro__:
-        field = base.model_fields.get(key) if issubclass(base, Section) else None
-        if field and field.description:
-            return field.description
+        if issubclass(base, Section) and key in (found := _docstrings(base)):
+            return found[key]
     annotation = section if key in TAGS else section.model_fields[key].annotation
     name = getattr(annotation, "__name__", "")
     if name not in parts:
         raise LookupError(f"{section.__name__}.{key} has no docstring")
     return parts[name]["description"]
+
+
+@cache
+def _docstrings(section: type[Section]) -> dict[str, str]:
+    """Reads the docstrings of a section's own keys from its source code.
+
+    pydantic's `use_attribute_docstrings` does the same whenever the configuration is imported, so in every job.
+    """
+    (definition,) = ast.parse(inspect.getsource(section)).body
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        ast.unparse(key.target): inspect.cleandoc(ast.literal_eval(docstring.value))
+        for key, docstring in pairwise(definition.body)
+        if isinstance(key, ast.AnnAssign) and isinstance(docstring, ast.Expr)
+    }
 
 
 def _below(section: type[Section]) -> set[type[Section]]:

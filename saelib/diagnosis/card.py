@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from saelib.diagnosis.names import SHOWN_AS
 from saelib.diagnosis.remedies import LIBRARIES, lines_for
 from saelib.files.publish import published_file
-from saelib.preprocessing.choose import percent
+from saelib.preprocessing.recommend import percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,7 +66,7 @@ def _png(figure: "Figure") -> str:
 
 
 def _alternative(found: "Diagnosis") -> str:
-    dead = ", ".join(f"{SHOWN_AS[name]} {percent(of.dead_total)}" for name, of in found.measured.items())
+    dead = ", ".join(f"{SHOWN_AS[name]} {percent(found.dead(name).dead_total)}" for name in found.predicted)
     return f"Dead latents by preprocessing: {dead}"
 
 
@@ -128,7 +128,7 @@ def _landscape(found: "Diagnosis") -> str:
             mark = "*" if (d_sae, k) == (found.d_sae, found.k) else ""
             cells.append(mark + " → ".join(f"{100 * one:.0f}" for one in dead if one is not None))
         rows.append(cells)
-    headers = (f"d_sae (% dead raw → {SHOWN_AS[remedy]})", *(f"k {k}" for k in grid.k))
+    headers = (f"d_sae (TopK, % dead raw → {SHOWN_AS[remedy]})", *(f"k {k}" for k in grid.k))
     return _table(headers, rows)
 
 

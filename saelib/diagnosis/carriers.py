@@ -1,4 +1,4 @@
-"""Who carries the mean: outlier dimensions, and tokens of extreme length."""
+"""Finds the carriers of the mean: outlier dimensions, and tokens of extreme length."""
 
 from dataclasses import dataclass
 
@@ -18,11 +18,11 @@ class OutlierDimension:
 
     index: int
     mean: float
-    """Of the activations as they are."""
+    """Mean of the activations as they are."""
     std: float
     """Standard deviation of the activations as they are."""
     share: float
-    """Of the squared length of the mean of the tokens at unit length, which is the mean that death sees."""
+    """Share of the squared length of the mean of the tokens at unit length, which is the mean that decides death."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class MassiveTokens:
     """Tokens that are more than `MASSIVE` times as long as the median one, such as attention sinks."""
 
     share: float
-    """Of all tokens."""
+    """Share of all tokens."""
     norm_ratio: float
-    """The longest token's length over the median one's, of whatever share."""
+    """Length of the longest token over that of the median one, massive or not."""
     position: int | None
-    """Where in their example most of them stand, counted from 0; None without massive tokens or examples."""
+    """Position in the example, from 0, at which most of them stand; None without massive tokens or examples."""
     at_position: float | None
     """The share of the massive tokens that stand there."""
 
@@ -61,7 +61,7 @@ def massive_tokens(norms: NDArray[np.float32], positions: NDArray[np.int64] | No
 
     Args:
         norms: Length of each token [tokens]. Tokens of zeros are left out of the median.
-        positions: Each token's place in its example [tokens]; None where that is not known.
+        positions: Each token's place in its example [tokens]; None if that is not known.
     """
     lengths = norms[norms > 0]
     median = float(np.median(lengths)) if len(lengths) else 1.0

@@ -7,8 +7,7 @@ from typing import Literal
 from saelib.diagnosis.carriers import MassiveTokens, OutlierDimension
 from saelib.diagnosis.names import SHOWN_AS, Remedy
 from saelib.diagnosis.result import DeadFractions
-from saelib.preprocessing.choose import percent
-from saelib.preprocessing.recommend import ACCEPTED_AFTER, MeasuredDeath, recommend
+from saelib.preprocessing.recommend import ACCEPTED_AFTER, MeasuredDeath, percent, recommend
 from saelib.stats.compute import effective_rank
 from saelib.stats.layer_stats import LayerStats
 
@@ -40,31 +39,32 @@ class Decision:
 
 def decide(
     stats: LayerStats,
-    dead: Mapping[str, DeadFractions],
+    measured: Mapping[str, DeadFractions],
     predicted: Mapping[str, DeadFractions],
     dimensions: Sequence[OutlierDimension],
     massive: MassiveTokens,
     d_sae: int,
     floor: float,
 ) -> Decision:
-    """Decides by `dead`: the least invasive remedy that leaves few latents dead.
+    """Decides for the least invasive remedy that leaves few latents dead, by what was counted.
 
     Args:
         stats: Of the rows.
-        dead: Preprocessing -> what was counted (or predicted, for architectures that are not counted).
-        predicted: Preprocessing -> what the cap law says.
+        measured: Preprocessing -> counted death; empty for an architecture that is only predicted.
+        predicted: Preprocessing -> death by the cap law.
         dimensions: Those that carry the mean.
         massive: Tokens of extreme length.
         d_sae: Latents of the SAE.
         floor: Death that no preprocessing goes below with so many tokens.
     """
+    dead = measured or predicted
     found = recommend({name: MeasuredDeath(of.dead_total, of.standard_error, 1) for name, of in dead.items()})
     assert found is not None
     chosen = found.preprocessing
     reasons = [_cause(stats, dimensions), *_tried(chosen, dead), *_cost(chosen, floor, dead)]
     if massive.share > 0:
         reasons.append(_about_massive(massive))
-    confidence, why = _confidence(stats, chosen, dead, predicted)
+    confidence, why = _confidence(stats, chosen, dead, predicted, bool(measured))
     return Decision(chosen, confidence, [*reasons, why], _verdict(chosen, dead, dimensions, stats, d_sae))
 
 
@@ -106,24 +106,26 @@ def _cause(stats: LayerStats, dimensions: Sequence[OutlierDimension]) -> str:
 
 
 def _tried(chosen: str, dead: Mapping[str, DeadFractions]) -> list[str]:
+    """Says what each remedy leaves, from the least invasive to the chosen one, or to the last if none is accepted."""
+    accepted = _accepted(chosen, dead[chosen])
     sentences = []
     for name in REMEDIES:
         if name not in dead:
             continue
         of = dead[name]
-        verb = "is chosen" if name == chosen else "is passed over" if _index(name) < _index(chosen) else "is not needed"
         sentences.append(
             f"{SHOWN_AS[name].capitalize()}: {percent(of.dead_total)} dead "
             f"({percent(of.dead_relu)} never positive, {percent(of.dead_topk_only)} never selected); "
-            f"up to {ACCEPTED_AFTER[name]:.0%} is accepted, so '{REMEDIES[name]}' {verb}."
+            f"'{REMEDIES[name]}' is accepted up to {ACCEPTED_AFTER[name]:.0%}."
         )
-        if name == chosen:
-            break
-    return sentences
+        if name == chosen and accepted:
+            return sentences
+    return [*sentences, f"None of them is accepted; '{REMEDIES[chosen]}' leaves the fewest dead."]
 
 
-def _index(name: str) -> int:
-    return list(REMEDIES).index(name)
+def _accepted(name: str, of: DeadFractions) -> bool:
+    """True if a death is accepted under a preprocessing, with two standard errors granted."""
+    return of.dead_total <= ACCEPTED_AFTER[name] + 2 * of.standard_error
 
 
 def _cost(chosen: str, floor: float, dead: Mapping[str, DeadFractions]) -> list[str]:
@@ -157,15 +159,21 @@ def _about_massive(massive: MassiveTokens) -> str:
 
 
 def _confidence(
-    stats: LayerStats, chosen: str, dead: Mapping[str, DeadFractions], predicted: Mapping[str, DeadFractions]
+    stats: LayerStats,
+    chosen: str,
+    dead: Mapping[str, DeadFractions],
+    predicted: Mapping[str, DeadFractions],
+    counted: bool,
 ) -> tuple[Literal["high", "moderate", "low"], str]:
     if stats.tokens < WELL_SAMPLED * stats.d_in:
         return "low", (
             f"Low confidence: {stats.tokens:,} rows are fewer than {WELL_SAMPLED} for each of {stats.d_in:,} "
             "dimensions."
         )
-    if dead[chosen].dead_total - 2 * dead[chosen].standard_error > ACCEPTED_AFTER[chosen]:
-        return "low", "Low confidence: no remedy reaches what is accepted; this is the one that leaves fewest dead."
+    if not _accepted(chosen, dead[chosen]):
+        return "low", "Low confidence: no remedy is accepted."
+    if not counted:
+        return "moderate", "Moderate confidence: death of this architecture is predicted, and was not counted."
     near = [
         SHOWN_AS[name]
         for name in REMEDIES

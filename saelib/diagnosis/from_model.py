@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from saelib.activations.rows import ArrayRows
 from saelib.config import Config
 from saelib.config.load import check_config, read_yaml
+from saelib.config.sites import Layer
 from saelib.errors import UserError
 
 Advance = Callable[[int], None]
@@ -24,7 +25,7 @@ LEAST_HELD_OUT = 0.01
 
 @dataclass(frozen=True)
 class ModelQuestion:
-    """Which activations are wanted."""
+    """A question for the activations of a model's layers."""
 
     model: str
     """A folder with a checkpoint, `organization/name` on the hub, or a model of the suite `configfile`."""
@@ -37,10 +38,12 @@ class ModelQuestion:
     images: Path | None = None
     """A folder of images."""
     family: str | None = None
-    """How the checkpoint is loaded; guessed from the data and the files where None."""
+    """Family that loads the checkpoint; told by the data and the files if None."""
     configfile: Path = Path("workflow_config.yaml")
     max_length: int | None = None
-    """Tokens that the model reads at once; the family's own default where None."""
+    """Tokens that the model reads at once; the family's own default if None."""
+    sites: str = "residual"
+    """Places within each layer, by commas: `residual`, `attention_out`, `mlp_out` (docs/models.md)."""
 
     def __post_init__(self) -> None:
         """Raises `UserError` where more than one kind of data is named."""
@@ -57,7 +60,7 @@ class TokenRows(ArrayRows):
         self.positions = positions
 
 
-def model_rows(question: ModelQuestion, tokens: int, advance: Advance = lambda _: None) -> dict[int, TokenRows]:
+def model_rows(question: ModelQuestion, tokens: int, advance: Advance = lambda _: None) -> dict[Layer, TokenRows]:
     """Runs the model once over the data, until every layer has so many tokens, into temporary files.
 
     Args:
@@ -71,7 +74,7 @@ def model_rows(question: ModelQuestion, tokens: int, advance: Advance = lambda _
     from saelib.extract.batches import open_batches
 
     name, config = _suite_of_one(question)
-    layers = config.models[name].layers
+    layers = config.models[name].places
     files = {layer: tempfile.TemporaryFile() for layer in layers}  # noqa: SIM115 (memory maps keep them open)
     widths: dict[int, int] = {}
     examples: list[NDArray[np.int32]] = []
@@ -116,6 +119,10 @@ def _suite_of_one(question: ModelQuestion) -> tuple[str, Config]:
                 f"({question.configfile} has no model of this name, which would bring its own)"
             )
         entry = {"domain": "given", "source": _source(question)}
+    elif question.family is not None:
+        raise UserError(f"--family: {question.configfile} says how {question.model} is loaded; leave the option out")
+    elif question.max_length is not None:
+        entry["source"] = entry["source"] | {"max_length": question.max_length}
     layers = int(question.layers) if question.layers.isdigit() else question.layers
     entry = {key: value for key, value in entry.items() if key in ("domain", "source", "dataset", "blocks", "width")}
     if given is not None:
@@ -127,7 +134,7 @@ def _suite_of_one(question: ModelQuestion) -> tuple[str, Config]:
     raw = {
         "heldout_fraction": LEAST_HELD_OUT,
         "datasets": datasets,
-        "models": {name: entry | {"layers": layers}},
+        "models": {name: entry | {"layers": layers, "sites": [site.strip() for site in question.sites.split(",")]}},
     }
     return name, check_config(raw, f"--model {question.model}")
 
@@ -159,7 +166,7 @@ def _dataset(question: ModelQuestion) -> dict[str, Any] | None:
 
 
 def _source(question: ModelQuestion) -> dict[str, Any]:
-    """How the checkpoint is loaded."""
+    """Describes how the checkpoint is loaded, as a suite's `source` does."""
     path = Path(question.model).expanduser()
     local = path.exists()
     weights = {"path": str(path)} if local else {"hf": question.model}

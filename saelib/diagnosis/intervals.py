@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student_t
+from threadpoolctl import threadpool_limits
 
 from saelib.activations.rows import Rows, read_float32
 from saelib.preprocessing.transform import layer_norm
@@ -21,7 +22,7 @@ from saelib.stats.layer_stats import LayerStats
 
 GROUPS = 32
 ROWS_PER_GROUP = 8
-"""With fewer rows in a run there is no interval."""
+"""Rows in a run below which there is no interval."""
 AT_A_TIME = 4096
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Intervals:
-    """95 % intervals (low, high); None where the statistic is not defined or there are too few rows."""
+    """95 % intervals (low, high); None if the statistic is not defined or there are too few rows."""
 
     gamma: Interval | None = None
     gamma_raw: Interval | None = None
@@ -58,6 +59,11 @@ def measure_spread(rows: Rows, stats: LayerStats, threads: int = 1) -> Spread:
         stats: Its statistics, with arrays.
         threads: Blocks that are worked on at a time; they change no bit of the result.
     """
+    with threadpool_limits(1, user_api="blas"):  # the blocks share the CPUs, and more threads would change last bits
+        return _measure_spread(rows, stats, threads)
+
+
+def _measure_spread(rows: Rows, stats: LayerStats, threads: int) -> Spread:
     tokens, d_in = rows.shape
     moments = _Moments(tokens, d_in, stats)
     for start, block, found in _over_blocks(rows, moments.of_block, threads):
@@ -120,7 +126,7 @@ def _join(sums: list[_Sum]) -> _Sum:
 
 
 class _Moments:
-    """What the first pass collects for each run of rows."""
+    """Moments that the first pass collects for each run of rows."""
 
     def __init__(self, tokens: int, d_in: int, stats: LayerStats) -> None:
         self.tokens = tokens
@@ -129,7 +135,7 @@ class _Moments:
         """Sums of the powers 1 to 4 of (x - mean) / std."""
         self.rows_in = np.zeros(GROUPS)
         self.gram = np.zeros((d_in, d_in))
-        """Of the LayerNormed rows about `ln_mean`."""
+        """Gram matrix of the LayerNormed rows about `ln_mean`."""
         self.norms = np.zeros(tokens, dtype=np.float32)
         self.mean, self.ln_mean = stats.arrays["mean"], stats.arrays["ln_mean"]
         std = stats.arrays["std"]
@@ -202,7 +208,7 @@ def _exp(interval: Interval | None) -> Interval | None:
 
 
 def _gamma_interval(runs: _Runs, gamma: float | None) -> Interval | None:
-    """On the logarithm, because gamma is a ratio of lengths."""
+    """Computes the interval on the logarithm, because gamma is a ratio of lengths."""
     if not gamma:
         return None
     without = np.array([one.gamma() for one in runs.without_each()])
@@ -221,7 +227,7 @@ def _kurtosis_interval(moments: _Moments, kurtosis: float | None) -> Interval | 
 
 
 def _rank_interval(rows: Rows, moments: _Moments, rank: float, threads: int) -> Interval | None:
-    """From each row's influence on the entropy of the spectrum, which saves a spectrum for each run.
+    """Computes the interval from each row's influence on the entropy of the spectrum, which saves a spectrum per run.
 
     The entropy H = -sum p log p of p = lambda / sum lambda moves with the covariance C by trace(F dC), where F has the
     eigenvectors of C and the eigenvalues -(log p + H) / sum lambda. A row y moves C towards y y'.

@@ -3,7 +3,7 @@
 from typing import Literal
 
 Remedy = Literal["none", "mean_center", "pca_whiten"]
-"""What to do to the activations before an SAE reads them, from the least to the most invasive."""
+"""Something done to activations before an SAE reads them; the least invasive comes first."""
 
 SHOWN_AS = {
     "raw": "as they are",
@@ -12,7 +12,7 @@ SHOWN_AS = {
     "partial_pca": "partially whitened",
     "pca": "whitened",
 }
-"""Preprocessing -> what people call its activations, in the order in which they are shown."""
+"""Preprocessing -> words for its activations, in the order in which they are shown."""
 
 IN_JSON = {
     "raw": "raw",

@@ -64,7 +64,7 @@ def _over_sizes(axes: "Axes", found: "Diagnosis") -> None:
     axes.set_xscale("log")
     axes.set_ylim(0, None)
     axes.set_xlabel("k / d_sae")
-    axes.set_ylabel("dead latents (%), predicted")
+    axes.set_ylabel("dead latents (%), predicted, TopK")
     axes.set_title(f"(b) for other sizes, {found.tokens:,} tokens", loc="left", fontsize=10)
     axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""A diagnosis: typed fields, as JSON, as a screen of text, as a picture, and as a card in a notebook."""
+"""The diagnosis of a layer: typed fields, as JSON, as a screen of text, as a picture, and as a card in a notebook."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -27,13 +27,13 @@ class DeadFractions:
     """Fractions of the latents, each in [0, 1]."""
 
     dead_relu: float
-    """Positive on no token."""
+    """Latents that are positive on no token."""
     dead_topk_only: float
-    """Positive on some token, among the k largest on none."""
+    """Latents that are positive on some token, but never among the k largest; 0 for ReLU and JumpReLU."""
     dead_total: float
-    """Selected on no token: the sum of the two."""
+    """Latents that are selected on no token: the sum of the two."""
     standard_error: float
-    """Of `dead_total`, over random dictionaries."""
+    """Standard error of `dead_total` over random dictionaries."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,16 @@ class Diagnosis:
     """The answer of `saelib.diagnose` for one layer. `print` it, `plot` it, or let a notebook show it."""
 
     name: str
-    """What was diagnosed: a path, or `activations`."""
+    """Name of the activations: a path, or `activations`."""
     tokens: int
-    """Rows that were read; evenly spread over all where there are more."""
+    """Rows that were read; evenly spread if there are more."""
     available: int
     """Rows that there are."""
     d_in: int
     d_sae: int
     k: int
     architecture: str
-    """`topk`, `batchtopk`, `relu` or `jumprelu`: what the recommendation is made for."""
+    """`topk`, `batch_topk`, `relu` or `jumprelu`: what the recommendation is made for."""
     gamma: float | None
     """||mean|| / ||std|| after LayerNorm of each token: the paper's."""
     gamma_raw: float | None
@@ -63,26 +63,28 @@ class Diagnosis:
     outlier_dimensions: list[OutlierDimension]
     massive_tokens: MassiveTokens
     predicted: dict[str, DeadFractions]
-    """Preprocessing -> what the cap law says, from 2,048 random directions."""
+    """Preprocessing -> death by the cap law, from 2,048 random directions."""
     measured: dict[str, DeadFractions]
-    """Preprocessing -> what was counted with real dictionaries on these rows."""
+    """Preprocessing -> death counted on these rows with real dictionaries; empty for BatchTopK, whose bar depends on
+    the batch."""
     other_architectures: dict[str, dict[str, float]]
     """Architecture -> preprocessing -> predicted `dead_total`, for those other than `architecture`."""
     curve_tokens: tuple[int, ...]
-    """Numbers of tokens after which `curves` were read off."""
+    """Numbers of tokens that `curves` are read off at."""
     curves: dict[str, tuple[float, ...]]
-    """Preprocessing -> counted `dead_total` after so many tokens."""
+    """Preprocessing -> counted `dead_total` after so many tokens; empty if nothing was counted."""
     landscape: Landscape
+    """Predicted `dead_total` of TopK SAEs of other sizes."""
     recommendation: Remedy
     confidence: Literal["high", "moderate", "low"]
     reasons: list[str]
     """Sentences: what was found, why this remedy, how sure, and what it costs."""
     warnings: list[str]
-    """What a reader of these numbers should know."""
+    """Sentences that a reader of these numbers should know."""
     verdict: str
     """The answer in a sentence or two."""
     sae: "SAEFindings | None" = None
-    """What is wrong with the SAE that was given."""
+    """Findings about the SAE that was given."""
     preprocessing: "Preprocessing | None" = field(default=None, repr=False, compare=False)
     """The recommended preprocessing, fitted to these rows: `apply` it, or take its `center`."""
     death: InitDeath | None = field(default=None, repr=False, compare=False)
@@ -95,16 +97,16 @@ class Diagnosis:
 
     @property
     def center(self) -> NDArray[np.float32]:
-        """Where b_dec should start: [d_in]; zeros where nothing needs to be done."""
+        """The start of b_dec, [d_in]: zeros if nothing needs to be done; for whitening, the mean that it subtracts."""
         assert self.preprocessing is not None
         return self.preprocessing.center.astype(np.float32)
 
     def dead(self, preprocessing: str) -> DeadFractions:
-        """Gives what was counted under a preprocessing, or what is predicted where nothing was counted."""
+        """Gives the death that was counted under a preprocessing, or the predicted one if none was counted."""
         return self.measured.get(preprocessing, self.predicted[preprocessing])
 
     def to_dict(self) -> dict[str, Any]:
-        """Gives what `saelib diagnose --json` prints: numbers, strings, lists and dicts."""
+        """Gives the content of `saelib diagnose --json`: numbers, strings, lists and dicts."""
         hidden = ("preprocessing", "death", "landscape", "sae", "predicted", "measured", "curves")
         plain = {name: _plain(getattr(self, name)) for name in self.__dataclass_fields__ if name not in hidden}
         plain["predicted"] = _named(self.predicted)

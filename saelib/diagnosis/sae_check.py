@@ -12,7 +12,7 @@ from saelib.errors import UserError
 from saelib.evaluation.measure import measure
 from saelib.evaluation.result import Evaluation
 from saelib.evaluation.space import PreparedRows
-from saelib.preprocessing.choose import percent
+from saelib.preprocessing.recommend import percent
 from saelib.sae.file import SavedSAE
 from saelib.stats.layer_stats import LayerStats
 
@@ -130,7 +130,8 @@ def _findings(
         )
     model, layer = saved.about.get("model"), saved.about.get("layer")
     if model is not None and layer is not None:
-        findings.append(f"Its file says that it was trained on {model} layer {layer}.")
+        place = f"{model} layer {layer} {saved.about.get('site', 'residual')}".removesuffix(" residual")
+        findings.append(f"Its file says that it was trained on {place}.")
     return findings
 
 

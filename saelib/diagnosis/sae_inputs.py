@@ -41,7 +41,7 @@ class Input:
     sae: SavedSAE
     """The SAE that reads the result."""
     applied_twice: bool = False
-    """Whether this input takes back a step that the SAE does itself."""
+    """True if this input takes back a step that the SAE does itself."""
     factor: float = 1.0
     """The factor that `change` multiplies by, if it does nothing else."""
 

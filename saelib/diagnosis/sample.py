@@ -16,11 +16,11 @@ def spool(batches: Iterable[Any], tokens: int, name: str) -> Rows:
 
     Args:
         batches: Arrays or tensors [n, d_in] or [n, context, d_in], all of one width.
-        tokens: Batches are asked for until there are so many rows.
-        name: What messages call them.
+        tokens: Rows to keep; no batch is asked for once there are so many.
+        name: Their name in messages.
 
     Raises:
-        UserError: Where there are none, or one has another width or no floating point.
+        UserError: If there are none, or one has another width or is not floating point.
     """
     file = tempfile.TemporaryFile()  # noqa: SIM115 (the memory map keeps it open)
     found, width = 0, 0

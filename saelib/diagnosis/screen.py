@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from saelib.diagnosis.names import SHOWN_AS
 from saelib.diagnosis.remedies import LIBRARIES, lines_for
-from saelib.preprocessing.choose import percent
+from saelib.preprocessing.recommend import percent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -123,7 +123,7 @@ def _carriers(found: "Diagnosis") -> Any:
 
 
 def _death(found: "Diagnosis", width: int) -> Any:
-    """Death under each preprocessing; the bars are left out of a narrow screen."""
+    """Makes the table of death under each preprocessing; a narrow screen has no bars."""
     wide = width >= WIDE
     headers = ["dead latents", "predicted", "counted", "s.e.", "never > 0", "never chosen"]
     table = _table(*headers, *([""] if wide else []))
@@ -143,8 +143,10 @@ def _death(found: "Diagnosis", width: int) -> Any:
 
 
 def _over_tokens(found: "Diagnosis") -> str:
-    """How the total falls with the number of tokens."""
+    """Tells how death falls with the number of tokens."""
     name = "raw"
+    if name not in found.curves:
+        return "not counted: the bar of a BatchTopK SAE depends on the batch"
     steps = [n for n in (1_000, 10_000, 100_000) if n < found.tokens]
     indices = [min(range(len(found.curve_tokens)), key=lambda i: abs(found.curve_tokens[i] - n)) for n in steps]
     indices.append(len(found.curve_tokens) - 1)
@@ -165,7 +167,7 @@ def _landscape(found: "Diagnosis") -> Any:
     """Death for other sizes of the SAE: as it is, centered and, if that is advised, whitened."""
     grid = found.landscape
     names = ["raw", "center_median", *(["pca"] if found.recommended == "pca" else [])]
-    table = _table(f"% dead {' → '.join(SHOWN_AS[name] for name in names)}", *(f"k {k}" for k in grid.k))
+    table = _table(f"% dead, TopK: {' → '.join(SHOWN_AS[name] for name in names)}", *(f"k {k}" for k in grid.k))
     for row, d_sae in enumerate(grid.d_sae):
         cells = []
         for column, k in enumerate(grid.k):
@@ -181,7 +183,7 @@ def show_layers(found: "Sequence[Diagnosis]", console: "Console") -> None:
     """Prints one line for each of several layers; `--html` has a card for each."""
     table = _table("layer", "gamma", "gamma_unit", "rank", "% dead", "centered", "whitened", "recommendation")
     for one in found:
-        dead = [percent(one.measured[name].dead_total) if name in one.measured else "" for name in
+        dead = [percent(one.dead(name).dead_total) if name in one.predicted else "" for name in
                 ("raw", "center_median", "pca")]  # fmt: skip
         numbers = ["" if value is None else f"{value:.3g}" for value in (one.gamma, one.gamma_unit, one.effective_rank)]
         table.add_row(one.name, *numbers, *dead, f"{one.recommendation} ({one.confidence})")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saelib.evaluation.result import Evaluation
-from saelib.evaluation.space import Sample, Scale, Space
+from saelib.evaluation.space import CONSTANT, Sample, Scale, Space
 from saelib.sae.model import SAE
 from saelib.sae.products import largest
 
@@ -133,8 +133,10 @@ class _Error:
         """mse, normalized mse, variance explained."""
         mse = self._error / self.tokens
         drift = self._drift / self.tokens
-        variance = self._squares / self.tokens - float(drift @ drift)
-        return mse, mse / self._scale.variance, 1 - mse / variance if variance > 0 else math.nan
+        mean_square = self._squares / self.tokens
+        variance = mean_square - float(drift @ drift)
+        explained = 1 - mse / variance if variance > CONSTANT * mean_square else math.nan
+        return mse, mse / self._scale.variance, explained
 
 
 class _TokenErrors:

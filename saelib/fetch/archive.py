@@ -1,8 +1,8 @@
 """Unpacks archives without trusting them."""
 
+import errno
 import gzip
 import re
-import shutil
 import stat
 import tarfile
 import zipfile
@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from saelib.errors import UserError
+from saelib.fetch.cache import check_room
 
 TARS = (".tar", ".tar.gz", ".tgz")
 GZIP = b"\x1f\x8b"
@@ -25,6 +26,8 @@ DAMAGE = (
     zlib.error,
     EOFError,
     NotImplementedError,  # raised by zipfile if a header names a version or a feature that it does not know
+    ValueError,  # raised for a name that is not UTF-8 or contains a zero byte
+    IndexError,  # raised by zipfile for an empty name
 )
 
 
@@ -46,7 +49,15 @@ def unpack(archive: Path, name: str, target: Path) -> None:
         else:
             _unpack_zip(archive, name, target)
     except DAMAGE as error:
-        raise UserError(f"{name}: not an archive that can be read, or damaged ({error})") from None
+        raise _damaged(name, error) from None
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # raised for an offset in a header that leads to before the file
+            raise _damaged(name, error) from None
+        raise
+
+
+def _damaged(name: str, error: Exception) -> UserError:
+    return UserError(f"{name}: not an archive that can be read, or damaged ({error})")
 
 
 def _unpack_tar(path: Path, name: str, target: Path) -> None:
@@ -54,7 +65,7 @@ def _unpack_tar(path: Path, name: str, target: Path) -> None:
         members = archive.getmembers()
         for member in members:
             _check_member(name, member.name, is_plain=member.isreg() or member.isdir())
-        _check_room(name, sum(member.size for member in members), target)
+        check_room(name, sum(member.size for member in members), target.parent)
         while stream.read(CHUNK):  # tarfile stops at the last member; gzip compares its checksum at the end
             pass
         archive.extractall(target, filter="data")
@@ -76,7 +87,7 @@ def _unpack_zip(path: Path, name: str, target: Path) -> None:
             if member.compress_type not in METHODS:
                 raise UserError(f"{name}: refused, because its member '{member.filename}' is not compressed by deflate")
             _check_member(name, member.orig_filename, is_plain=kind in (0, stat.S_IFREG, stat.S_IFDIR))
-        _check_room(name, sum(member.file_size for member in members), target)
+        check_room(name, sum(member.file_size for member in members), target.parent)
         archive.extractall(target)
 
 
@@ -86,9 +97,3 @@ def _check_member(archive: str, member: str, is_plain: bool) -> None:
         raise UserError(f"{archive}: refused, because its member '{member}' leads outside of it")
     if not is_plain:
         raise UserError(f"{archive}: refused, because its member '{member}' is a link or a device, not a file")
-
-
-def _check_room(archive: str, needed: int, target: Path) -> None:
-    free = shutil.disk_usage(target).free
-    if needed > free:
-        raise UserError(f"{archive}: needs {needed >> 20} MB in {target.parent}, but {free >> 20} MB are free")

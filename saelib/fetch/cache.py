@@ -1,6 +1,7 @@
-"""Locates and locks the cache of fetched files, which several processes may share."""
+"""Locates, locks and checks the cache of fetched files, which several processes may share."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock
 
+from saelib.errors import UserError
 from saelib.files.publish import remove_drafts
 
 
@@ -26,3 +28,10 @@ def claimed(folder: Path) -> Iterator[None]:
     with FileLock(folder / "lock"):
         remove_drafts(folder)
         yield
+
+
+def check_room(name: str, needed: int, folder: Path) -> None:
+    """Raises `UserError` if `name`, which takes `needed` bytes, does not fit on the disk of `folder`."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(f"{name}: needs {needed >> 20} MB in {folder}, but {free >> 20} MB are free")

@@ -1,7 +1,6 @@
 """Downloads one file over HTTP or FTP, and resumes after a broken connection."""
 
 import logging
-import shutil
 import time
 from http.client import HTTPException
 from pathlib import Path
@@ -11,6 +10,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from saelib.errors import UserError
+from saelib.fetch.cache import check_room
 from saelib.progress import progress
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def _attempt(url: str, target: Path, pinned: bool) -> None:
             raise UserError(f"{url}: the server sent a different part of the file than requested")
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length else None
-        _check_room(url, int(length or 0), target)
+        check_room(url, int(length or 0), target.parent)
         mark.write_text(_version(answer.headers))
         _receive(answer, target, have, total)
     if total is not None and _size(target) != total:
@@ -95,12 +95,6 @@ def _version(headers: Any) -> str:
     """Returns the value for `If-Range`, by which the server continues a part only if the file has not changed."""
     etag = headers.get("ETag", "")
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
-
-
-def _check_room(url: str, needed: int, target: Path) -> None:
-    free = shutil.disk_usage(target.parent).free
-    if needed > free:
-        raise UserError(f"{url}: needs {needed >> 20} MB in {target.parent}, but {free >> 20} MB are free")
 
 
 def _size(path: Path) -> int:

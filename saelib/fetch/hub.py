@@ -49,16 +49,17 @@ def commit(files: HubFiles, without_network: str) -> str:
 
 
 def list_files(files: HubFiles) -> tuple[str, list[str]]:
-    """List a repository's files: the commit, and their paths. Without a network, the files that are in the cache.
+    """Returns a repository's commit and the paths of its files; without a network, of the files in the cache.
 
     Raises:
-        UserError: if there is no such repository or revision, or neither hub nor cache gives it.
+        UserError: If there is no such repository or revision, or if neither the hub nor the cache has it.
     """
     from huggingface_hub import HfApi
 
+    without_network = "download the files elsewhere and name their folder"
     try:
-        sha = commit(files, "download the files elsewhere and name their folder")
-        with hub_errors(files, "download the files elsewhere and name their folder"):
+        sha = commit(files, without_network)
+        with hub_errors(files, without_network):
             return sha, HfApi().list_repo_files(files.hf, repo_type=files.repo_type, revision=sha)
     except UserError:
         if (folder := cached(files)) is None:

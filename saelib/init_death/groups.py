@@ -1,8 +1,7 @@
-"""Preprocessings that differ by a constant vector share one matrix product."""
+"""The common parts of counting and probing: preprocessings that share a matrix product, blocks, points of curves."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +9,6 @@ from numpy.typing import NDArray
 from saelib.activations.rows import Rows
 from saelib.errors import UserError
 from saelib.preprocessing.transform import Preprocessing
-
-if TYPE_CHECKING:
-    from saelib.init_death.near import Near
 
 
 @dataclass(frozen=True)
@@ -26,17 +22,19 @@ class Group:
     preprocessings: tuple[Preprocessing, ...]
     """One for each name."""
 
-    def near(self, x: NDArray[np.float32], block: NDArray[np.floating], offset: NDArray[np.float32] | None) -> "Near":
-        """Find the tokens of a block for which `x` plus a delta would be imprecise."""
-        from saelib.init_death.near import find_near, nothing_near
-
-        if not self.deltas.any():
-            return nothing_near(len(self.names), x)
-        return find_near(x, self.deltas, self.preprocessings, block, offset)
-
 
 def group_shifts(rows: Rows, preprocessings: Mapping[str, Preprocessing]) -> list[Group]:
-    """Group preprocessings: all that only subtract a center share a base near the mean; each other stands alone."""
+    """Group preprocessings: all that only subtract a center share a base near the mean; each other stands alone.
+
+    Raises:
+        UserError: if one was fitted on rows of another width, or the first block is not finite.
+    """
+    for name, preprocess in preprocessings.items():
+        if preprocess.d_in != rows.shape[1]:
+            raise UserError(
+                f"{rows.name}: has {rows.shape[1]} dimensions, but the preprocessing '{name}' was fitted on "
+                f"{preprocess.d_in}"
+            )
     shifted = [name for name, p in preprocessings.items() if p.scale is None and p.token_norm == "none"]
     groups = [
         Group((name,), preprocess, np.zeros((1, preprocess.d_out)), (preprocess,))
@@ -49,6 +47,11 @@ def group_shifts(rows: Rows, preprocessings: Mapping[str, Preprocessing]) -> lis
         of_shifted = tuple(preprocessings[name] for name in shifted)
         groups.insert(0, Group(tuple(shifted), Preprocessing(center), deltas, of_shifted))
     return groups
+
+
+def doubling(tokens: int) -> tuple[int, ...]:
+    """Numbers of tokens after which death is kept: 1, 2, 4, … and `tokens`."""
+    return (*(2**i for i in range(tokens.bit_length()) if 2**i < tokens), tokens)
 
 
 def finite_block(rows: Rows, start: int) -> NDArray[np.floating]:

@@ -8,7 +8,6 @@ Pre-activations are compared as integers that have the same bits: floats > 0 are
 others give 0 or less, and the compiler turns maxima and counts of integers into vector instructions.
 """
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from saelib.files.compiled import compiled_from
+from saelib.files.digest import file_sha256
 from saelib.progress import announce_compiling
 
 announce_compiling()
@@ -25,7 +25,7 @@ NEVER = np.int32(2**31 - 1)
 SHARED, AT_CENTER = -1, -2
 """Values of `Own.row`: the token has no pre-activations of its own, or its own are all zero."""
 
-_SOURCE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+_SOURCE = file_sha256(Path(__file__))
 
 
 def _compiled(function: Callable[..., Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ from threadpoolctl import threadpool_limits
 from saelib.activations.rows import Rows
 from saelib.errors import UserError
 from saelib.init_death.encoder import random_encoder
-from saelib.init_death.groups import Group, finite_block, group_shifts
+from saelib.init_death.groups import Group, doubling, finite_block, group_shifts
 from saelib.init_death.result import Death, InitDeath, death_from_firsts
 from saelib.preprocessing.transform import Preprocessing
 
@@ -32,34 +33,59 @@ def measure(
         d_sae: latents of each dictionary.
         k: latents selected per token.
         seeds: one random dictionary is drawn for each.
-        threads: threads that share the dictionaries and groups of preprocessings; they do not change the result.
+        threads: threads that share the tokens; they do not change the result.
 
     Raises:
         UserError: for impossible settings, and for activations that hold NaN or infinity.
     """
     _check(rows, preprocessings, d_sae, k, seeds)
-    from saelib.init_death.trial import Trial  # its import compiles the kernels
+    from saelib.init_death.trial import Trial  # imported here, because it imports numba, which takes a while
 
     tokens, d_in = rows.shape
     groups = group_shifts(rows, preprocessings)
     encoders = {(d, seed): random_encoder(d, d_sae, seed) for d in {g.base.d_out for g in groups} for seed in seeds}
     trials = [[Trial(encoders[group.base.d_out, seed], group.deltas, k) for seed in seeds] for group in groups]
+    spans = _spans(rows, threads)
+    parts = [trials, *([[trial.unread() for trial in of_group] for of_group in trials] for _ in spans[1:])]
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        for start in range(0, tokens, rows.block_rows):
-            block = finite_block(rows, start)
-            work = []
-            for group, of_group in zip(groups, trials, strict=True):
-                x = group.base.apply(block, rows.offset)
-                near = group.near(x, block, rows.offset)
-                work += [pool.submit(trial.add, x, near, start) for trial in of_group]
-            for future in work:
-                future.result()
-    curve_tokens = (*(2**i for i in range(tokens.bit_length()) if 2**i < tokens), tokens)
+        for part in pool.map(lambda part, span: _read(rows, span, groups, part), parts, spans):
+            if part is not trials:
+                _join(trials, part)
+    curve_tokens = doubling(tokens)
     found: dict[str, Death] = {}
     for group, of_group in zip(groups, trials, strict=True):
         found |= _deaths(group, of_group, tokens, curve_tokens)
     in_order = {name: found[name] for name in preprocessings}
     return InitDeath(tokens, d_in, d_sae, k, tuple(seeds), curve_tokens, in_order)
+
+
+def _spans(rows: Rows, threads: int) -> list[range]:
+    """Shares the rows out among the threads: the first rows of the blocks that each of them reads."""
+    starts = range(0, rows.shape[0], rows.block_rows)
+    edges = [len(starts) * part // threads for part in range(threads + 1)]
+    return [starts[first:last] for first, last in pairwise(edges) if last > first]
+
+
+def _read(rows: Rows, span: range, groups: Sequence[Group], trials: "list[list[Trial]]") -> "list[list[Trial]]":
+    """Lets the trials of each group read the blocks of a span, as long as a token can still be a first one."""
+    from saelib.init_death.near import find_near
+
+    for start in span:
+        block = finite_block(rows, start)
+        for group, of_group in zip(groups, trials, strict=True):
+            waiting = [trial for trial in of_group if not trial.is_over]
+            if waiting:
+                x = group.base.apply(block, rows.offset)
+                near = find_near(x, group.deltas, group.preprocessings, block, rows.offset)
+                for trial in waiting:
+                    trial.add(x, near, start)
+    return trials
+
+
+def _join(trials: "list[list[Trial]]", others: "list[list[Trial]]") -> None:
+    for of_group, of_other in zip(trials, others, strict=True):
+        for trial, other in zip(of_group, of_other, strict=True):
+            trial.join(other)
 
 
 def _deaths(
@@ -72,15 +98,9 @@ def _deaths(
 
 
 def _check(rows: Rows, preprocessings: Mapping[str, Preprocessing], d_sae: int, k: int, seeds: Sequence[int]) -> None:
-    tokens, d_in = rows.shape
-    if tokens < 1:
+    if rows.shape[0] < 1:
         raise UserError(f"{rows.name}: holds no tokens to measure death on")
     if not 1 <= k <= d_sae:
         raise UserError(f"{rows.name}: k = {k}, d_sae = {d_sae}: k must lie between 1 and d_sae")
     if not seeds or not preprocessings:
         raise UserError(f"{rows.name}: measuring init death needs at least one seed and one preprocessing")
-    for name, preprocess in preprocessings.items():
-        if preprocess.d_in != d_in:
-            raise UserError(
-                f"{rows.name}: has {d_in} dimensions, but the preprocessing '{name}' was fitted on {preprocess.d_in}"
-            )

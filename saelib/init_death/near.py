@@ -59,8 +59,10 @@ def find_near(
         block: [tokens, d_in]; tokens as they are stored, without the offset.
         offset: [d_in], or None.
     """
-    near = _is_near(x, deltas)
     found = nothing_near(len(deltas), x)
+    if not deltas.any():  # there are no terms that could cancel
+        return found
+    near = _is_near(x, deltas)
     if not near.any():
         return found
     tokens, variants = np.nonzero(near.T)

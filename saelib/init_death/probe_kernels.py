@@ -1,6 +1,5 @@
-"""What is kept of the products of probes and tokens, read off while they are in cache."""
+"""Maxima and histograms of the products of probes and tokens, updated while the products are in cache."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,11 @@ from numba import njit
 from numpy.typing import NDArray
 
 from saelib.files.compiled import compiled_from
+from saelib.files.digest import file_sha256
 from saelib.progress import announce_compiling
 
 announce_compiling()
-_SOURCE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+_SOURCE = file_sha256(Path(__file__))
 
 
 def _compiled(function: Callable[..., Any]) -> Any:
@@ -29,15 +29,15 @@ def record_products(
     largest_cosine: NDArray[np.float32],
     counts: NDArray[np.int32],
 ) -> None:
-    """Takes some tokens into the largest product and cosine of each probe, and its histogram of positive cosines.
+    """Updates the largest product and cosine of each probe, and its histogram of positive cosines, by some tokens.
 
     Args:
         products: [probes, tokens], finite.
-        inverse_lengths: [tokens]; 1 / ||x||, such that products times it are finite: the caller leaves zeros out.
-        bins_per_cosine: Bins of the histogram from cosine 0 to 1; what lies beyond the last bin counts in the last.
+        inverse_lengths: [tokens]; 1 / ||x||. Products times it are finite, because the caller leaves out zeros.
+        bins_per_cosine: Bins of the histogram from cosine 0 to 1; its last bin also holds all larger cosines.
         largest_product: [probes], updated in place.
-        largest_cosine: [probes], likewise.
-        counts: [probes, 1 + bins], likewise; bin 0 holds the cosines <= 0.
+        largest_cosine: [probes], updated in place.
+        counts: [probes, 1 + bins], updated in place; bin 0 holds the cosines <= 0.
     """
     last = np.float32(counts.shape[1] - 1)
     for probe in range(products.shape[0]):

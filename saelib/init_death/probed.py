@@ -1,8 +1,9 @@
-"""What probes saw of a layer's tokens, and the death that it predicts."""
+"""Products of random probes with a layer's tokens, summarized, and the death that they predict."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,16 +11,20 @@ from numpy.typing import NDArray
 from saelib.errors import UserError
 from saelib.theory import cap_law
 
+Architecture = Literal["topk", "batch_topk", "relu", "jumprelu"]
+"""Names of the SAEs whose death is predicted, as in the config."""
+
 BINS = 96
 _BINS_PER_SD = 16
-"""Bins of the histograms of cosines, in standard deviations 1 / sqrt(d): they end at 6, where 1e-9 of a sphere lies."""
+"""A histogram of cosines has 16 bins per standard deviation, 1 / sqrt(d), and ends at 6 of them: only 1e-9 of a sphere
+lies beyond."""
 
 _POINTS = (np.arange(4) + 0.5) / 4
-"""Where in a bin its cosines are taken to lie."""
+"""Places within a bin at which its cosines are assumed to lie."""
 
 
 def bins_per_cosine(d: int) -> float:
-    """Bins of the histogram from cosine 0 to 1."""
+    """Number of bins of the histogram from cosine 0 to 1."""
     return _BINS_PER_SD * math.sqrt(d)
 
 
@@ -27,9 +32,9 @@ def bins_per_cosine(d: int) -> float:
 class DeathEstimate:
     """Predicted death of untrained dictionaries: fractions of the latents in [0, 1].
 
-    `se_...` is the standard error of the expected value, by the number of probes. `sd_...` is the standard deviation of
-    single dictionaries about it, as if latents died independently: real layers have 1.0 to 1.3 times that, Gaussian
-    tokens about a strong mean, which move all bars together, up to twice.
+    `se_...` is the standard error of the expected value, which the number of probes limits. `sd_...` is the standard
+    deviation of single dictionaries about it, if latents died independently. Real layers have 1.0 to 1.3 times as much,
+    and Gaussian tokens about a strong mean, which moves all bars together, up to twice as much.
     """
 
     dead_relu: float
@@ -45,37 +50,37 @@ class DeathEstimate:
     sd_topk_only: float
     sd_total: float
     floor: float
-    """What isotropic tokens would leave dead, (1 - k / d_sae)^tokens, and no preprocessing can be expected to better;
-    0 where each token selects by a threshold."""
+    """Death under isotropic tokens, (1 - k / d_sae)^tokens, which no preprocessing can be expected to improve on; 0 if
+    tokens select by a threshold."""
 
 
 @dataclass(frozen=True, eq=False)
 class ProbedDeath:
-    """What random probes saw of a layer's tokens under one preprocessing. `probe_death` makes it."""
+    """Cosines of random probes with a layer's tokens under one preprocessing; `probe_death` makes it."""
 
     d: int
     """Dimensions that the SAE reads."""
     curve_tokens: tuple[int, ...]
     """1, 2, 4, ... and all tokens."""
     largest_cosine: NDArray[np.float32]
-    """[curve_tokens, probes]; over the tokens up to there, as all that follow. Tokens of zeros are left out."""
+    """[curve_tokens, probes]; row i is over the first curve_tokens[i] tokens, without those that are all zeros."""
     largest_product: NDArray[np.float32]
-    """[curve_tokens, probes]; the same of pre-activations."""
+    """[curve_tokens, probes]; the largest pre-activation over the same tokens."""
     counts: NDArray[np.int32]
-    """[curve_tokens, probes, BINS]; positive cosines by size."""
+    """[curve_tokens, probes, BINS]; histograms of the positive cosines with the same tokens."""
     lengths: NDArray[np.float32]
-    """[tokens]."""
+    """[tokens]; Euclidean lengths after preprocessing."""
     near_cosines: NDArray[np.float32]
-    """Cosines between tokens that are near the same probe: their quantiles."""
+    """Quantiles of the cosines between tokens that are near the same probe."""
 
     @property
     def tokens(self) -> int:
-        """All that were seen."""
+        """Number of tokens that were read."""
         return self.curve_tokens[-1]
 
     @property
     def probes(self) -> int:
-        """Random unit vectors."""
+        """Number of random unit vectors."""
         return self.largest_cosine.shape[1]
 
     def __repr__(self) -> str:
@@ -88,11 +93,11 @@ class ProbedDeath:
         Args:
             d_sae: Latents of the dictionary.
             k: Latents selected on a token.
-            tokens: Tokens that death is counted over, the first ones of those seen; None: all. Between the points of
-                `curve_tokens` it is interpolated in the logarithm.
+            tokens: Number of tokens, from the first on, that death is counted over; None: all. Between the points of
+                `curve_tokens`, death is interpolated over the logarithm of the number.
 
         Raises:
-            UserError: If k does not lie between 1 and d_sae, or tokens between 1 and those seen.
+            UserError: If k is not between 1 and d_sae, or tokens not between 1 and the number that was read.
         """
         self._check(d_sae, k, tokens)
         correlation = self._bar_correlation(k / d_sae)
@@ -105,8 +110,12 @@ class ProbedDeath:
         The batch has one bar (`cap_law.batch_threshold`). Long tokens pass it more easily and short ones less.
         """
         self._check(d_sae, k, tokens)
-        bars = [cap_law.batch_threshold(self.lengths[:seen], self.d, d_sae, k) for seen in self.curve_tokens]
-        return self._estimate(self._at(tokens, lambda row: self._below(row, bars[row])), d_sae, tokens)
+
+        def passed_over(row: int) -> NDArray[np.float64]:
+            lengths = self.lengths[: self.curve_tokens[row]]
+            return self._below(row, cap_law.batch_threshold(lengths, self.d, d_sae, k))
+
+        return self._estimate(self._at(tokens, passed_over), d_sae, tokens)
 
     def dead_below(self, threshold: float, d_sae: int, tokens: int | None = None) -> DeathEstimate:
         """Predicts the death of a dictionary that selects what exceeds a threshold: JumpReLU, or ReLU with 0.
@@ -114,12 +123,25 @@ class ProbedDeath:
         Args:
             threshold: 0 or more, in the units of the preprocessed activations.
             d_sae: Latents; only the spread between dictionaries depends on it.
-            tokens: As for `dead`.
+            tokens: See `dead`.
         """
         self._check(d_sae, 1, tokens)
         if not threshold >= 0:
             raise UserError(f"threshold = {threshold}: must be 0 or more")
         return self._estimate(self._at(tokens, lambda row: self._below(row, threshold)), d_sae, tokens)
+
+    def dead_for(self, architecture: Architecture, d_sae: int, k: int) -> DeathEstimate:
+        """Predicts the death of a dictionary by the name of its architecture, over all tokens.
+
+        JumpReLU's thresholds start near 0, so before training it selects as ReLU does; neither uses `k`.
+        """
+        match architecture:
+            case "topk":
+                return self.dead(d_sae, k)
+            case "batch_topk":
+                return self.dead_batch_topk(d_sae, k)
+            case "relu" | "jumprelu":
+                return self.dead_below(0.0, d_sae)
 
     def _passed_over(self, row: int, d_sae: int, k: int, correlation: float) -> NDArray[np.float64]:
         """[probes]: the probability that TopK never selects each."""
@@ -134,7 +156,7 @@ class ProbedDeath:
         return np.where(largest > 0, cap_law.over_the_factor(np.exp(others @ of_bins + of_largest)), 1.0)
 
     def _bar_correlation(self, share: float) -> float:
-        """Of the bars of tokens that are near the same probe."""
+        """Correlation of the bars of tokens that are near the same probe."""
         if share >= 1:
             return 0.0
         correlations = cap_law.cap_correlation(self.near_cosines.astype(np.float64), share)
@@ -146,7 +168,7 @@ class ProbedDeath:
     def _estimate(
         self, total: NDArray[np.float64], d_sae: int, tokens: int | None, floor: float = 0.0
     ) -> DeathEstimate:
-        """From the probability of each probe to be never selected: [probes]."""
+        """Summarizes the probability of each probe to be never selected, [probes]."""
         relu = self._at(tokens, lambda row: self._below(row, 0))
         total = np.maximum(total, relu)  # weights of the factor add up to 1 but for rounding
         parts = {"relu": relu, "topk_only": total - relu, "total": total}
@@ -158,7 +180,7 @@ class ProbedDeath:
         return DeathEstimate(**means, **errors, **spreads, floor=floor)
 
     def _at(self, tokens: int | None, of_row: Callable[[int], NDArray[np.float64]]) -> NDArray[np.float64]:
-        """What `of_row` gives of a row of the curve, interpolated for a number of tokens between two."""
+        """Evaluates `of_row` at a row of the curve, and interpolates for a number of tokens between two rows."""
         place = np.interp(math.log(tokens or self.tokens), np.log(self.curve_tokens), np.arange(len(self.curve_tokens)))
         row, part = int(place), place % 1
         return of_row(row) if part < 1e-9 else (1 - part) * of_row(row) + part * of_row(row + 1)

@@ -1,7 +1,7 @@
 """Death before training, predicted for every dictionary size, k and number of tokens from one pass of random probes.
 
-Counting needs a pass for each dictionary. The cap law (`saelib.theory.cap_law`) needs only what some thousand
-random unit vectors, the probes, see of the tokens: each stands for a latent of a dictionary of any size.
+Counting needs a pass for each dictionary. The cap law (`saelib.theory.cap_law`) needs only the cosines of the tokens
+with some thousand random unit vectors, the probes: each stands for a latent of a dictionary of any size.
 
 >>> import numpy as np
 >>> from saelib.activations.rows import ArrayRows
@@ -16,8 +16,8 @@ random unit vectors, the probes, see of the tokens: each stands for a latent of 
 >>> print(f"{probed['centered'].dead(d_sae=32768, k=64, tokens=1000).dead_total:.0%}")
 15%
 
-`dead` is for TopK; `dead_batch_topk` and `dead_below` (ReLU, JumpReLU) are for the other architectures. A prediction is
-for where counting is too slow: `saelib.init_death.measure` counts.
+`dead` is for TopK; `dead_batch_topk` and `dead_below` (ReLU, JumpReLU) are for the other architectures. Predict if
+counting, by `saelib.init_death.measure`, is too slow.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ from threadpoolctl import threadpool_limits
 from saelib.activations.rows import Rows
 from saelib.errors import UserError
 from saelib.init_death.encoder import random_encoder
-from saelib.init_death.groups import Group, finite_block, group_shifts
+from saelib.init_death.groups import Group, doubling, finite_block, group_shifts
 from saelib.init_death.probed import BINS, ProbedDeath, bins_per_cosine
 from saelib.preprocessing.transform import Preprocessing
 from saelib.progress import Advance
@@ -42,11 +42,11 @@ SLICE = 1024
 """Tokens that are multiplied at a time: with `PART` probes 1 MB of products, which stay in cache."""
 
 NEAR = 1e-2
-"""A token shorter than this share of the distance between two centers gets products of its own: in a difference of two
-that are a hundred times as long, rounding would begin to show."""
+"""A token shorter than this share of the distance between two centers gets its own products: as a difference of two
+products that are a hundred times as large, they would begin to show rounding."""
 
 SAMPLE = 2048
-"""Tokens among which those near each probe are compared with each other."""
+"""Size of the sample of tokens in which those near each probe are compared with each other."""
 
 SHORTEST, LONGEST = 1e-30, 1e30
 """Lengths between which products and their ratios are numbers in float32; a shorter token counts as zeros."""
@@ -63,26 +63,26 @@ def probe_death(
     threads: int = 1,
     progress: Advance | None = None,
 ) -> dict[str, ProbedDeath]:
-    """Reads `rows` once and keeps what predicts death for every d_sae, k and number of tokens.
+    """Reads `rows` once, for predictions of death at every d_sae, k and number of tokens.
 
     Args:
         rows: Held-out activations.
         preprocessings: Name -> preprocessing, of the width of `rows`.
-        probes: Random unit vectors. The standard error of a prediction is at most 1 / (2 sqrt(probes)): 1.1 points.
-        seed: Of the probes; of preprocessings of equal width they are the same.
-        threads: Work is shared out by preprocessing and probe; the result does not depend on it.
-        progress: Called with the number of tokens after each block.
+        probes: Number of random unit vectors. The standard error is at most 1 / (2 sqrt(probes)): 1.1 points.
+        seed: Seed of the probes, which preprocessings of equal width share.
+        threads: Number of threads, which share the probes and preprocessings; it does not change the result.
+        progress: Called after each block with its number of tokens.
 
     Returns:
-        For each name what the probes saw.
+        Name -> what its probes predict from.
 
     Raises:
-        UserError: If there are no tokens, probes or preprocessings, if a preprocessing has another width or fewer than
-            2 dimensions are left, and for activations that hold NaN, infinity or tokens longer than 1e30.
+        UserError: If there are no tokens, probes or preprocessings, if a preprocessing has another width or leaves
+            fewer than 2 dimensions, or if activations hold NaN, infinity or tokens longer than 1e30.
     """
     _check(rows, preprocessings, probes)
     tokens = rows.shape[0]
-    curve_tokens = (*(2**i for i in range(tokens.bit_length()) if 2**i < tokens), tokens)
+    curve_tokens = doubling(tokens)
     sample = np.sort(np.random.default_rng(seed).permutation(tokens)[:SAMPLE])
     probings = {name: _Probing(rows.name, p, curve_tokens, sample, probes, seed) for name, p in preprocessings.items()}
     shared = [
@@ -105,7 +105,7 @@ def probe_death(
 
 
 class _Probing:
-    """The probes of one preprocessing, and what they have seen so far."""
+    """The probes of one preprocessing, and their maxima and histograms so far."""
 
     def __init__(
         self,
@@ -143,14 +143,14 @@ class _Probing:
         self.start, self._values = start, values
 
     def record(self, place: tuple[int, int, int], part: int, products: NDArray[np.float32] | None) -> None:
-        """Takes in what the probes from `part` on see of some tokens.
+        """Updates the probes from `part` on by some tokens.
 
         Args:
             place: The row of the curve, first token, last token + 1.
             part: The first of the probes.
-            products: [probes, tokens], if they are known already.
+            products: [probes, tokens]; None: they are computed here.
         """
-        from saelib.init_death.probe_kernels import record_products  # compiles: only where it is used
+        from saelib.init_death.probe_kernels import record_products  # imports numba, which takes a while
 
         row, start, stop = place
         of_part = slice(part, part + PART)
@@ -169,12 +169,12 @@ class _Probing:
         )
 
     def is_far(self, start: int, stop: int, distance: float) -> bool:
-        """Whether all these tokens are so long that a difference of vectors as long as `distance` is precise."""
+        """True if all these tokens are so long that a difference of vectors as long as `distance` is precise."""
         lengths = self._lengths[start:stop]
         return bool(lengths[lengths > 0].min(initial=np.inf) > NEAR * distance)
 
     def slices(self) -> Iterator[tuple[int, int, int]]:
-        """The tokens that were taken, cut where the curve has its points: its row, first token, last token + 1."""
+        """Cuts the tokens that were taken at the points of the curve: yields its row, first token, last token + 1."""
         start, stop = self.start, self.start + len(self._values)
         while start < stop:
             row = int(np.searchsorted(self._curve_tokens, start, side="right"))
@@ -194,7 +194,7 @@ class _Probing:
         )
 
     def _near_cosines(self) -> NDArray[np.float32]:
-        """Cosines between tokens of the sample that are nearest to one probe, of all probes: their quantiles."""
+        """Quantiles of the cosines between tokens of the sample that are nearest to the same probe, over all probes."""
         lengths = self._lengths[self._sample]
         units = self._sampled[lengths > 0] / lengths[lengths > 0, None]
         nearest = min(NEAREST, len(units))
@@ -238,16 +238,11 @@ class _Products:
 
 
 def _check(rows: Rows, preprocessings: Mapping[str, Preprocessing], probes: int) -> None:
-    tokens, d_in = rows.shape
-    if tokens < 1:
+    if rows.shape[0] < 1:
         raise UserError(f"{rows.name}: holds no tokens to predict death on")
     if probes < 1 or not preprocessings:
         raise UserError(f"{rows.name}: predicting death needs at least one probe and one preprocessing")
     for name, preprocess in preprocessings.items():
-        if preprocess.d_in != d_in:
-            raise UserError(
-                f"{rows.name}: has {d_in} dimensions, but the preprocessing '{name}' was fitted on {preprocess.d_in}"
-            )
         if preprocess.d_out < 2:
             raise UserError(
                 f"{rows.name}: the preprocessing '{name}' leaves 1 dimension; with fewer than 2, all latents are "

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from saelib.activations.rows import Rows
 from saelib.config import Config, InitDeathConfig
-from saelib.init_death import measure, save_result
 from saelib.init_death.landscape import Landscape, predict_landscape
+from saelib.init_death.measure import measure
 from saelib.init_death.probes import probe_death
+from saelib.init_death.result import save_result
 from saelib.preprocessing.fit import make_preprocessing
 from saelib.preprocessing.recommend import ORDER
 from saelib.preprocessing.transform import Preprocessing

@@ -1,5 +1,8 @@
 """One random dictionary that reads a stream of tokens."""
 
+from copy import copy
+from typing import Self
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +24,22 @@ class Trial:
         self.first_selected = self.first_positive.copy()
         """int32 [variants, d_sae]; `NEVER` for a latent that was not selected."""
 
+    def unread(self) -> Self:
+        """Makes a trial of the same dictionary that has read nothing yet; the two may read at the same time."""
+        other = copy(self)
+        other.first_positive, other.first_selected = np.full((2, *self._shifts.shape), NEVER)
+        return other
+
+    def join(self, other: Self) -> None:
+        """Takes over the firsts that another trial of the same dictionary found on other tokens."""
+        np.minimum(self.first_positive, other.first_positive, out=self.first_positive)
+        np.minimum(self.first_selected, other.first_selected, out=self.first_selected)
+
+    @property
+    def is_over(self) -> bool:
+        """True once every latent was selected: later tokens change nothing."""
+        return not (self.first_selected == NEVER).any()
+
     def add(self, x: NDArray[np.float32], near: Near, first_token: int) -> None:
         """Reads the tokens from number `first_token` on; calls must come in the order of the tokens.
 
@@ -30,6 +49,8 @@ class Trial:
             first_token: number of the first of these tokens.
         """
         for start, hidden in self._product.blocks(x):
+            if self.is_over:
+                return
             values, row = near.part(start, start + len(hidden))
             own, number = Own(self._pre_activations(values), row), first_token + start
             record_firsts(hidden, self._shifts, own, self._k, number, self.first_positive, self.first_selected)

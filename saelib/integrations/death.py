@@ -68,7 +68,7 @@ def watch(module: nn.Module, method: str, of: Callable[[Any], tuple[Tensor, Tens
     Args:
         module: An SAE. Its weights and its saved files stay as they are.
         method: Name of the method that encodes.
-        of: What that method returns -> (pre-activations, codes).
+        of: The method's result -> (pre-activations, codes).
         death: Receives them. Passes without gradients, such as those of an evaluation, are left out.
     """
     original = getattr(module, method)

@@ -6,7 +6,7 @@ import torch
 
 from saelib.errors import UserError
 from saelib.integrations.death import DeathLog, Report, watch
-from saelib.integrations.starting_point import assign, refuse_started, require, starting_point, unit_rows
+from saelib.integrations.starting_point import refuse_started, require, starting_point, write_start
 
 if TYPE_CHECKING:
     from saelib.diagnosis.result import Diagnosis
@@ -30,7 +30,7 @@ def start(trainer: T, found: "Diagnosis | Preprocessing") -> T:
     Args:
         trainer: A trainer whose `ae` subtracts its decoder bias from its input. `trainSAE` makes its trainers itself,
             so give it a function: `{"trainer": lambda **config: start(TopKTrainer(**config), found), ...}`.
-        found: What `saelib.diagnose` or `saelib.fit_preprocessing` gives. If nothing needs to be done, nothing is.
+        found: The result of `saelib.diagnose` or `saelib.fit_preprocessing`. If nothing needs to be done, nothing is.
 
     Returns:
         `trainer`, changed in place.
@@ -53,13 +53,9 @@ def start(trainer: T, found: "Diagnosis | Preprocessing") -> T:
     if point is None:
         return trainer
     refuse_started(bias)
-    if point.whiten is not None:
-        linear = hasattr(ae, "encoder")
-        W_enc, W_dec = (ae.encoder.weight.T, ae.decoder.weight.T) if linear else (ae.W_enc, ae.W_dec)
-        rows, size = unit_rows(point.decoder(W_dec))
-        assign(W_enc, size * point.encoder(W_enc))
-        assign(W_dec, rows)
-    assign(bias, point.center)
+    linear = hasattr(ae, "encoder")
+    W_enc, W_dec = (ae.encoder.weight.T, ae.decoder.weight.T) if linear else (ae.W_enc, ae.W_dec)
+    write_start(point, W_enc, W_dec, bias, unit_decoder=True)
     update = ours.update
     ours.update = lambda step, *args, **options: update(max(step, 1), *args, **options)
     return trainer

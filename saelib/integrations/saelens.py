@@ -6,7 +6,7 @@ import torch
 
 from saelib.errors import UserError
 from saelib.integrations.death import DeathLog, Report
-from saelib.integrations.starting_point import assign, refuse_started, require, starting_point
+from saelib.integrations.starting_point import refuse_started, require, starting_point, write_start
 
 if TYPE_CHECKING:
     from saelib.diagnosis.result import Diagnosis
@@ -26,7 +26,7 @@ def start(sae: T, found: "Diagnosis | Preprocessing") -> T:
 
     Args:
         sae: A `TrainingSAE` with `apply_b_dec_to_input=True` and `normalize_activations="none"`.
-        found: What `saelib.diagnose` or `saelib.fit_preprocessing` gives. If nothing needs to be done, nothing is.
+        found: The result of `saelib.diagnose` or `saelib.fit_preprocessing`. If nothing needs to be done, nothing is.
 
     Returns:
         `sae`, changed in place.
@@ -41,13 +41,10 @@ def start(sae: T, found: "Diagnosis | Preprocessing") -> T:
     if point is None:
         return sae
     _check(model)
-    if point.whiten is not None:
-        if getattr(model.cfg, "rescale_acts_by_decoder_norm", False):
-            model.fold_W_dec_norm()
-            model.cfg.rescale_acts_by_decoder_norm = False
-        assign(model.W_enc, point.encoder(model.W_enc))
-        assign(model.W_dec, point.decoder(model.W_dec))
-    assign(model.b_dec, point.center)
+    if point.whiten is not None and getattr(model.cfg, "rescale_acts_by_decoder_norm", False):
+        model.fold_W_dec_norm()
+        model.cfg.rescale_acts_by_decoder_norm = False
+    write_start(point, model.W_enc, model.W_dec, model.b_dec, unit_decoder=False)
     return sae
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from saelib.integrations.death import DeathLog, Report, watch
-from saelib.integrations.starting_point import assign, refuse_started, require, starting_point, unit_rows
+from saelib.integrations.starting_point import assign, refuse_started, require, starting_point, write_start
 
 if TYPE_CHECKING:
     from saelib.diagnosis.result import Diagnosis
@@ -25,7 +25,7 @@ def start(sae: T, found: "Diagnosis | Preprocessing") -> T:
 
     Args:
         sae: A `SparseAutoencoder`. `make_saes` has drawn its weights from data points by then, which is kept.
-        found: What `saelib.diagnose` or `saelib.fit_preprocessing` gives. If nothing needs to be done, nothing is.
+        found: The result of `saelib.diagnose` or `saelib.fit_preprocessing`. If nothing needs to be done, nothing is.
 
     Returns:
         `sae`, changed in place.
@@ -39,11 +39,7 @@ def start(sae: T, found: "Diagnosis | Preprocessing") -> T:
     if point is None:
         return sae
     refuse_started(model.b_dec)
-    if point.whiten is not None:
-        rows, size = unit_rows(point.decoder(model.W_dec))
-        assign(model.W_enc, size * point.encoder(model.W_enc))
-        assign(model.W_dec, rows)
-    assign(model.b_dec, point.center)
+    write_start(point, model.W_enc, model.W_dec, model.b_dec, unit_decoder=True)
     if hasattr(sae, "encode"):
         W_enc = model.W_enc.detach().cpu().double()
         assign(model.b_enc, model.b_enc.detach().cpu().double() - point.center @ W_enc)

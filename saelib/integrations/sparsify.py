@@ -6,7 +6,7 @@ import torch
 
 from saelib.errors import UserError
 from saelib.integrations.death import DeathLog, Report, watch
-from saelib.integrations.starting_point import assign, refuse_started, require, starting_point, unit_rows
+from saelib.integrations.starting_point import assign, refuse_started, require, starting_point, write_start
 
 if TYPE_CHECKING:
     from saelib.diagnosis.result import Diagnosis
@@ -27,7 +27,7 @@ def start(sae: T, found: "Diagnosis | Preprocessing") -> T:
 
     Args:
         sae: A `SparseCoder`, such as `trainer.saes["h.6"]`, for the layer that was diagnosed.
-        found: What `saelib.diagnose` or `saelib.fit_preprocessing` gives. If nothing needs to be done, nothing is.
+        found: The result of `saelib.diagnose` or `saelib.fit_preprocessing`. If nothing needs to be done, nothing is.
 
     Returns:
         `sae`, changed in place.
@@ -45,13 +45,7 @@ def start(sae: T, found: "Diagnosis | Preprocessing") -> T:
             "this is a transcoder, which does not subtract b_dec from what it reads: no start can center it"
         )
     refuse_started(coder.b_dec)
-    if point.whiten is not None:
-        rows, size = point.decoder(coder.W_dec), 1.0
-        if coder.cfg.normalize_decoder:
-            rows, size = unit_rows(rows)
-        assign(coder.encoder.weight, size * point.encoder(coder.encoder.weight.T).T)
-        assign(coder.W_dec, rows)
-    assign(coder.b_dec, point.center)
+    write_start(point, coder.encoder.weight.T, coder.W_dec, coder.b_dec, unit_decoder=coder.cfg.normalize_decoder)
 
     def center(module: Any, _args: Any) -> None:
         assign(module.b_dec, point.center)

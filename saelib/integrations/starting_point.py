@@ -1,4 +1,4 @@
-"""What a remedy means for the weights of an SAE that reads the model's own activations."""
+"""Writes a remedy into the weights of an SAE that reads the model's own activations."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,14 +24,6 @@ class StartingPoint:
     unwhiten: Tensor | None = None
     """[d_in, d_in], its pseudo-inverse."""
 
-    def encoder(self, W_enc: Tensor) -> Tensor:
-        """Gives the weights [d_in, d_sae] that compute from x - center what `W_enc` computes from z."""
-        return W_enc if self.whiten is None else _product(self.whiten, W_enc)
-
-    def decoder(self, W_dec: Tensor) -> Tensor:
-        """Gives the weights [d_sae, d_in] whose output is x - center where that of `W_dec` is z."""
-        return W_dec if self.unwhiten is None else _product(W_dec, self.unwhiten)
-
 
 def starting_point(found: "Diagnosis | Preprocessing", d_in: int) -> StartingPoint | None:
     """Reads the remedy of a diagnosis, or a preprocessing; None if it changes nothing.
@@ -41,7 +33,7 @@ def starting_point(found: "Diagnosis | Preprocessing", d_in: int) -> StartingPoi
     the PCA dropped empty directions.
 
     Args:
-        found: What `saelib.diagnose` or `saelib.fit_preprocessing` gives.
+        found: The result of `saelib.diagnose` or `saelib.fit_preprocessing`.
         d_in: Width of the SAE's input.
 
     Raises:
@@ -50,7 +42,7 @@ def starting_point(found: "Diagnosis | Preprocessing", d_in: int) -> StartingPoi
     preprocessing = found if isinstance(found, Preprocessing) else found.preprocessing
     if not isinstance(preprocessing, Preprocessing):
         raise UserError(
-            f"start needs what saelib.diagnose or saelib.fit_preprocessing gives, not {type(found).__name__}"
+            f"start needs the result of saelib.diagnose or saelib.fit_preprocessing, not {type(found).__name__}"
         )
     if preprocessing.d_in != d_in:
         raise UserError(
@@ -71,15 +63,32 @@ def starting_point(found: "Diagnosis | Preprocessing", d_in: int) -> StartingPoi
     return StartingPoint(center, scale @ directions.T, directions @ inverse)
 
 
-def unit_rows(W_dec: Tensor) -> tuple[Tensor, float]:
-    """Scales rows to norm 1, for libraries that keep them there; also gives the mean norm that they had.
+def write_start(point: StartingPoint, W_enc: Tensor, W_dec: Tensor, b_dec: Tensor, *, unit_decoder: bool) -> None:
+    """Writes a starting point into an SAE's parameters, in place; check them with `refuse_started` first.
 
-    Multiply the encoder by that mean norm: codes then have about the right size, while the order of the
-    pre-activations, which selects latents, stays that of whitened space. What remains wrong is each row's own share,
-    its norm over the mean, until training has scaled its encoder.
+    To whiten, W_enc becomes M W_enc, which computes from x - center what it computed from z = (x - center) M, and W_dec
+    becomes W_dec M^-1.
+
+    With `unit_decoder`, the decoder's rows are then scaled to norm 1, for libraries that keep them there, and the
+    encoder by the mean norm that they had. So codes have about the right size, while the order of the pre-activations,
+    which selects latents, stays that of whitened space. What remains wrong is each row's own share of the
+    reconstruction, its norm over the mean, until training has scaled its encoder.
+
+    Args:
+        point: The center, and the whitening if there is one.
+        W_enc: [d_in, d_sae].
+        W_dec: [d_sae, d_in].
+        b_dec: [d_in].
+        unit_decoder: Whether the library keeps the rows of W_dec at norm 1.
     """
-    norms = W_dec.norm(dim=1, keepdim=True)
-    return W_dec / norms.clamp_min(torch.finfo(W_dec.dtype).tiny), float(norms.mean())
+    if point.whiten is not None and point.unwhiten is not None:
+        encoder, decoder = _product(point.whiten, W_enc), _product(W_dec, point.unwhiten)
+        if unit_decoder:
+            norms = decoder.norm(dim=1, keepdim=True)
+            encoder, decoder = norms.mean() * encoder, decoder / norms.clamp_min(torch.finfo(decoder.dtype).tiny)
+        assign(W_enc, encoder)
+        assign(W_dec, decoder)
+    assign(b_dec, point.center)
 
 
 def require(sae: object, name: str, library: str, *names: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from saelib.config.files import HubFiles
 from saelib.errors import UserError
-from saelib.interchange.registry import FORMATS, check_output, import_sae
+from saelib.interchange.registry import FORMATS, check_output, import_sae, load_own
 from saelib.sae.file import SavedSAE, save_sae
 
 HUB = re.compile(r"(?P<id>[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*)(@(?P<revision>[^@:]+))?")
@@ -26,7 +26,7 @@ class Collection:
     """The SAEs in one place; nothing of a remote one is downloaded before `load` asks for it."""
 
     place: str
-    """What messages call it."""
+    """Its name in messages."""
     names: tuple[str, ...]
     """The SAEs' folders in this place; `.` is the place itself."""
     read: Callable[[str, str | None], SavedSAE] = field(repr=False)
@@ -88,6 +88,8 @@ def import_all(collection: Collection, folder: Path, library: str | None = None)
         parts = PurePosixPath("sae" if name == HERE else name)
         out = folder / parts.with_name(f"{parts.name}.safetensors")
         try:
+            if str(out) in written:
+                raise UserError(f"{collection.place}::{name}: {out} already holds another of them; import it alone")
             check_output(out)
             saved = collection.load(name, library)
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -177,8 +179,6 @@ def _from_saelens(release: str, sae_id: str) -> SavedSAE:
 def load_any(place: str, library: str | None = None) -> tuple[SavedSAE, str]:
     """Loads one SAE from wherever it lies: a file of saelib's, or what `open_collection` opens. Also gives its name."""
     if Path(place).is_file() or place.endswith(".safetensors"):
-        from saelib.sae.file import load_sae
-
-        return load_sae(Path(place)), Path(place).name
+        return load_own(Path(place)), Path(place).name
     collection, name = open_collection(place, library)
     return collection.load(name, library), name or Path(collection.place).name

@@ -99,9 +99,6 @@ def _detect(folder: Path) -> str:
     for name, form in FORMATS.items():
         if _holds(folder, form):
             return name
-    inner = sorted(path.name for path in folder.iterdir() if any(_holds(path, form) for form in FORMATS.values()))
-    if inner:
-        raise UserError(f"{folder}: holds {len(inner)} SAE(s) in subfolders; name one, as in {folder / inner[0]}")
     wanted = "; ".join(f"{name}: {' and '.join(form.files)}" for name, form in FORMATS.items())
     raise UserError(f"{folder}: in none of the known formats, which hold {wanted}")
 

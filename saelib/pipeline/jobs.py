@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from saelib.config import Config
+from saelib.environments import explain_missing_extras
 from saelib.errors import UserError
-from saelib.extras import explain_missing_extras
 from saelib.files.publish import remove_drafts
 from saelib.pipeline.failures import FailureRecord
 from saelib.pipeline.plan import Job, load_job

@@ -14,7 +14,6 @@ NOT_IN_KEYS = (
     "saelib.config",
     "saelib.environments",
     "saelib.errors",
-    "saelib.extras",
     "saelib.fetch",
     "saelib.files.publish",
     "saelib.files.sealed",

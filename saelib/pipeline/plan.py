@@ -37,7 +37,7 @@ class Job:
     targets: tuple[Target, ...]
     after: tuple[str, ...]
     why: str = ""
-    """Why the job runs, on one line."""
+    """The reason for the job, on one line."""
 
     @property
     def id(self) -> str:

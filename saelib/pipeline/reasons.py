@@ -164,7 +164,9 @@ def _plain(value: Any) -> str:
 def _shown(value: Any) -> str:
     if value is None:
         return "none"
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False).strip("[]{}").replace('"', "")
+    if isinstance(value, list | tuple):
+        value = ", ".join(_shown(item) for item in value if item != "")
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False).strip("{}").replace('"', "")
     return (text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…") or "nothing"
 
 

@@ -9,9 +9,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from saelib.preprocessing.choose import ACCEPTED, percent
+from saelib.config.training import PreprocessingName
 
-ORDER = ("raw", "center_median", "pca")
+ACCEPTED = 0.01
+"""Total death up to which a preprocessing is not worthwhile: 1 % of the latents."""
+
+ORDER: tuple[PreprocessingName, ...] = ("raw", "center_median", "pca")
 """The candidates, from the least to the most invasive."""
 
 ACCEPTED_AFTER = {"raw": ACCEPTED, "center_median": 0.05, "pca": ACCEPTED}
@@ -42,7 +45,7 @@ class MeasuredDeath:
         return 2 * self.sd / math.sqrt(self.seeds)
 
     def accepted(self, preprocessing: str) -> bool:
-        """Whether it is at most what is accepted under this preprocessing, or above it by no more than the noise."""
+        """True if the mean is accepted under this preprocessing, or exceeds the limit by no more than the noise."""
         return self.mean <= ACCEPTED_AFTER[preprocessing] + self.noise
 
 
@@ -59,7 +62,7 @@ class TrainedSAE:
 class Recommendation:
     """A preprocessing, and the reason for it in one sentence or a few."""
 
-    preprocessing: str
+    preprocessing: PreprocessingName
     reason: str
 
 
@@ -80,14 +83,23 @@ def recommend(
     trained = {name: sae for name, sae in (trained or {}).items() if name in measured and name in ORDER}
     best = max((sae.explained for sae in trained.values()), default=0.0)
     costly = {name for name, sae in trained.items() if sae.explained < best - TOLERATED}
-    candidates = [name for name in ORDER if name in measured and name not in costly]
+    candidates: list[PreprocessingName] = [name for name in ORDER if name in measured and name not in costly]
     if not candidates:
         return None
-    accepted = [name for name in candidates if measured[name].accepted(name)]
-    chosen = accepted[0] if accepted else min(candidates, key=lambda name: measured[name].mean)
+    accepted: list[PreprocessingName] = [name for name in candidates if measured[name].accepted(name)]
+    chosen: PreprocessingName = accepted[0] if accepted else min(candidates, key=lambda name: measured[name].mean)
     sentences = [_accepted(chosen, candidates, measured) if accepted else _least(chosen, measured, bool(costly))]
     sentences += _reconstruction(chosen, costly, measured, trained)
     return Recommendation(chosen, " ".join(sentences))
+
+
+def percent(fraction: float) -> str:
+    """Write a rate with enough digits to tell a few dead latents from none, and 1.01% from the limit of 1%."""
+    if fraction == 0:
+        return "0%"
+    if fraction < 0.00005:
+        return "<0.01%"
+    return f"{fraction:.2%}" if fraction < 0.1 else f"{fraction:.1%}"
 
 
 def _accepted(name: str, candidates: Sequence[str], measured: Mapping[str, MeasuredDeath]) -> str:

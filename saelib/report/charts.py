@@ -8,9 +8,10 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from saelib import theory
 from saelib.config import Config
 from saelib.report.palette import ADVICE, BLUE, CAUSES, PREPROCESSINGS, RATES, VERMILLION, domain_colors
+from saelib.report.tables import rate_column
+from saelib.theory import closed_forms
 
 # Vega copies colors unchanged into the SVG, so the charts follow the page into dark mode and onto paper.
 INK = "currentColor"
@@ -43,7 +44,7 @@ def make_charts(config: Config, layers: pl.DataFrame, saes: pl.DataFrame, traini
     if not saes.is_empty():
         charts["trained"] = _trained_chart(_places(saes), variants)
     if not training.is_empty():
-        charts["training"] = _training_chart(variants)
+        charts["training"] = _training_chart([name for name in variants if name in training["variant"]])
     return charts
 
 
@@ -144,11 +145,11 @@ def _gamma_chart(config: Config, column: str, grid: np.ndarray) -> Chart:
 def _curve(config: Config, column: str, grid: np.ndarray) -> list[dict[str, Any]]:
     tokens, d_sae, k = config.extraction.heldout_tokens, config.init_death.d_sae, config.init_death.k
     curves = (
-        {"theory": theory.dead_relu(grid, tokens)}
+        {"theory": closed_forms.dead_relu(grid, tokens)}
         if column == "dead_relu"
         else {
-            "theory": theory.dead_total(grid, d_sae, k, tokens),
-            "the paper's form": theory.dead_total_paper(grid, d_sae, k, tokens),
+            "theory": closed_forms.dead_total(grid, d_sae, k, tokens),
+            "the paper's form": closed_forms.dead_total_paper(grid, d_sae, k, tokens),
         }
     )
     return [
@@ -164,7 +165,7 @@ def _series(config: Config) -> list[str]:
 
 
 def _layer_chart(series: list[str]) -> Chart:
-    columns = {f"dead_total_{name}" if name != "raw" else "dead_total": PREPROCESSINGS[name] for name in PREPROCESSINGS}
+    columns = {rate_column(name): shown for name, shown in PREPROCESSINGS.items()}
     labels = {column: label for column, (label, _) in columns.items()}
     scale = alt.Scale(domain=list(labels.values()), range=[color for _, color in columns.values()])
     chart = (

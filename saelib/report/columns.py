@@ -6,8 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from saelib.preprocessing.choose import percent
-from saelib.preprocessing.recommend import ORDER
+from saelib.preprocessing.recommend import ORDER, percent
 from saelib.report.palette import PREPROCESSINGS
 
 

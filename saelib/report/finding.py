@@ -1,4 +1,4 @@
-"""What the page says first: how many layers need which preprocessing, and how well theory predicts it."""
+"""The page's first statements: how many layers need which preprocessing, and how well theory predicts death."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from saelib import theory
 from saelib.config import Config
 from saelib.preprocessing.recommend import ACCEPTED, ORDER
 from saelib.report.palette import ADVICE
 from saelib.report.results import Results, place_of
-from saelib.report.tables import trained_saes
+from saelib.report.tables import rate_column, trained_saes
+from saelib.theory import closed_forms
 
 
 def count_advice(layers: pl.DataFrame) -> dict[str, int]:
@@ -25,11 +25,6 @@ def still_dead(layers: pl.DataFrame) -> list[dict[str, Any]]:
     """List the layers that keep more than 1 % dead under their recommendation, the worst first, with that rate."""
     under = pl.coalesce(pl.when(recommendation=name).then(pl.col(rate_column(name))) for name in ADVICE)
     return layers.with_columns(left=under).filter(pl.col("left") > ACCEPTED).sort("left", descending=True).to_dicts()
-
-
-def rate_column(preprocessing: str) -> str:
-    """Name the column of `layers` with all dead latents under a preprocessing."""
-    return "dead_total" if preprocessing == "raw" else f"dead_total_{preprocessing}"
 
 
 def costs(results: Results, layers: pl.DataFrame) -> list[dict[str, Any]]:
@@ -54,13 +49,13 @@ def gamma_at(config: Config, rates: tuple[float, ...]) -> list[tuple[float, floa
     """Find the severity at which theory expects each rate of all dead latents, for the suite's settings."""
     gamma = np.geomspace(0.01, 1000, 5000)
     options = config.init_death
-    dead = theory.dead_total(gamma, options.d_sae, options.k, config.extraction.heldout_tokens)
+    dead = closed_forms.dead_total(gamma, options.d_sae, options.k, config.extraction.heldout_tokens)
     return [(rate, float(np.interp(rate, dead, gamma))) for rate in rates if dead[0] < rate < dead[-1]]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well severity and theory go with measured death, over all layers or those of one domain or model."""
+    """Agreement of severity and theory with measured death, over all layers or those of one domain or model."""
 
     by: str
     """'', 'domain' or 'model'."""

@@ -19,8 +19,7 @@ import polars as pl
 import vl_convert
 
 from saelib.config import Config
-from saelib.preprocessing.choose import percent
-from saelib.preprocessing.recommend import TOLERATED
+from saelib.preprocessing.recommend import ACCEPTED_AFTER, TOLERATED, percent
 from saelib.report.charts import make_charts
 from saelib.report.columns import LAYER_COLUMNS, SAE_COLUMNS, cost_columns, telling
 from saelib.report.finding import agreements, costs, count_advice, gamma_at, still_dead
@@ -28,7 +27,7 @@ from saelib.report.palette import ADVICE
 from saelib.report.remarks import grouped, remarks_of
 from saelib.report.results import Results, place_of, wanted_layers, wanted_saes
 from saelib.report.tables import PLACE
-from saelib.report.training import thinned
+from saelib.report.training import NOT_DRAWN, PROBED, SHOWN, thinned
 
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("rows.js", "filter.js", "tables.js", "downloads.js", "charts.js", "cards.js", "start.js")
@@ -45,8 +44,8 @@ def render_page(
     Args:
         config: the suite.
         results: what could be read of it.
-        tables: `layers`, `saes`, `spearman` and `training`.
-        provenance: where the report comes from, in words.
+        tables: the tables by name, as `make_tables` returns them.
+        provenance: the origin of the report, in words.
     """
     layers, saes, training = tables["layers"], tables["saes"], tables["training"]
     scripts = [_bundle(), "\n".join((ASSETS / name).read_text() for name in SCRIPTS)]
@@ -68,7 +67,11 @@ def render_page(
             costs=costs(results, layers),
             saes=_with_files(config, saes),
             advice=ADVICE,
+            accepted=ACCEPTED_AFTER,
             tolerated=TOLERATED,
+            probed=min(PROBED, config.extraction.heldout_tokens),
+            shown=SHOWN,
+            table_names=list(tables),
             domains=layers["domain"].unique(maintain_order=True).to_list(),
             trained_layers=training.select(*PLACE, "domain").unique(maintain_order=True).to_dicts(),
             wanted={"layers": len(wanted_layers(config)), "saes": len(wanted_saes(config))},
@@ -92,7 +95,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["part"] = lambda text: quote(str(text), safe="")  # of an address
     environment.filters["percent"] = percent
-    environment.policies["json.dumps_kwargs"] = {}  # columns keep their order
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # and columns keep their order
     return environment
 
 
@@ -111,7 +114,7 @@ def _rows(config: Config, results: Results, tables: Mapping[str, pl.DataFrame]) 
     return {
         "layers": tables["layers"].drop("key").to_dicts(),
         "saes": tables["saes"].drop("key").to_dicts(),
-        "training": thinned(tables["training"]).to_dicts(),
+        "training": thinned(tables["training"]).drop(NOT_DRAWN).to_dicts(),
         "models": models,
         "files": _layer_files(config, results),
         "advice": ADVICE,

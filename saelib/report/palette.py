@@ -14,7 +14,6 @@ PREPROCESSINGS = {
 ADVICE = {"raw": "use as they are", "center_median": "center", "pca": "whiten"}
 """The page's words for each recommendation."""
 
-
 CAUSES = {
     "dead_relu": ("never positive (ReLU)", VERMILLION),
     "dead_topk_only": ("positive, never selected (TopK)", SKY),

@@ -1,6 +1,5 @@
-"""Where a report comes from: when, by which code and versions, on which machine."""
+"""The origin of a report: its date, the code and versions that wrote it, and the machine."""
 
-import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -8,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import saelib
+from saelib.environments import available_cpus
 from saelib.report.results import Results
 
 PACKAGES = ("numpy", "numba", "torch", "transformers", "polars", "zarr", "dask", "snakemake")
@@ -49,8 +49,7 @@ def _versions() -> list[str]:
 
 
 def _machine() -> str:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{platform.system()} {platform.machine()}, {_processor()}, {cores} cores"
+    return f"{platform.system()} {platform.machine()}, {_processor()}, {available_cpus()} CPUs"
 
 
 def _processor() -> str:

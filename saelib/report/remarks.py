@@ -1,4 +1,4 @@
-"""What a reader should keep in mind: gaps and warnings, with almost equal ones told as one."""
+"""The remarks of a report: gaps and warnings, with those that are almost equal told as one."""
 
 import re
 from collections import defaultdict

@@ -102,12 +102,17 @@ def _layers_schema(config: Config) -> dict[str, Any]:
         "dead_relu": pl.Float64,
         "dead_total": pl.Float64,
         "dead_total_sd": pl.Float64,
-        **{f"dead_total_{name}": pl.Float64 for name in measured if name != "raw"},
+        **{rate_column(name): pl.Float64 for name in measured},
         "recommendation": pl.String,
         "recommendation_basis": pl.String,
         "recommendation_reason": pl.String,
         "key": pl.String,
     }
+
+
+def rate_column(preprocessing: str) -> str:
+    """Name the column of `layers` with all dead latents under a preprocessing."""
+    return "dead_total" if preprocessing == "raw" else f"dead_total_{preprocessing}"
 
 
 def layers_table(config: Config, results: Results) -> pl.DataFrame:
@@ -193,10 +198,10 @@ def _death_cells(death: InitDeath | None, trained: dict[str, TrainedSAE]) -> dic
     measured = {name: rates.dead_total for name, rates in death.preprocessings.items()}
     deaths = {n: MeasuredDeath(rate.mean, rate.sd, len(rate.per_seed)) for n, rate in measured.items()}
     found = recommend(deaths, trained)
-    row: dict[str, Any] = {f"dead_total_{name}": rate.mean for name, rate in measured.items()}
+    row: dict[str, Any] = {rate_column(name): rate.mean for name, rate in measured.items()}
     if "raw" in death.preprocessings:
         raw = death.preprocessings["raw"]
-        row |= {"dead_relu": raw.dead_relu.mean, "dead_total": raw.dead_total.mean, "dead_total_sd": raw.dead_total.sd}
+        row |= {"dead_relu": raw.dead_relu.mean, "dead_total_sd": raw.dead_total.sd}
     if found:
         row |= {"recommendation": found.preprocessing, "recommendation_reason": found.reason}
         row |= {"recommendation_basis": "death and reconstruction" if trained else "death"}

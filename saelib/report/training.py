@@ -27,8 +27,12 @@ TRAINING = {
 """Columns of `training`. `best`: whether the sweep chose this rate. `probe_dead_*`: dead on the first held-out tokens.
 `dead_*`: the training's own flag, null until it can be raised."""
 
+NOT_DRAWN = ("dead_relu", "dead_topk_only", "dead_total", "variance_explained", "learning_rate")
+"""Columns that the page leaves out."""
 SHOWN = 50
 """Records of a curve that the page keeps, at most; the table has all."""
+PROBED = 2_048
+"""Held-out tokens that a record is measured on, at most. It repeats `train.history.PROBE_ROWS`, which needs torch."""
 
 
 def training_table(config: Config, results: Results) -> pl.DataFrame:
@@ -45,7 +49,7 @@ def training_table(config: Config, results: Results) -> pl.DataFrame:
 
 
 def thinned(training: pl.DataFrame) -> pl.DataFrame:
-    """Keep at most about `SHOWN` records of each curve, the last one among them."""
+    """Keep at most `SHOWN` records of each curve, the last one among them."""
     curve = [*PLACE, "variant", "peak_learning_rate"]
     last, row = pl.len().over(curve) - 1, pl.int_range(pl.len()).over(curve)
     return training.filter(((last - row) % (last // SHOWN + 1)) == 0)

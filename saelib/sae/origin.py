@@ -1,4 +1,4 @@
-"""What an SAE's activations are: the model, the hook point and the context, as dashboards ask for them."""
+"""The origin of an SAE's activations: the model, the hook point and the context, as dashboards ask for them."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ ORIGIN = "origin"
 
 @dataclass(frozen=True)
 class Origin:
-    """Where activations come from, in SAELens's names; None stands for what is not known."""
+    """The origin of activations, in SAELens's names; None stands for unknown."""
 
     model_name: str | None = None
     """The model: a name of the Hugging Face hub, or of TransformerLens."""
@@ -22,7 +22,7 @@ class Origin:
     context_size: int | None = None
     """Tokens that the model read at once."""
     prepend_bos: bool | None = None
-    """Whether each context began with the token that marks a beginning."""
+    """True if each context began with the beginning-of-sequence token."""
     dataset_path: str | None = None
     """The data set on the Hugging Face hub."""
 
@@ -33,7 +33,7 @@ class Origin:
         return int(number[1]) if number else None
 
     def known(self) -> dict[str, Any]:
-        """Gives what is known, as JSON."""
+        """Gives the known fields, as JSON."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     def saelens(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Origin:
 
 
 UNKNOWN = Origin()
-"""The origin of activations that nothing is known of."""
+"""The origin of activations of which nothing is known."""
 TYPES: dict[str, type] = {
     "model_name": str,
     "hook_name": str,
@@ -84,6 +84,6 @@ def without_origin(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_origin(about: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
-    """Give `about` with what is known of an origin; unchanged if nothing is."""
+    """Give `about` with the known fields of an origin; unchanged if there are none."""
     known = origin.known()
     return {**without_origin(about), **({ORIGIN: known} if known else {})}

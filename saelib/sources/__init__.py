@@ -3,7 +3,7 @@
 from importlib import import_module
 
 from saelib.config import SourceConfig
-from saelib.extras import explain_missing_extras
+from saelib.environments import explain_missing_extras
 from saelib.sources.base import Activations, Source
 
 FAMILIES = {

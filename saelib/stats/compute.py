@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LEADING_EIGENVALUES = 64
 TOKENS_PER_DIMENSION = 5
-"""With fewer tokens, the effective rank is too low: 0.96 of its value at 4 d_in tokens, 0.73 at 0.4 d_in tokens."""
+"""Fewer tokens make the effective rank too low: 0.96 of its value at 4 d_in tokens, 0.73 at 0.4 d_in tokens."""
 MASSIVE_NORM_RATIO = 20
 """Ratio of the largest token norm to the median one, above which a warning speaks of massive tokens."""
 UNRESOLVED_GAMMA = 1e5

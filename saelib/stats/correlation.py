@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 LEVEL = 0.95
 FEWEST_PAIRS = 5
 FEWEST_CLUSTERS = 3
-"""With two clusters every interval is [-1, 1]; `python -m benchmarks coverage` simulates three and more."""
+"""Two clusters make every interval [-1, 1]; `python -m benchmarks coverage` simulates three and more."""
 MOST_CLUSTERS = 1_000
 """Each cluster costs a pass over the pairs. More clusters are merged at random, which hardly changes the variance."""
 EMPTY = "(empty)"

@@ -3,7 +3,6 @@
 `values` are rows of `saelib.stats.slabs`: float32 [n, d_in], relative to `origin` [d_in], in scaled units.
 """
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ import numba
 import numpy as np
 
 from saelib.files.compiled import compiled_from
+from saelib.files.digest import file_sha256
 from saelib.progress import announce_compiling
 
 announce_compiling()
-_SOURCE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+_SOURCE = file_sha256(Path(__file__))
 # Sums may be reordered, but NaN and infinity keep their meaning, because bad tokens are found by them. A division may
 # not become a product with a rounded 1 / d: the means of all tokens would be off in one direction, and `ln_mean` too.
 _REORDERED = {"reassoc", "contract", "nsz"}

@@ -28,7 +28,7 @@ _SHORTEST = 1e-18
 """Shortest length that most tokens may have, as a share of the longest: its square is still a number in float32."""
 
 Kind = Literal[0, 1, 2]
-"""Which tokens a sum is of: `kernels.RAW`, `NORMALIZED` or `UNIT`."""
+"""The kind of tokens that a sum is over: `kernels.RAW`, `NORMALIZED` or `UNIT`."""
 
 
 @dataclass(frozen=True)

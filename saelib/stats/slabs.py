@@ -62,9 +62,9 @@ class Slabs:
     scale: float
     """A power of two that makes the usual value about 1, so that fourth powers fit float32 whatever the unit."""
     subtract: bool
-    """Whether `base` still has to be subtracted from the rows."""
+    """True if `base` still has to be subtracted from the rows."""
     halves: bool
-    """Whether the rows are float16, and so contain its rounding errors."""
+    """True if the rows are float16, and so contain its rounding errors."""
     sample: NDArray[np.float32]
     """[about 512, d_in]: values from up to eight places; finite tokens only."""
 

@@ -29,7 +29,7 @@ except ImportError:
     raise UserError("stores on object storage need two more packages: pip install 'saelib[s3]'") from None
 
 GIVE_UP_AFTER = timedelta(seconds=60)
-"""If a server does not answer for longer than this, the job fails and can be run again."""
+"""Time after which a server that does not answer fails the job, which can be run again."""
 CONNECT_TIMEOUT, REQUEST_TIMEOUT = "10s", "120s"
 
 

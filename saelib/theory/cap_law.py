@@ -76,12 +76,11 @@ def batch_threshold(lengths: NDArray[np.floating], d: int, d_sae: int, k: int) -
     lengths = np.sort(lengths[lengths > 0].astype(np.float64))
     if places >= len(lengths) / 2:
         return 0.0
-    low, high = 0.0, float(lengths[-1])
-    for _ in range(60):
-        middle = (low + high) / 2
-        above = lengths[np.searchsorted(lengths, middle) :]
-        if tail_mass(middle / above, d).sum() > places:
-            low = middle
-        else:
-            high = middle
-    return high
+    from scipy.optimize import root_scalar  # imported here, because it takes a while and few predictions need it
+
+    def too_many(bar: float) -> float:
+        return float(tail_mass(bar / lengths[np.searchsorted(lengths, bar) :], d).sum()) - places
+
+    tolerance = 1e-9 * float(np.median(lengths))
+    found = root_scalar(too_many, bracket=(0.0, float(lengths[-1])), method="brentq", xtol=tolerance, rtol=1e-9)
+    return float(found.root)

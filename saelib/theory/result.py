@@ -22,7 +22,7 @@ class LayerPrediction:
     c: float
     t_k: float
     dead_relu: float
-    """Follows from `gamma_unit`, as does `dead_total` (`saelib.theory.Prediction`)."""
+    """Follows from `gamma_unit`, as does `dead_total` (`saelib.theory.closed_forms.Prediction`)."""
     dead_total: float
     dead_total_paper: float | None
     """The paper's prediction: its form, from its gamma (after LayerNorm). None if that is not defined."""

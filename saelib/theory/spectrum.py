@@ -1,4 +1,4 @@
-"""Total death from a few statistics of a layer, where no tokens are at hand to probe.
+"""Total death from a few statistics of a layer, if there are no tokens at hand to probe.
 
 The forms of `closed_forms` know gamma alone: every latent's signal has the same variance, and the largest of it among
 N Gaussian tokens decides. Here a latent's signal has its own variance, which scatters the more the fewer directions
@@ -8,7 +8,7 @@ Assumptions, for tokens of unit length (their length does not matter to TopK): a
 standard normal and g = gamma_unit, plus a signal of variance G, which over rows is Gamma distributed with mean 1 and
 variance 2 / PR (PR the participation ratio of their covariance; exact in its first two moments). Given both, the tokens
 are independent. The bar is that of the cap law, the same for all tokens. Correlated tokens break independence: death
-of clustered tokens is underestimated. Where tokens are at hand, `saelib.init_death.probes` predicts far better.
+of clustered tokens is underestimated. With tokens at hand, `saelib.init_death.probes` predicts far better.
 """
 
 import math
@@ -44,7 +44,7 @@ def dead_total_from_spectrum(
         d_in: Dimensions, 2 or more.
         d_sae: Latents.
         k: Latents selected on a token.
-        tokens: That death is counted over, 1 or more.
+        tokens: Number of tokens that death is counted over, 1 or more.
     """
     _check(gamma_unit, participation_ratio, d_in, d_sae, k, tokens)
     bar = cap_cosine(k / d_sae, d_in) * math.sqrt(d_in) * math.hypot(1, gamma_unit)
@@ -65,20 +65,20 @@ def dead_total_from_ranks(
     signal_scale: float = SIGNAL_SCALE,
     tokens_per_rank: float = TOKENS_PER_RANK,
 ) -> float:
-    """Predicts total death from what the paper's tables give of a layer; two parameters are fitted to these tables.
+    """Predicts total death from the columns of the paper's tables; two parameters are fitted to these tables.
 
     The larger gamma stands for `gamma_unit`, half the effective rank for the participation ratio. Heavy tails stretch
     the signal by `signal_scale`, and of correlated tokens min(tokens, tokens_per_rank x effective_rank) count. With 1
     and infinity no parameter is fitted, but the half was chosen on the same rows.
 
     Args:
-        gamma: After LayerNorm.
-        gamma_raw: Of the raw activations.
-        effective_rank: Absolute, as `LayerStats.effective_rank`.
+        gamma: Gamma after LayerNorm.
+        gamma_raw: Gamma of the raw activations.
+        effective_rank: The absolute one, as `LayerStats.effective_rank`.
         d_in: Dimensions, 2 or more.
         d_sae: Latents.
         k: Latents selected on a token.
-        tokens: That death is counted over, 1 or more.
+        tokens: Number of tokens that death is counted over, 1 or more.
         signal_scale: Factor on the standard deviation of the signal.
         tokens_per_rank: Independent tokens of one effective dimension.
     """
@@ -98,7 +98,7 @@ def _signal_variances(participation_ratio: float) -> np.ndarray:
 
 
 def _log_probability_below(bar: np.ndarray, kurtosis: float) -> np.ndarray:
-    """Of a signal of variance 1 and this excess kurtosis: log P(signal < bar), of any shape."""
+    """Returns log P(signal < bar), of any shape, for a signal of variance 1 and this excess kurtosis."""
     if kurtosis < _GAUSSIAN:
         return log_ndtr(bar)
     shape = 3 / kurtosis

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from saelib.config import Config
 from saelib.config.sites import number_of, site_of
 from saelib.stats import load_stats
-from saelib.theory import predict
+from saelib.theory.closed_forms import predict
 from saelib.theory.result import LayerPrediction, save_predictions
 
 if TYPE_CHECKING:

@@ -1,19 +1,19 @@
 """`auto`: the decision of `saelib diagnose` and the page, by death that is predicted from the layer's training rows."""
 
 import math
-from typing import TYPE_CHECKING, assert_never
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from saelib.activations.even import EvenRows
 from saelib.config import TrainConfig, VariantConfig
-from saelib.config.training import ArchitectureConfig, BatchTopK, JumpReLU, PlainPreprocessing, ReLU, TopK
-from saelib.init_death.probed import DeathEstimate, ProbedDeath
+from saelib.config.training import PreprocessingName
+from saelib.init_death.probed import DeathEstimate
 from saelib.init_death.probes import probe_death
-from saelib.preprocessing.choose import Choice
 from saelib.preprocessing.fit import make_preprocessing
-from saelib.preprocessing.recommend import ORDER, MeasuredDeath, recommend
-from saelib.stats import LayerStats
+from saelib.preprocessing.recommend import ORDER, MeasuredDeath, Recommendation, recommend
 
 if TYPE_CHECKING:
+    from saelib.stats import LayerStats
     from saelib.train.start import LayerData
     from saelib.train.sweep import Subject
 
@@ -22,39 +22,25 @@ MOST_TOKENS = 100_000
 
 
 def choose(
-    data: "LayerData", stats: LayerStats, config: TrainConfig, variant: VariantConfig, subject: "Subject", seed: int
-) -> Choice:
+    data: "LayerData", stats: "LayerStats", config: TrainConfig, variant: VariantConfig, subject: "Subject", seed: int
+) -> Recommendation:
     """Chooses the least invasive of raw, center_median and pca that leaves few latents dead (`recommend`).
 
     Death is predicted by the cap law for this training's d_sae, k and architecture. Whitening is no candidate if there
     are too few rows for a covariance, or if the activations vary in one direction alone.
     """
     tokens, d_in = data.train.shape
-    names = [name for name in ORDER if name != "pca" or tokens > d_in]
-    kinds = {name: PlainPreprocessing.model_validate({"kind": name}) for name in names}
-    fitted = {
-        name: make_preprocessing(kind, data.statistics, tokens=tokens, name=str(subject))
-        for name, kind in kinds.items()
-    }
+    names: list[PreprocessingName] = [name for name in ORDER if name != "pca" or tokens > d_in]
+    fitted = {name: make_preprocessing(name, data.statistics, tokens=tokens, name=str(subject)) for name in names}
     rows = EvenRows(data.train, MOST_TOKENS)
     candidates = {name: one for name, one in fitted.items() if one.d_out >= 2}
     probed = probe_death(rows, candidates, seed=seed, threads=config.threads)
-    found = recommend({name: _measured(_predicted(of, variant.architecture, config)) for name, of in probed.items()})
+    found = recommend(
+        {name: _measured(of.dead_for(variant.architecture.kind, config.d_sae, config.k)) for name, of in probed.items()}
+    )
     assert found is not None
     basis = f"Predicted for d_sae = {config.d_sae:,} and k = {config.k} from {rows.shape[0]:,} training tokens."
-    return Choice(kinds[found.preprocessing], f"{basis} {found.reason}")
-
-
-def _predicted(of: ProbedDeath, architecture: ArchitectureConfig, config: TrainConfig) -> DeathEstimate:
-    match architecture:
-        case TopK():
-            return of.dead(config.d_sae, config.k)
-        case BatchTopK():
-            return of.dead_batch_topk(config.d_sae, config.k)
-        case ReLU() | JumpReLU():  # whose thresholds start near 0
-            return of.dead_below(0.0, config.d_sae)
-        case _:
-            assert_never(architecture)
+    return replace(found, reason=f"{basis} {found.reason}")
 
 
 def _measured(death: DeathEstimate) -> MeasuredDeath:

@@ -1,4 +1,4 @@
-"""What the suite knows of a layer's activations, for the files of the SAEs that are trained on them."""
+"""The origin of a layer's activations as the suite knows it, for the files of the SAEs that are trained on them."""
 
 from saelib.config import Config
 from saelib.config.datasets import Text

@@ -51,7 +51,7 @@ class SweepResult:
     options: VariantConfig
     """The variant as it was trained: `auto` is replaced by the preprocessing that was chosen."""
     preprocessing_reason: str | None
-    """Why this preprocessing was chosen, if the suite says `auto`."""
+    """Reason for this preprocessing, if the suite says `auto`."""
     backend: str
     """The code that computed the steps; it decides their last bits."""
     best_learning_rate: float | None
@@ -69,7 +69,7 @@ class SweepResult:
 
     @property
     def learning_rate_at_end(self) -> AtEnd | None:
-        """Whether the best learning rate is the lowest or highest of those tried; None if every run diverged."""
+        """Position of the best learning rate among those tried; None if every run diverged."""
         if self.best_learning_rate is None:
             return None
         return rate_at_end(self.best_learning_rate, [run.learning_rate for run in self.runs])

@@ -11,7 +11,7 @@ from saelib.config import TrainConfig, VariantConfig
 from saelib.config.training import AutoPreprocessing
 
 if TYPE_CHECKING:
-    from saelib.preprocessing.choose import Choice
+    from saelib.preprocessing.recommend import Recommendation
     from saelib.stats import LayerStats
     from saelib.train.start import LayerData
     from saelib.train.sweep import Subject
@@ -28,7 +28,7 @@ def rule_modules(variant: VariantConfig) -> list[str]:
 
 def choose(
     data: "LayerData", stats: "LayerStats", config: TrainConfig, variant: VariantConfig, subject: "Subject", seed: int
-) -> "Choice | None":
+) -> "Recommendation | None":
     """Chooses the preprocessing of a variant whose config says `auto`; None if it says something else.
 
     Args:

@@ -7,6 +7,7 @@ import torch
 
 from saelib.config import Config
 from saelib.config.sites import in_order
+from saelib.config.training import PlainPreprocessing
 from saelib.sources.precision import exact_float32
 from saelib.stats import load_arrays, load_stats
 from saelib.store import Store, open_store
@@ -74,8 +75,9 @@ def _start(config: Config, target: "Target", store: Store) -> RunningSweep:
     variant, reason = config.train.variants[target.variant], None
     choice = choose(data, load_stats(statistics), config.train, variant, subject, config.seed)
     if choice is not None:
-        variant, reason = variant.model_copy(update={"preprocessing": choice.preprocessing}), choice.reason
-        log.info("%s: %s is chosen. %s", subject, choice.preprocessing.kind, reason)
+        preprocessing = PlainPreprocessing(kind=choice.preprocessing)
+        variant, reason = variant.model_copy(update={"preprocessing": preprocessing}), choice.reason
+        log.info("%s: %s is chosen. %s", subject, choice.preprocessing, reason)
     return start_sweep(data, config.train, variant, subject=subject, seed=config.seed, reason=reason, origin=origin)
 
 

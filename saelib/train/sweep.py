@@ -81,7 +81,7 @@ class RunningSweep:
     reason: str | None = None
     """Reason for this preprocessing, if it was chosen automatically."""
     origin: Origin = UNKNOWN
-    """What is known of the activations; the SAE's file quotes it."""
+    """Origin of the activations; the SAE's file quotes it."""
     steps_done: int = 0
     position: Position = START
     """Position at which a stream of batches resumes."""
@@ -100,8 +100,8 @@ class RunningSweep:
         """Train the SAEs that have not diverged on one batch.
 
         Args:
-            x: What the SAEs read, float32 [batch_size, d_out], on their device.
-            position: Where a stream resumes after this batch.
+            x: The batch as the SAEs read it, float32 [batch_size, d_out], on their device.
+            position: Position at which a stream resumes after this batch.
         """
         step_all([run.trainer for run in self.alive], x, self.config.threads)
         self.steps_done, self.position = self.steps_done + 1, position

@@ -76,6 +76,30 @@ def test_arrays_tensors_paths_and_stacks_give_the_same(tmp_path: Path, acts: np.
     assert saelib.compute_stats(bfloat16) == saelib.compute_stats(bfloat16.float())
 
 
+def test_an_array_elsewhere_is_read_by_slices(acts: np.ndarray) -> None:
+    class Elsewhere:
+        """An array that numpy cannot take whole."""
+
+        shape, dtype = acts.shape, acts.dtype
+
+        def __getitem__(self, which: slice) -> np.ndarray:
+            assert isinstance(which, slice)
+            return acts[which]
+
+    assert saelib.compute_stats(Elsewhere()) == saelib.compute_stats(acts)  # type: ignore[arg-type]
+
+
+def test_preprocessings_are_fitted_to_the_tokens_that_are_named(acts: np.ndarray) -> None:
+    """Centered on tokens with the opposite mean, the rows lie twice as far from 0 as they are."""
+
+    def dead(fitted_to: Any) -> float:
+        found = saelib.measure_init_death(acts, d_sae=256, k=K, seeds=[0], fitted_to=fitted_to)
+        assert found["center_median"].dead_total.mean != found["raw"].dead_total.mean
+        return found["center_median"].dead_total.mean - found["raw"].dead_total.mean
+
+    assert dead(None) < 0 < dead(-acts) == dead(saelib.compute_stats(-acts))
+
+
 def test_an_sae_reads_activations_as_the_model_has_them(acts: np.ndarray, sae_file: Path) -> None:
     sae = saelib.load_sae(sae_file)
     x = acts[:50].astype(np.float64)

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +72,15 @@ def test_a_loss_that_lacks_a_term_breaks_a_law(method: str, monkeypatch: pytest.
     assert "gradient error" in next(correctness.rows(TINY)).broken[0]
 
 
-def test_a_step_that_reads_a_value_from_its_device_breaks_a_law(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "read", [lambda fired: bool(fired.any()), torch.nonzero, torch.Tensor.cpu, torch.Tensor.tolist]
+)
+def test_a_step_that_reads_a_value_from_its_device_breaks_a_law(
+    read: Callable[[torch.Tensor], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(waits, "methods", lambda: {"topk": VariantConfig()})
     assert not next(waits.rows(TINY)).broken
-    monkeypatch.setattr(TorchTrainer, "_count", lambda self, result, tokens: bool(result.fired.any()))
+    monkeypatch.setattr(TorchTrainer, "_count", lambda self, result, tokens: read(result.fired))
     assert "waits for the host is 1, allowed 0" in next(waits.rows(TINY)).broken[0]
 
 

@@ -1,11 +1,44 @@
 """What the benchmarks of predictions count as an error, a miss and a false alarm."""
 
+import argparse
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
 
 from benchmarks import death_law, remedies, theory
 from benchmarks.death_law import Comparison
+from saelib.config.load import check_config
+from saelib.extract.stage import extract
+from saelib.init_death.measure import measure
+from saelib.init_death.result import save_result
+from saelib.preprocessing.transform import Preprocessing
+from saelib.stats import compute_stats, save_stats
+from saelib.store import open_store
+
+D_IN = 64
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of a small suite: three Gaussian layers, whose means are 1, 2 and 4 times as long as their spread."""
+    folder = tmp_path_factory.mktemp("suite")
+    rng, files = np.random.default_rng(0), {}
+    mean = rng.choice([-1, 1], D_IN)
+    for layer, gamma in ((1, 1), (2, 2), (3, 4)):
+        files[layer] = str(folder / f"{layer}.npy")
+        np.save(files[layer], (rng.standard_normal((6000, D_IN)) + gamma * mean).astype(np.float32))
+    model = {"domain": "none", "source": {"family": "arrays", "files": files}, "layers": "1-3"}
+    tokens = {"extraction": {"tokens": 3072, "heldout_tokens": 2048}}
+    config = check_config({"results": str(folder / "results"), "models": {"m": model}} | tokens, "benchmark")
+    extract("m", config, dict.fromkeys(files, "key"), {layer: config.store_path("m", layer) for layer in files})
+    for layer in files:
+        store = open_store(config.store_path("m", layer))
+        save_stats(compute_stats(store.train), config.stats_path("m", layer), "key")
+        death = measure(store.heldout, {"raw": Preprocessing(np.zeros(D_IN))}, d_sae=512, k=16, seeds=range(3))
+        save_result(death, config.init_death_path("m", layer), "key")
+    return folder / "results"
 
 
 def test_the_target_is_one_point_and_two_standard_errors() -> None:
@@ -52,3 +85,52 @@ def test_the_least_invasive_that_is_enough_is_chosen() -> None:
     assert chosen(0.5, 0.05, 0.0) == "center_median"
     assert chosen(0.5, 0.3, 0.0) == "pca"
     assert chosen(0.5, 0.3, 0.4) == "center_median"
+
+
+def options(results: Path, kept: Path) -> argparse.Namespace:
+    return argparse.Namespace(results=results, settings=["512/16"], every=1, probes=1024, append=kept)
+
+
+@pytest.fixture(scope="module")
+def counted(results: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Comparison], Path]:
+    """Each layer's comparisons, and the file that keeps them."""
+    kept = tmp_path_factory.mktemp("counted") / "kept.jsonl"
+    return list(death_law.compare_all(options(results, kept))), kept
+
+
+def test_the_cap_law_meets_its_target_on_gaussian_layers(counted: tuple[list[Comparison], Path]) -> None:
+    found, _ = counted
+    assert len(found) == 3 * len(death_law.PREPROCESSINGS)
+    assert not any(one.outside for one in found)
+    raw = [one.counted for one in found if one.preprocessing == "raw"]
+    assert 0.1 < raw[0] < raw[1] < raw[2] < 0.95
+    assert all(one.counted == 0 for one in found if one.preprocessing != "raw")
+
+
+def test_counting_resumes_at_the_layers_that_are_not_kept(
+    results: Path, counted: tuple[list[Comparison], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, kept = counted
+    shorter = tmp_path / "kept.jsonl"
+    shorter.write_text("".join(line for line in kept.open() if '"layer": 2' not in line))
+    monkeypatch.setattr(death_law, "LATENTS", 0)  # what is counted anew is counted on one dictionary alone
+    again = list(death_law.compare_all(options(results, shorter)))
+    new = {one.layer for one in again if one not in found}
+    assert new == {2}
+    assert {(one.layer, one.preprocessing) for one in again} == {(one.layer, one.preprocessing) for one in found}
+    assert len(shorter.read_text().splitlines()) == len(found)
+
+
+def test_rules_are_judged_by_what_was_counted(results: Path, counted: tuple[list[Comparison], Path]) -> None:
+    cases = remedies.suite_cases(results, counted[1])["512/16"]
+    assert [(case.d_in, case.d_sae, case.k, case.tokens) for case in cases] == 3 * [(D_IN, 512, 16, 2048)]
+    assert remedies.judge(cases, remedies.FROM_PROBES)["probes > 5 %"] == remedies.Verdict(3, 0, 0, 0)
+    assert remedies.judge_choices(cases)["probes"] == remedies.Verdict(3, 3, 0, 0)
+
+
+def test_the_spectrum_of_a_gaussian_layer_tells_its_death(results: Path) -> None:
+    found = theory.suite(results)
+    best = found["suite: spectrum, Gaussian"]
+    assert best.rho == 1
+    assert best.mae < 3 < found["suite: paper's form, gamma"].mae
+    assert list(best.by_group) == ["m"]

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from saelib.extras import EXTRAS
+from saelib.environments import EXTRAS
 
 ROOT = Path(__file__).parents[2]
 BARE = f"""

@@ -71,6 +71,34 @@ def test_json_has_the_promised_fields(expected: saelib.Diagnosis) -> None:
     assert values["recommendation"] == "mean_center"
 
 
+def test_relu_dies_as_counted_and_without_a_selection(expected: saelib.Diagnosis) -> None:
+    found = saelib.diagnose(X, d_sae=256, k=8, architecture="relu")
+    for name, of in found.measured.items():
+        assert of.dead_total == of.dead_relu == expected.measured[name].dead_relu
+        assert of.dead_topk_only == 0
+    assert found.curves["raw"][-1] == found.measured["raw"].dead_total
+
+
+def test_batchtopk_is_predicted_and_said_to_be_so() -> None:
+    found = saelib.diagnose(X, d_sae=256, k=8, architecture="batch_topk")
+    assert found.measured == {}
+    assert found.curves == {}
+    assert found.confidence != "high"
+    assert found.recommendation == "mean_center"
+    assert "not counted" in str(found)
+    json.dumps(found.to_dict(), allow_nan=False)
+    found.plot()
+    assert "saelib-card" in found._repr_html_()
+
+
+def test_if_no_remedy_is_accepted_all_are_listed() -> None:
+    """40 tokens select at most 320 of 4,096 latents, whatever is done to them."""
+    found = saelib.diagnose(X[:40], d_sae=4096, k=8)
+    assert found.confidence == "low"
+    assert sum("is accepted up to" in reason for reason in found.reasons) == 3
+    assert any(reason.startswith("None of them is accepted") for reason in found.reasons)
+
+
 def test_the_landscape_marks_what_was_asked_for(expected: saelib.Diagnosis) -> None:
     grid = expected.landscape
     row, column = grid.d_sae.index(256), grid.k.index(8)

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from saelib.cli.main import app
+from saelib.diagnosis.from_model import ModelQuestion, model_rows
 from saelib.errors import UserError
 
 WORDS = "the of a is and to in that it or be as for are"
@@ -61,6 +62,21 @@ def test_several_layers_of_a_model_in_one_pass(tiny_gpt2: Path, corpus: Path) ->
     assert "recommendation" in run(*options)
 
 
+def test_sites_of_a_layer_in_one_pass(tiny_gpt2: Path, corpus: Path) -> None:
+    options = ("--model", tiny_gpt2, "--layer", 2, "--text", corpus, "--d-sae", 64, "--k", 4, "--tokens", 1000)
+    found = json.loads(run(*options, "--max-length", 64, "--site", "residual, mlp_out", "--json"))
+    assert [one["name"] for one in found] == [f"{tiny_gpt2.name} layer 2{site}" for site in ("", " mlp_out")]
+    assert found[0]["gamma"] != found[1]["gamma"]
+
+
+def test_tokens_of_a_model_know_their_place_in_the_text(tiny_gpt2: Path, corpus: Path) -> None:
+    question = ModelQuestion(str(tiny_gpt2), "2", text=corpus, max_length=64)
+    rows = model_rows(question, 10**6)[2]
+    lengths = np.diff(np.r_[np.flatnonzero(rows.positions == 0), rows.shape[0]])
+    assert set(lengths) == {50}  # words in each text
+    assert rows.positions.max() == 49
+
+
 def test_a_model_of_the_suite_brings_its_data(tiny_gpt2: Path, corpus: Path, tmp_path: Path) -> None:
     suite = tmp_path / "suite.yaml"
     suite.write_text(f"""
@@ -76,6 +92,8 @@ models:
         run("--model", "mine", "--layer", 3, "--configfile", suite, "--d-sae", 64, "--k", 4, "--tokens", 500, "--json")
     )
     assert (found["name"], found["tokens"]) == ("mine layer 3", 500)
+    with pytest.raises(UserError, match=r"--family: .* says how mine is loaded"):
+        run("--model", "mine", "--layer", 3, "--configfile", suite, "--family", "transformers")
 
 
 @pytest.mark.parametrize(
@@ -84,6 +102,9 @@ models:
         ((), "name activations, or a model by --model"),
         (("FILE", "--model", "gpt2"), "one of the two"),
         (("FILE", "--layer", 3), "--layer: goes with --model"),
+        (("FILE", "--max-length", 9, "--family", "esm2"), "--family, --max-length: goes with --model"),
+        (("FILE", "--site", "mlp_out"), "--site: goes with --model"),
+        (("--model", "GPT2", "--layer", 3, "--site", "mlp", "--text", "CORPUS"), "did you mean 'mlp_out'"),
         (("--model", "gpt2"), "--model needs --layer"),
         (("--model", "gpt2", "--layer", 3), "name the data too"),
         (("--model", "gpt2", "--layer", 3, "--text", "missing.txt"), "missing.txt: no such file or folder"),

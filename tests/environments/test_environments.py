@@ -14,9 +14,16 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from saelib import environments
-from saelib.environments import ENVIRONMENTS, PACKAGES, interpreter, missing_packages, require_packages
+from saelib.environments import (
+    ENVIRONMENTS,
+    EXTRAS,
+    PACKAGES,
+    explain_missing_extras,
+    interpreter,
+    missing_packages,
+    require_packages,
+)
 from saelib.errors import UserError
-from saelib.extras import EXTRAS, explain_missing_extras
 from saelib.sources import FAMILIES
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,8 @@ import saelib.theory.stage
 from saelib.activations.rows import ArrayRows
 from saelib.config import Config
 from saelib.config.load import check_config
-from saelib.init_death import InitDeath, load_result, measure
+from saelib.init_death.measure import measure
+from saelib.init_death.result import InitDeath, load_result
 from saelib.pipeline.plan import make_plan
 from saelib.preprocessing.fit import make_preprocessing
 from saelib.report import build
@@ -20,7 +21,7 @@ from saelib.report.results import read_results
 from saelib.report.tables import layers_table
 from saelib.stats import LayerStats, compute_stats, load_arrays, load_stats
 from saelib.store import open_store, verify_store
-from saelib.theory import dead_relu
+from saelib.theory.closed_forms import dead_relu
 
 TRAIN, HELDOUT, D = 6000, 2000, 32
 PREPROCESSINGS = ["raw", "center_median", "layernorm", "ln_center", "zscore", "pca"]

@@ -9,6 +9,7 @@ from saelib.config.files import HubFiles
 from saelib.datasets.listing import list_files
 from saelib.errors import UserError
 from saelib.fetch import fetch, is_cached
+from saelib.fetch import hub as hub_files
 
 FILES = {
     "config.json": b"{}",
@@ -44,6 +45,19 @@ def test_a_repository_is_fetched_once_and_works_without_a_network_then(hub):
     hub.close()
     assert fetch(files) == root
     assert fetch(HubFiles(hf="org/toy", revision=hub.commit)) == root
+
+
+def test_files_are_listed_without_fetching_any_and_from_the_cache_without_a_network(hub):
+    files = HubFiles(hf="org/toy", only=("*.json",))
+    commit, listed = hub_files.list_files(files)
+    assert (commit, sorted(listed)) == (hub.commit, sorted(FILES))
+    assert hub.sent == []
+    fetch(files)
+    hub.close()
+    commit, listed = hub_files.list_files(files)
+    assert (commit, sorted(listed)) == (hub.commit, ["config.json", "vae/config.json"])
+    with pytest.raises(UserError, match="download the files elsewhere and name their folder"):
+        hub_files.list_files(HubFiles(hf="org/other"))
 
 
 def test_only_what_is_wanted_is_fetched(hub):

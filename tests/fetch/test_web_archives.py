@@ -110,8 +110,14 @@ def flipped(content: bytes, at: int) -> bytes:
     return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
 
 
+def with_byte(content: bytes, at: int, value: bytes) -> bytes:
+    return content[:at] + value + content[at + 1 :]
+
+
 ZIP = zip_of([("a", DATA)])
 DIRECTORY = ZIP.rindex(b"PK\x01\x02")
+UTF8 = with_byte(ZIP, DIRECTORY + 9, b"\x08")
+"""The same, with a flag that says that its names are UTF-8."""
 
 
 @pytest.mark.parametrize(
@@ -120,7 +126,11 @@ DIRECTORY = ZIP.rindex(b"PK\x01\x02")
         ("x.tgz", flipped(tar_of([("a", DATA)]), 150_000)),
         ("x.tgz", flipped(tar_of([("a", DATA)]), -8)),  # the checksum itself
         ("x.zip", flipped(ZIP, 150_000)),
-        ("x.zip", ZIP[: DIRECTORY + 6] + b"\xff" + ZIP[DIRECTORY + 7 :]),  # made for version 25.5 of the format
+        ("x.zip", with_byte(ZIP, DIRECTORY + 6, b"\xff")),  # made for version 25.5 of the format
+        ("x.zip", with_byte(ZIP, DIRECTORY + 8, b"\x20")),  # a patch for another file, a feature of the format
+        ("x.zip", with_byte(UTF8, DIRECTORY + 46, b"\xff")),  # a name that is not UTF-8
+        ("x.zip", with_byte(ZIP, DIRECTORY + 46, b"\0")),  # an empty name
+        ("x.zip", with_byte(ZIP, -3, b"\x7f")),  # a directory behind the end of the file, so the file before its start
     ],
 )
 def test_one_bit_of_an_archive_is_noticed(server, name, content):
@@ -139,7 +149,7 @@ def test_a_zip_by_another_method_is_refused(server, method):
 
 
 def test_an_encrypted_zip_is_refused(server):
-    server.content = ZIP[: DIRECTORY + 8] + b"\x01" + ZIP[DIRECTORY + 9 :]
+    server.content = with_byte(ZIP, DIRECTORY + 8, b"\x01")
     with pytest.raises(UserError, match="its member 'a' is encrypted"):
         fetch(WebFiles(url=server.url("x.zip")))
     assert not leftovers()

@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 
 from saelib.activations.rows import ArrayRows
 from saelib.errors import UserError
-from saelib.init_death import InitDeath, measure, product, random_encoder, trial
+from saelib.init_death import product, trial
+from saelib.init_death.encoder import random_encoder
 from saelib.init_death.kernels import NEVER
+from saelib.init_death.measure import measure
 from saelib.init_death.near import nothing_near
+from saelib.init_death.result import InitDeath
 from saelib.preprocessing.transform import Preprocessing
 
 D, D_SAE, TOKENS = 12, 96, 300
@@ -121,7 +124,9 @@ def test_blocks_and_threads_have_no_effect(monkeypatch: pytest.MonkeyPatch) -> N
     expected = measure(ArrayRows(x), preprocessings(x), D_SAE, 5, SEEDS)
     assert measure(ArrayRows(x), preprocessings(x), D_SAE, 5, SEEDS, threads=3) == expected
     for block_rows in (1, 37, 4096):
-        assert measure(ArrayRows(x, block_rows=block_rows), preprocessings(x), D_SAE, 5, SEEDS) == expected
+        for threads in (1, 3):
+            found = measure(ArrayRows(x, block_rows=block_rows), preprocessings(x), D_SAE, 5, SEEDS, threads)
+            assert found == expected
     # Nor where BLAS stands in for the kernels.
     monkeypatch.setattr(trial, "make_product", product.BlasProduct)
     for at_a_time in (1, 50):
@@ -219,5 +224,6 @@ def test_impossible_measurements_are_refused(changes: dict[str, object], message
 
 
 def test_importing_compiles_nothing() -> None:
-    code = "import sys, saelib.init_death; sys.exit(any(m in sys.modules for m in ('numba', 'torch', 'zarr')))"
+    modules = "saelib.init_death.measure, saelib.init_death.probes, saelib.init_death.result"
+    code = f"import sys, {modules}; sys.exit(any(m in sys.modules for m in ('numba', 'torch', 'zarr')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

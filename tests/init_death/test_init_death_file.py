@@ -6,7 +6,8 @@ import pytest
 
 from saelib.activations.rows import ArrayRows
 from saelib.errors import UserError
-from saelib.init_death import InitDeath, Rate, load_result, measure, save_result
+from saelib.init_death.measure import measure
+from saelib.init_death.result import InitDeath, Rate, load_result, save_result
 from saelib.preprocessing.transform import Preprocessing
 
 

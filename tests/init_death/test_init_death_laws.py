@@ -5,10 +5,11 @@ import pytest
 from numpy.typing import NDArray
 
 from saelib.activations.rows import ArrayRows
-from saelib.init_death import Death, measure
+from saelib.init_death.measure import measure
+from saelib.init_death.result import Death
 from saelib.preprocessing.transform import Preprocessing
 from saelib.synthetic.features import sparse_features
-from saelib.theory import dead_relu, dead_total, dead_total_paper
+from saelib.theory.closed_forms import dead_relu, dead_total, dead_total_paper
 
 POINT = 0.01
 

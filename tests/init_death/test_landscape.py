@@ -12,9 +12,11 @@ import saelib.stats.stage
 from saelib.activations.rows import ArrayRows
 from saelib.config import Config
 from saelib.config.load import check_config
-from saelib.init_death import InitDeath, load_result, measure, random_encoder, save_result
+from saelib.init_death.encoder import random_encoder
 from saelib.init_death.landscape import D_SAE, K, Landscape, predict_landscape
+from saelib.init_death.measure import measure
 from saelib.init_death.probes import probe_death
+from saelib.init_death.result import InitDeath, load_result, save_result
 from saelib.pipeline.plan import make_plan
 from saelib.preprocessing.transform import Preprocessing
 from saelib.store import open_store

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from saelib.activations.rows import ArrayRows
 from saelib.errors import UserError
-from saelib.init_death import measure, random_encoder
+from saelib.init_death.encoder import random_encoder
+from saelib.init_death.measure import measure
 from saelib.init_death.probed import DeathEstimate
 from saelib.init_death.probes import probe_death
 from saelib.preprocessing.transform import Preprocessing
@@ -123,9 +124,12 @@ def batch_topk(x: NDArray[np.float32], d_sae: int, k: int, seed: int) -> float:
 @pytest.mark.parametrize("make", [lambda: gaussian(mean=1.5), massive, low_rank])
 def test_batch_topk_has_one_bar(make: Make) -> None:
     x = make() * np.random.default_rng(5).lognormal(0, 0.5, (TOKENS, 1)).astype(np.float32)
+    x = x[np.argsort(np.linalg.norm(x, axis=1))]  # so that a part of the tokens has another bar
     counted = np.mean([batch_topk(x, 1024, 32, seed) for seed in (100, 101, 102)])
-    found = probe_death(ArrayRows(x), RAW)["raw"].dead_batch_topk(1024, 32)
-    assert_close(found, {"total": float(counted)}, 3)
+    probed = probe_death(ArrayRows(x), RAW)["raw"]
+    assert_close(probed.dead_batch_topk(1024, 32), {"total": float(counted)}, 3)
+    first = probe_death(ArrayRows(x[:512]), RAW)["raw"].dead_batch_topk(1024, 32)
+    assert probed.dead_batch_topk(1024, 32, tokens=512).dead_total == pytest.approx(first.dead_total, abs=1e-6)
 
 
 def test_a_threshold_is_passed_or_not() -> None:
@@ -249,3 +253,12 @@ def test_centers_share_products_and_see_what_each_would_see_alone(make: Make) ->
             a, b = together[name].dead(d_sae, k), alone.dead(d_sae, k)
             assert a.dead_total == pytest.approx(b.dead_total, abs=2e-3), name
             assert a.dead_relu == pytest.approx(b.dead_relu, abs=4e-3), name
+
+
+def test_tokens_much_nearer_to_their_center_than_to_others_keep_their_directions() -> None:
+    x = gaussian()
+    x[::2] *= 1e-3
+    x[::2, 3] += 1000
+    far = {"far": Preprocessing(np.where(np.arange(D) == 3, 1000.0, 0.0))}
+    together, alone = (probe_death(ArrayRows(x), kinds, probes=300)["far"] for kinds in (RAW | far, far))
+    np.testing.assert_allclose(together.largest_cosine, alone.largest_cosine, atol=1e-5)

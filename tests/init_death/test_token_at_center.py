@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from saelib.activations.rows import ArrayRows
 from saelib.config.training import PartialWhitening, PreprocessingName
-from saelib.init_death import Death, measure, product, trial
+from saelib.init_death import product, trial
+from saelib.init_death.measure import measure
+from saelib.init_death.result import Death
 from saelib.preprocessing.fit import make_preprocessing
 from saelib.preprocessing.transform import Preprocessing, layer_norm
 from saelib.sae.kernels.cpu import why_unsupported
@@ -118,7 +120,7 @@ def test_a_token_near_the_center_is_counted_as_by_hand(shrink: float) -> None:
 
 
 def trial_encoder() -> NDArray[np.float64]:
-    from saelib.init_death import random_encoder
+    from saelib.init_death.encoder import random_encoder
 
     return random_encoder(D, D_SAE, 0).astype(np.float64)
 

@@ -13,7 +13,6 @@ PROJECT = Path(__file__).parents[2]
 
 def build(kind: str, root: Path) -> Path:
     """A wheel of a clone named saelib in `root`; `kind` is "wheel" or "editable"."""
-    pytest.importorskip("setuptools", minversion="77")
     clone = root / "saelib"
     clone.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):

@@ -100,11 +100,58 @@ class AutoEncoderTopK(Linear):
         return select(post_relu, K), values, indices, post_relu
 
 
+class JumpReLU(Parameters):
+    """dictionary_learning's `JumpReluAutoEncoder` with its default, which does not center its input."""
+
+    apply_b_dec_to_input = False
+
+
+class Transcoder(SAELens):
+    """A transcoder of SAELens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.b_dec_out = nn.Parameter(torch.zeros(D_IN))
+
+
+class Matryoshka(Parameters):
+    """dictionary_learning's `MatryoshkaBatchTopKSAE`, with one group."""
+
+    def pre(self, x: Tensor) -> Tensor:
+        return (x - self.b_dec) @ self.W_enc + self.b_enc
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        post_relu = self.pre(x).relu()
+        codes = select(post_relu, self.k)
+        return codes, codes.sum(0) > 0, post_relu
+
+
+class Gated(nn.Module):
+    """dictionary_learning's `GatedAutoEncoder`, as far as a start is concerned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(D_IN, D_SAE, bias=False), nn.Linear(D_SAE, D_IN, bias=False)
+        self.decoder_bias = nn.Parameter(torch.zeros(D_IN))
+
+
+class AutoEncoder(nn.Module):
+    """dictionary_learning's ReLU SAE, whose `encode` returns the codes alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(D_IN, D_SAE), nn.Linear(D_SAE, D_IN, bias=False)
+        self.bias = nn.Parameter(torch.zeros(D_IN))
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.encoder(x - self.bias).relu()
+
+
 class TopKTrainer:
     """dictionary_learning's: its first step takes the bias from the first batch."""
 
-    def __init__(self) -> None:
-        self.ae = AutoEncoderTopK()
+    def __init__(self, ae: Any = None) -> None:
+        self.ae = ae or AutoEncoderTopK()
 
     def update(self, step: int, x: Tensor) -> None:
         if step == 0:

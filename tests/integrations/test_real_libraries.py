@@ -1,4 +1,4 @@
-"""The real libraries, their trainers and their optimizers: SAEs mostly die as they start them, and live as we do.
+"""The real libraries, their trainers and their optimizers: our start leaves fewer latents dead than their own.
 
 Each library runs in an environment of its own: `make test-interop` creates them. `-s` shows dead latents before and
 after every training.

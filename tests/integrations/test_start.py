@@ -12,15 +12,30 @@ import saelib
 from saelib.errors import UserError
 from saelib.integrations import dictionary_learning, saelens, saev, sparsify
 from saelib.preprocessing.transform import Preprocessing
-from tests.integrations.stand_ins import D_IN, D_SAE, Parameters, SAELens, Saev, SparseCoder, TopKTrainer, select
+from tests.integrations.stand_ins import (
+    D_IN,
+    D_SAE,
+    AutoEncoder,
+    Gated,
+    JumpReLU,
+    Matryoshka,
+    Parameters,
+    SAELens,
+    Saev,
+    SparseCoder,
+    TopKTrainer,
+    Transcoder,
+    select,
+)
 
 STARTS: dict[str, tuple[Callable[[], Any], Callable[[Any, Any], Any]]] = {
     "saelens": (SAELens, saelens.start),
     "dictionary_learning": (TopKTrainer, dictionary_learning.start),
+    "dictionary_learning, Matryoshka": (lambda: TopKTrainer(Matryoshka()), dictionary_learning.start),
     "sparsify": (SparseCoder, sparsify.start),
     "saev": (Saev, saev.start),
 }
-UNIT_ROWS = {"dictionary_learning", "sparsify", "saev"}
+UNIT_ROWS = STARTS.keys() - {"saelens"}
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +88,26 @@ def test_a_whitened_start_selects_what_it_would_on_whitened_rows(library: str, x
     torch.testing.assert_close(decoder_of(after).detach().double(), rows, rtol=1e-3, atol=1e-3)
 
 
+def test_norms_that_saelens_rescales_codes_by_are_folded_first(x: np.ndarray) -> None:
+    """A start of rows of any norm is that of unit rows whose encoder was multiplied by the norms."""
+    found = saelib.fit_preprocessing("pca", x)
+    norms = torch.linspace(0.1, 3, D_SAE)
+    scaled, folded = SAELens(), SAELens()
+    scaled.W_dec.data *= norms[:, None]
+    folded.W_enc.data *= norms
+    saelens.start(scaled, found)
+    saelens.start(folded, found)
+    torch.testing.assert_close(scaled.W_enc, folded.W_enc)
+    torch.testing.assert_close(scaled.W_dec, folded.W_dec)
+
+
+def test_a_scale_for_each_dimension_goes_into_the_weights_too(x: np.ndarray) -> None:
+    found = saelib.fit_preprocessing("zscore", x)
+    sae = saelens.start(SAELens(), found)
+    expected = SAELens().pre(torch.from_numpy(found.apply(x)))
+    torch.testing.assert_close(sae.pre(torch.from_numpy(x)), expected, rtol=0, atol=1e-3)
+
+
 def test_empty_directions_are_left_alone(x: np.ndarray) -> None:
     flat = x.copy()
     flat[:, 3] = 7
@@ -113,12 +148,30 @@ def test_the_first_step_does_not_move_the_center(x: np.ndarray) -> None:
     torch.testing.assert_close(coder.b_dec.detach(), center + 1)
 
 
+@pytest.mark.parametrize(("ae", "name"), [(AutoEncoder, "bias"), (Gated, "decoder_bias")])
+def test_each_name_of_a_decoder_bias_is_found(ae: Any, name: str, x: np.ndarray) -> None:
+    found = saelib.fit_preprocessing("center_median", x)
+    trainer = dictionary_learning.start(TopKTrainer(ae()), found)
+    torch.testing.assert_close(getattr(trainer.ae, name).detach(), torch.from_numpy(found.center).float())
+
+
+def test_a_coder_whose_decoder_is_not_normalized_keeps_its_norms(x: np.ndarray) -> None:
+    """Then code times decoder row is exactly what whitened space would give, as in SAELens."""
+    found = saelib.fit_preprocessing("pca", x)
+    coder, sae = sparsify.start(SparseCoder(normalize_decoder=False), found), saelens.start(SAELens(), found)
+    torch.testing.assert_close(coder.W_dec, sae.W_dec)
+    torch.testing.assert_close(coder.encoder.weight.T, sae.W_enc)
+
+
 @pytest.mark.parametrize(
     ("start", "sae", "message"),
     [
         (saelens.start, SAELens(apply_b_dec_to_input=False), r"apply_b_dec_to_input is False.*should be True"),
         (saelens.start, SAELens(normalize_activations="layer_norm"), r"'layer_norm'.*should be 'none'"),
+        (saelens.start, Transcoder(), r"transcoder: its b_dec stands for another place"),
         (sparsify.start, SparseCoder(transcode=True), r"transcoder"),
+        (dictionary_learning.start, TopKTrainer(torch.nn.Identity()), r"Identity does not subtract its decoder bias"),
+        (dictionary_learning.start, TopKTrainer(JumpReLU()), r"JumpReLU does not subtract its decoder bias"),
         (saelens.start, torch.nn.Linear(D_IN, D_SAE), r"the SAE is a Linear without 'W_enc'"),
         (dictionary_learning.start, SparseCoder(), r"the trainer is a SparseCoder without 'ae'"),
     ],
@@ -153,7 +206,7 @@ def test_death_is_logged_by_cause(library: str, x: np.ndarray) -> None:
     module = module_of(started)
     said: list[dict[str, float]] = []
     logs = {"saelens": saelens, "dictionary_learning": dictionary_learning, "sparsify": sparsify, "saev": saev}
-    death = logs[library].log_death(started, window=1000, report=said.append)
+    death = logs[library.partition(",")[0]].log_death(started, window=1000, report=said.append)
     encode = getattr(module, "encode", module.pre)
     for batch in rows.split(250):
         encode(batch)
@@ -168,3 +221,32 @@ def test_death_is_logged_by_cause(library: str, x: np.ndarray) -> None:
     assert said[-1]["dead_relu"] == pytest.approx((~positive).mean())
     assert said[-1]["dead_topk_only"] == pytest.approx((positive & ~fired).mean())
     assert said[-1]["dead_total"] == pytest.approx((~fired).mean())
+
+
+def test_without_a_selection_no_latent_is_dead_by_topk() -> None:
+    ae = AutoEncoder()
+    ae.encoder.bias.data[:40] = -1e6
+    death = dictionary_learning.log_death(TopKTrainer(ae), window=100)
+    ae.encode(torch.randn(100, D_IN, generator=torch.Generator().manual_seed(0)))
+    (row,) = death.rows
+    assert row["dead_relu"] == row["dead_total"] == pytest.approx(40 / D_SAE)
+    assert row["dead_topk_only"] == 0
+
+
+def test_each_window_is_counted_afresh() -> None:
+    """Every latent fires in the first window, and the half whose bias then falls in no later one."""
+    ae = AutoEncoder()
+    death = dictionary_learning.log_death(TopKTrainer(ae), window=50)
+    ae.encoder.bias.data[:] = 1e6
+    ae.encode(torch.zeros(50, D_IN))
+    ae.encoder.bias.data[: D_SAE // 2] = -1e6
+    for _ in range(4):
+        ae.encode(torch.zeros(25, D_IN))
+    assert [row["dead_total"] for row in death.rows] == [0, 0.5, 0.5]
+
+
+def test_what_cannot_be_logged_says_why() -> None:
+    with pytest.raises(UserError, match="JumpReluTrainer computes its codes inside its loss"):
+        dictionary_learning.log_death(TopKTrainer(JumpReLU()))
+    with pytest.raises(UserError, match="window = 0: must be at least 1 token"):
+        saelens.log_death(SAELens(), window=0)

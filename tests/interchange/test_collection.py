@@ -12,7 +12,9 @@ import pytest
 
 import saelib
 from saelib.cli import main
+from saelib.config.files import HubFiles
 from saelib.errors import UserError
+from saelib.fetch import hub as fetch_hub
 from saelib.interchange import export_sae
 from saelib.interchange.collection import find_saes, import_all, open_collection
 from saelib.sae.file import load_sae
@@ -49,11 +51,12 @@ def test_a_folder_of_several_is_listed_and_one_is_picked(folder: Path) -> None:
 
 
 def test_an_sae_with_others_below_it_is_the_one_that_is_meant(folder: Path, make: Any) -> None:
-    export_sae(make("topk", "raw"), "saelens", folder / "checkpoints")
-    for file in (folder / "checkpoints").iterdir():
+    export_sae(make("topk", "raw"), "saelens", folder / "(old)")
+    for file in (folder / "(old)").iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     collection, _ = open_collection(str(folder))
-    assert collection.names == (".", "checkpoints", *NAMES)
+    assert collection.names == ("(old)", ".", *NAMES)
+    assert collection.pick(None) == "."
     assert collection.load().about["imported_from"] == "saelens"
 
 
@@ -74,6 +77,16 @@ def test_all_are_imported_and_those_that_cannot_be_are_named(folder: Path, tmp_p
     assert (tmp_path / "again" / "layers.10.safetensors").is_file()
 
 
+def test_no_sae_replaces_another_of_the_same_place(folder: Path, make: Any, tmp_path: Path) -> None:
+    """One in the place itself and one in its folder `sae` have the same file name."""
+    export_sae(make("relu", "raw"), "saelens", folder / "sae")
+    for file in (folder / "layers.2").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(UserError, match=r"theirs::sae: .*sae\.safetensors already holds another of them"):
+        import_all(open_collection(str(folder))[0], tmp_path / "ours")
+    assert load_sae(tmp_path / "ours" / "sae.safetensors").sae.architecture == "topk"
+
+
 @pytest.fixture
 def on_hub(folder: Path, hub: Any) -> Any:
     hub.files = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
@@ -85,11 +98,15 @@ def test_an_sae_of_the_hub_is_fetched_alone(
     revision: str, on_hub: Any, folder: Path, run: Any, rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    fetched: list[HubFiles] = []
+    snapshot = fetch_hub.snapshot
+    monkeypatch.setattr(fetch_hub, "snapshot", lambda files: fetched.append(files) or snapshot(files))
     collection, _ = open_collection(f"org/toy{revision}")
     assert collection.names == NAMES
     assert on_hub.sent == []
     ours = saelib.load_sae(f"org/toy{revision}::layers.10")
     assert sorted(on_hub.sent) == ["layers.10/cfg.json", "layers.10/sae.safetensors"]
+    assert [files.revision for files in fetched] == [COMMIT]  # the one that was listed, whatever main is by now
     np.testing.assert_array_equal(run(ours.saved, rows)[1], run(saelib.load_sae(folder / "layers.10").saved, rows)[1])
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from saelib.config.training import PreprocessingName
 from saelib.errors import UserError
 from saelib.interchange import FORMATS, check_output, export_sae, import_sae, load_own
+from saelib.interchange.collection import load_any, open_collection
 from saelib.sae.file import save_sae
 from saelib.sae.model import Architecture
 
@@ -129,7 +130,7 @@ def test_the_format_is_told_by_the_files(make: Any, tmp_path: Path) -> None:
         export_sae(make("topk", "raw"), library, tmp_path / library)
         assert import_sae(tmp_path / library).about["imported_from"] == library
     with pytest.raises(UserError, match=r"holds 3 SAE\(s\) in subfolders; name one, as in .*saelens|dict"):
-        import_sae(tmp_path)
+        open_collection(str(tmp_path))[0].load()
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"saelens: cfg.json and sae_weights.safetensors; dictionary_learning: "):
         import_sae(tmp_path / "empty")
@@ -154,6 +155,8 @@ def test_an_sae_of_another_library_is_not_one_of_ours_and_the_message_says_what_
         for path in (folder, *(folder / name for name in form.files)):
             with pytest.raises(UserError, match=f"an SAE of {library}; first: saelib import {folder} sae.safetensors"):
                 load_own(path)
+    with pytest.raises(UserError, match="an SAE of saelens; first: saelib import"):
+        load_any(str(tmp_path / "saelens" / "sae_weights.safetensors"))
 
 
 def test_where_an_import_may_be_written(make: Any, tmp_path: Path) -> None:

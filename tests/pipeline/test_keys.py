@@ -70,6 +70,8 @@ def test_code_counts_where_it_is_used_and_words_do_not(package: Path, name: str,
         ("saelib.init_death.stage", "saelib.preprocessing.fit", "saelib.sae.autograd.losses"),
         ("saelib.train.stage", "saelib.sae.autograd.losses", "saelib.init_death.kernels"),
         ("saelib.train.stage", "saelib.sae.kernels.large", "saelib.train.loggers"),
+        ("saelib.init_death.stage", "saelib.theory.cap_law", "saelib.theory.closed_forms"),
+        ("saelib.train.measured_rule", "saelib.init_death.probes", "saelib.init_death.kernels"),
         ("saelib.report.stage", "saelib.stats.correlation", "saelib.extract.stage"),
     ],
 )

@@ -189,7 +189,7 @@ def test_a_run_says_why_each_job_runs_and_how_long_it_will_take(edited: Tree) ->
     assert planned(edited)["seconds_left"] > 0
     said = (done := edited.snakemake()).stdout + done.stderr
     assert done.returncode == 0
-    assert "count features born dead: calm/layers_1-2 (init_death.k: 8 -> 9)" in said
+    assert "count latents born dead: calm/layers_1-2 (init_death.k: 8 -> 9)" in said
     assert "tables, figures and page: all (upstream: init_death, theory)" in said
     lines = [line for line in said.splitlines() if line.startswith("saelib: ")]
     assert [line.partition(",")[0] for line in lines] == [f"saelib: {done} of 4 jobs done" for done in range(4)]

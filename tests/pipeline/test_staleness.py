@@ -65,9 +65,11 @@ def add_a_comment_and_blank_lines(text: str) -> str:
         ("saelib/sae/autograd/losses.py", add_a_comment_and_blank_lines, set()),
         ("saelib/sae/kernels/large.py", add_a_line, TRAIN | ALWAYS),
         ("saelib/train/loggers.py", add_a_line, set()),
-        # `auto` predicts death by the measured rule; stage init_death needs theory's cap law.
-        ("saelib/init_death/kernels.py", add_a_line, DEATH | AUTO | ALWAYS),
-        ("saelib/theory/closed_forms.py", add_a_line, DEATH | THEORY | AUTO | ALWAYS),
+        # `auto` predicts death by probes and the cap law, and counts nothing.
+        ("saelib/init_death/kernels.py", add_a_line, DEATH | ALWAYS),
+        ("saelib/init_death/probes.py", add_a_line, DEATH | AUTO | ALWAYS),
+        ("saelib/theory/cap_law.py", add_a_line, DEATH | AUTO | ALWAYS),
+        ("saelib/theory/closed_forms.py", add_a_line, THEORY | ALWAYS),
         ("saelib/stats/moments.py", add_a_line, STATS | DEATH | THEORY | TRAIN | ALWAYS),
         ("saelib/report/page.py", add_a_line, ALWAYS),
         (

@@ -2,11 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
+
+T = TypeVar("T")
 
 FLAGS = [
     "--headless",
@@ -40,14 +42,19 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     window.quit()
 
 
-def open_page(browser: Any, path: Path) -> None:
-    from selenium.webdriver.support.wait import WebDriverWait
-
+def open_page(browser: Any, path: Path, at: str = "") -> None:
     for log in ("browser", "performance"):
         browser.get_log(log)
-    browser.get(path.resolve().as_uri())
+    browser.get(path.resolve().as_uri() + at)
     drawn = "return document.documentElement.dataset.drawn === 'yes'"
-    WebDriverWait(browser, 60).until(lambda window: window.execute_script(drawn))
+    until(browser, lambda window: window.execute_script(drawn))
+
+
+def until(browser: Any, condition: Callable[[Any], T]) -> T:
+    """Waits until a condition on the browser holds, and returns its value."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    return WebDriverWait(browser, 60).until(condition)
 
 
 def requests(browser: Any) -> list[str]:

@@ -10,15 +10,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from saelib import report, theory
+from saelib import report
 from saelib.config import Config, VariantConfig
 from saelib.config.load import check_config
 from saelib.files.sealed import read_json, write_json
-from saelib.init_death import Death, InitDeath, Rate, save_result
-from saelib.init_death.landscape import Landscape
+from saelib.init_death.landscape import Grid, Landscape
+from saelib.init_death.result import Death, InitDeath, Rate, save_result
 from saelib.report import Place
 from saelib.report.page import render_page
 from saelib.stats import LayerStats, save_stats
+from saelib.theory import closed_forms
 from saelib.theory.result import LayerPrediction, save_predictions
 from saelib.train.history import HISTORY
 from saelib.train.result import DivergedRun, MeasuredRun, SweepResult, run_entry
@@ -105,8 +106,8 @@ def landscape(rng: np.random.Generator, gamma: float, d_in: int) -> dict[str, np
 
 
 def init_death(rng: np.random.Generator, gamma: float, after_centering: float) -> InitDeath:
-    total = float(theory.dead_total(gamma, 2048, 64, 8192)) * rng.uniform(0.6, 1)
-    relu = float(theory.dead_relu(gamma, 8192)) * rng.uniform(0.7, 1)
+    total = float(closed_forms.dead_total(gamma, 2048, 64, 8192)) * rng.uniform(0.6, 1)
+    relu = float(closed_forms.dead_relu(gamma, 8192)) * rng.uniform(0.7, 1)
     preprocessings = {
         "raw": death(min(relu, total), total),
         "center_median": death(0, after_centering),
@@ -122,8 +123,9 @@ def init_death(rng: np.random.Generator, gamma: float, after_centering: float) -
 def predicted(dead: dict[str, float]) -> Landscape:
     """Makes up death that is larger for more latents, and smaller for a larger k."""
     d_sae, k = (32, 2048), (16, 64)
-    grids = {name: ((one / 2, None), (one, one / 4)) for name, one in dead.items()}
-    return Landscape(d_sae, k, grids, dict.fromkeys(dead, ((0.01, None), (0.01, 0.005))))
+    grids: dict[str, Grid] = {name: ((one / 2, None), (one, one / 4)) for name, one in dead.items()}
+    errors: dict[str, Grid] = dict.fromkeys(dead, ((0.01, None), (0.01, 0.005)))
+    return Landscape(d_sae, k, grids, errors)
 
 
 def death(relu: float, total: float) -> Death:
@@ -135,15 +137,15 @@ def death(relu: float, total: float) -> Death:
 
 def prediction(config: Config, model: str, layer: int, gamma: float) -> LayerPrediction:
     d_sae, k, tokens = config.init_death.d_sae, config.init_death.k, config.extraction.heldout_tokens
-    found = theory.predict(gamma, d_sae, k, tokens)
+    found = closed_forms.predict(gamma, d_sae, k, tokens)
     return LayerPrediction(model, layer, gamma, gamma, d_sae, k, tokens, **vars(found))
 
 
 def sweep(rng: np.random.Generator, place: Place, d_in: int, gamma: float) -> dict[str, Any]:
     variant = place.variant
     spared = {"baseline": 1.0, "auxk": 0.3, "center_median": 0.02, "pca": 0.0}.get(variant, 0.5)
-    relu = float(theory.dead_relu(gamma, 8192)) * spared
-    total = max(relu, float(theory.dead_total(gamma, 1024, 32, 8192)) * spared * rng.uniform(0.5, 0.9))
+    relu = float(closed_forms.dead_relu(gamma, 8192)) * spared
+    total = max(relu, float(closed_forms.dead_total(gamma, 1024, 32, 8192)) * spared * rng.uniform(0.5, 0.9))
     best, options = (
         measured_run(relu, total),
         VariantConfig.model_validate(

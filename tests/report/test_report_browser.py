@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from saelib.config import Config
-from tests.report.chromium import choose, marks, open_page, requests, shown_rows
+from tests.report.chromium import choose, marks, open_page, requests, shown_rows, until
 
 pytestmark = pytest.mark.browser
 
@@ -27,19 +27,17 @@ def test_it_is_drawn_without_errors_and_without_the_network(page: Any, complete:
 
 
 def test_choosing_a_domain_filters_tables_and_charts(page: Any):
-    from selenium.webdriver.support.wait import WebDriverWait
-
     assert len(shown_rows(page)) == 74
     choose(page, "genomic")
     assert {row[2] for row in shown_rows(page)} == {"genomic"}
     assert len(shown_rows(page)) == 18
     assert len(shown_rows(page, 1)) == 8
-    WebDriverWait(page, 20).until(lambda window: marks(window, "death-total") == 18)
+    until(page, lambda window: marks(window, "death-total") == 18)
     counts = page.execute_script("return [...document.querySelectorAll('[data-counts]')].map((e) => e.innerText)")
     assert counts == ["18", "8"]
     choose(page, "")
     assert len(shown_rows(page)) == 74
-    WebDriverWait(page, 20).until(lambda window: marks(window, "death-total") == 74)
+    until(page, lambda window: marks(window, "death-total") == 74)
 
 
 def test_headings_sort_numbers_as_numbers_in_both_directions(page: Any):
@@ -62,12 +60,11 @@ def test_headings_sort_numbers_as_numbers_in_both_directions(page: Any):
 def test_pointing_at_a_layer_shows_its_numbers(page: Any):
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.wait import WebDriverWait
 
     point = page.find_elements(By.CSS_SELECTOR, "#death-total .mark-symbol.role-mark path")[-1]
     page.execute_script("arguments[0].scrollIntoView({block: 'center'})", point)
     ActionChains(page).move_to_element(point).perform()
-    WebDriverWait(page, 20).until(lambda window: window.find_elements(By.CSS_SELECTOR, "#vg-tooltip-element.visible"))
+    until(page, lambda window: window.find_elements(By.CSS_SELECTOR, "#vg-tooltip-element.visible"))
     text = page.find_element(By.ID, "vg-tooltip-element").text
     for word in ("model", "layer", "γ", "all dead", "recommendation"):
         assert word in text

@@ -5,12 +5,10 @@ from typing import Any
 
 import polars as pl
 import pytest
-from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.wait import WebDriverWait
 
 from saelib.config import Config
 from saelib.files.sealed import read_json, write_json
-from tests.report.chromium import choose, marks, open_page, shown_rows
+from tests.report.chromium import choose, marks, open_page, shown_rows, until
 
 pytestmark = pytest.mark.browser
 
@@ -44,7 +42,7 @@ def test_the_lead_and_the_correlations_follow_the_choice_of_a_model(page: Any, c
     assert agreement.startswith("Over all layers of antiberty")
     assert f"with all dead is {expected['rho']:.2f}" in agreement
     assert {row[0] for row in shown_rows(page)} == {"antiberty"}
-    WebDriverWait(page, 20).until(lambda window: marks(window, "finding") == 16)
+    until(page, lambda window: marks(window, "finding") == 16)
 
 
 def test_a_domain_gives_up_the_model_of_another(page: Any):
@@ -53,7 +51,7 @@ def test_a_domain_gives_up_the_model_of_another(page: Any):
     choose(page, "vision")
     assert {row[0] for row in shown_rows(page)} == {"dinov2-small"}
     page.execute_script("document.querySelector('#filter button[type=reset]').click()")
-    WebDriverWait(page, 20).until(lambda window: len(shown_rows(window)) == 74)
+    until(page, lambda window: len(shown_rows(window)) == 74)
 
 
 def test_a_search_finds_layers_and_says_what_it_leaves_as_it_was(page: Any):
@@ -82,30 +80,73 @@ def test_layers_that_stay_dead_are_named_and_filtered(browser: Any, suite: Confi
     assert lead(browser).endswith("are dead on all of them.")
 
 
+def test_missing_values_stay_at_the_end_in_both_directions(browser: Any, suite: Config, render: Any):
+    suite.stats_path("minilm-l6", 4).unlink()
+    path = suite.results / "page.html"
+    path.write_text(render(suite))
+    open_page(browser, path)
+    click = "[...document.querySelectorAll('#layers th button')].find((b) => b.innerText === 'γ').click()"
+    for descending in (False, True):
+        browser.execute_script(click)
+        *gammas, missing = [row[4] for row in shown_rows(browser)]
+        assert missing == "–"
+        assert gammas == sorted(gammas, key=float, reverse=descending)
+
+
 def test_the_keyboard_opens_a_card_with_the_reason_and_closes_it(page: Any, complete: Config):
+    from selenium.webdriver.common.keys import Keys
+
     table = pl.read_parquet(complete.results / "tables" / "layers.parquet")
     row = table.filter(model="spliceai-10k", layer=16).to_dicts()[0]
     link = page.find_element("css selector", "a.advice[href='#layer/spliceai-10k/16']")
     link.send_keys(Keys.ENTER)
-    (text,) = WebDriverWait(page, 20).until(lambda window: shown(window, "dialog[open]"))
+    (text,) = until(page, lambda window: shown(window, "dialog[open]"))
     assert "spliceai-10k, layer 16" in text
     assert row["recommendation_reason"] in text
     assert f"{100 * row['dead_total']:.1f}%" in text
     page.switch_to.active_element.send_keys(Keys.ESCAPE)
-    WebDriverWait(page, 20).until(lambda window: not shown(window, "dialog[open]"))
+    until(page, lambda window: not shown(window, "dialog[open]"))
     assert page.current_url.endswith("#")
 
 
 def test_a_card_has_an_address_and_links_to_its_model_and_files(page: Any, complete: Config):
     page.execute_script("location.hash = '#layer/minilm-l6/6'")
-    WebDriverWait(page, 20).until(lambda window: shown(window, "dialog[open]"))
+    until(page, lambda window: shown(window, "dialog[open]"))
     links = page.execute_script("return [...card.querySelectorAll('a')].map((a) => a.getAttribute('href'))")
     assert links == ["#model/minilm-l6", "stats/minilm-l6/layer_6.json", "init_death/minilm-l6/layer_6.json"]
     assert all((complete.results / link).exists() for link in links[1:])
     page.execute_script("location.hash = '#model/minilm-l6'")
-    WebDriverWait(page, 20).until(lambda window: "Made-up activations." in shown(window, "dialog[open]")[0])
+    until(page, lambda window: "Made-up activations." in shown(window, "dialog[open]")[0])
     page.execute_script("location.hash = '#layer/nothing/1'")
-    WebDriverWait(page, 20).until(lambda window: not shown(window, "dialog[open]"))
+    until(page, lambda window: not shown(window, "dialog[open]"))
+
+
+def test_a_mark_says_what_the_recommendation_leaves_and_opens_the_card(page: Any, complete: Config):
+    table = pl.read_parquet(complete.results / "tables" / "layers.parquet")
+    row = table.filter(model="spliceai-10k", layer=16).to_dicts()[0]
+    assert row["recommendation"] == "center_median"
+    labels = page.execute_script(
+        "return [...document.querySelectorAll('#finding path[aria-label*=spliceai-10k][aria-label*=\"layer: 16;\"]')]"
+        ".map((mark) => mark.getAttribute('aria-label'))"
+    )
+    rates = {"as it is": "dead_total", "with the recommended preprocessing": "dead_total_center_median"}
+    assert len(labels) == len(rates)
+    for label, (state, column) in zip(labels, rates.items(), strict=True):
+        assert f"state: {state}; model: spliceai-10k; layer: 16; site: residual; dead: {row[column]:.2%}; " in label
+        assert "recommendation: center" in label
+    page.execute_script(
+        "document.querySelector('#finding path[aria-label*=spliceai-10k][aria-label*=\"layer: 16;\"]')"
+        ".dispatchEvent(new MouseEvent('click', {bubbles: true}))"
+    )
+    until(page, lambda window: shown(window, "dialog[open]"))
+    assert page.current_url.endswith("#layer/spliceai-10k/16")
+
+
+def test_a_broken_address_opens_nothing_and_the_page_is_drawn(page: Any, complete: Config):
+    page.get("about:blank")
+    open_page(page, complete.results / "report.html", "#layer/%E0%A4/1")
+    assert [entry["message"] for entry in page.get_log("browser")] == []
+    assert shown(page, "dialog[open]") == []
 
 
 def test_curves_are_those_of_the_chosen_layer(page: Any):
@@ -159,7 +200,7 @@ def test_evil_names_open_cards_and_leave_quoted_in_csv(browser: Any, poisoned: C
     open_page(browser, path)
     evil = next(name for name in poisoned.models if name.startswith("model"))
     browser.execute_script("location.hash = layerHash({model: arguments[0], layer: 1, site: 'residual'})", evil)
-    WebDriverWait(browser, 20).until(lambda window: shown(window, "dialog[open]"))
+    until(browser, lambda window: shown(window, "dialog[open]"))
     title = browser.execute_script("return document.getElementById('card-title').textContent")
     assert title == f"{evil}, layer 1"
     assert browser.execute_script("return document.querySelectorAll('dialog script, dialog img').length") == 0

@@ -149,6 +149,15 @@ def test_damaged_statistics_are_not_drawn(suite: Config, caplog: pytest.LogCaptu
     assert f"{damaged}: its checksum is not the one in layer_2.json" in caplog.text
 
 
+def test_dollar_signs_in_a_domain_are_text(suite: Config):
+    models = {name: model.model_copy(update={"domain": r"$x_{$ \frac"}) for name, model in suite.models.items()}
+    config = suite.model_copy(update={"models": models})
+    layers = layers_of(config)
+    for figure in (death_by_layer(layers), death_vs_gamma(config, layers, report.spearman_rows(layers))):
+        assert figure is not None
+        figure.draw_without_rendering()
+
+
 def test_single_layers_and_gamma_of_zero_can_be_drawn(suite: Config):
     layers = layers_of(suite).filter(model="hyenadna-tiny", layer=2)
     spearman = report.spearman_rows(layers)

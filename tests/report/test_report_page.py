@@ -92,6 +92,49 @@ def test_rows_in_the_page_are_the_tables(complete: Config):
     assert set(charts) == {"finding", "death-relu", "death-total", "by-layer", "trained", "training"} <= set(places)
 
 
+def test_charts_find_every_field_in_their_rows(complete: Config):
+    page = Page((complete.results / "report.html").read_text())
+    charts, rows = json.loads(page.scripts[0]), json.loads(page.scripts[1])
+    for chart in charts.values():
+        computed = {name for found in _values(chart["spec"], "as") for name in np.atleast_1d(found)}
+        curve = {name for points in chart["spec"].get("datasets", {}).values() for name in points[0]}
+        fields = set(_values(chart["spec"], "field"))
+        assert fields
+        assert fields <= rows[chart["rows"]][0].keys() | computed | curve
+
+
+def _values(node: Any, key: str) -> list[Any]:
+    """Lists the values under a key, wherever it stands."""
+    if isinstance(node, list):
+        return [value for inner in node for value in _values(inner, key)]
+    if not isinstance(node, dict):
+        return []
+    own = [node[key]] if key in node else []
+    return own + [value for inner in node.values() for value in _values(inner, key)]
+
+
+def test_every_table_has_a_link_in_the_page(complete: Config):
+    page = Page((complete.results / "report.html").read_text())
+    linked = {href for href in page.attributes("a", "href") if href and href.startswith("tables/")}
+    written = {f"tables/{path.name}" for path in (complete.results / "tables").iterdir()}
+    assert linked <= written
+    assert {name for name in written if name.endswith(".csv")} <= linked
+
+
+def test_a_short_suite_says_how_many_tokens_its_curves_are_counted_on(suite: Config, render: Render):
+    extraction = suite.extraction.model_copy(update={"heldout_tokens": 1_024})
+    assert "first 2,048 held-out tokens" in render(suite)
+    assert "first 1,024 held-out tokens" in render(suite.model_copy(update={"extraction": extraction}))
+
+
+def test_a_variant_without_curves_has_no_column_of_panels(suite: Config, render: Render):
+    for history in suite.results.glob("train/*/*/auxk/history.parquet"):
+        history.unlink()
+    facet = json.loads(Page(render(suite)).scripts[0])["training"]["spec"]["encoding"]["facet"]
+    assert facet["columns"] == len(suite.train.variants) - 1
+    assert not any(panel.startswith("auxk") for panel in facet["sort"])
+
+
 def test_text_from_config_and_results_stays_text(poisoned: Config, evil: str, render: Render):
     page = Page(render(poisoned))
     assert [tag for tag, _ in page.elements].count("script") == 4
@@ -169,6 +212,19 @@ def test_the_headline_counts_the_recommendations(complete: Config):
     text = " ".join(Page((complete.results / "report.html").read_text()).text.split())
     assert f"Of 74 measured layers, {counts['raw']} can be used as they are" in text
     assert f"{counts['center_median']} should be centered first, and {counts.get('pca', 0)} whitened" in text
+
+
+def test_layers_over_one_percent_are_listed_even_if_centering_is_accepted(suite: Config, render: Render):
+    for layer, left in ((4, 0.03), (5, 0.009)):
+        path = suite.init_death_path("minilm-l6", layer)
+        found = read_json(path)
+        for name, mean in {"raw": 0.5, "center_median": left, "pca": 0.0}.items():
+            found["preprocessings"][name]["dead_total"] = {"mean": mean, "sd": 0.0, "per_seed": [mean]}
+        write_json(path, found)
+    text = " ".join(Page(render(suite)).text.split())
+    assert "all of them but 1, listed below. After centering, up to 5% is accepted." in text
+    assert "minilm-l6 layer 4 keeps 3.00% dead (center; as it is, 50.0%)" in text
+    assert "layer 5 keeps" not in text
 
 
 def test_one_theory_and_intervals_over_whole_models(complete: Config):

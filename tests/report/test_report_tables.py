@@ -10,7 +10,7 @@ import pytest
 from saelib import report
 from saelib.config import Config
 from saelib.files.sealed import read_json, read_sealed, write_json
-from saelib.init_death import load_result
+from saelib.init_death.result import load_result
 from saelib.preprocessing.recommend import MeasuredDeath, recommend
 from saelib.report import Place, landscape_table, layers_table, read_results, saes_table, spearman_rows
 from saelib.stats import load_stats

@@ -8,7 +8,8 @@ import pytest
 from saelib import report
 from saelib.config import Config
 from saelib.report import Place
-from saelib.report.training import SHOWN, TRAINING, thinned, training_table
+from saelib.report.training import PROBED, SHOWN, TRAINING, thinned, training_table
+from saelib.train.history import PROBE_ROWS
 
 PLACE = Place("minilm-l6", 6, "auxk")
 
@@ -54,6 +55,10 @@ def test_what_is_not_finite_is_missing(suite: Config):
     assert table["token_fvu_median"].to_list() == [None, None, 0.5, None, 0.1, 0.1, 0.1, 0.1]
 
 
+def test_records_are_measured_on_as_many_tokens_as_the_page_says():
+    assert PROBED == PROBE_ROWS
+
+
 @pytest.mark.parametrize("records", [1, SHOWN, SHOWN + 2, 1000])
 def test_the_page_keeps_few_records_and_the_last_of_each_curve(records: int):
     curves = [
@@ -67,4 +72,4 @@ def test_the_page_keeps_few_records_and_the_last_of_each_curve(records: int):
     for rate in (0.1, 0.2):
         steps = kept.filter(peak_learning_rate=rate)["step"].to_list()
         assert steps[-1] == records - 1
-        assert min(records, SHOWN // 2) <= len(steps) <= SHOWN + 1
+        assert min(records, SHOWN // 2) <= len(steps) <= SHOWN

@@ -1,6 +1,8 @@
 """The structure that docs/architecture.md promises: few loose modules, no circular imports, rooms in one direction."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -8,9 +10,9 @@ from pathlib import Path
 import saelib
 
 PACKAGE = Path(saelib.__file__).parent
-LOOSE = {"__init__", "__main__", "environments", "errors", "extras", "progress"}
+LOOSE = {"__init__", "__main__", "environments", "errors", "progress"}
 BOTTOM_UP = (
-    *("errors", "extras", "files", "progress", "environments", "config", "fetch", "store", "activations", "datasets"),
+    *("errors", "files", "progress", "environments", "config", "fetch", "store", "activations", "datasets"),
     *("sources", "extract", "stats", "theory", "preprocessing", "sae", "evaluation", "init_death", "train"),
     *("synthetic", "interchange", "diagnosis", "integrations", "report", "pipeline", "cli", "api", "__main__"),
 )
@@ -73,6 +75,17 @@ def test_rooms_import_downward() -> None:
         if room(name) and room(target) and place[room(target)] > place[room(name)]
     }
     assert upward <= set(UPWARD), f"imports of a room above: {sorted(upward - set(UPWARD))}"
+
+
+def test_jobs_that_only_measure_start_without_torch() -> None:
+    """The second line holds what they import when they run."""
+    code = (
+        "import sys, saelib.stats.stage, saelib.init_death.stage, saelib.theory.stage\n"
+        "import saelib.stats.moments, saelib.init_death.trial, saelib.init_death.probes, saelib.sae.kernels.gemm\n"
+        "print([m for m in ('torch', 'polars', 'transformers', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_what_is_read_says_what_it_is_for() -> None:

@@ -171,7 +171,7 @@ def test_files_that_are_no_such_checkpoint_are_refused(model, repository, tmp_pa
     with pytest.raises(UserError, match="not a complete checkpoint"):
         opened(broken)
     torch.save(torch.zeros(3), broken)
-    with pytest.raises(UserError, match="holds a Tensor, not weights by their names"):
+    with pytest.raises(UserError, match="holds a Tensor, should hold weights by name"):
         opened(broken)
     torch.save({"transformer.norm.weight": torch.zeros(3)}, broken)
     with pytest.raises(UserError, match="not the weights of an ESM3"):

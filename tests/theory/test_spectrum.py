@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from saelib.activations.rows import ArrayRows
 from saelib.errors import UserError
-from saelib.init_death import measure
+from saelib.init_death.measure import measure
 from saelib.preprocessing.transform import Preprocessing
 from saelib.theory.spectrum import dead_total_from_ranks, dead_total_from_spectrum
 

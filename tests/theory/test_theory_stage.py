@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from saelib import theory
 from saelib.activations.rows import ArrayRows
 from saelib.config.load import check_config
 from saelib.files.sealed import read_json
-from saelib.init_death import measure
+from saelib.init_death.measure import measure
 from saelib.preprocessing.fit import make_preprocessing
 from saelib.stats import compute_stats, save_stats
+from saelib.theory import closed_forms
 from saelib.theory.stage import write_predictions
 
 
@@ -37,5 +37,5 @@ def test_death_from_a_mean_along_the_ones_is_predicted(tmp_path: Path) -> None:
     assert (row["gamma"], row["gamma_unit"]) == (stats.gamma, stats.gamma_unit)
     assert measured.dead_total.mean > 0.1
     assert row["dead_total"] == pytest.approx(measured.dead_total.mean, abs=0.04)
-    assert row["dead_total"] == float(theory.dead_total(stats.gamma_unit, 2048, 64, 8192))
-    assert row["dead_total_paper"] == float(theory.dead_total_paper(stats.gamma, 2048, 64, 8192)) < 1e-6
+    assert row["dead_total"] == float(closed_forms.dead_total(stats.gamma_unit, 2048, 64, 8192))
+    assert row["dead_total_paper"] == float(closed_forms.dead_total_paper(stats.gamma, 2048, 64, 8192)) < 1e-6

@@ -8,16 +8,16 @@ import pytest
 
 import saelib.extract.stage
 import saelib.stats.stage
+import saelib.train.measured_rule
 import saelib.train.stage
 from saelib.activations.rows import ArrayRows
 from saelib.config import Config, TrainConfig, VariantConfig
 from saelib.config.load import check_config
-from saelib.init_death import measure
+from saelib.init_death.measure import measure
 from saelib.pipeline.plan import make_plan
 from saelib.pipeline.targets import wanted_targets
-from saelib.preprocessing.choose import Choice
 from saelib.preprocessing.fit import make_preprocessing
-from saelib.preprocessing.recommend import ORDER, MeasuredDeath, recommend
+from saelib.preprocessing.recommend import ORDER, MeasuredDeath, Recommendation, recommend
 from saelib.stats import compute_stats
 from saelib.train.result import load_sweep
 from saelib.train.rules import choose
@@ -46,12 +46,14 @@ def ordinary() -> np.ndarray:
     return np.random.default_rng(1).standard_normal((TOKENS, D)).astype(np.float32)
 
 
-def chosen(x: np.ndarray, preprocessing: Any, d_sae: int = D_SAE, k: int = K, architecture: str = "topk") -> Choice:
+def chosen(
+    x: np.ndarray, preprocessing: Any, d_sae: int = D_SAE, k: int = K, architecture: str = "topk", seed: int = 0
+) -> Recommendation:
     train = ArrayRows(x[:-1000])
     stats = compute_stats(train)
     variant = VariantConfig.model_validate({"preprocessing": preprocessing, "architecture": architecture})
     data = LayerData(train, ArrayRows(x[-1000:]), stats.arrays)
-    found = choose(data, stats, TrainConfig(d_sae=d_sae, k=k), variant, Subject("toy", 1, "v"), seed=0)
+    found = choose(data, stats, TrainConfig(d_sae=d_sae, k=k), variant, Subject("toy", 1, "v"), seed)
     assert found is not None
     return found
 
@@ -65,8 +67,8 @@ def chosen(x: np.ndarray, preprocessing: Any, d_sae: int = D_SAE, k: int = K, ar
     ],
 )
 def test_each_rule_has_its_choice(x: np.ndarray, measured: str, paper: str) -> None:
-    assert chosen(x, "auto").preprocessing.kind == measured
-    assert chosen(x, PAPER).preprocessing.kind == paper
+    assert chosen(x, "auto").preprocessing == measured
+    assert chosen(x, PAPER).preprocessing == paper
 
 
 @pytest.mark.parametrize("make", [three_directions, far_mean, ordinary])
@@ -78,17 +80,24 @@ def test_the_choice_is_what_counting_recommends(make: Any) -> None:
     rates = {name: counted[name].dead_total for name in ORDER}
     expected = recommend({name: MeasuredDeath(rate.mean, rate.sd, 3) for name, rate in rates.items()})
     assert expected is not None
-    assert chosen(make(), "auto").preprocessing.kind == expected.preprocessing
+    assert chosen(make(), "auto").preprocessing == expected.preprocessing
 
 
 def test_d_sae_and_k_of_the_training_decide() -> None:
-    assert chosen(three_directions(), "auto", d_sae=64, k=32).preprocessing.kind == "raw"
-    assert chosen(three_directions(), "auto", d_sae=768, k=8).preprocessing.kind == "pca"
+    assert chosen(three_directions(), "auto", d_sae=64, k=32).preprocessing == "raw"
+    assert chosen(three_directions(), "auto", d_sae=768, k=8).preprocessing == "pca"
 
 
 def test_relu_selects_what_topk_passes_over() -> None:
-    assert chosen(three_directions(), "auto", architecture="relu").preprocessing.kind == "raw"
-    assert chosen(three_directions(), "auto", architecture="batch_topk").preprocessing.kind == "pca"
+    assert chosen(three_directions(), "auto", architecture="relu").preprocessing == "raw"
+    assert chosen(three_directions(), "auto", architecture="batch_topk").preprocessing == "pca"
+
+
+def test_long_tokens_take_the_places_of_a_batch_from_short_ones() -> None:
+    x = ordinary()
+    x[::2] = 30 * three_directions()[::2]
+    assert chosen(x, "auto").preprocessing == "raw"  # each short token selects its own k
+    assert chosen(x, "auto", architecture="batch_topk").preprocessing == "pca"
 
 
 def test_the_reason_says_for_what_and_from_what() -> None:
@@ -98,7 +107,29 @@ def test_the_reason_says_for_what_and_from_what() -> None:
 
 def test_too_few_rows_for_a_covariance_leave_whitening_out() -> None:
     found = chosen(three_directions()[: 1000 + D], "auto")
-    assert found.preprocessing.kind in ("raw", "center_median")
+    assert found.preprocessing in ("raw", "center_median")
+
+
+def test_a_single_direction_leaves_nothing_to_whiten() -> None:
+    line = np.random.default_rng(2).standard_normal((TOKENS, 1)) * np.ones(D)
+    assert chosen(line.astype(np.float32), "auto").preprocessing in ("raw", "center_median")
+
+
+def test_death_within_the_noise_of_a_small_dictionary_is_accepted() -> None:
+    """Of 64 latents 3 % are 2: a standard deviation of 2 points that a few thousand probes do not have."""
+    found = chosen(ordinary() + np.float32(0.9), "auto", d_sae=64, k=4)
+    assert found.preprocessing == "raw"
+    assert "(within noise of 1%)" in found.reason
+
+
+def test_the_seed_draws_the_probes() -> None:
+    first, again, other = (chosen(three_directions(), "auto", seed=seed).reason for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_many_rows_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saelib.train.measured_rule, "MOST_TOKENS", 2048)
+    assert "from 2,048 training tokens" in chosen(three_directions(), "auto").reason
 
 
 def test_a_preprocessing_by_name_is_not_chosen() -> None:

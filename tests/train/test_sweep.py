@@ -197,7 +197,8 @@ def test_rows_without_variance_or_with_nan_are_refused(train_on: TrainOn):
 def test_heldout_rows_that_cannot_be_measured_are_no_divergence(train_on: TrainOn):
     in_the_probe, after_it = toy(3_000), toy(3_000)
     in_the_probe[0, 2] = after_it[-1, 2] = np.inf
-    for number, heldout in enumerate((in_the_probe, after_it, np.ones((4, 16), np.float32))):
+    constants = [np.full((tokens, 16), value, np.float32) for tokens, value in ((4, 1), (7, 0.3), (900, 77.7))]
+    for number, heldout in enumerate((in_the_probe, after_it, *constants)):
         with pytest.raises(UserError, match=r"toy \(heldout\): .*constant or not finite"):
             train_on(toy(), heldout, SMALL, variant(), folder=str(number))
 

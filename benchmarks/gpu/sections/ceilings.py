@@ -1,4 +1,4 @@
-"""What the device reaches: copies through its memory, and matrix products in every precision."""
+"""Measures the ceilings of the device: copies through its memory, and matrix products in every precision."""
 
 from collections.abc import Iterator
 

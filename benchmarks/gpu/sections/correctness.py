@@ -20,14 +20,14 @@ from saelib.sae.model import SAE
 
 STEPS = 6
 MARGIN = 2e-6
-"""Of pre-activations of a few units, whose float32 errors are some 1e-7."""
+"""Least distance between pre-activations, which are a few units large and have float32 errors of about 1e-7."""
 COUNTERS, RESTART = "counters that differ", "tensors that a restart changes"
 BOUNDS = {"gradient error": 1e-4, "move error": 2e-3, COUNTERS: 0, RESTART: 0}
 
 
 @dataclass(frozen=True)
 class Size:
-    """Of the SAEs that are compared."""
+    """The size of the SAEs that are compared."""
 
     d_in: int
     d_sae: int
@@ -90,7 +90,7 @@ def _decided_tokens(exact: TorchTrainer, size: Size, mean: Tensor, generator: to
 
 
 def _gradients(exact: TorchTrainer, x: Tensor) -> dict[str, Tensor]:
-    """By autograd through dense codes; then projected and clipped as the variant says."""
+    """Computes gradients by autograd through dense codes, then projects and clips them as the variant says."""
     variant = exact.variant
     p = {name: value.detach().clone().requires_grad_() for name, value in exact.sae.named_parameters()}
     dead_after, silent = exact.config.dead_after_examples, exact.tokens_since_fired

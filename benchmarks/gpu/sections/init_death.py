@@ -10,7 +10,8 @@ from torch import Tensor
 from benchmarks.gpu.card import Card
 from benchmarks.gpu.report import Row
 from saelib.activations.rows import ArrayRows
-from saelib.init_death import measure, random_encoder
+from saelib.init_death.encoder import random_encoder
+from saelib.init_death.measure import measure
 from saelib.preprocessing.transform import Preprocessing
 
 BLOCK = 4096

@@ -30,7 +30,7 @@ THEIRS = (
 
 
 def rows(card: Card) -> Iterator[Row]:
-    """At d_in 768 and d_sae 8,192 everyone; at 4,096 and 65,536 too, while the time lasts."""
+    """Times every contender at d_in 768 and d_sae 8,192, then at 4,096 and 65,536."""
     sizes = [card.setting()]
     if not card.tiny:
         sizes.append(replace(sizes[0], d_in=4096, d_sae=65_536, k_aux=2048))

@@ -11,7 +11,7 @@ from benchmarks.gpu.report import Row
 
 
 def rows(card: Card) -> Iterator[Row]:
-    """In TF32."""
+    """Times steps and encoder products, all in TF32."""
     saes = card.either(7, 2)
     setting = replace(card.setting(), precision="tf32")
     one = own_pace(card, "saelib", setting, 10)

@@ -23,7 +23,7 @@ class Found:
     kind: str
     """The type of its numbers as messages name it, such as 'bfloat16'."""
     floating: bool
-    """Whether `read` can return them as floating point."""
+    """True if `read` can return them as floating point."""
     read: Callable[[int, int], NDArray[Any]]
     """Reads the entries `start` to `stop` along the first axis."""
     together: int = 1

@@ -55,7 +55,7 @@ function layerCard(row) {
   return [
     make("p", { class: "note" }, make("a", { href: modelHash(row) }, row.model), ` · ${row.domain}`),
     advice || make("p", {}, "No recommendation: death was not measured."),
-    make("h3", {}, "Features dead at initialization"),
+    make("h3", {}, "Latents dead at initialization"),
     bars(row),
     pairs([["never positive, as it is", row.dead_relu === null ? null : percent(row.dead_relu)],
       ["theory, from γ", row.predicted_dead_total === null ? null : percent(row.predicted_dead_total)]]),
@@ -77,9 +77,18 @@ function modelCard(model) {
   ];
 }
 
+/** A part of an address as text; empty if it is no valid address. */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return "";
+  }
+}
+
 /** Title and content of the card at an address; nothing if there is none. */
 function cardAt(hash) {
-  const [kind, name, layer, site = "residual"] = hash.slice(1).split("/").map(decodeURIComponent);
+  const [kind, name, layer, site = "residual"] = hash.slice(1).split("/").map(decoded);
   if (kind === "layer") {
     const row = rows.layers.find((one) => sameLayer(one, { model: name, layer, site }));
     return row && [`${row.model}, ${layerName(row)}`, layerCard(row)];

@@ -1,5 +1,5 @@
 "use strict";
-// What the page holds: its charts, and the rows that tables, charts and cards show.
+// The page's content: its charts, and the rows that tables, charts and cards show.
 const payload = (id) => JSON.parse(document.getElementById(id).textContent);
 const charts = payload("charts");
 const rows = payload("rows");

@@ -9,11 +9,12 @@ from matplotlib.ticker import MaxNLocator
 
 from saelib.report.figures.style import letters, new_figure, note, percent_axis, rate_limits
 from saelib.report.palette import PREPROCESSINGS
+from saelib.report.tables import rate_column
 
 COLUMNS = 3
 WIDTHS = {"raw": 1.2, "center_median": 1.9, "pca": 2.8}
 """Lines often overlap at zero; all stay visible, because those drawn later are thinner."""
-COLUMN_OF = {name: f"dead_total_{name}" if name != "raw" else "dead_total" for name in PREPROCESSINGS}
+COLUMN_OF = {name: rate_column(name) for name in PREPROCESSINGS}
 
 
 def death_by_layer(layers: pl.DataFrame) -> Figure | None:

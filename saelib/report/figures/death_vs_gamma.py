@@ -6,10 +6,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from saelib import theory
 from saelib.config import Config
 from saelib.report.figures.style import INK, QUIET, letters, new_figure, percent_axis, rate_limits
 from saelib.report.palette import domain_colors
+from saelib.theory import closed_forms
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
@@ -61,9 +61,9 @@ def _theory(config: Config, panels: np.ndarray, measured: np.ndarray) -> None:
     gamma = np.geomspace(measured.min() / 1.3, measured.max() * 1.3, 400)
     tokens, d_sae, k = config.extraction.heldout_tokens, config.init_death.d_sae, config.init_death.k
     relu, total = panels
-    relu.plot(gamma, theory.dead_relu(gamma, tokens), color=INK, lw=1.3)
-    total.plot(gamma, theory.dead_total(gamma, d_sae, k, tokens), color=INK, lw=1.3, label="theory")
-    paper = theory.dead_total_paper(gamma, d_sae, k, tokens)
+    relu.plot(gamma, closed_forms.dead_relu(gamma, tokens), color=INK, lw=1.3)
+    total.plot(gamma, closed_forms.dead_total(gamma, d_sae, k, tokens), color=INK, lw=1.3, label="theory")
+    paper = closed_forms.dead_total_paper(gamma, d_sae, k, tokens)
     total.plot(gamma, paper, color=INK, lw=1.1, ls=(0, (4, 2)), label="the paper's form")
 
 

@@ -47,6 +47,7 @@ RC: dict[RcKeyType, Any] = {
     "legend.frameon": False,
     "pdf.fonttype": 42,
     "svg.hashsalt": "saelib",
+    "text.parse_math": False,  # a domain may hold dollar signs
 }
 
 

@@ -9,7 +9,7 @@ from saelib.sae.schedule import rate_at
 
 
 class OptimizerStep(NamedTuple):
-    """How gradients become changes of the parameters in one step."""
+    """Numbers by which an optimizer turns gradients into changes of the parameters, for one step."""
 
     moves_features: bool
     """False: only the gradient of b_dec is wanted."""

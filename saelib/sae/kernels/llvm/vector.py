@@ -66,7 +66,7 @@ def call(builder, name: str, result, *arguments, fastmath: tuple[str, ...] = ())
 
 
 def loop(builder, count, start: Sequence, body: Callable) -> list:
-    """for i in range(count): values = body(i, values); returns the last values, which live in registers."""
+    """Writes the loop `for i in range(count): values = body(i, values)` and returns the last values, in registers."""
     before = builder.block
     head, inside, after = (builder.append_basic_block(name) for name in ("head", "inside", "after"))
     builder.branch(head)
