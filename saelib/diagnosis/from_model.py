@@ -76,7 +76,7 @@ def model_rows(question: ModelQuestion, tokens: int, advance: Advance = lambda _
     name, config = _suite_of_one(question)
     layers = config.models[name].places
     files = {layer: tempfile.TemporaryFile() for layer in layers}  # noqa: SIM115 (memory maps keep them open)
-    widths: dict[int, int] = {}
+    widths: dict[Layer, int] = {}
     examples: list[NDArray[np.int32]] = []
     found = 0
     for batch in open_batches(name, config, layers)("train"):
@@ -93,7 +93,7 @@ def model_rows(question: ModelQuestion, tokens: int, advance: Advance = lambda _
     if not found:
         raise UserError(f"{question.model}: the data gave no tokens")
     positions = _positions(np.concatenate(examples))
-    rows = {}
+    rows: dict[Layer, TokenRows] = {}
     for layer in layers:
         files[layer].flush()
         values = np.memmap(files[layer], np.float32, "r", shape=(found, widths[layer]))
