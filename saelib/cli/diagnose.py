@@ -91,8 +91,9 @@ def diagnose(
     source: Source = None, model: ModelName = None, layer: Layer = None, site: Sites = "residual",
     text: TextFiles = None, fasta: Fasta = None, images: Images = None, family: Family = None,
     max_length: MaxLength = None, configfile: Configfile = DEFAULT, sae: GivenSAE = None, d_sae: DSae = 8192,
-    k: K = 64, tokens: Tokens = 100_000, architecture: Planned = Architecture.TOPK, dictionaries: Dictionaries = 1, library: Lines = Library.TORCH,
-    workers: Workers = None, html: Html = None, fill_missing_chunks: FillMissingChunks = False, json: Json = False,
+    k: K = 64, tokens: Tokens = 100_000, architecture: Planned = Architecture.TOPK,
+    dictionaries: Dictionaries = 1, library: Lines = Library.TORCH, workers: Workers = None, html: Html = None,
+    fill_missing_chunks: FillMissingChunks = False, json: Json = False,
 ) -> None:  # fmt: skip
     """Will an SAE on this layer have dead latents, why, and what should be done?
 
