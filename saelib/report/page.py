@@ -19,7 +19,7 @@ import polars as pl
 import vl_convert
 
 from saelib.config import Config
-from saelib.preprocessing.recommend import ACCEPTED_AFTER, TOLERATED, percent
+from saelib.preprocessing.recommend import ACCEPTED_AFTER, ORDER, TOLERATED, percent
 from saelib.report.charts import make_charts
 from saelib.report.columns import LAYER_COLUMNS, SAE_COLUMNS, cost_columns, telling
 from saelib.report.finding import agreements, costs, count_advice, gamma_at, still_dead
@@ -116,9 +116,30 @@ def _rows(config: Config, results: Results, tables: Mapping[str, pl.DataFrame]) 
         "saes": tables["saes"].drop("key").to_dicts(),
         "training": thinned(tables["training"]).drop(NOT_DRAWN).to_dicts(),
         "models": models,
+        "outliers": [
+            place.columns() | {"dimensions": [asdict(one) for one in found.outlier_dimensions]}
+            for place, found in results.stats.items()
+        ],
+        "landscape": _landscapes(results),
         "files": _layer_files(config, results),
         "advice": ADVICE,
     }
+
+
+def _landscapes(results: Results) -> list[dict[str, Any]]:
+    """Predicted death of each layer over d_sae and k, to a hundredth of a percent."""
+    return [
+        place.columns()
+        | {"d_sae": found.landscape.d_sae, "k": found.landscape.k}
+        | {"dead": {name: [[_rounded(dead) for dead in row] for row in grid] for name, grid in shown.items()}}
+        for place, found in results.init_death.items()
+        if found.landscape
+        and (shown := {name: grid for name, grid in found.landscape.dead_total.items() if name in ORDER})
+    ]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 def _layer_files(config: Config, results: Results) -> list[dict[str, Any]]:

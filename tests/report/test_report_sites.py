@@ -109,7 +109,7 @@ def test_a_card_and_the_curves_are_those_of_one_site(browser: Any, both: Config,
     WebDriverWait(browser, 20).until(lambda window: window.execute_script("return card.open"))
     title, links, trained = browser.execute_script(
         "return [document.getElementById('card-title').textContent, [...card.querySelectorAll('a')]"
-        ".map((a) => a.getAttribute('href')), card.querySelectorAll('.wide tr').length - 1]"
+        ".map((a) => a.getAttribute('href')), card.querySelectorAll('.wide')[1].querySelectorAll('tr').length - 1]"
     )
     assert title == f"{NAME}, layer 6 mlp_out"
     assert links == [f"#model/{NAME}", *(f"{stage}/{NAME}/layer_6_mlp_out.json" for stage in ("stats", "init_death"))]
