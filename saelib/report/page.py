@@ -21,7 +21,8 @@ import vl_convert
 from saelib.config import Config
 from saelib.preprocessing.recommend import ACCEPTED_AFTER, ORDER, TOLERATED, percent
 from saelib.report.charts import make_charts
-from saelib.report.columns import LAYER_COLUMNS, SAE_COLUMNS, cost_columns, telling
+from saelib.report.columns import COMPARED_COLUMNS, LAYER_COLUMNS, SAE_COLUMNS, cost_columns, telling
+from saelib.report.compare import comparison
 from saelib.report.finding import agreements, costs, count_advice, gamma_at, still_dead
 from saelib.report.palette import ADVICE
 from saelib.report.remarks import grouped, remarks_of
@@ -59,7 +60,7 @@ def render_page(
             style=(ASSETS / "page.css").read_text(),
             scripts=scripts,
             policy=_policy(scripts),
-            charts={name: asdict(chart) for name, chart in make_charts(config, layers, saes, training).items()},
+            charts={name: asdict(chart) for name, chart in make_charts(config, tables).items()},
             rows=_rows(config, results, tables),
             layer_columns=telling(LAYER_COLUMNS, layers),
             sae_columns=telling(SAE_COLUMNS, saes),
@@ -78,6 +79,8 @@ def render_page(
             counts=count_advice(layers),
             still_dead=still_dead(layers),
             thresholds=gamma_at(config, (0.1, 0.5, 0.9)),
+            comparison=comparison(config.compare, tables.get("compared")),
+            compared_columns=COMPARED_COLUMNS,
             agreements=agreements(layers, tables["spearman"]),
             gaps=grouped([(f"{gap.stage}: {gap.reason}", gap.place) for gap in results.gaps]),
             remarks=grouped(remarks_of(results)),
@@ -114,6 +117,7 @@ def _rows(config: Config, results: Results, tables: Mapping[str, pl.DataFrame]) 
     return {
         "layers": tables["layers"].drop("key").to_dicts(),
         "saes": tables["saes"].drop("key").to_dicts(),
+        "compared": tables["compared"].to_dicts() if "compared" in tables else [],
         "training": thinned(tables["training"]).drop(NOT_DRAWN).to_dicts(),
         "models": models,
         "outliers": [

@@ -82,7 +82,7 @@ def test_figures_and_charts_have_a_panel_for_each_site(both: Config):
     assert curves is not None
     rows = [axes.get_ylabel() for axes in curves.axes if axes.get_ylabel()]
     assert rows == [f"{NAME}\nlayer 6", f"{NAME}\nlayer 6 mlp_out", "hyenadna-tiny\nlayer 2"]
-    charts = make_charts(both, *(tables[name] for name in ("layers", "saes", "training")))
+    charts = make_charts(both, tables)
     assert charts["finding"].spec["encoding"]["y"]["sort"] == [NAME, f"{NAME} mlp_out", "hyenadna-tiny"]
     assert charts["trained"].spec["encoding"]["y"]["sort"] == [f"{NAME} L6", f"{NAME} L6 mlp_out", "hyenadna-tiny L2"]
 
