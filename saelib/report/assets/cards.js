@@ -3,7 +3,10 @@ const card = document.getElementById("card");
 const layerHash = (row) =>
   `#layer/${encodeURIComponent(row.model)}/${row.layer}${row.site === "residual" ? "" : `/${row.site}`}`;
 const modelHash = (row) => `#model/${encodeURIComponent(row.model)}`;
-const DEATHS = { dead_total: "as it is", dead_total_center_median: "centered on the geometric median", dead_total_pca: "PCA-whitened" };
+const DEATHS = {
+  dead_total: "as it is", dead_total_center_median: "centered on the geometric median", dead_total_pca: "PCA-whitened",
+  dead_total_center_mean: "centered on the mean", dead_total_ln_center: "after LayerNorm, centered", dead_total_zscore: "z-scored",
+};
 const NUMBERS = {
   gamma_unit: "γ, of tokens of length 1", gamma: "γ after LayerNorm (the paper's)", gamma_raw: "γ of the tokens as they are",
   effective_rank: "effective rank", d_in: "dimensions", excess_kurtosis: "excess kurtosis",
@@ -48,7 +51,7 @@ function trainedTable(row) {
 
 /** A table that scrolls by itself, with a heading over each column. */
 function wideTable(head, lines) {
-  const line = (tag, texts) => make("tr", {}, ...texts.map((text) => make(tag, {}, text)));
+  const line = (tag, texts) => make("tr", {}, ...texts.map((text, i) => make(tag, i ? { class: "number" } : {}, text)));
   return make("div", { class: "wide", tabindex: "0" }, make("table", {}, line("th", head), ...lines.map((texts) => line("td", texts))));
 }
 
