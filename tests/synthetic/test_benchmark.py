@@ -19,7 +19,7 @@ from saelib.synthetic.recipe import RECIPES, Recipe
 from saelib.synthetic.saelens import write_synthetic_model
 
 TOKENS = 200_000
-TINY = Recipe(70, 16, roots=3, children=3, depth=2, highest=0.6, lowest=0.05, correlation=0.12)
+TINY = Recipe(70, 16, roots=3, children=3, depth=2, highest=0.6, lowest=0.05, correlation=0.12, deviation_mean=2.0)
 
 
 def signal(recipe: Recipe, seed: int = 0) -> BenchmarkSignal:
