@@ -1,1 +1,53 @@
-"""Measures of trained SAEs, ours or anyone's."""
+"""Measures trained SAEs, ours or anyone's.
+
+These functions take numpy arrays, torch tensors and paths, and are loaded when they are first used:
+
+    >>> from saelib import evaluation
+    >>> evaluation.mmcs(np.eye(3), np.eye(3))
+    1.0
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from saelib.evaluation.directions import Matching, PairwiseMCC, match, mcc, mmcs, pw_mcc
+    from saelib.evaluation.features import FeatureMeter, FeatureScores, feature_scores
+
+__all__ = [
+    "FeatureMeter",
+    "FeatureScores",
+    "Matching",
+    "PairwiseMCC",
+    "feature_scores",
+    "match",
+    "mcc",
+    "mmcs",
+    "pw_mcc",
+]
+
+_HOMES = {
+    "FeatureMeter": "features",
+    "FeatureScores": "features",
+    "Matching": "directions",
+    "PairwiseMCC": "directions",
+    "feature_scores": "features",
+    "match": "directions",
+    "mcc": "directions",
+    "mmcs": "directions",
+    "pw_mcc": "directions",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'saelib.evaluation' has no attribute '{name}'; it offers: {', '.join(__all__)}")
+    value = getattr(import_module(f"saelib.evaluation.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Lists the public names, loaded or not."""
+    return sorted({*globals(), *__all__})
