@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from saelib.evaluation.directions import Matching, PairwiseMCC, match, mcc, mmcs, pw_mcc
     from saelib.evaluation.features import FeatureMeter, FeatureScores, feature_scores
+    from saelib.evaluation.monosemantic import MonosemanticityMeter, monosemanticity
 
 __all__ = [
     "FeatureMeter",
     "FeatureScores",
     "Matching",
+    "MonosemanticityMeter",
     "PairwiseMCC",
     "feature_scores",
     "match",
     "mcc",
     "mmcs",
+    "monosemanticity",
     "pw_mcc",
 ]
 
@@ -30,11 +33,13 @@ _HOMES = {
     "FeatureMeter": "features",
     "FeatureScores": "features",
     "Matching": "directions",
+    "MonosemanticityMeter": "monosemantic",
     "PairwiseMCC": "directions",
     "feature_scores": "features",
     "match": "directions",
     "mcc": "directions",
     "mmcs": "directions",
+    "monosemanticity": "monosemantic",
     "pw_mcc": "directions",
 }
 
