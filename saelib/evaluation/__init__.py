@@ -11,16 +11,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from saelib.evaluation.core import CoreMeter, CoreMetrics, CoreReport, core_metrics
+    from saelib.evaluation.dense import DenseLatents, dense_latents
     from saelib.evaluation.directions import Matching, PairwiseMCC, match, mcc, mmcs, pw_mcc
     from saelib.evaluation.features import FeatureMeter, FeatureScores, feature_scores
     from saelib.evaluation.monosemantic import MonosemanticityMeter, monosemanticity
 
 __all__ = [
+    "CoreMeter",
+    "CoreMetrics",
+    "CoreReport",
+    "DenseLatents",
     "FeatureMeter",
     "FeatureScores",
     "Matching",
     "MonosemanticityMeter",
     "PairwiseMCC",
+    "core_metrics",
+    "dense_latents",
     "feature_scores",
     "match",
     "mcc",
@@ -30,11 +38,17 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CoreMeter": "core",
+    "CoreMetrics": "core",
+    "CoreReport": "core",
+    "DenseLatents": "dense",
     "FeatureMeter": "features",
     "FeatureScores": "features",
     "Matching": "directions",
     "MonosemanticityMeter": "monosemantic",
     "PairwiseMCC": "directions",
+    "core_metrics": "core",
+    "dense_latents": "dense",
     "feature_scores": "features",
     "match": "directions",
     "mcc": "directions",

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from saelib.activations.arrays import to_numpy
+from saelib.activations.arrays import in_memory, to_numpy
 from saelib.activations.rows import Rows, read_float32
 from saelib.errors import UserError
 
@@ -21,6 +21,20 @@ else:
 """`Matrix` is anything that holds a dense matrix in floating point, and `Codes` is one of latents, often sparse."""
 
 
+def open_matrix(source: Matrix, name: str) -> Rows:
+    """Opens activations [tokens, d] to be read some rows at a time; takes what `read_matrix` takes.
+
+    Raises:
+        UserError: If it is not floating point [tokens, d].
+    """
+    if isinstance(source, str | Path):
+        from saelib.activations.open import open_rows
+
+        return open_rows(source)
+    rows: Any = getattr(source, "rows", source)
+    return rows if callable(getattr(rows, "block", None)) else in_memory(source, name)
+
+
 def read_matrix(source: Matrix, name: str) -> NDArray[np.floating]:
     """Reads a whole matrix, float32 or float64 [rows, d].
 
@@ -31,7 +45,11 @@ def read_matrix(source: Matrix, name: str) -> NDArray[np.floating]:
     Raises:
         UserError: If it is not a matrix of numbers, if it is empty, or if a value is NaN or infinite.
     """
-    values = _read(source)
+    if isinstance(source, str | Path) or hasattr(source, "rows") or hasattr(source, "block"):
+        rows = open_matrix(source, name)
+        values = read_float32(rows, 0, rows.shape[0])
+    else:
+        values = to_numpy(source)
     if values.ndim != 2 or 0 in values.shape or values.dtype.kind not in "fiub":
         raise UserError(f"{name}: got {values.dtype} of shape {list(values.shape)}; should be numbers [rows, d]")
     values = values.astype(np.float32 if values.dtype.itemsize < 4 else np.result_type(values, np.float32), copy=False)
@@ -68,12 +86,3 @@ def check_widths(first: NDArray[Any], second: NDArray[Any], names: tuple[str, st
             f"{names[0]} have {first.shape[1]} dimensions and {names[1]} {second.shape[1]}; should be one number, "
             "with one direction per row"
         )
-
-
-def _read(source: Any) -> NDArray[Any]:
-    if isinstance(source, str | Path):
-        from saelib.activations.open import open_rows
-
-        source = open_rows(source)
-    rows = getattr(source, "rows", source)
-    return read_float32(rows, 0, rows.shape[0]) if callable(getattr(rows, "block", None)) else to_numpy(source)

@@ -40,7 +40,8 @@ class MonosemanticityMeter:
         """
         embedded = unit_rows(read_matrix(embeddings, "embeddings").astype(np.float64))
         is_sparse = sparse.issparse(feature_acts)
-        acts: Any = read_codes(feature_acts, "feature_acts") if is_sparse else read_matrix(feature_acts, "feature_acts")
+        read: Any = read_codes if is_sparse else read_matrix
+        acts = read(feature_acts, "feature_acts")
         if acts.shape[0] != len(embedded):
             raise UserError(f"{acts.shape[0]} rows of feature_acts and {len(embedded)} embeddings; should be as many")
         for start in range(0, len(embedded), BLOCK):
