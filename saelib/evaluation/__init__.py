@@ -11,22 +11,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from saelib.evaluation.concepts import ConceptMeter, ConceptScores, concept_scores
     from saelib.evaluation.core import CoreMeter, CoreMetrics, CoreReport, core_metrics
     from saelib.evaluation.dense import DenseLatents, dense_latents
     from saelib.evaluation.directions import Matching, PairwiseMCC, match, mcc, mmcs, pw_mcc
     from saelib.evaluation.features import FeatureMeter, FeatureScores, feature_scores
+    from saelib.evaluation.labels import Labels
     from saelib.evaluation.monosemantic import MonosemanticityMeter, monosemanticity
 
 __all__ = [
+    "ConceptMeter",
+    "ConceptScores",
     "CoreMeter",
     "CoreMetrics",
     "CoreReport",
     "DenseLatents",
     "FeatureMeter",
     "FeatureScores",
+    "Labels",
     "Matching",
     "MonosemanticityMeter",
     "PairwiseMCC",
+    "concept_scores",
     "core_metrics",
     "dense_latents",
     "feature_scores",
@@ -38,15 +44,19 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ConceptMeter": "concepts",
+    "ConceptScores": "concepts",
     "CoreMeter": "core",
     "CoreMetrics": "core",
     "CoreReport": "core",
     "DenseLatents": "dense",
     "FeatureMeter": "features",
     "FeatureScores": "features",
+    "Labels": "labels",
     "Matching": "directions",
     "MonosemanticityMeter": "monosemantic",
     "PairwiseMCC": "directions",
+    "concept_scores": "concepts",
     "core_metrics": "core",
     "dense_latents": "dense",
     "feature_scores": "features",
