@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from saelib.evaluation.annotations import Annotation, Record, label_residues, read_annotations, read_labels
     from saelib.evaluation.concepts import ConceptMeter, ConceptScores, concept_scores
     from saelib.evaluation.core import CoreMeter, CoreMetrics, CoreReport, core_metrics
     from saelib.evaluation.dense import DenseLatents, dense_latents
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from saelib.evaluation.monosemantic import MonosemanticityMeter, monosemanticity
 
 __all__ = [
+    "Annotation",
     "ConceptMeter",
     "ConceptScores",
     "CoreMeter",
@@ -32,18 +34,23 @@ __all__ = [
     "Matching",
     "MonosemanticityMeter",
     "PairwiseMCC",
+    "Record",
     "concept_scores",
     "core_metrics",
     "dense_latents",
     "feature_scores",
+    "label_residues",
     "match",
     "mcc",
     "mmcs",
     "monosemanticity",
     "pw_mcc",
+    "read_annotations",
+    "read_labels",
 ]
 
 _HOMES = {
+    "Annotation": "annotations",
     "ConceptMeter": "concepts",
     "ConceptScores": "concepts",
     "CoreMeter": "core",
@@ -56,15 +63,19 @@ _HOMES = {
     "Matching": "directions",
     "MonosemanticityMeter": "monosemantic",
     "PairwiseMCC": "directions",
+    "Record": "annotations",
     "concept_scores": "concepts",
     "core_metrics": "core",
     "dense_latents": "dense",
     "feature_scores": "features",
+    "label_residues": "annotations",
     "match": "directions",
     "mcc": "directions",
     "mmcs": "directions",
     "monosemanticity": "monosemantic",
     "pw_mcc": "directions",
+    "read_annotations": "annotations",
+    "read_labels": "annotations",
 }
 
 
