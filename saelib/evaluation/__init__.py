@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from saelib.evaluation.features import FeatureMeter, FeatureScores, feature_scores
     from saelib.evaluation.labels import Labels
     from saelib.evaluation.monosemantic import MonosemanticityMeter, monosemanticity
+    from saelib.evaluation.probing import ProbeScores, k_sparse_probe, probe_concepts
 
 __all__ = [
     "Annotation",
@@ -34,16 +35,19 @@ __all__ = [
     "Matching",
     "MonosemanticityMeter",
     "PairwiseMCC",
+    "ProbeScores",
     "Record",
     "concept_scores",
     "core_metrics",
     "dense_latents",
     "feature_scores",
+    "k_sparse_probe",
     "label_residues",
     "match",
     "mcc",
     "mmcs",
     "monosemanticity",
+    "probe_concepts",
     "pw_mcc",
     "read_annotations",
     "read_labels",
@@ -63,16 +67,19 @@ _HOMES = {
     "Matching": "directions",
     "MonosemanticityMeter": "monosemantic",
     "PairwiseMCC": "directions",
+    "ProbeScores": "probing",
     "Record": "annotations",
     "concept_scores": "concepts",
     "core_metrics": "core",
     "dense_latents": "dense",
     "feature_scores": "features",
+    "k_sparse_probe": "probing",
     "label_residues": "annotations",
     "match": "directions",
     "mcc": "directions",
     "mmcs": "directions",
     "monosemanticity": "monosemantic",
+    "probe_concepts": "probing",
     "pw_mcc": "directions",
     "read_annotations": "annotations",
     "read_labels": "annotations",
