@@ -49,8 +49,8 @@ def dense_latents(
 ) -> DenseLatents:
     """Finds dense latents, and tells whether they carry the leading principal components or outlier dimensions.
 
-    Dense latents often hold what is large in every token rather than a feature: the mean, the first principal
-    components, and dimensions of extreme values.
+    Dense latents can hold what is large in every token rather than a feature: the mean, the first principal
+    components, or dimensions of extreme values.
 
     Args:
         firing_rates: Share of tokens for which each latent fires, [latents]: `CoreMetrics.firing_rates`.
