@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from saelib.evaluation.core import CoreMeter, CoreMetrics, CoreReport, core_metrics
     from saelib.evaluation.dense import DenseLatents, dense_latents
     from saelib.evaluation.directions import Matching, PairwiseMCC, match, mcc, mmcs, pw_mcc
+    from saelib.evaluation.encode import sparse_codes
     from saelib.evaluation.features import FeatureMeter, FeatureScores, feature_scores
     from saelib.evaluation.labels import Labels
     from saelib.evaluation.monosemantic import MonosemanticityMeter, monosemanticity
@@ -51,6 +52,7 @@ __all__ = [
     "pw_mcc",
     "read_annotations",
     "read_labels",
+    "sparse_codes",
 ]
 
 _HOMES = {
@@ -83,6 +85,7 @@ _HOMES = {
     "pw_mcc": "directions",
     "read_annotations": "annotations",
     "read_labels": "annotations",
+    "sparse_codes": "encode",
 }
 
 

@@ -59,8 +59,8 @@ SWISS = {
     "TURN": "Turn",
     "ZN_FING": "Zinc finger",
 }
-"""Keys of Swiss-Prot's feature table that say what residues do. Others (CHAIN, CONFLICT, VARIANT, MUTAGEN ...) describe
-the entry or experiments. Amino acids are no concepts, because a latent for one is a latent for one token."""
+"""Keys of Swiss-Prot's feature table that tell the role of residues. Others (CHAIN, CONFLICT, VARIANT, MUTAGEN ...)
+describe the entry or experiments. Amino acids are no concepts, because a latent for one is a latent for one token."""
 UNNAMED = {
     "Helix",
     "Beta strand",
@@ -73,7 +73,7 @@ UNNAMED = {
 }
 """Categories whose notes are names of single molecules, or nothing: they are one concept each."""
 TOO_WIDE = {"Compositional bias", "Domain", "Modified residue", "Motif", "Region", "Repeat", "Site"}
-"""Categories that have nothing in common but the name: only what their notes say is a concept."""
+"""Categories that have nothing in common but the name: only their notes are concepts."""
 APART = {"Disulfide bond", "Cross-link"}
 """Categories whose two positions are the ends of a bond and not those of a stretch; each end is a domain."""
 GENBANK_CLASSES = ("regulatory_class", "ncRNA_class", "mobile_element_type", "rpt_type")
@@ -92,7 +92,7 @@ class Annotation(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """A sequence with what is known about parts of it."""
+    """A sequence and the annotations of its parts."""
 
     name: str
     sequence: str
@@ -271,7 +271,7 @@ def _swiss(features: Sequence[Any]) -> Iterator[Annotation]:
 
 
 def _note(qualifiers: dict[str, Any]) -> str:
-    """Says what a feature is, without evidence and without the number of the occurrence."""
+    """Gives the note of a feature, without evidence and without the number of the occurrence."""
     text = next((str(qualifiers[key]) for key in ("ligand", "note", "description") if qualifiers.get(key)), "")
     text = re.sub(r"\s*\(?\b(By similarity|Potential|Probable)\)?\.?$", "", text.split(";")[0]).rstrip(". ")
     return re.sub(r"\s+\d+$", "", text)

@@ -1,4 +1,4 @@
-"""Readers of annotations: real formats in small files, what becomes a concept, and what is refused."""
+"""Readers of annotations: real formats in small files, their concepts, and refusals."""
 
 import gzip
 import sys

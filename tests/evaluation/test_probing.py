@@ -1,4 +1,4 @@
-"""k-sparse probing: optimality of the fits, the ranking and the AUC by definition, and what probes find."""
+"""k-sparse probing: optimality of the fits, the ranking and the AUC by definition, and probes of known latents."""
 
 import numpy as np
 import polars as pl
@@ -27,7 +27,7 @@ def case(tokens: int = 300, latents: int = 12, seed: int = 0) -> tuple[np.ndarra
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1000), st.sampled_from([1e-3, 0.1, 1.0, 30.0]))
 def test_fits_fulfil_the_conditions_of_optimality(seed: int, strength: float) -> None:
-    """At the minimum, the slope of the loss cancels that of the penalty; |slope| <= 1 where an l1 weight is 0."""
+    """At the minimum, the slope of the loss cancels that of the penalty; if an l1 weight is 0, |slope| <= 1."""
     codes, truth = case(120, 6, seed)
     for penalty in ("l1", "l2"):
         found = probing.fit_logistic(codes, truth, strength, penalty)
