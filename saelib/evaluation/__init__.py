@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from saelib.evaluation.annotations import Annotation, Record, label_residues, read_annotations, read_labels
+    from saelib.evaluation.baselines import FixedDirections, neuron_sae, pca_sae, random_sae
     from saelib.evaluation.concepts import ConceptMeter, ConceptScores, concept_scores
     from saelib.evaluation.core import CoreMeter, CoreMetrics, CoreReport, core_metrics
     from saelib.evaluation.dense import DenseLatents, dense_latents
+    from saelib.evaluation.differences import Difference, score_difference
     from saelib.evaluation.directions import Matching, PairwiseMCC, match, mcc, mmcs, pw_mcc
     from saelib.evaluation.encode import sparse_codes
     from saelib.evaluation.features import FeatureMeter, FeatureScores, feature_scores
@@ -30,8 +32,10 @@ __all__ = [
     "CoreMetrics",
     "CoreReport",
     "DenseLatents",
+    "Difference",
     "FeatureMeter",
     "FeatureScores",
+    "FixedDirections",
     "Labels",
     "Matching",
     "MonosemanticityMeter",
@@ -48,10 +52,14 @@ __all__ = [
     "mcc",
     "mmcs",
     "monosemanticity",
+    "neuron_sae",
+    "pca_sae",
     "probe_concepts",
     "pw_mcc",
+    "random_sae",
     "read_annotations",
     "read_labels",
+    "score_difference",
     "sparse_codes",
 ]
 
@@ -63,8 +71,10 @@ _HOMES = {
     "CoreMetrics": "core",
     "CoreReport": "core",
     "DenseLatents": "dense",
+    "Difference": "differences",
     "FeatureMeter": "features",
     "FeatureScores": "features",
+    "FixedDirections": "baselines",
     "Labels": "labels",
     "Matching": "directions",
     "MonosemanticityMeter": "monosemantic",
@@ -81,10 +91,14 @@ _HOMES = {
     "mcc": "directions",
     "mmcs": "directions",
     "monosemanticity": "monosemantic",
+    "neuron_sae": "baselines",
+    "pca_sae": "baselines",
     "probe_concepts": "probing",
     "pw_mcc": "directions",
+    "random_sae": "baselines",
     "read_annotations": "annotations",
     "read_labels": "annotations",
+    "score_difference": "differences",
     "sparse_codes": "encode",
 }
 
