@@ -34,6 +34,13 @@ def test_stats() -> None:
     assert report["environment"]["blas"]
 
 
+def test_concepts() -> None:
+    sizes = {"tokens": 400, "latents": 32, "k": 4, "concepts": 5, "loop-latents": 2}
+    report = benchmark("concepts", *(text for name, size in sizes.items() for text in (f"--{name}", str(size))))
+    assert report["ratio"] == report["loop_s"] / report["ours_s"]
+    assert {"tokens", "labels", "environment"} <= set(report)
+
+
 def test_an_unknown_name_lists_the_known_ones() -> None:
     command = [sys.executable, "-m", "benchmarks", "speed"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
