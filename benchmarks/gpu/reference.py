@@ -25,6 +25,8 @@ def dense_loss(
     penalty = 0.0
     if architecture.kind == "topk":
         z = torch.zeros_like(pre).scatter(1, pre.topk(k).indices, 1.0) * pre.relu()
+    elif architecture.kind == "abs_topk":
+        z = torch.zeros_like(pre).scatter(1, pre.abs().topk(k).indices, 1.0) * pre
     elif architecture.kind == "batch_topk":
         bar = pre.flatten().sort().values[-k * len(x)]
         z = torch.where(pre >= bar, pre, 0).relu()
@@ -40,14 +42,14 @@ def dense_loss(
         penalty = architecture.coefficient * (l0 / (architecture.target_l0 or k) - 1) ** 2
     x_hat = z @ p["W_dec"] + p["b_dec"]
     mse = ((x - x_hat) ** 2).sum(1).mean() / variance
-    age = torch.where((z > 0).any(0), 0, silent + len(x))
+    age = torch.where((z != 0).any(0), 0, silent + len(x))
     dead = (age >= dead_after).nonzero().flatten()
     e = (x - x_hat).detach()
     extra = torch.zeros((), dtype=x.dtype)
     if dead_latents.kind == "auxk" and len(dead):
-        z_dead = pre[:, dead].relu()
+        z_dead = pre[:, dead] if architecture.kind == "abs_topk" else pre[:, dead].relu()
         k_aux = min(dead_latents.k or x.shape[1] // 2, len(dead))
-        kept = torch.zeros_like(z_dead).scatter(1, z_dead.topk(k_aux).indices, 1.0)
+        kept = torch.zeros_like(z_dead).scatter(1, z_dead.abs().topk(k_aux).indices, 1.0)
         error = ((e - (z_dead * kept) @ p["W_dec"][dead]) ** 2).sum()
         extra = dead_latents.auxk_coefficient * error / ((e - e.mean(0)) ** 2).sum()
     elif dead_latents.kind == "ghost_grads" and len(dead):

@@ -87,6 +87,12 @@ class BatchTopK(Section):
     kind: Literal["batch_topk"]
 
 
+class AbsTopK(Section):
+    """Selects the k pre-activations of largest absolute value of each token, with their signs (Zhu et al. 2025)."""
+
+    kind: Literal["abs_topk"]
+
+
 class ReLU(Section):
     """Keeps every positive pre-activation, with an L1 penalty weighted by decoder norms (Lindsey et al. 2024)."""
 
@@ -111,9 +117,10 @@ class JumpReLU(Section):
     """Threshold of every latent before training."""
 
 
-_Architecture = Annotated[TopK | BatchTopK | ReLU | JumpReLU, Field(discriminator="kind")]
+_Architecture = Annotated[TopK | BatchTopK | AbsTopK | ReLU | JumpReLU, Field(discriminator="kind")]
 ArchitectureConfig = Annotated[
-    _Architecture, BeforeValidator(_by_name, _Architecture | Literal["topk", "batch_topk", "relu", "jumprelu"])
+    _Architecture,
+    BeforeValidator(_by_name, _Architecture | Literal["topk", "batch_topk", "abs_topk", "relu", "jumprelu"]),
 ]
 
 
@@ -213,7 +220,7 @@ class VariantConfig(Section):
     """Transformation of activations before the SAE reads them (docs/training.md). Set `center_median`, `pca` or `auto`
     if latents are dead at initialization."""
     architecture: ArchitectureConfig = TopK()
-    """Rule that selects a token's active latents: `topk`, `batch_topk`, `relu` or `jumprelu`."""
+    """Rule that selects a token's active latents: `topk`, `batch_topk`, `abs_topk`, `relu` or `jumprelu`."""
     dead_latents: DeadLatentsConfig = IgnoreDeadLatents()
     """Treatment of latents that die during training: `none`, `auxk`, `ghost_grads` or `resample`."""
     optimizer: OptimizerConfig = Adam()
@@ -230,6 +237,20 @@ class VariantConfig(Section):
     """Parameters that training must not change: `b_dec`, or `features` (all others). It is meant for ablations."""
     learning_rates: Rates | None = None
     """Learning rates of this variant. Without it, `train.learning_rates`."""
+
+    @model_validator(mode="after")
+    def _options_fit_together(self) -> "VariantConfig":
+        if self.architecture.kind == "abs_topk":
+            self._refuse_what_one_sign_needs()
+        return self
+
+    def _refuse_what_one_sign_needs(self) -> None:
+        if self.dead_latents.kind == "ghost_grads":
+            raise ValueError("dead_latents: ghost_grads has latents of one sign, and abs_topk both; use auxk")
+        if self.init.firing_rate is not None:
+            raise ValueError("init.firing_rate sets how often a latent is positive, and abs_topk selects either sign")
+        if self.preprocessing.kind == "auto":
+            raise ValueError("preprocessing: auto cannot predict the death of abs_topk; name a preprocessing")
 
 
 class StreamConfig(Section):

@@ -73,6 +73,10 @@ def write(saved: SavedSAE, folder: Path) -> None:
     input: if the mean is large, it is less precise than ours, above all after a whitening.
     """
     refuse_token_norm(saved, "dictionary_learning")
+    if saved.sae.architecture not in CLASSES:
+        raise UserError(
+            f"dictionary_learning has no class for an SAE that is '{saved.sae.architecture}'; use --to saelens"
+        )
     sae, origin = fold_preprocess(saved).sae, origin_of(saved.about)
     trainer: dict[str, Any] = {
         "dict_class": CLASSES[sae.architecture],

@@ -16,7 +16,7 @@ from saelib.errors import UserError
 from saelib.files.publish import published_file
 from saelib.preprocessing.transform import Preprocessing, TokenNorm
 from saelib.sae.check import check_k, check_tensors, in_words
-from saelib.sae.model import SAE, Architecture
+from saelib.sae.model import SAE, WITH_K, Architecture
 
 HEADER = "saelib"
 CHECKSUM = ', "sha256": "'
@@ -78,7 +78,7 @@ def load_sae(path: Path) -> SavedSAE:
         raise UserError(f"{path}: what it says about the SAE is {in_words(about)}; should be an object of named values")
     threshold = {"threshold": THRESHOLDS[architecture]} if architecture in THRESHOLDS else {}
     weights = check_tensors(tensors, {**SHAPES, **threshold}, path)
-    k = check_k(k, len(weights["W_dec"]), path) if architecture in ("topk", "batch_topk") else None
+    k = check_k(k, len(weights["W_dec"]), path) if architecture in WITH_K else None
     sae = SAE(architecture, latent_by_latent(weights), k)
     return SavedSAE(sae, _preprocess(center, scale, token_norm, sae.d_in, path), about)
 

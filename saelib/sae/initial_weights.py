@@ -6,7 +6,7 @@ from torch import Tensor
 
 from saelib.config.training import TrainConfig, VariantConfig
 from saelib.errors import UserError
-from saelib.sae.model import SAE
+from saelib.sae.model import SAE, WITH_K
 from saelib.sae.products import product
 
 BUFFER_VALUES = 2**24
@@ -45,7 +45,7 @@ def initial_sae(
     architecture = variant.architecture
     if architecture.kind == "jumprelu":
         tensors["threshold"] = torch.full((config.d_sae,), architecture.initial_threshold)
-    return SAE(architecture.kind, tensors, config.k if architecture.kind in ("topk", "batch_topk") else None)
+    return SAE(architecture.kind, tensors, config.k if architecture.kind in WITH_K else None)
 
 
 def _directions(

@@ -1,4 +1,4 @@
-"""The sparse autoencoder: four architectures, one set of parameters."""
+"""The sparse autoencoder: five architectures, one set of parameters."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from saelib.sae.products import largest, product
 
-Architecture = Literal["topk", "batch_topk", "relu", "jumprelu"]
+Architecture = Literal["topk", "batch_topk", "abs_topk", "relu", "jumprelu"]
+WITH_K = ("topk", "batch_topk", "abs_topk")
+"""Architectures that have a number k of latents for each token."""
 
 
 class SAE(nn.Module):
@@ -31,7 +33,7 @@ class SAE(nn.Module):
         Args:
             architecture: What makes codes of pre-activations.
             tensors: The parameters.
-            k: Latents of a token, of `topk` and `batch_topk`.
+            k: Latents of a token, of the architectures in `WITH_K`.
         """
         super().__init__()
         self.architecture: Architecture = architecture
@@ -63,13 +65,26 @@ class SAE(nn.Module):
         # Subtract first: at a large mean, x W - b W would cancel catastrophically in float32.
         return product(x - self.b_dec, self.W_enc, self.b_enc)
 
+    def sizes(self, hidden_pre: Tensor) -> Tensor:
+        """What a selection compares: pre-activations, or for `abs_topk` their absolute values, of the same shape."""
+        return hidden_pre.abs() if self.architecture == "abs_topk" else hidden_pre
+
+    def select(self, hidden_pre: Tensor, k: int | None = None) -> tuple[Tensor, Tensor]:
+        """Codes and latents that `topk` and `abs_topk` select, k of each token: [tokens, d_sae] -> [tokens, k] each."""
+        k = k or self.k
+        assert k is not None
+        values, indices = largest(self.sizes(hidden_pre), k)
+        return hidden_pre.gather(1, indices) if self.architecture == "abs_topk" else values.relu(), indices
+
     def activate(self, hidden_pre: Tensor) -> Tensor:
-        """Codes of tokens that are looked at one by one: [tokens, d_sae] -> [tokens, d_sae], dense, >= 0."""
+        """Codes of tokens that are looked at one by one: [tokens, d_sae] -> [tokens, d_sae], dense.
+
+        They are >= 0, except those of `abs_topk`, which have either sign.
+        """
         match self.architecture:
-            case "topk":
-                assert self.k is not None
-                values, indices = largest(hidden_pre, self.k)
-                return torch.zeros_like(hidden_pre).scatter(1, indices, values.relu())
+            case "topk" | "abs_topk":
+                values, indices = self.select(hidden_pre)
+                return torch.zeros_like(hidden_pre).scatter(1, indices, values)
             case "relu":
                 return hidden_pre.relu()
             case "batch_topk" | "jumprelu":

@@ -140,6 +140,21 @@ def test_what_is_read_survives_being_written() -> None:
             {"x": {"init": {"firing_rate": 1}}},
             ["train.variants.x.init.firing_rate: input should be less than 1"],
         ),
+        (
+            "train.variants",
+            {"x": {"architecture": "abs_topk", "dead_latents": "ghost_grads"}},
+            ["train.variants.x: dead_latents: ghost_grads has latents of one sign, and abs_topk both"],
+        ),
+        (
+            "train.variants",
+            {"x": {"architecture": "abs_topk", "init": {"firing_rate": 0.1}}},
+            ["train.variants.x: init.firing_rate sets how often a latent is positive"],
+        ),
+        (
+            "train.variants",
+            {"x": {"architecture": "abs_topk", "preprocessing": "auto"}},
+            ["train.variants.x: preprocessing: auto cannot predict the death of abs_topk"],
+        ),
         ("train.k", 2000, ["train: k = 2000 is larger than d_sae = 1024"]),
         ("train.log_to", "tensorbord", ["train.log_to: 'tensorbord' is not allowed; did you mean 'tensorboard'?"]),
         ("extraction.dtype", "float8", ["extraction.dtype: 'float8' is not allowed", "bfloat16"]),

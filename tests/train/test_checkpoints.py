@@ -168,6 +168,7 @@ def test_interrupted_at_a_step_it_goes_on_from_the_last_checkpoint(
         {"dead_latents": "ghost_grads"},
         {"dead_latents": {"kind": "resample", "every": 6, "until": 40}},
         {"architecture": "batch_topk", "optimizer": {"kind": "adam", "sparse": True}},
+        {"architecture": "abs_topk", "dead_latents": "auxk"},
         {"architecture": {"kind": "relu", "l1": 0.01}, "schedule": {"warmup": 0.3, "decay_from": 0.6}},
         {"architecture": "jumprelu", "clip": 1.0, "preprocessing": "pca"},
         {"optimizer": "sign_sgd", "preprocessing": "rescale", "init": {"firing_rate": 0.1, "tied": False}},

@@ -25,9 +25,9 @@ class Forward:
     x_hat: Tensor
     """[tokens, d_in]"""
     fired: Tensor
-    """Boolean [d_sae]; latents with a code above 0 for some token."""
+    """Boolean [d_sae]; latents with a code other than 0 for some token."""
     positive: Tensor
-    """Boolean [d_sae]; latents with a pre-activation above 0 for some token."""
+    """Boolean [d_sae]; latents with a pre-activation above 0 for some token, or of either sign for `abs_topk`."""
     hidden_pre: Tensor | None
     """[tokens, d_sae], constants; None where nobody asked."""
     penalty: Tensor | float = 0.0
@@ -37,14 +37,18 @@ class Forward:
 
 
 def topk_forward(sae: SAE, x: Tensor, precision: Precision, keep: bool) -> Forward:
-    """The k largest positive pre-activations of each token. `keep` says whether `hidden_pre` is wanted."""
+    """The k largest positive pre-activations of each token, or for `abs_topk` the k of largest absolute value.
+
+    `keep` says whether `hidden_pre` is wanted.
+    """
     assert sae.k is not None
     rows = CPU_ROWS if x.device.type == "cpu" else len(x)
     blocks = []
     with torch.no_grad():
         for part in x.split(rows):
             hidden_pre = encoder_product(part - sae.b_dec, sae.W_enc, sae.b_enc, precision)
-            blocks.append((*largest(hidden_pre, sae.k), hidden_pre.amax(0), hidden_pre if keep else None))
+            highest = sae.sizes(hidden_pre).amax(0)
+            blocks.append((*sae.select(hidden_pre), highest, hidden_pre if keep else None))
     values, latents, highest, kept = zip(*blocks, strict=True)
     tokens = torch.arange(len(x), device=x.device).repeat_interleave(sae.k, output_size=len(x) * sae.k)
     entries = Entries(torch.cat(latents).flatten(), tokens, (len(x), sae.d_sae))
@@ -77,7 +81,8 @@ def batch_topk_forward(sae: SAE, x: Tensor, precision: Precision) -> Forward:
 
 def _reconstruct(sae: SAE, x: Tensor, values: Tensor, entries: Entries) -> tuple[Tensor, Tensor]:
     """Reconstructions, and the codes of the entries as constants."""
-    codes = SelectedPreActivations.apply(values, x, sae.W_enc, sae.b_enc, sae.b_dec, entries).relu()
+    pre = SelectedPreActivations.apply(values, x, sae.W_enc, sae.b_enc, sae.b_dec, entries)
+    codes = pre if sae.architecture == "abs_topk" else pre.relu()
     return DecodeSelected.apply(codes, sae.W_dec, entries) + sae.b_dec, codes.detach()
 
 

@@ -79,7 +79,7 @@ class TorchTrainer:
     def _forward(self, x: Tensor) -> Forward:
         sae, architecture, precision = self._sae, self.variant.architecture, self.config.precision
         match architecture.kind:
-            case "topk":
+            case "topk" | "abs_topk":
                 return forward.topk_forward(
                     sae, x, precision, keep=self.variant.dead_latents.kind in ("auxk", "ghost_grads")
                 )

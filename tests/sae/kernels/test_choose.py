@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from saelib.config.training import (
+    AbsTopK,
     Adam,
     AuxK,
     GhostGradients,
@@ -63,6 +64,7 @@ def test_kernels_train_what_they_can(
     ("variant", "reason"),
     [
         (VariantConfig(architecture=ReLU(kind="relu")), "architecture relu"),
+        (VariantConfig(architecture=AbsTopK(kind="abs_topk")), "architecture abs_topk"),
         (VariantConfig(dead_latents=GhostGradients(kind="ghost_grads")), "dead_latents ghost"),
         (VariantConfig(clip=1.0), "clip"),
     ],
