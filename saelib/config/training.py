@@ -230,6 +230,9 @@ class VariantConfig(Section):
     """Largest norm of the gradient over all parameters; larger gradients are scaled down to it. Without it, there is no
     limit. Set it if training diverges."""
     init: InitConfig = InitConfig()
+    aligned: bool = False
+    """Keep the inner product of each latent's encoder and decoder directions at 1 ("aligned training", arXiv
+    2605.18629). Training then moves the encoder across the decoder's direction only."""
     project_decoder: bool = True
     """Remove from W_dec's gradient its component along each row. Rows are set back to norm 1 after each step in any
     case."""

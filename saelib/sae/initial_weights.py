@@ -6,6 +6,7 @@ from torch import Tensor
 
 from saelib.config.training import TrainConfig, VariantConfig
 from saelib.errors import UserError
+from saelib.sae.aligned import align
 from saelib.sae.model import SAE, WITH_K
 from saelib.sae.products import product
 
@@ -42,6 +43,8 @@ def initial_sae(
         "b_enc": torch.zeros(config.d_sae),
         "b_dec": torch.zeros(d_in) if b_dec is None else b_dec.float().clone(),
     }
+    if variant.aligned:
+        align(tensors["W_enc"], tensors["W_dec"])
     architecture = variant.architecture
     if architecture.kind == "jumprelu":
         tensors["threshold"] = torch.full((config.d_sae,), architecture.initial_threshold)

@@ -172,6 +172,7 @@ def test_interrupted_at_a_step_it_goes_on_from_the_last_checkpoint(
         {"architecture": {"kind": "relu", "l1": 0.01}, "schedule": {"warmup": 0.3, "decay_from": 0.6}},
         {"architecture": "jumprelu", "clip": 1.0, "preprocessing": "pca"},
         {"optimizer": "sign_sgd", "preprocessing": "rescale", "init": {"firing_rate": 0.1, "tied": False}},
+        {"aligned": True, "dead_latents": {"kind": "resample", "every": 6}, "init": {"tied": False}},
         {"frozen": "features", "preprocessing": "ln_center"},
         {"frozen": "b_dec", "project_decoder": False},
     ],

@@ -7,6 +7,7 @@ from torch.nn import Parameter
 
 from saelib.config.training import VariantConfig
 from saelib.errors import UserError
+from saelib.sae.aligned import align, align_gradients
 from saelib.sae.autograd import forward
 from saelib.sae.autograd.forward import Forward
 from saelib.sae.autograd.losses import auxk_loss, ghost_loss, reconstruction_loss
@@ -28,7 +29,8 @@ class TorchTrainer:
     """Minimizes ||x - x_hat||^2 / variance and the penalties of the variant; see `saelib.sae.trainer.Trainer`.
 
     A step is: forward, counters, loss, backward, projection of W_dec's gradient, clipping, optimizer, unit decoder
-    rows, and resampling, which happens at some steps only.
+    rows, and resampling, which happens at some steps only. An aligned SAE's gradients are converted first, and its
+    encoder is aligned last.
 
     Gradients of what is frozen are not computed, and count as 0 in `gradient_norms`.
 
@@ -117,6 +119,9 @@ class TorchTrainer:
             if parameter.grad is None:  # no loss reached it
                 parameter.grad = torch.zeros_like(parameter)
         self._norms = torch.stack([_norm(sae.W_enc, sae.W_dec), _norm(sae.b_dec)])
+        aligned = self.variant.aligned and sae.W_enc.grad is not None
+        if aligned:
+            align_gradients(sae)
         if self.variant.project_decoder and sae.W_dec.grad is not None:
             along = torch.linalg.vecdot(sae.W_dec.grad, sae.W_dec)
             sae.W_dec.grad.addcmul_(along[:, None], sae.W_dec, value=-1)
@@ -128,6 +133,8 @@ class TorchTrainer:
             norms = torch.linalg.vector_norm(sae.W_dec, dim=1, keepdim=True)
             off = (norms - 1).abs() > UNIT * torch.finfo(norms.dtype).eps
             sae.W_dec.div_(torch.where(off, norms, 1))
+        if aligned:
+            align(sae.W_enc, sae.W_dec)
         if "threshold" in self._trained:
             sae.threshold.clamp_(min=0)  # below 0 a JumpReLU would let negative pre-activations through
 
@@ -147,6 +154,8 @@ class TorchTrainer:
         generator = torch.Generator().manual_seed(int(seed[0]))
         losses = (x - result.x_hat).square().sum(1)
         latents = resample(self._sae, x, losses, self.dead, self._optimizer.moments, generator)
+        if self.variant.aligned:
+            align(self._sae.W_enc, self._sae.W_dec)
         if self.variant.architecture.kind == "jumprelu":
             self._sae.threshold[latents] = self.variant.architecture.initial_threshold
         self.tokens_since_fired[latents] = 0

@@ -67,6 +67,7 @@ def test_kernels_train_what_they_can(
         (VariantConfig(architecture=AbsTopK(kind="abs_topk")), "architecture abs_topk"),
         (VariantConfig(dead_latents=GhostGradients(kind="ghost_grads")), "dead_latents ghost"),
         (VariantConfig(clip=1.0), "clip"),
+        (VariantConfig(aligned=True), "align"),
     ],
 )
 def test_torch_trains_the_rest_and_the_log_says_why(
