@@ -24,6 +24,10 @@ PreprocessingName = Literal[
 ]
 """Preprocessings without options; `saelib.preprocessing.fit` defines each."""
 
+KEEP_COVARIANCE = {
+    *("raw", "center_median", "center_mean", "center_coordinate_median", "center_trimmed_mean"),
+}
+"""Preprocessings after which an SAE reads activations of the model's own covariance."""
 NEED_EIGENVECTORS = {"pca", "partial_pca", "active_subspace", "auto"}
 """Preprocessings that may read the eigenvectors of the covariance."""
 
@@ -201,16 +205,57 @@ class ScheduleConfig(Section):
         return self
 
 
+class RandomRows(Section):
+    """Random directions, whatever the data are."""
+
+    kind: Literal["gaussian", "uniform"] = "gaussian"
+    """Distribution of the entries of directions before normalization. `gaussian` makes them uniform on the sphere."""
+
+
+class DatapointRows(Section):
+    """Directions of random training tokens, about the initial b_dec, blended with random ones (Anthropic 2025)."""
+
+    kind: Literal["datapoint"]
+    blend: UnitInterval = 0.8
+    """Weight p of the token: a direction is p t + (1 - p) r, normalized, with t the token's and r a random one. Both
+    have norm 1 here; Anthropic's October 2025 update and saev leave the length of r to the library's own start."""
+
+
+class WhitenedRows(Section):
+    """Directions along Sigma^(-alpha/2) u, with u uniform on the sphere and Sigma the covariance of the activations.
+
+    Neither the data nor the loss changes. It is meant for `preprocessing: center_median` (saelib's own method)."""
+
+    kind: Literal["whitened"]
+    alpha: UnitInterval = 0.25
+    """Degree of whitening, from 0 (the same as `gaussian`) to 1."""
+
+
+_Rows = Annotated[RandomRows | DatapointRows | WhitenedRows, Field(discriminator="kind")]
+RowsConfig = Annotated[
+    _Rows, BeforeValidator(_by_name, _Rows | Literal["gaussian", "uniform", "datapoint", "whitened"])
+]
+
+
 class InitConfig(Section):
     """Weights and biases before training."""
 
-    rows: Literal["gaussian", "uniform"] = "gaussian"
-    """Distribution of the entries of directions before normalization. `gaussian` makes them uniform on the sphere."""
+    rows: RowsConfig = RandomRows()
+    """Directions of the latents: `gaussian`, `uniform`, `datapoint` or `whitened`."""
     tied: bool = True
     """Start W_dec as the transpose of W_enc. Otherwise it is drawn independently."""
     firing_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Fraction of tokens, between 0 and 1, on which each latent is positive at the start: encoder biases are set so
     (Conerly et al. 2025). Without it, biases start at 0."""
+    calibrate: bool = False
+    """Scale the encoder once so that the first reconstruction of a batch has the least squared error. It matters if k
+    is close to d_in, when the first reconstruction is too large."""
+
+    @model_validator(mode="after")
+    def _rows_of_the_data_are_tied(self) -> "InitConfig":
+        if self.rows.kind in ("datapoint", "whitened") and not self.tied:
+            raise ValueError(f"rows: {self.rows.kind} gives encoder and decoder the same directions; leave tied true")
+        return self
 
 
 class VariantConfig(Section):
@@ -245,7 +290,24 @@ class VariantConfig(Section):
     def _options_fit_together(self) -> "VariantConfig":
         if self.architecture.kind == "abs_topk":
             self._refuse_what_one_sign_needs()
+        self._refuse_other_starts()
         return self
+
+    @property
+    def needs_eigenvectors(self) -> bool:
+        """True if the start of a training may read the eigenvectors of the covariance."""
+        return self.preprocessing.kind in NEED_EIGENVECTORS or self.init.rows.kind == "whitened"
+
+    def _refuse_other_starts(self) -> None:
+        rows, preprocessing = self.init.rows.kind, self.preprocessing.kind
+        if rows == "whitened" and preprocessing not in KEEP_COVARIANCE:
+            raise ValueError(f"init.rows: whitened needs a preprocessing that only centers (found {preprocessing})")
+        if rows == "datapoint" and preprocessing == "active_subspace":
+            raise ValueError("init.rows: datapoint and preprocessing: active_subspace both choose the directions")
+        if self.init.calibrate and self.aligned:
+            raise ValueError("init.calibrate would scale encoders, whose length aligned fixes; use one of them")
+        if self.init.calibrate and self.architecture.kind == "jumprelu":
+            raise ValueError("init.calibrate would scale pre-activations, but not the thresholds of jumprelu")
 
     def _refuse_what_one_sign_needs(self) -> None:
         if self.dead_latents.kind == "ghost_grads":

@@ -1,8 +1,9 @@
 """Aligned training: the encoder and decoder directions of each latent keep the inner product 1.
 
-Writes e for a latent's encoder direction and d for its decoder row, of norm 1. The method (arXiv 2605.18629) is a
-reparametrization of e; its published description does not fix which. Here e = v + (1 - v . d) d with a free v, which has
-no pole: only the component along d is set. As e itself is of this form with v = e, no second matrix is kept.
+Here e is a latent's encoder direction, and d its decoder row, of norm 1. The method (arXiv 2605.18629) reparametrizes
+e; the abstract, all of it that was at hand, does not say how. Here e = v + (1 - v . d) d with a free v: only the
+component along d is set, and nothing is divided by v . d, which may be 0. e is of this form itself, with v = e, so no
+second matrix is kept.
 """
 
 import torch
@@ -16,7 +17,7 @@ UNIT = 8
 
 @torch.no_grad()
 def align(W_enc: Tensor, W_dec: Tensor) -> None:
-    """Sets the inner product of each latent's directions to 1, by moving W_enc [d_in, d_sae] along W_dec's unit rows."""
+    """Sets the inner product of each latent's directions to 1: W_enc [d_in, d_sae] moves along W_dec's unit rows."""
     rows = W_enc.T
     gap = 1 - torch.linalg.vecdot(rows, W_dec)
     rounding = UNIT * torch.finfo(gap.dtype).eps * torch.linalg.vector_norm(rows, dim=1)

@@ -7,6 +7,7 @@ from torch import Tensor
 from saelib.config.training import TrainConfig, VariantConfig
 from saelib.errors import UserError
 from saelib.sae.aligned import align
+from saelib.sae.autograd.forward import batch_topk_forward
 from saelib.sae.model import SAE, WITH_K
 from saelib.sae.products import product
 
@@ -22,19 +23,26 @@ def initial_sae(
     seed: int,
     b_dec: Tensor | None = None,
     subspace: Tensor | None = None,
+    tokens: Tensor | None = None,
 ) -> SAE:
     """Unit rows in random directions, encoder biases 0, in float32 on the CPU (paper, appendix B.1).
 
     Args:
         d_in: Width of what the SAE reads.
         config: `d_sae` and `k`.
-        variant: `architecture` and `init`; a firing rate needs tokens and is left to `set_firing_rate`.
+        variant: `architecture`, `init` and `aligned`; `set_firing_rate` and `calibrate` do what needs a batch.
         seed: Of the directions.
         b_dec: [d_in], such as a center of the activations, which is copied; none: 0.
-        subspace: [d_in, r], orthonormal columns between which all directions are drawn (Wang 2025); none: no limit.
+        subspace: [d_in, r], columns whose random combinations all directions are: orthonormal ones span a subspace
+            (Wang 2025), those of `whitening_directions` whiten; none: no limit.
+        tokens: [d_sae, d_in], what the SAE reads, for `init.rows: datapoint`.
     """
     generator = torch.Generator().manual_seed(seed)
     encoder = _directions(config.d_sae, d_in, variant, subspace, generator)
+    if variant.init.rows.kind == "datapoint":
+        assert tokens is not None
+        of_tokens = F.normalize(tokens.float() if b_dec is None else tokens.float() - b_dec.float(), dim=1)
+        encoder = F.normalize(torch.lerp(encoder, of_tokens, variant.init.rows.blend), dim=1)
     # A tied start is a copy: shared memory would tie the two for good.
     decoder = encoder.clone() if variant.init.tied else _directions(config.d_sae, d_in, variant, subspace, generator)
     tensors = {
@@ -56,10 +64,10 @@ def _directions(
 ) -> Tensor:
     """Unit rows [d_sae, d_in]."""
     shape = (d_sae, d_in if subspace is None else subspace.shape[1])
-    if variant.init.rows == "gaussian":
-        rows = torch.randn(shape, generator=generator)
-    else:
+    if variant.init.rows.kind == "uniform":
         rows = 2 * torch.rand(shape, generator=generator) - 1
+    else:
+        rows = torch.randn(shape, generator=generator)
     return F.normalize(rows if subspace is None else rows @ subspace.float().T, dim=1)
 
 
@@ -85,3 +93,17 @@ def set_firing_rate(sae: SAE, x: Tensor, rate: float) -> None:
         hidden_pre = product(centered, sae.W_enc[:, latents])
         highest = hidden_pre.topk(positive + 1, dim=0).values
         sae.b_enc[latents] = -(highest[-2] + highest[-1]) / 2
+
+
+@torch.no_grad()
+def calibrate(sae: SAE, x: Tensor) -> None:
+    """Scales the encoder so that the SAE's reconstruction of `x` [tokens, d_in] has the least squared error.
+
+    No selection changes. Nothing happens if no latent fires, or if the reconstruction points away from the tokens.
+    """
+    x_hat = batch_topk_forward(sae, x, "float32").x_hat if sae.architecture == "batch_topk" else sae(x)
+    fit, wanted = x_hat - sae.b_dec, x - sae.b_dec
+    scale = (fit * wanted).sum() / fit.square().sum()
+    if scale > 0:
+        sae.W_enc.mul_(scale)
+        sae.b_enc.mul_(scale)

@@ -155,6 +155,36 @@ def test_what_is_read_survives_being_written() -> None:
             {"x": {"architecture": "abs_topk", "preprocessing": "auto"}},
             ["train.variants.x: preprocessing: auto cannot predict the death of abs_topk"],
         ),
+        (
+            "train.variants",
+            {"x": {"init": {"rows": "whitened"}, "preprocessing": "pca"}},
+            ["train.variants.x: init.rows: whitened needs a preprocessing that only centers (found pca)"],
+        ),
+        (
+            "train.variants",
+            {"x": {"init": {"rows": "datapoint"}, "preprocessing": "active_subspace"}},
+            ["train.variants.x: init.rows: datapoint and preprocessing: active_subspace both choose"],
+        ),
+        (
+            "train.variants",
+            {"x": {"init": {"rows": "datapoint", "tied": False}}},
+            ["train.variants.x.init: rows: datapoint gives encoder and decoder the same directions"],
+        ),
+        (
+            "train.variants",
+            {"x": {"init": {"rows": "data"}}},
+            ["train.variants.x.init.rows.kind: no such value 'data'", "did you mean 'datapoint'?"],
+        ),
+        (
+            "train.variants",
+            {"x": {"init": {"calibrate": True}, "aligned": True}},
+            ["train.variants.x: init.calibrate would scale encoders, whose length aligned fixes"],
+        ),
+        (
+            "train.variants",
+            {"x": {"init": {"calibrate": True}, "architecture": "jumprelu"}},
+            ["train.variants.x: init.calibrate would scale pre-activations, but not the thresholds of jumprelu"],
+        ),
         ("train.k", 2000, ["train: k = 2000 is larger than d_sae = 1024"]),
         ("train.log_to", "tensorbord", ["train.log_to: 'tensorbord' is not allowed; did you mean 'tensorboard'?"]),
         ("extraction.dtype", "float8", ["extraction.dtype: 'float8' is not allowed", "bfloat16"]),
