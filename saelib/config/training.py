@@ -205,6 +205,16 @@ class ScheduleConfig(Section):
         return self
 
 
+class KAnnealing(Section):
+    """Lets k fall linearly from a larger number to `train.k` over the first steps, as dictionary_learning's trainers do
+    with `k_anneal_steps`. Histories measure with `train.k` all along."""
+
+    start: Count | None = None
+    """k of the first step. Without it, d_in, or d_sae if that is smaller."""
+    until: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Fraction of the steps after which k is `train.k`."""
+
+
 class RandomRows(Section):
     """Random directions, whatever the data are."""
 
@@ -275,6 +285,8 @@ class VariantConfig(Section):
     """Largest norm of the gradient over all parameters; larger gradients are scaled down to it. Without it, there is no
     limit. Set it if training diverges."""
     init: InitConfig = InitConfig()
+    k_annealing: KAnnealing | None = None
+    """Fall of k from a larger number. Without it, k is constant. `{}` has the defaults."""
     aligned: bool = False
     """Keep the inner product of each latent's encoder and decoder directions at 1 ("aligned training", arXiv
     2605.18629). Training then moves the encoder across the decoder's direction only."""
@@ -291,6 +303,10 @@ class VariantConfig(Section):
         if self.architecture.kind == "abs_topk":
             self._refuse_what_one_sign_needs()
         self._refuse_other_starts()
+        if self.k_annealing is not None and self.architecture.kind in ("relu", "jumprelu"):
+            raise ValueError(
+                f"k_annealing needs an architecture that selects k latents (found {self.architecture.kind})"
+            )
         return self
 
     @property
@@ -377,6 +393,12 @@ class TrainConfig(Section):
     def _k_fits(self) -> "TrainConfig":
         if self.k > self.d_sae:
             raise ValueError(f"k = {self.k} is larger than d_sae = {self.d_sae}")
+        for name, variant in self.variants.items():
+            start = variant.k_annealing.start if variant.k_annealing else None
+            if start is not None and not self.k <= start <= self.d_sae:
+                raise ValueError(
+                    f"variants.{name}.k_annealing.start = {start} is not between k = {self.k} and d_sae = {self.d_sae}"
+                )
         return self
 
     def deciding(self, variant: VariantConfig) -> dict[str, Any]:

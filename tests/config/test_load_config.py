@@ -185,6 +185,16 @@ def test_what_is_read_survives_being_written() -> None:
             {"x": {"init": {"calibrate": True}, "architecture": "jumprelu"}},
             ["train.variants.x: init.calibrate would scale pre-activations, but not the thresholds of jumprelu"],
         ),
+        (
+            "train.variants",
+            {"x": {"k_annealing": {"start": 16}}},
+            ["train: variants.x.k_annealing.start = 16 is not between k = 32 and d_sae = 1024"],
+        ),
+        (
+            "train.variants",
+            {"x": {"k_annealing": {}, "architecture": "relu"}},
+            ["train.variants.x: k_annealing needs an architecture that selects k latents (found relu)"],
+        ),
         ("train.k", 2000, ["train: k = 2000 is larger than d_sae = 1024"]),
         ("train.log_to", "tensorbord", ["train.log_to: 'tensorbord' is not allowed; did you mean 'tensorboard'?"]),
         ("extraction.dtype", "float8", ["extraction.dtype: 'float8' is not allowed", "bfloat16"]),

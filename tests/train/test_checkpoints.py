@@ -173,6 +173,7 @@ def test_interrupted_at_a_step_it_goes_on_from_the_last_checkpoint(
         {"architecture": "jumprelu", "clip": 1.0, "preprocessing": "pca"},
         {"optimizer": "sign_sgd", "preprocessing": "rescale", "init": {"firing_rate": 0.1, "tied": False}},
         {"aligned": True, "dead_latents": {"kind": "resample", "every": 6}, "init": {"tied": False}},
+        {"k_annealing": {"start": 9, "until": 0.9}, "architecture": "batch_topk"},
         {"init": {"rows": "datapoint", "calibrate": True}, "preprocessing": "center_median"},
         {"frozen": "features", "preprocessing": "ln_center"},
         {"frozen": "b_dec", "project_decoder": False},

@@ -36,21 +36,22 @@ class Forward:
     """`batch_topk` alone: the smallest selected value of the batch, at least 0."""
 
 
-def topk_forward(sae: SAE, x: Tensor, precision: Precision, keep: bool) -> Forward:
+def topk_forward(sae: SAE, x: Tensor, precision: Precision, keep: bool, k: int | None = None) -> Forward:
     """The k largest positive pre-activations of each token, or for `abs_topk` the k of largest absolute value.
 
-    `keep` says whether `hidden_pre` is wanted.
+    `keep` says whether `hidden_pre` is wanted; without `k`, the SAE's own is used.
     """
-    assert sae.k is not None
+    k = k or sae.k
+    assert k is not None
     rows = CPU_ROWS if x.device.type == "cpu" else len(x)
     blocks = []
     with torch.no_grad():
         for part in x.split(rows):
             hidden_pre = encoder_product(part - sae.b_dec, sae.W_enc, sae.b_enc, precision)
             highest = sae.sizes(hidden_pre).amax(0)
-            blocks.append((*sae.select(hidden_pre), highest, hidden_pre if keep else None))
+            blocks.append((*sae.select(hidden_pre, k), highest, hidden_pre if keep else None))
     values, latents, highest, kept = zip(*blocks, strict=True)
-    tokens = torch.arange(len(x), device=x.device).repeat_interleave(sae.k, output_size=len(x) * sae.k)
+    tokens = torch.arange(len(x), device=x.device).repeat_interleave(k, output_size=len(x) * k)
     entries = Entries(torch.cat(latents).flatten(), tokens, (len(x), sae.d_sae))
     x_hat, codes = _reconstruct(sae, x, torch.cat(values).flatten(), entries)
     return Forward(
@@ -61,12 +62,13 @@ def topk_forward(sae: SAE, x: Tensor, precision: Precision, keep: bool) -> Forwa
     )
 
 
-def batch_topk_forward(sae: SAE, x: Tensor, precision: Precision) -> Forward:
-    """The k * tokens largest positive pre-activations of the batch (Bussmann et al. 2024)."""
-    assert sae.k is not None
+def batch_topk_forward(sae: SAE, x: Tensor, precision: Precision, k: int | None = None) -> Forward:
+    """The k * tokens largest positive pre-activations of the batch (Bussmann et al. 2024); `k` as in `topk_forward`."""
+    k = k or sae.k
+    assert k is not None
     with torch.no_grad():
         hidden_pre = encoder_product(x - sae.b_dec, sae.W_enc, sae.b_enc, precision)
-        values, places = (found.squeeze(0) for found in largest(hidden_pre.view(1, -1), sae.k * len(x)))
+        values, places = (found.squeeze(0) for found in largest(hidden_pre.view(1, -1), k * len(x)))
         places, order = places.sort()
         entries = Entries(places % sae.d_sae, places // sae.d_sae, (len(x), sae.d_sae))
     x_hat, codes = _reconstruct(sae, x, values[order], entries)

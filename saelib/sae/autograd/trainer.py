@@ -14,7 +14,7 @@ from saelib.sae.autograd.losses import auxk_loss, ghost_loss, reconstruction_los
 from saelib.sae.autograd.optimizer import make_optimizer
 from saelib.sae.autograd.resample import resample
 from saelib.sae.model import SAE
-from saelib.sae.schedule import rate_at
+from saelib.sae.schedule import k_at, rate_at
 from saelib.sae.trainer import TrainerSettings
 
 THRESHOLD_DECAY = 0.9
@@ -82,16 +82,20 @@ class TorchTrainer:
         sae, architecture, precision = self._sae, self.variant.architecture, self.config.precision
         match architecture.kind:
             case "topk" | "abs_topk":
-                return forward.topk_forward(
-                    sae, x, precision, keep=self.variant.dead_latents.kind in ("auxk", "ghost_grads")
-                )
+                keep = self.variant.dead_latents.kind in ("auxk", "ghost_grads")
+                return forward.topk_forward(sae, x, precision, keep, self._k())
             case "batch_topk":
-                return forward.batch_topk_forward(sae, x, precision)
+                return forward.batch_topk_forward(sae, x, precision, self._k())
             case "relu":
                 return forward.relu_forward(sae, x, precision, architecture)
             case "jumprelu":
                 target = architecture.target_l0 or float(self.config.k)
                 return forward.jumprelu_forward(sae, x, precision, architecture, target)
+
+    def _k(self) -> int:
+        """Latents of a token in this step."""
+        largest = min(self._sae.d_in, self._sae.d_sae)
+        return k_at(self.steps_done, self.config.steps, self.config.k, largest, self.variant.k_annealing)
 
     def _count(self, result: Forward, tokens: int) -> None:
         self.examples += tokens

@@ -11,6 +11,7 @@ from saelib.config.training import (
     Adam,
     AuxK,
     GhostGradients,
+    KAnnealing,
     ReLU,
     SignSGD,
     TrainConfig,
@@ -68,6 +69,7 @@ def test_kernels_train_what_they_can(
         (VariantConfig(dead_latents=GhostGradients(kind="ghost_grads")), "dead_latents ghost"),
         (VariantConfig(clip=1.0), "clip"),
         (VariantConfig(aligned=True), "align"),
+        (VariantConfig(k_annealing=KAnnealing()), "constant k"),
     ],
 )
 def test_torch_trains_the_rest_and_the_log_says_why(
