@@ -41,6 +41,8 @@ def dense_loss(
         l0 = ((pre > theta).double() - near / width * moving).sum(1).mean()
         penalty = architecture.coefficient * (l0 / (architecture.target_l0 or k) - 1) ** 2
     x_hat = z @ p["W_dec"] + p["b_dec"]
+    if "bypass_in" in p:
+        x_hat = x_hat + (x - p["b_dec"]) @ p["bypass_in"] @ p["bypass_out"]
     mse = ((x - x_hat) ** 2).sum(1).mean() / variance
     age = torch.where((z != 0).any(0), 0, silent + len(x))
     dead = (age >= dead_after).nonzero().flatten()

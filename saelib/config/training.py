@@ -206,13 +206,25 @@ class ScheduleConfig(Section):
 
 
 class KAnnealing(Section):
-    """Lets k fall linearly from a larger number to `train.k` over the first steps, as dictionary_learning's trainers do
-    with `k_anneal_steps`. Histories measure with `train.k` all along."""
+    """Lets k fall linearly from a larger number to `train.k` over the first steps.
+
+    Trainers of dictionary_learning do so with `k_anneal_steps`. Histories measure with `train.k` all along."""
 
     start: Count | None = None
     """k of the first step. Without it, d_in, or d_sae if that is smaller."""
     until: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Fraction of the steps after which k is `train.k`."""
+
+
+class Bypass(Section):
+    """A linear map of low rank next to the latents, which absorbs dense directions (arXiv 2606.14040).
+
+    It adds (x - b_dec) A B to the reconstruction, in parallel to the encoder, which reads x as it is. A starts Gaussian
+    and B at 0, so training starts as without it; the paper's abstract, all of it that was at hand, names no start.
+    """
+
+    rank: Count = 24
+    """Columns of A and rows of B, at most d_in."""
 
 
 class RandomRows(Section):
@@ -285,6 +297,9 @@ class VariantConfig(Section):
     """Largest norm of the gradient over all parameters; larger gradients are scaled down to it. Without it, there is no
     limit. Set it if training diverges."""
     init: InitConfig = InitConfig()
+    bypass: Bypass | None = None
+    """Low-rank linear map next to the latents. Without it, there is none. `{}` has the defaults. Such an SAE cannot be
+    exported, as no other library has a place for it."""
     k_annealing: KAnnealing | None = None
     """Fall of k from a larger number. Without it, k is constant. `{}` has the defaults."""
     aligned: bool = False

@@ -51,6 +51,7 @@ class _Meter:
         self.positive |= self.sae.sizes(hidden_pre).amax(0) > 0
         selects = self.sae.architecture in ("topk", "abs_topk")
         x_hat = self._selected(hidden_pre) if selects else self._dense(hidden_pre)
+        x_hat = self.sae.add_bypass(x_hat, sample.x)
         x, reconstruction = sample.x.cpu().numpy(), x_hat.cpu().numpy()
         errors = self.trained.add(x, reconstruction)
         if sample.activations is not None:
@@ -95,6 +96,9 @@ class _Meter:
             return {"bias_capture": None, "bias_distance": None, "feature_capture": None}
         bias = self.sae.b_dec.detach().cpu().numpy().astype(np.float64)
         by_latents = self.trained.mean_reconstruction - bias
+        if self.sae.bypass_in is not None and self.sae.bypass_out is not None:
+            down, up = (value.detach().cpu().double().numpy() for value in (self.sae.bypass_in, self.sae.bypass_out))
+            by_latents -= (self.trained.mean - bias) @ down @ up
         return {
             "bias_capture": float(bias @ mean / (mean @ mean)),
             "bias_distance": float(1 - np.linalg.norm(bias - mean) / np.linalg.norm(mean)),
@@ -122,6 +126,10 @@ class _Error:
         self._reconstructed += x_hat.sum(0, dtype=np.float64)
         self.tokens += len(x)
         return errors
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        return self._scale.mean + self._drift / self.tokens
 
     @property
     def mean_reconstruction(self) -> NDArray[np.float64]:

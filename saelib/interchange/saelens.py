@@ -12,6 +12,7 @@ from torch import Tensor
 from saelib.errors import UserError
 from saelib.files.sealed import write_json
 from saelib.interchange.reading import Config, read_safetensors
+from saelib.interchange.refuse import refuse_bypass
 from saelib.interchange.saelens_settings import FACTOR, NORMALIZATIONS, read_settings, refuse_unknown, token_norm
 from saelib.preprocessing.transform import Preprocessing, TokenNorm
 from saelib.sae.check import Shapes, check_k, check_tensors
@@ -52,6 +53,7 @@ log = logging.getLogger(__name__)
 
 def write(saved: SavedSAE, folder: Path) -> None:
     """Write both files into `folder`. A `batch_topk` SAE becomes a `jumprelu` with its one threshold."""
+    refuse_bypass(saved, "SAELens")
     sae, norm = fold_preprocess(saved).sae, saved.preprocess.token_norm
     if norm == "layernorm":
         sae = rescale_input(sae, _unbiased(sae.d_in))

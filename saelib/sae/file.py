@@ -23,6 +23,7 @@ CHECKSUM = ', "sha256": "'
 """Mark before the checksum, the last value of our one header entry: safetensors writes several in any order."""
 CENTER, SCALE = "preprocess_center", "preprocess_scale"
 SHAPES = {"W_enc": ("d_in", "d_sae"), "W_dec": ("d_sae", "d_in"), "b_enc": ("d_sae",), "b_dec": ("d_in",)}
+BYPASS_SHAPES = {"bypass_in": ("d_in", "rank"), "bypass_out": ("rank", "d_in")}
 THRESHOLDS = {"jumprelu": ("d_sae",), "batch_topk": ()}
 
 
@@ -77,7 +78,8 @@ def load_sae(path: Path) -> SavedSAE:
     if not isinstance(about, dict):
         raise UserError(f"{path}: what it says about the SAE is {in_words(about)}; should be an object of named values")
     threshold = {"threshold": THRESHOLDS[architecture]} if architecture in THRESHOLDS else {}
-    weights = check_tensors(tensors, {**SHAPES, **threshold}, path)
+    bypass = {} if tensors.keys().isdisjoint(BYPASS_SHAPES) else BYPASS_SHAPES
+    weights = check_tensors(tensors, {**SHAPES, **threshold, **bypass}, path)
     k = check_k(k, len(weights["W_dec"]), path) if architecture in WITH_K else None
     sae = SAE(architecture, latent_by_latent(weights), k)
     return SavedSAE(sae, _preprocess(center, scale, token_norm, sae.d_in, path), about)

@@ -36,6 +36,9 @@ def initial_sae(
         subspace: [d_in, r], columns whose random combinations all directions are: orthonormal ones span a subspace
             (Wang 2025), those of `whitening_directions` whiten; none: no limit.
         tokens: [d_sae, d_in], what the SAE reads, for `init.rows: datapoint`.
+
+    Raises:
+        UserError: if the rank of a bypass is larger than `d_in`.
     """
     generator = torch.Generator().manual_seed(seed)
     encoder = _directions(config.d_sae, d_in, variant, subspace, generator)
@@ -51,12 +54,22 @@ def initial_sae(
         "b_enc": torch.zeros(config.d_sae),
         "b_dec": torch.zeros(d_in) if b_dec is None else b_dec.float().clone(),
     }
+    if variant.bypass is not None:
+        tensors |= _bypass(d_in, variant.bypass.rank, generator)
     if variant.aligned:
         align(tensors["W_enc"], tensors["W_dec"])
     architecture = variant.architecture
     if architecture.kind == "jumprelu":
         tensors["threshold"] = torch.full((config.d_sae,), architecture.initial_threshold)
     return SAE(architecture.kind, tensors, config.k if architecture.kind in WITH_K else None)
+
+
+def _bypass(d_in: int, rank: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """A bypass that adds nothing yet: Gaussian columns of norm about 1, and rows of 0."""
+    if rank > d_in:
+        raise UserError(f"bypass.rank = {rank} is more than the {d_in} dimensions that the SAE reads; lower it")
+    down = torch.randn(d_in, rank, generator=generator) / d_in**0.5
+    return {"bypass_in": down, "bypass_out": torch.zeros(rank, d_in)}
 
 
 def _directions(

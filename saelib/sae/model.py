@@ -11,6 +11,8 @@ from saelib.sae.products import largest, product
 Architecture = Literal["topk", "batch_topk", "abs_topk", "relu", "jumprelu"]
 WITH_K = ("topk", "batch_topk", "abs_topk")
 """Architectures that have a number k of latents for each token."""
+BYPASS = ("bypass_in", "bypass_out")
+"""Names of the weights of a bypass, which an SAE has both of or none."""
 
 
 class SAE(nn.Module):
@@ -18,7 +20,9 @@ class SAE(nn.Module):
 
     Parameters: `W_enc` [d_in, d_sae], `W_dec` [d_sae, d_in], `b_enc` [d_sae], `b_dec` [d_in]; `jumprelu` also has
     `threshold` [d_sae], and `batch_topk` a buffer `threshold` [], the bar that stands in for the batch when a
-    token is encoded on its own. In memory both weight matrices lie latent by latent, as gradients and kernels do.
+    token is encoded on its own. With a bypass, `bypass_in` [d_in, rank] and `bypass_out` [rank, d_in] add
+    (x - b_dec) bypass_in bypass_out to x_hat. In memory W_enc and W_dec lie latent by latent, as gradients and kernels
+    do.
     """
 
     W_enc: nn.Parameter
@@ -26,6 +30,8 @@ class SAE(nn.Module):
     b_enc: nn.Parameter
     b_dec: nn.Parameter
     threshold: Tensor
+    bypass_in: nn.Parameter | None
+    bypass_out: nn.Parameter | None
 
     def __init__(self, architecture: Architecture, tensors: Mapping[str, Tensor], k: int | None = None) -> None:
         """Take `tensors` (named as above) as they are, without a copy.
@@ -40,6 +46,8 @@ class SAE(nn.Module):
         self.k = k
         for name in ("W_enc", "W_dec", "b_enc", "b_dec"):
             self.register_parameter(name, nn.Parameter(tensors[name]))
+        for name in BYPASS:
+            self.register_parameter(name, nn.Parameter(tensors[name]) if name in tensors else None)
         if architecture == "jumprelu":
             self.register_parameter("threshold", nn.Parameter(tensors["threshold"]))
         elif architecture == "batch_topk":
@@ -95,9 +103,20 @@ class SAE(nn.Module):
         return self.activate(self.hidden_pre(x))
 
     def decode(self, feature_acts: Tensor) -> Tensor:
-        """Reconstructions: [tokens, d_sae] -> [tokens, d_in]."""
+        """Reconstructions, without the bypass's part: [tokens, d_sae] -> [tokens, d_in]."""
         return product(feature_acts, self.W_dec, self.b_dec)
+
+    def bypass(self, x: Tensor) -> Tensor | None:
+        """The bypass's part of reconstructions, [tokens, d_in] -> the same shape; None without a bypass."""
+        if self.bypass_in is None or self.bypass_out is None:
+            return None
+        return (x - self.b_dec) @ self.bypass_in @ self.bypass_out
+
+    def add_bypass(self, x_hat: Tensor, x: Tensor) -> Tensor:
+        """Reconstructions [tokens, d_in] of `x` by the latents, with the bypass's part, if there is one."""
+        part = self.bypass(x)
+        return x_hat if part is None else x_hat + part
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode and decode."""
-        return self.decode(self.encode(x))
+        return self.add_bypass(self.decode(self.encode(x)), x)

@@ -174,6 +174,8 @@ def test_interrupted_at_a_step_it_goes_on_from_the_last_checkpoint(
         {"optimizer": "sign_sgd", "preprocessing": "rescale", "init": {"firing_rate": 0.1, "tied": False}},
         {"aligned": True, "dead_latents": {"kind": "resample", "every": 6}, "init": {"tied": False}},
         {"k_annealing": {"start": 9, "until": 0.9}, "architecture": "batch_topk"},
+        {"bypass": {"rank": 3}, "dead_latents": {"kind": "resample", "every": 6}},
+        {"bypass": {"rank": 2}, "optimizer": {"kind": "adam", "sparse": True}, "preprocessing": "pca"},
         {"init": {"rows": "datapoint", "calibrate": True}, "preprocessing": "center_median"},
         {"frozen": "features", "preprocessing": "ln_center"},
         {"frozen": "b_dec", "project_decoder": False},

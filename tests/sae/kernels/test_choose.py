@@ -10,6 +10,7 @@ from saelib.config.training import (
     AbsTopK,
     Adam,
     AuxK,
+    Bypass,
     GhostGradients,
     KAnnealing,
     ReLU,
@@ -69,6 +70,7 @@ def test_kernels_train_what_they_can(
         (VariantConfig(dead_latents=GhostGradients(kind="ghost_grads")), "dead_latents ghost"),
         (VariantConfig(clip=1.0), "clip"),
         (VariantConfig(aligned=True), "align"),
+        (VariantConfig(bypass=Bypass()), "bypass"),
         (VariantConfig(k_annealing=KAnnealing()), "constant k"),
     ],
 )
