@@ -7,7 +7,14 @@ from saelib.config.training import VariantConfig
 
 
 def dense_loss(
-    p: dict[str, Tensor], x: Tensor, variant: VariantConfig, k: int, variance: float, silent: Tensor, dead_after: int
+    p: dict[str, Tensor],
+    x: Tensor,
+    variant: VariantConfig,
+    k: int,
+    variance: float,
+    silent: Tensor,
+    dead_after: int,
+    risen: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """The loss and the codes [tokens, d_sae].
 
@@ -19,6 +26,7 @@ def dense_loss(
         variance: ||sigma||^2 of the data.
         silent: Examples since each latent last fired, before this batch: [d_sae].
         dead_after: So many make a latent dead.
+        risen: Share of its coefficient that a tanh penalty has reached.
     """
     architecture, dead_latents = variant.architecture, variant.dead_latents
     pre = (x - p["b_dec"]) @ p["W_enc"] + p["b_enc"]
@@ -39,7 +47,11 @@ def dense_loss(
         moving = theta - theta.detach()  # 0, but for its gradient: the published pseudo-derivatives
         z = pre * (pre > theta).double() - (theta / width).detach() * near * moving
         l0 = ((pre > theta).double() - near / width * moving).sum(1).mean()
-        penalty = architecture.coefficient * (l0 / (architecture.target_l0 or k) - 1) ** 2
+        if architecture.penalty.kind == "l0":
+            penalty = architecture.coefficient * (l0 / (architecture.target_l0 or k) - 1) ** 2
+        else:
+            sizes = architecture.penalty.scale * z * p["W_dec"].norm(dim=1) / (variance / x.shape[1]) ** 0.5
+            penalty = risen * architecture.penalty.coefficient * sizes.tanh().sum(1).mean()
     x_hat = z @ p["W_dec"] + p["b_dec"]
     if "bypass_in" in p:
         x_hat = x_hat + (x - p["b_dec"]) @ p["bypass_in"] @ p["bypass_out"]
@@ -59,4 +71,7 @@ def dense_loss(
         fit = fit * (e.norm(dim=1, keepdim=True) / 2 / fit.norm(dim=1, keepdim=True)).detach()
         error = ((e - fit) ** 2).sum(1).mean()
         extra = error * (mse / error).detach()
+    elif dead_latents.kind == "pre_act":
+        below = (p.get("threshold", 0.0) - pre).relu() * p["W_dec"].norm(dim=1) / (variance / x.shape[1]) ** 0.5
+        extra = dead_latents.coefficient * below.sum(1).mean()
     return mse + penalty + extra, z.detach()

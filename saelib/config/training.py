@@ -106,19 +106,53 @@ class ReLU(Section):
     variance. Raise it for fewer active latents."""
 
 
+class L0Penalty(Section):
+    """Penalizes the distance from a target L0: (L0 / target - 1)^2 (Rajamanoharan et al. 2024)."""
+
+    kind: Literal["l0"] = "l0"
+
+
+class TanhPenalty(Section):
+    """Penalizes sum_i tanh(scale z_i ||d_i|| / s), a smooth count of active latents (Anthropic, January 2025).
+
+    s is the root mean square of the standard deviations of the dimensions, so that `scale` means what it does in that
+    update, whose activations are normalized."""
+
+    kind: Literal["tanh"]
+    coefficient: Positive = 5e-3
+    """Weight of the penalty, relative to the error's. It decides L0: raise it for fewer active latents. The update's
+    errors are sums over normalized dimensions, so its lambda_S is d_in times as large."""
+    scale: Positive = 4.0
+    """Steepness: a latent whose part of the reconstruction is longer than about s / scale counts as one."""
+    warmup: UnitInterval = 1.0
+    """Fraction of the steps over which the coefficient rises linearly from 0."""
+
+
+_JumpPenalty = Annotated[L0Penalty | TanhPenalty, Field(discriminator="kind")]
+JumpPenaltyConfig = Annotated[_JumpPenalty, BeforeValidator(_by_name, _JumpPenalty | Literal["l0", "tanh"])]
+
+
 class JumpReLU(Section):
-    """Keeps pre-activations above a learned threshold, and penalizes distance from a target L0 (Rajamanoharan 2024)."""
+    """Keeps pre-activations above a learned threshold, and penalizes their number (Rajamanoharan et al. 2024)."""
 
     kind: Literal["jumprelu"]
+    penalty: JumpPenaltyConfig = L0Penalty()
+    """Penalty on the number of active latents: `l0` or `tanh`."""
     target_l0: Positive | None = None
-    """Average number of active latents per token to aim for. Without it, `train.k`."""
+    """Average number of active latents per token that `l0` aims for. Without it, `train.k`."""
     coefficient: Positive = 1.0
-    """Weight of the penalty (L0 / target - 1)^2. Raise it if L0 stays away from its target."""
+    """Weight of the penalty `l0`. Raise it if L0 stays away from its target."""
     bandwidth: Positive = 1e-3
     """Width of the kernel that replaces the derivative of the step at the threshold, in the units of pre-activations.
     Raise it if thresholds do not move."""
     initial_threshold: Positive = 1e-3
     """Threshold of every latent before training."""
+
+    @model_validator(mode="after")
+    def _one_penalty(self) -> "JumpReLU":
+        if self.penalty.kind == "tanh" and self.target_l0 is not None:
+            raise ValueError("penalty: tanh aims at no L0, so target_l0 has no effect; set the penalty's coefficient")
+        return self
 
 
 _Architecture = Annotated[TopK | BatchTopK | AbsTopK | ReLU | JumpReLU, Field(discriminator="kind")]
@@ -160,9 +194,23 @@ class Resampling(Section):
     """Last step at which latents may restart. Without it, half of all steps, so that restarted latents can learn."""
 
 
-_DeadLatents = Annotated[IgnoreDeadLatents | AuxK | GhostGradients | Resampling, Field(discriminator="kind")]
+class PreActLoss(Section):
+    """Raises pre-activations that are below their threshold, a little and on every token (Anthropic, January 2025).
+
+    The loss is sum_i ReLU(threshold_i - pre_i) ||d_i|| / s, with s as in `TanhPenalty`. Thresholds are JumpReLU's. It
+    applies to other architectures as well, with 0 as threshold."""
+
+    kind: Literal["pre_act"]
+    coefficient: Positive = 3e-6
+    """Weight of this loss, relative to the error's."""
+
+
+_DeadLatents = Annotated[
+    IgnoreDeadLatents | AuxK | GhostGradients | Resampling | PreActLoss, Field(discriminator="kind")
+]
 DeadLatentsConfig = Annotated[
-    _DeadLatents, BeforeValidator(_by_name, _DeadLatents | Literal["none", "auxk", "ghost_grads", "resample"])
+    _DeadLatents,
+    BeforeValidator(_by_name, _DeadLatents | Literal["none", "auxk", "ghost_grads", "resample", "pre_act"]),
 ]
 
 
@@ -289,7 +337,7 @@ class VariantConfig(Section):
     architecture: ArchitectureConfig = TopK()
     """Rule that selects a token's active latents: `topk`, `batch_topk`, `abs_topk`, `relu` or `jumprelu`."""
     dead_latents: DeadLatentsConfig = IgnoreDeadLatents()
-    """Treatment of latents that die during training: `none`, `auxk`, `ghost_grads` or `resample`."""
+    """Treatment of latents that die during training: `none`, `auxk`, `ghost_grads`, `resample` or `pre_act`."""
     optimizer: OptimizerConfig = Adam()
     """Optimizer, which turns gradients into steps: `adam` or `sign_sgd`."""
     schedule: ScheduleConfig = ScheduleConfig()
@@ -341,8 +389,8 @@ class VariantConfig(Section):
             raise ValueError("init.calibrate would scale pre-activations, but not the thresholds of jumprelu")
 
     def _refuse_what_one_sign_needs(self) -> None:
-        if self.dead_latents.kind == "ghost_grads":
-            raise ValueError("dead_latents: ghost_grads has latents of one sign, and abs_topk both; use auxk")
+        if (kind := self.dead_latents.kind) in ("ghost_grads", "pre_act"):
+            raise ValueError(f"dead_latents: {kind} is made for latents of one sign, and abs_topk has both; use auxk")
         if self.init.firing_rate is not None:
             raise ValueError("init.firing_rate sets how often a latent is positive, and abs_topk selects either sign")
         if self.preprocessing.kind == "auto":

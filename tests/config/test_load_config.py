@@ -143,7 +143,7 @@ def test_what_is_read_survives_being_written() -> None:
         (
             "train.variants",
             {"x": {"architecture": "abs_topk", "dead_latents": "ghost_grads"}},
-            ["train.variants.x: dead_latents: ghost_grads has latents of one sign, and abs_topk both"],
+            ["train.variants.x: dead_latents: ghost_grads is made for latents of one sign"],
         ),
         (
             "train.variants",
@@ -194,6 +194,16 @@ def test_what_is_read_survives_being_written() -> None:
             "train.variants",
             {"x": {"k_annealing": {}, "architecture": "relu"}},
             ["train.variants.x: k_annealing needs an architecture that selects k latents (found relu)"],
+        ),
+        (
+            "train.variants",
+            {"x": {"architecture": {"kind": "jumprelu", "penalty": "tanh", "target_l0": 9}}},
+            ["train.variants.x.architecture: penalty: tanh aims at no L0"],
+        ),
+        (
+            "train.variants",
+            {"x": {"architecture": {"kind": "jumprelu", "penalty": {"kind": "tan"}}}},
+            ["train.variants.x.architecture.penalty.kind: no such value 'tan'", "did you mean 'tanh'?"],
         ),
         ("train.k", 2000, ["train: k = 2000 is larger than d_sae = 1024"]),
         ("train.log_to", "tensorbord", ["train.log_to: 'tensorbord' is not allowed; did you mean 'tensorboard'?"]),

@@ -21,9 +21,11 @@ ARCHITECTURES = [
     "abs_topk",
     {"kind": "relu", "l1": 0.02},
     {"kind": "jumprelu", "initial_threshold": 0.3, "bandwidth": 0.2},
+    {"kind": "jumprelu", "initial_threshold": 0.3, "bandwidth": 0.2, "penalty": {"kind": "tanh", "warmup": 0}},
 ]
-REVIVALS = ["none", {"kind": "auxk", "k": 2}, "auxk", "ghost_grads"]
-PAIRS = [(one, other) for one in ARCHITECTURES for other in REVIVALS if (one, other) != ("abs_topk", "ghost_grads")]
+ONE_SIGN = ["ghost_grads", {"kind": "pre_act", "coefficient": 0.01}]
+REVIVALS = ["none", {"kind": "auxk", "k": 2}, "auxk", *ONE_SIGN]
+PAIRS = [(one, other) for one in ARCHITECTURES for other in REVIVALS if one != "abs_topk" or other not in ONE_SIGN]
 NAMES = {"ids": lambda option: option if isinstance(option, str) else "-".join(str(v) for v in option.values())}
 
 

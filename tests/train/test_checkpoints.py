@@ -176,6 +176,7 @@ def test_interrupted_at_a_step_it_goes_on_from_the_last_checkpoint(
         {"k_annealing": {"start": 9, "until": 0.9}, "architecture": "batch_topk"},
         {"bypass": {"rank": 3}, "dead_latents": {"kind": "resample", "every": 6}},
         {"bypass": {"rank": 2}, "optimizer": {"kind": "adam", "sparse": True}, "preprocessing": "pca"},
+        {"architecture": {"kind": "jumprelu", "penalty": "tanh"}, "dead_latents": "pre_act"},
         {"init": {"rows": "datapoint", "calibrate": True}, "preprocessing": "center_median"},
         {"frozen": "features", "preprocessing": "ln_center"},
         {"frozen": "b_dec", "project_decoder": False},

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saelib.config.training import JumpReLU as JumpReLUConfig
 from saelib.config.training import ReLU as ReLUConfig
-from saelib.sae.autograd.dense import Decode, DensePreActivations, JumpReLU, Step, relu
+from saelib.sae.autograd.dense import Decode, DensePreActivations, JumpReLU, Recomputed, Step, relu
 from saelib.sae.autograd.sparse import DecodeSelected, Entries, SelectedPreActivations
 from saelib.sae.model import SAE
 from saelib.sae.products import Precision, encoder_product, largest
@@ -97,15 +97,30 @@ def relu_forward(sae: SAE, x: Tensor, precision: Precision, config: ReLUConfig) 
     return Forward(Decode.apply(relu, sae.W_dec, pre) + sae.b_dec, positive, positive, pre.detach(), penalty)
 
 
-def jumprelu_forward(sae: SAE, x: Tensor, precision: Precision, config: JumpReLUConfig, target_l0: float) -> Forward:
-    """Pre-activations above their thresholds; the penalty is coefficient (L0 / target - 1)^2, L0 of the batch."""
+def jumprelu_forward(
+    sae: SAE, x: Tensor, precision: Precision, config: JumpReLUConfig, penalty_of: Callable[[Tensor], Tensor]
+) -> Forward:
+    """Pre-activations above their thresholds; `penalty_of` computes the penalty of pre-activations with gradients."""
     pre = _dense_pre_activations(sae, x, precision)
     activation: Callable[..., Tensor] = partial(_jump, bandwidth=config.bandwidth)
     x_hat = Decode.apply(activation, sae.W_dec, pre, sae.threshold) + sae.b_dec
-    l0 = Step.apply(pre, sae.threshold, config.bandwidth).sum() / len(x)
     highest = pre.detach().amax(0)
-    penalty = config.coefficient * (l0 / target_l0 - 1).square()
-    return Forward(x_hat, highest > sae.threshold.detach(), highest > 0, pre.detach(), penalty)
+    return Forward(x_hat, highest > sae.threshold.detach(), highest > 0, pre.detach(), penalty_of(pre))
+
+
+def l0_penalty(sae: SAE, pre: Tensor, config: JumpReLUConfig, target_l0: float) -> Tensor:
+    """coefficient (L0 / target - 1)^2, L0 of the batch (Rajamanoharan et al. 2024)."""
+    l0 = Step.apply(pre, sae.threshold, config.bandwidth).sum() / len(pre)
+    return config.coefficient * (l0 / target_l0 - 1).square()
+
+
+def tanh_penalty(sae: SAE, pre: Tensor, bandwidth: float, scale: float) -> Tensor:
+    """sum_i tanh(scale z_i ||d_i||), averaged over tokens (Anthropic, January 2025)."""
+
+    def count(pre: Tensor, threshold: Tensor, norms: Tensor) -> Tensor:
+        return (scale * _jump(pre, threshold, bandwidth) * norms).tanh_().sum()
+
+    return Recomputed.apply(count, pre, sae.threshold, torch.linalg.vector_norm(sae.W_dec, dim=1)) / len(pre)
 
 
 def _jump(hidden_pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:

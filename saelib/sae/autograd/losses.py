@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from saelib.sae.autograd.dense import Decode, DensePreActivations
+from saelib.sae.autograd.dense import Decode, DensePreActivations, Recomputed, relu
 from saelib.sae.model import SAE
 
 HIGHEST_EXPONENT = 10.0
@@ -76,6 +76,26 @@ def ghost_loss(sae: SAE, x: Tensor, x_hat: Tensor, hidden_pre: Tensor, dead: Ten
     error = (residual - fit * torch.where(norms > 0, half / norms, 0)).square().sum()
     scale = torch.where(error > 0, mse / error, 0).detach()
     return error * scale
+
+
+def pre_act_loss(sae: SAE, x: Tensor, hidden_pre: Tensor) -> Tensor:
+    """sum_i ReLU(threshold_i - pre_i) ||d_i||, averaged over tokens (Anthropic, January 2025).
+
+    The gradient raises every pre-activation that is below its threshold, JumpReLU's or 0, and lowers JumpReLU's
+    thresholds.
+
+    Args:
+        sae: The SAE.
+        x: [tokens, d_in]
+        hidden_pre: [tokens, d_sae], constants.
+    """
+    pre = DensePreActivations.apply(hidden_pre, x, sae.W_enc, sae.b_enc, sae.b_dec)
+    threshold = sae.threshold if sae.architecture == "jumprelu" else torch.zeros_like(sae.b_enc)
+
+    def below(pre: Tensor, threshold: Tensor, norms: Tensor) -> Tensor:
+        return (relu(threshold - pre) * norms).sum()
+
+    return Recomputed.apply(below, pre, threshold, torch.linalg.vector_norm(sae.W_dec, dim=1)) / len(x)
 
 
 def _candidates(dead: Tensor) -> Tensor:

@@ -12,11 +12,11 @@ from saelib.errors import UserError
 from saelib.sae.aligned import align, align_gradients
 from saelib.sae.autograd import forward
 from saelib.sae.autograd.forward import Forward
-from saelib.sae.autograd.losses import auxk_loss, ghost_loss, reconstruction_loss
+from saelib.sae.autograd.losses import auxk_loss, ghost_loss, pre_act_loss, reconstruction_loss
 from saelib.sae.autograd.optimizer import make_optimizer
 from saelib.sae.autograd.resample import resample
 from saelib.sae.model import SAE
-from saelib.sae.schedule import k_at, rate_at
+from saelib.sae.schedule import k_at, rate_at, risen
 from saelib.sae.trainer import TrainerSettings
 
 THRESHOLD_DECAY = 0.9
@@ -57,6 +57,7 @@ class TorchTrainer:
         self.tokens_since_positive = torch.zeros_like(self.tokens_since_fired)
         self._trained = _trained_parameters(sae, variant)
         self._optimizer = make_optimizer(self._trained, variant.optimizer)
+        self._unit = (settings.variance / sae.d_in) ** 0.5  # the root mean square of the standard deviations
         self._norms = torch.zeros(2, device=sae.b_enc.device)
 
     @property
@@ -85,20 +86,29 @@ class TorchTrainer:
         sae, architecture, precision = self._sae, self.variant.architecture, self.config.precision
         match architecture.kind:
             case "topk" | "abs_topk":
-                keep = self.variant.dead_latents.kind in ("auxk", "ghost_grads")
+                keep = self.variant.dead_latents.kind in ("auxk", "ghost_grads", "pre_act")
                 return forward.topk_forward(sae, x, precision, keep, self._k())
             case "batch_topk":
                 return forward.batch_topk_forward(sae, x, precision, self._k())
             case "relu":
                 return forward.relu_forward(sae, x, precision, architecture)
             case "jumprelu":
-                target = architecture.target_l0 or float(self.config.k)
-                return forward.jumprelu_forward(sae, x, precision, architecture, target)
+                return forward.jumprelu_forward(sae, x, precision, architecture, self._jumprelu_penalty)
+
+    def _jumprelu_penalty(self, pre: Tensor) -> Tensor:
+        architecture = self.variant.architecture
+        assert architecture.kind == "jumprelu"
+        penalty = architecture.penalty
+        if penalty.kind == "l0":
+            return forward.l0_penalty(self._sae, pre, architecture, architecture.target_l0 or float(self.config.k))
+        weight = penalty.coefficient * risen(self.steps_done, self.config.steps, penalty.warmup)
+        return weight * forward.tanh_penalty(self._sae, pre, architecture.bandwidth, penalty.scale / self._unit)
 
     def _k(self) -> int:
         """Latents of a token in this step."""
-        largest = min(self._sae.d_in, self._sae.d_sae)
-        return k_at(self.steps_done, self.config.steps, self.config.k, largest, self.variant.k_annealing)
+        sae = self._sae
+        assert sae.k is not None
+        return k_at(self.steps_done, self.config.steps, sae.k, min(sae.d_in, sae.d_sae), self.variant.k_annealing)
 
     def _count(self, result: Forward, tokens: int) -> None:
         self.examples += tokens
@@ -109,6 +119,8 @@ class TorchTrainer:
         mse = reconstruction_loss(x, result.x_hat, self.settings.variance)
         loss = mse + result.penalty
         dead_latents, hidden_pre = self.variant.dead_latents, result.hidden_pre
+        if dead_latents.kind == "pre_act" and hidden_pre is not None:
+            return loss + dead_latents.coefficient / self._unit * pre_act_loss(self._sae, x, hidden_pre)
         if hidden_pre is None or self.examples < self.config.dead_after_examples:
             return loss
         if dead_latents.kind == "auxk":
