@@ -143,7 +143,7 @@ def test_an_unknown_format_and_a_missing_package_are_said(tmp_path: Path, monkey
     with pytest.raises(UserError, match=r"made\.fasta: format unknown; say kind='swiss', 'genbank' or 'embl'"):
         evaluation.read_annotations(tmp_path / "made.fasta")
     monkeypatch.setitem(sys.modules, "Bio", None)
-    with pytest.raises(UserError, match=r"made\.gb: reading it needs biopython, not installed; run: pip install"):
+    with pytest.raises(UserError, match=r"needs Bio, .* pip install 'saelib\[annotations\]'"):
         evaluation.read_annotations(tmp_path / "made.gb")
 
 
