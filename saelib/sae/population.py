@@ -43,7 +43,8 @@ class PopulationTrainer:
     mse: NDArray[np.float64]
     """[saes]; squared error, summed over dimensions, averaged over tokens."""
     mean_kth_activation: NDArray[np.float64]
-    """[saes]; mean over tokens of the k-th largest activation, which is 0 if fewer than k latents are positive."""
+    """[saes]; mean over tokens of the k-th largest activation, which is 0 if fewer than k latents are positive. Of
+    BatchTopK, the smallest selected activation of the batch; of architectures without k, the mean of the largest."""
     mean_decoded: NDArray[np.float64]
     """[saes, d_in]; mean over tokens of z W_dec, the latents' part of the reconstruction. Its component along
     the data's mean is what the latents have captured of it, and that of b_dec what the bias has."""
@@ -164,12 +165,18 @@ class PopulationTrainer:
     @torch.no_grad()
     def _measure(self, i: int, x: Tensor) -> None:
         sae = self.sae(i)
-        codes = sae.encode(x)
+        hidden_pre = sae.hidden_pre(x)
+        if sae.architecture == "batch_topk":
+            assert sae.k is not None
+            bar = hidden_pre.flatten().topk(sae.k * len(x)).values[-1].clamp(min=0)
+            codes, kth = torch.where(hidden_pre >= bar, hidden_pre, 0).relu(), bar
+        else:
+            codes = sae.activate(hidden_pre)
+            kth = codes.topk(sae.k or 1, dim=1).values[:, -1].mean()
+        self.mean_kth_activation[i] = kth
         decoded = codes @ sae.W_dec
         self.mse[i] = (decoded + sae.b_dec - x).square().sum(1).mean()
         self.mean_decoded[i] = decoded.mean(0)
-        if sae.k is not None:
-            self.mean_kth_activation[i] = codes.topk(sae.k, dim=1).values[:, -1].mean()
 
 
 def _check_shapes(

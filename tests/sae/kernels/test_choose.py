@@ -9,6 +9,7 @@ from torch import Tensor
 from saelib.config.training import (
     Adam,
     AuxK,
+    BatchTopK,
     GhostGradients,
     ReLU,
     SignSGD,
@@ -46,6 +47,7 @@ def trainer_for(variant: VariantConfig, rate: float = 1e-3, threads: int = 1, **
         (VariantConfig(), 4096, "KernelTrainer"),
         (VariantConfig(), 64, "SmallKernelTrainer"),
         (VariantConfig(dead_latents=AuxK(kind="auxk")), 64, "KernelTrainer"),
+        (VariantConfig(architecture=BatchTopK(kind="batch_topk")), 64, "BatchTopKTrainer"),
         (VariantConfig(optimizer=Adam(sparse=True), frozen="b_dec"), 64, "SmallKernelTrainer"),
         (VariantConfig(optimizer=SignSGD(kind="sign_sgd")), 64, "SmallKernelTrainer"),
     ],
