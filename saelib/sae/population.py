@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 class PopulationTrainer:
     """Trains many SAEs on the CPU. SAE i reads scales[i] * signal + offsets[i].
 
-    All have the same d_in, d_sae and k; weights, learning rate and variant are each SAE's own. Each SAE is trained by
+    All have the same d_in, d_sae and (if they have one) k; weights, learning rate and variant are each SAE's own. Each SAE is trained by
     the fastest trainer for its variant. Those that `SmallKernelTrainer` can train read one prepared copy of the signal
     and step side by side, one thread each. No bit of an SAE depends on the other SAEs or on the number of threads.
 
@@ -185,10 +185,11 @@ def _check_shapes(
     scales: NDArray[np.float32],
     offsets: NDArray[np.float32],
 ) -> None:
-    sizes = {(sae.d_in, sae.d_sae, sae.k) for sae in saes}
-    if len(sizes) != 1:
-        raise UserError(f"the SAEs of a population must have one d_in, d_sae and k, but these have {sorted(sizes)}")
-    (d_in, _, _), count = sizes.pop(), len(saes)
+    sizes, ks = {(sae.d_in, sae.d_sae) for sae in saes}, {sae.k for sae in saes if sae.k is not None}
+    if len(sizes) != 1 or len(ks) > 1:
+        found = f"(d_in, d_sae) of {sorted(sizes)} and k of {sorted(ks)}"
+        raise UserError(f"the SAEs of a population must have one d_in, d_sae and k, but these have {found}")
+    (d_in, _), count = sizes.pop(), len(saes)
     if len(settings) != count or scales.shape != (count,) or offsets.shape != (count, d_in):
         raise UserError(
             f"{count} SAEs of d_in {d_in} need {count} settings, scales [{count}] and offsets [{count}, {d_in}]; these "
