@@ -27,9 +27,10 @@ log = logging.getLogger(__name__)
 class PopulationTrainer:
     """Trains many SAEs on the CPU. SAE i reads scales[i] * signal + offsets[i].
 
-    All have the same d_in, d_sae and (if they have one) k; weights, learning rate and variant are each SAE's own. Each SAE is trained by
-    the fastest trainer for its variant. Those that `SmallKernelTrainer` can train read one prepared copy of the signal
-    and step side by side, one thread each. No bit of an SAE depends on the other SAEs or on the number of threads.
+    All have the same d_in, d_sae and (if they have one) k; weights, learning rate and variant are each SAE's own. Each
+    SAE is trained by the fastest trainer for its variant. Those that `SmallKernelTrainer` can train read one prepared
+    copy of the signal and step side by side, one thread each. No bit of an SAE depends on the other SAEs or on the
+    number of threads.
 
     The metrics describe the batch of the last step, for the parameters that the step started from.
 
