@@ -285,8 +285,8 @@ class Config(Section):
 
     def needs_whitening(self) -> bool:
         """Checks whether any stage needs the eigenvectors of the covariance, which cost a second Gram matrix."""
-        trained = [variant.preprocessing.kind for variant in self.train.variants.values()]
-        return not NEED_EIGENVECTORS.isdisjoint((*self.init_death.preprocessings, *trained))
+        trained = any(variant.needs_eigenvectors for variant in self.train.variants.values())
+        return trained or not NEED_EIGENVECTORS.isdisjoint(self.init_death.preprocessings)
 
     def store_path(self, model: str, layer: Layer) -> Path | str:
         """Returns the place of a layer's store, a folder or an s3:// URL."""
