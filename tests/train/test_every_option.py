@@ -20,7 +20,7 @@ CONFIG = TrainConfig(
     d_sae=64, k=4, batch_size=64, steps=12, learning_rates=(3e-3,), record_every=6, dead_after_examples=256
 )
 ARCHITECTURES = {
-    **{kind: {"kind": kind} for kind in ("topk", "batch_topk", "abs_topk", "relu")},
+    **{kind: {"kind": kind} for kind in ("topk", "batch_topk", "matryoshka_batch_topk", "abs_topk", "relu")},
     "jumprelu": {"kind": "jumprelu", "bandwidth": 0.1, "initial_threshold": 0.1},
     "tanh": {"kind": "jumprelu", "bandwidth": 0.1, "initial_threshold": 0.1, "penalty": {"kind": "tanh", "scale": 2}},
 }
@@ -50,7 +50,7 @@ REFUSED = {
 
 
 def rows(seed: int, gamma: float = 4.0) -> np.ndarray:
-    data = make_data(SyntheticConfig(gamma=gamma, d_in=16, n_features=32, active=3), seed=7)
+    data = make_data(SyntheticConfig(d_in=16, n_features=32, active=3, gamma=gamma), seed=7)
     return data.sample(1_000, np.random.default_rng(seed))
 
 
