@@ -11,9 +11,10 @@ from pydantic import ValidationError
 
 from saelib.activations.rows import ArrayRows
 from saelib.config import TrainConfig, VariantConfig
+from saelib.config.synthetic import SyntheticConfig
 from saelib.evaluation.measure import measure
 from saelib.sae.file import load_sae
-from saelib.synthetic.features import sparse_features
+from saelib.synthetic import make_data
 
 CONFIG = TrainConfig(
     d_sae=64, k=4, batch_size=64, steps=12, learning_rates=(3e-3,), record_every=6, dead_after_examples=256
@@ -49,8 +50,8 @@ REFUSED = {
 
 
 def rows(seed: int, gamma: float = 4.0) -> np.ndarray:
-    features = sparse_features(gamma, seed=7, d_in=16, n_features=32, active=3)
-    return features.sample(1_000, np.random.default_rng(seed))
+    data = make_data(SyntheticConfig(gamma=gamma, d_in=16, n_features=32, active=3), seed=7)
+    return data.sample(1_000, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("option", OPTIONS)

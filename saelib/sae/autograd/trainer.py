@@ -45,7 +45,7 @@ class TorchTrainer:
         """Take over `sae`, whose architecture is the variant's; it is trained in place, on its own device.
 
         Raises:
-            UserError: if the variant resamples features that it freezes.
+            UserError: if the variant resamples latents that it freezes.
         """
         variant = settings.variant
         if variant.dead_latents.kind == "resample" and variant.frozen == "features":
