@@ -1,0 +1,93 @@
+"""Interactive charts of the lab's experiments, with the layout of their figures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from saelib.report.charts import INK, Chart
+from saelib.report.lab import ExperimentTable, Layout, is_share, layout, words
+from saelib.report.palette import line_colors
+
+DASHES = {"theory": [4, 2], "the paper's form": [1, 2], "theory with kurtosis and rank": [6, 2, 1, 2], "limit": [1, 4]}
+MOST_ROWS = 4_000
+"""Rows of an experiment that the page keeps, at most; the table has all."""
+
+
+@dataclass(frozen=True)
+class LabSection:
+    """An experiment in the page."""
+
+    found: ExperimentTable
+    charts: tuple[tuple[str, str], ...]
+    """(id, caption) of each chart."""
+
+
+def lab_sections(
+    tables: Sequence[ExperimentTable],
+) -> tuple[list[LabSection], dict[str, Chart], dict[str, list[dict[str, Any]]]]:
+    """Makes the sections of all experiments, their charts by id, and the rows that the charts show by name."""
+    sections, charts, rows = [], {}, {}
+    for found in tables:
+        shown = layout(found)
+        captions = []
+        if shown is not None:
+            rows[found.table] = _thinned(shown)
+            for i, (y, panel) in enumerate((y, panel) for y in shown.y for panel in shown.panels):
+                chart_id = f"{found.table}-{i}"
+                captions.append((chart_id, f"{words(y)}, {panel}" if len(shown.panels) > 1 else words(y)))
+                charts[chart_id] = Chart(found.table, _chart(shown, y, panel, found.table))
+        sections.append(LabSection(found, tuple(captions)))
+    return sections, charts, rows
+
+
+def _thinned(shown: Layout) -> list[dict[str, Any]]:
+    """Keeps the columns that the charts show and, of long curves, every n-th row and the last."""
+    theory = [column for columns in shown.theory.values() for column in columns]
+    names = [shown.x, "panel", "line", *(f"{y}{end}" for y in shown.y for end in ("", "_low", "_high")), *theory]
+    rows = shown.rows.select(list(dict.fromkeys(names))).sort(shown.x, maintain_order=True)
+    number, last = pl.int_range(pl.len()).over("panel", "line"), pl.len().over("panel", "line") - 1
+    return rows.filter((last - number) % (rows.height // MOST_ROWS + 1) == 0).to_dicts()
+
+
+def _chart(shown: Layout, y: str, panel: str, rows: str) -> dict[str, Any]:
+    colors = line_colors(shown.lines, shown.ordered)
+    scale = alt.Scale(domain=list(shown.lines), range=[colors[line] for line in shown.lines])
+    numeric = shown.rows[shown.x].dtype.is_numeric()
+    x_scale = alt.Scale(type="log", nice=False, padding=12) if shown.log else alt.Scale(zero=False, nice=False, padding=12)
+    of_x = f"{shown.x}:{'Q' if numeric else 'N'}"
+    x = alt.X(of_x, title=words(shown.x), scale=x_scale if numeric else alt.Undefined)
+    y_axis = alt.Axis(format=".0%", tickCount=5) if is_share(y) else alt.Axis(tickCount=5)
+    y_scale = alt.Scale(type="log") if shown.log_y else alt.Scale(zero=is_share(y))
+    several = len(shown.lines) > 1
+    color = alt.Color("line:N", scale=scale, title=None, sort=None, legend=alt.Legend() if several else None)
+    format_y = ".2%" if is_share(y) else ".4g"
+    tooltip = [
+        alt.Tooltip("line:N", title="series"),
+        alt.Tooltip(of_x, title=words(shown.x)),
+        alt.Tooltip(f"{y}:Q", title=words(y), format=format_y),
+        alt.Tooltip(f"{y}_low:Q", title="95% from", format=format_y),
+        alt.Tooltip(f"{y}_high:Q", title="to", format=format_y),
+    ]
+    base = (
+        alt.Chart(alt.NamedData(rows))
+        .transform_filter(alt.FieldEqualPredicate(field="panel", equal=panel))
+        .transform_filter(f"isValid(datum['{y}'])")
+    )
+    at = base.encode(x, alt.Y(f"{y}:Q", title=None, axis=y_axis, scale=y_scale), color)
+    if shown.points:
+        layers = [at.mark_point(filled=True, size=18, opacity=0.6).encode(tooltip=tooltip[:3])]
+    else:
+        ends = base.encode(x, alt.Y(f"{y}_low:Q", title=None), alt.Y2(f"{y}_high:Q"), color)
+        bars = ends.mark_rule() if len(shown.rows) <= 15 * len(shown.lines) * len(shown.panels) else ends.mark_area(opacity=0.15)
+        layers = [bars, at.mark_line(point=alt.OverlayMarkDef(size=22), strokeWidth=1.5).encode(tooltip=tooltip)]
+    layers += [
+        base.mark_line(strokeDash=DASHES[name], strokeWidth=1.2, **({} if several else {"color": INK})).encode(
+            x, alt.Y(f"{column}:Q", title=None), *([color] if several else []),
+            tooltip=[*tooltip[:2], alt.Tooltip(f"{column}:Q", title=name, format=".2%")],
+        )
+        for column, name in shown.theory[y].items()
+    ]
+    return alt.layer(*layers).properties(height=230).to_dict()
