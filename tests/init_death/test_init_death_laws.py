@@ -5,10 +5,11 @@ import pytest
 from numpy.typing import NDArray
 
 from saelib.activations.rows import ArrayRows
+from saelib.config.synthetic import SyntheticConfig
 from saelib.init_death.measure import measure
 from saelib.init_death.result import Death
 from saelib.preprocessing.transform import Preprocessing
-from saelib.synthetic.features import sparse_features
+from saelib.synthetic import make_data
 from saelib.theory.closed_forms import dead_relu, dead_total, dead_total_paper
 
 POINT = 0.01
@@ -58,7 +59,7 @@ def test_the_curve_follows_the_closed_forms_in_tokens() -> None:
 def test_the_papers_synthetic_data_follow_the_closed_forms() -> None:
     """Kurtosis 0.46 lets the ReLU form over-predict by about 3 points between gamma 3 and 15."""
     gammas = np.array([0.5, 1, 2, 3, 5, 7, 10, 15, 20, 40])
-    source = sparse_features(0, seed=0)
+    source = make_data(SyntheticConfig(), seed=0)
     tokens = 20_000
     x = source.sample(tokens, np.random.default_rng(0)) - source.mean.astype(np.float32)
     relu, total = rates(
@@ -74,7 +75,7 @@ def test_the_papers_synthetic_data_follow_the_closed_forms() -> None:
 
 @pytest.mark.parametrize("gamma", [2, 40])
 def test_centering_on_the_geometric_median_revives_all(gamma: float) -> None:
-    source = sparse_features(gamma, seed=1)
+    source = make_data(SyntheticConfig(gamma=gamma), seed=1)
     x = source.sample(30_000, np.random.default_rng(0))
     preprocessings = {"raw": Preprocessing(np.zeros(50)), "center_median": Preprocessing(geometric_median(x[:500]))}
     found = measure(ArrayRows(x), preprocessings, 100, 5, [0, 1, 2]).preprocessings

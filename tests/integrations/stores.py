@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from saelib.synthetic.features import sparse_features
+from saelib.config.synthetic import SyntheticConfig
+from saelib.synthetic import make_data
 
 D_IN, TOKENS, BATCH = 64, 20_000, 500
 
@@ -16,7 +17,7 @@ def shifted() -> NDArray[np.float32]:
     The first batch comes from one document, whose mean lies as far away again: a center that a library takes from that
     batch alone is wrong for the rest.
     """
-    features = sparse_features(10, 0, d_in=D_IN, n_features=256, active=6)
+    features = make_data(SyntheticConfig(gamma=10, d_in=D_IN, n_features=256, active=6), seed=0)
     x = features.sample(TOKENS, np.random.default_rng(1))
     x[:BATCH, 1] += 10 * features.signal_norm
     return x
@@ -27,7 +28,7 @@ def narrow() -> NDArray[np.float32]:
     rng = np.random.default_rng(2)
     directions = np.linalg.qr(rng.standard_normal((D_IN, D_IN)))[0]
     wide = 30 * rng.standard_normal((TOKENS, 3)) @ directions[:3] + 100 * directions[3]
-    features = sparse_features(0, 0, d_in=D_IN, n_features=256, active=6)
+    features = make_data(SyntheticConfig(d_in=D_IN, n_features=256, active=6), seed=0)
     return (features.sample(TOKENS, rng) + wide).astype(np.float32)
 
 

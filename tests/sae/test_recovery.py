@@ -3,14 +3,15 @@
 import numpy as np
 import torch
 
+from saelib.config.synthetic import SyntheticConfig
 from saelib.config.training import TrainConfig, VariantConfig
 from saelib.sae.autograd.trainer import TorchTrainer
 from saelib.sae.initial_weights import initial_sae
 from saelib.sae.trainer import TrainerSettings
-from saelib.synthetic.features import SparseFeatures, sparse_features
+from saelib.synthetic import SyntheticData, make_data
 
 
-def train(data: SparseFeatures, x: torch.Tensor, b_dec: torch.Tensor | None, steps: int) -> float:
+def train(data: SyntheticData, x: torch.Tensor, b_dec: torch.Tensor | None, steps: int) -> float:
     """Gives the MMCS: of each true feature the largest cosine with a learned one, on average."""
     config = TrainConfig(d_sae=100, k=5, steps=steps)
     variant = VariantConfig.model_validate({"schedule": {"decay_from": 0.5}})
@@ -23,7 +24,7 @@ def train(data: SparseFeatures, x: torch.Tensor, b_dec: torch.Tensor | None, ste
 
 
 def test_centering_recovers_features_that_an_outlier_mean_hides():
-    data = sparse_features(40.0, seed=0)
+    data = make_data(SyntheticConfig(gamma=40.0), seed=0)
     x = torch.from_numpy(data.sample(400 * 256, np.random.default_rng(1)))
     assert train(data, x, x[:5_000].median(0).values, 2_000) > 0.96
     assert train(data, x, None, 300) < 0.46

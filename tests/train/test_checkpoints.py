@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from saelib.config import TrainConfig, VariantConfig
+from saelib.config.synthetic import SyntheticConfig
 from saelib.errors import UserError
 from saelib.files.sealed import seal, unseal
-from saelib.synthetic.features import sparse_features
+from saelib.synthetic import make_data
 from saelib.train import checkpoint, sweep
 from saelib.train.batches_from_store import ShuffledBatches
 
@@ -37,7 +38,9 @@ AUXK = VariantConfig.model_validate({"dead_latents": "auxk"})
 
 
 def toy(tokens: int = 1_000, seed: int = 0) -> np.ndarray:
-    return sparse_features(3.0, seed=7, d_in=16, n_features=32, active=3).sample(tokens, np.random.default_rng(seed))
+    return make_data(SyntheticConfig(gamma=3.0, d_in=16, n_features=32, active=3), seed=7).sample(
+        tokens, np.random.default_rng(seed)
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -17,12 +17,13 @@ import saelib.train.stage
 from saelib.activations.rows import ArrayRows, read_float32
 from saelib.config import Config, TrainConfig, VariantConfig
 from saelib.config.load import check_config
+from saelib.config.synthetic import SyntheticConfig
 from saelib.errors import UserError
 from saelib.extract.batches import Batch, open_batches
 from saelib.files.sealed import read_sealed
 from saelib.pipeline.plan import make_plan
 from saelib.store import open_store
-from saelib.synthetic.features import sparse_features
+from saelib.synthetic import make_data
 from saelib.train import sweep
 from saelib.train.batches_from_model import Position, StreamedBatches
 from saelib.train.start import LayerData, start_sweep
@@ -61,7 +62,7 @@ def arrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two layers of 3,000 rows, the last 600 of which are held out."""
     folder = tmp_path_factory.mktemp("arrays")
     for layer in (1, 2):
-        generator = sparse_features(3.0, seed=layer, d_in=16, n_features=32, active=3)
+        generator = make_data(SyntheticConfig(gamma=3.0, d_in=16, n_features=32, active=3), seed=layer)
         np.save(folder / f"{layer}.npy", generator.sample(3000, np.random.default_rng(layer)))
     return folder
 
@@ -279,7 +280,9 @@ def documents(seed: int) -> np.ndarray:
     """Rows as a model gives them: documents around centers of their own, which are two fifths of all variance."""
     rng = np.random.default_rng(seed)
     centers = np.repeat(0.5 * rng.standard_normal((DOCUMENTS, 16)), LENGTH, axis=0)
-    rows = sparse_features(1.0, seed=3, d_in=16, n_features=32, active=3).sample(DOCUMENTS * LENGTH, rng)
+    rows = make_data(SyntheticConfig(gamma=1.0, d_in=16, n_features=32, active=3), seed=3).sample(
+        DOCUMENTS * LENGTH, rng
+    )
     return (rows + centers).astype(np.float32)
 
 

@@ -1,0 +1,128 @@
+"""Synthetic activations: scale * signal + offset."""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saelib.config.synthetic import SyntheticConfig
+from saelib.errors import UserError
+from saelib.synthetic.sparse import random_directions, sparse_signal
+
+
+class Signal(Protocol):
+    """Activations without their offset: sparse sums of known features."""
+
+    @property
+    def features(self) -> NDArray[np.floating]:
+        """[n_features, d_in], unit rows."""
+        ...
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """[d_in]"""
+        ...
+
+    @property
+    def norm(self) -> float:
+        """||sigma||, the square root of the total variance."""
+        ...
+
+    def sample(self, tokens: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        """Draws independent rows [tokens, d_in]."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class SyntheticData:
+    """A distribution of activations with known features.
+
+    Data that differ only in their scale and offset have the same `source`, so one stream of `signal` serves SAEs of
+    every gamma: each trains on `scale * signal + offset`.
+    """
+
+    source: Signal
+    """The activations without scale and offset."""
+    scale: float
+    """Factor of the signal."""
+    offset: NDArray[np.float64]
+    """[d_in]"""
+
+    @property
+    def features(self) -> NDArray[np.floating]:
+        """[n_features, d_in], unit rows: the directions that an SAE should find."""
+        return self.source.features
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """Mean [d_in]: the offset plus the mean of the signal."""
+        return self.scale * self.source.mean + self.offset
+
+    @property
+    def signal_norm(self) -> float:
+        """||sigma||, the square root of the total variance."""
+        return self.scale * self.source.norm
+
+    @property
+    def gamma(self) -> float:
+        """Outlier severity ||mean|| / ||sigma|| of the raw activations."""
+        return float(np.linalg.norm(self.mean)) / self.signal_norm
+
+    def sample(self, tokens: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        """Draws independent activations [tokens, d_in]. The same state of `rng` gives the same bits."""
+        rows = self.signal(tokens, rng)
+        rows *= np.float32(self.scale)
+        rows += self.offset.astype(np.float32)
+        return rows
+
+    def signal(self, tokens: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        """Draws the part [tokens, d_in] that data of every gamma share: `sample` without scale and offset."""
+        return self.source.sample(tokens, rng)
+
+
+def make_data(config: SyntheticConfig, seed: int) -> SyntheticData:
+    """Draws features, and chooses the offset that gives the data their gamma.
+
+    All moments are exact.
+
+    Raises:
+        UserError: If no offset gives that gamma, or the directions of `low_rank` hold more than their share anyway.
+
+    Example:
+        >>> import numpy as np
+        >>> from saelib.config.synthetic import SyntheticConfig
+        >>> from saelib.synthetic import make_data
+        >>> data = make_data(SyntheticConfig(gamma=20), seed=0)
+        >>> data.sample(4096, np.random.default_rng(1)).shape
+        (4096, 50)
+        >>> round(data.gamma, 6)
+        20.0
+    """
+    source, scale = sparse_signal(config, seed), config.signal_scale
+    direction = _direction(config, seed)
+    length = config.offset_norm or 0.0
+    if config.gamma is not None:
+        length = offset_length(config.gamma, scale * source.mean, scale * source.norm, direction)
+    return SyntheticData(source, scale, length * direction)
+
+
+def offset_length(gamma: float, mean: NDArray[np.float64], norm: float, direction: NDArray[np.float64]) -> float:
+    """Computes the length of the offset along a unit `direction` for which ||mean + offset|| / norm is `gamma`."""
+    along = float(mean @ direction)
+    across_squared = float(mean @ mean) - along**2
+    if (gamma * norm) ** 2 < across_squared:
+        raise UserError(
+            f"gamma = {gamma}: the features have a mean of their own, which gives a gamma of at least "
+            f"{math.sqrt(across_squared) / norm:.3f} whatever the offset; give a larger gamma, or none for no offset"
+        )
+    return math.sqrt((gamma * norm) ** 2 - across_squared) - along
+
+
+def _direction(config: SyntheticConfig, seed: int) -> NDArray[np.float64]:
+    if config.rotated:
+        return random_directions(1, config.d_in, np.random.default_rng([seed, 3]))[0]
+    direction = np.zeros(config.d_in)
+    direction[: config.outlier_dimensions] = 1 / math.sqrt(config.outlier_dimensions)
+    return direction

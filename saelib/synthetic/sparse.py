@@ -1,0 +1,113 @@
+"""Sums of a few random unit vectors, with exact moments (paper, appendix A.1.2), and what can be added to them."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saelib.config.synthetic import SyntheticConfig
+from saelib.errors import UserError
+from saelib.synthetic.tails import token_factors
+
+MEAN_A = 0.5 + math.sqrt(2 / math.pi)
+"""First moment of a magnitude |g| + 1/2."""
+MEAN_A2 = 1.25 + math.sqrt(2 / math.pi)
+"""Second moment of a magnitude."""
+TOKENS_AT_ONCE = 1024
+"""Tokens whose random numbers and rows stay in the cache together."""
+
+
+@dataclass(frozen=True, eq=False)
+class SparseSignal:
+    """The part of the data without an offset: weight * sum_i a_i f_i + normal values along a few directions."""
+
+    config: SyntheticConfig
+    features: NDArray[np.float64]
+    """[n_features, d_in], unit rows."""
+    weight: float
+    """Factor of the features' sum; below 1 if a few directions hold most of the variance."""
+    dense: NDArray[np.float64]
+    """[low_rank, d_in]: orthogonal directions times the standard deviation along them."""
+    contamination: NDArray[np.float64]
+    """[d_in], added to contaminated tokens."""
+
+    mean: NDArray[np.float64]
+    """[d_in], exact."""
+    covariance: NDArray[np.float64]
+    """[d_in, d_in], exact (population)."""
+
+    @property
+    def norm(self) -> float:
+        """||sigma||, the square root of the exact total variance."""
+        return math.sqrt(np.trace(self.covariance))
+
+    def sample(self, tokens: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        """Draws independent rows [tokens, d_in]."""
+        from saelib.synthetic.kernels import add_features
+
+        out = np.empty((tokens, self.config.d_in), np.float32)
+        for start in range(0, tokens, TOKENS_AT_ONCE):
+            rows = out[start : start + TOKENS_AT_ONCE]
+            words = rng.integers(0, 2**32, (len(rows), self.config.active), np.uint32)
+            normals = rng.standard_normal((len(rows), self.config.active + len(self.dense)), np.float32)
+            add_features(words, normals, token_factors(self.config, len(rows), rng), *self._in_float32, rows)
+            if self.config.contaminated:
+                rows[rng.random(len(rows)) < self.config.contaminated] += self.contamination.astype(np.float32)
+        return out
+
+    @cached_property
+    def _in_float32(self) -> tuple[NDArray[np.float32], ...]:
+        return tuple(part.astype(np.float32) for part in (self.weight * self.features, self.dense, self.mean))
+
+
+def sparse_signal(config: SyntheticConfig, seed: int) -> SparseSignal:
+    """Draws the features and directions of a signal. They depend on the seed and the sizes, and not on the offset."""
+    features = np.random.default_rng(seed).standard_normal((config.n_features, config.d_in))
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    covariance = _covariance(features, config.active)
+    weight, dense = _low_rank(config, covariance, np.random.default_rng([seed, 1]))
+    direction = np.eye(config.d_in)[-1]
+    if config.rotated:
+        direction = random_directions(1, config.d_in, np.random.default_rng([seed, 2]))[0]
+    contamination = config.contamination_size * math.sqrt(np.trace(covariance)) * direction
+    mean = weight * _mean(features, config.active)
+    return SparseSignal(config, features, weight, dense, contamination, mean, weight**2 * covariance + dense.T @ dense)
+
+
+def random_directions(count: int, d_in: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Draws orthonormal rows [count, d_in], uniformly."""
+    return np.linalg.qr(rng.standard_normal((d_in, count)))[0].T
+
+
+def _mean(features: NDArray[np.float64], active: int) -> NDArray[np.float64]:
+    return active / len(features) * MEAN_A * features.sum(axis=0)
+
+
+def _covariance(features: NDArray[np.float64], active: int) -> NDArray[np.float64]:
+    """Covariance of the features' sum. Two features are both present with probability k (k - 1) / (n (n - 1))."""
+    n = len(features)
+    total = features.sum(axis=0)
+    squares = features.T @ features
+    pairs = active * (active - 1) / max(n * (n - 1), 1) * MEAN_A**2 * (np.outer(total, total) - squares)
+    mean = _mean(features, active)
+    return active / n * MEAN_A2 * squares + pairs - np.outer(mean, mean)
+
+
+def _low_rank(
+    config: SyntheticConfig, covariance: NDArray[np.float64], rng: np.random.Generator
+) -> tuple[float, NDArray[np.float64]]:
+    """Returns the features' weight and the rows of `dense`, so that the directions hold their share of the variance."""
+    directions = random_directions(config.low_rank, config.d_in, rng)
+    if not config.low_rank:
+        return 1.0, directions
+    variance = np.trace(covariance)
+    already = np.trace(directions @ covariance @ directions.T)
+    if config.low_rank_share < already / variance:
+        raise UserError(
+            f"low_rank_share = {config.low_rank_share}: the {config.low_rank} directions of low_rank already hold "
+            f"{already / variance:.3f} of the features' variance; give a larger share, or low_rank 0"
+        )
+    kept = (1 - config.low_rank_share) * variance / (variance - already)
+    return math.sqrt(kept), math.sqrt((1 - kept) * variance / config.low_rank) * directions
