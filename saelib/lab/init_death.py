@@ -1,6 +1,6 @@
 """Experiments of kind `init_death`: dead latents of untrained TopK SAEs on synthetic activations, against theory."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,10 +88,10 @@ def _rates(experiment: InitDeathExperiment, cell: Cell, per_seed: Sequence[Seque
     for i, described in enumerate(_described(experiment.preprocessings)):
         of_seeds = [fitted[i] for fitted in per_seed]
         for tokens in experiment.tokens:
-            measured = [_dead(one, tokens) | one.severity.columns() for one in of_seeds]
-            columns = {name: [row[name] for row in measured] for name in measured[0]}
-            records.append((described | {"tokens": tokens}, columns))
             predicted = [predictions(one.severity, cell.sae, tokens) for one in of_seeds]
+            measured = [_dead(one, tokens) | one.severity.columns() for one in of_seeds]
+            rows = [row | _errors(row, theory) for row, theory in zip(measured, predicted, strict=True)]
+            records.append((described | {"tokens": tokens}, {name: [row[name] for row in rows] for name in rows[0]}))
             for name, values in exact.items():
                 values.append(float(np.mean([row[name] for row in predicted])))
     return cell_result(records, exact)
@@ -100,6 +100,16 @@ def _rates(experiment: InitDeathExperiment, cell: Cell, per_seed: Sequence[Seque
 def _dead(fitted: _Fitted, tokens: int) -> dict[str, float]:
     relu, total = (float((first >= tokens).mean()) for first in (fitted.first_positive, fitted.first_selected))
     return {"dead_relu": relu, "dead_topk_only": total - relu, "dead_total": total}
+
+
+def _errors(measured: Mapping[str, float], predicted: Mapping[str, float]) -> dict[str, float]:
+    """Returns predicted minus measured death, for the closed form and for the one that knows kurtosis and rank."""
+    forms = {"": "predicted", "corrected_": "corrected"}
+    return {
+        f"{prefix}error_{rate}": predicted[f"{form}_dead_{rate}"] - measured[f"dead_{rate}"]
+        for prefix, form in forms.items()
+        for rate in ("relu", "total")
+    }
 
 
 def _of_latents(experiment: InitDeathExperiment, per_seed: Sequence[Sequence[_Fitted]]) -> CellResult:

@@ -46,10 +46,16 @@ COLUMNS = {
     "rank": "rank of the subspace",
     "shift": "mean of the pre-activation",
     "spread": "standard deviation of the pre-activation",
+    "error_relu": "theory's error: ReLU-dead",
+    "error_total": "theory's error: all dead",
+    "corrected_error_relu": "corrected theory's error: ReLU-dead",
+    "corrected_error_total": "corrected theory's error: all dead",
+    "preprocessing": "preprocessing",
+    "degrees_of_freedom": "degrees of freedom",
     "l0": "active latents per token (L0)",
 }
 """Words for the columns of the lab's tables; other columns keep their names."""
-SHARES = ("dead_", "bias_capture", "feature_capture", "contaminated")
+SHARES = ("dead_", "error_", "corrected_error_", "bias_capture", "feature_capture", "contaminated")
 """Beginnings of the columns that hold shares, which are shown in percent."""
 
 

@@ -66,7 +66,7 @@ def _panel(axes: Axes, shown: Layout, y: str, rows: pl.DataFrame) -> None:
             continue
         _measured(axes, shown.x, y, own, color, label)
         for column, name in shown.theory[y].items():
-            known = own.drop_nulls([column])
+            known = own.drop_nulls([column]).sort(shown.x)
             ink = INK if len(shown.lines) == 1 else color
             axes.plot(known[shown.x], known[column], color=ink, lw=1, ls=DASHES[name], zorder=1)
             axes.plot([], [], color=INK, lw=1, ls=DASHES[name], label=name)
@@ -94,5 +94,6 @@ def _measured(axes: Axes, x: str, y: str, own: pl.DataFrame, color: str, label: 
         axes.plot(own[x], own[y], color=color, lw=1.3, label=label)
         axes.fill_between(own[x], low, high, color=color, alpha=0.15, lw=0)
         return
+    line = "-" if own[x].dtype.is_numeric() else ""
     errors = [(own[y] - low).to_numpy(), (high - own[y]).to_numpy()]
-    axes.errorbar(own[x], own[y], errors, color=color, lw=1, marker="o", ms=3, elinewidth=0.9, capsize=1.5, label=label)
+    axes.errorbar(own[x], own[y], errors, color=color, ls=line, lw=1, marker="o", ms=3, elinewidth=0.9, capsize=1.5, label=label)
