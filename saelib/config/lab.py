@@ -38,9 +38,16 @@ else:
     SaeGrid = grid_of(SaeSize, "SaeGrid")
 
 
-class LabFigure(Section):
-    """Layout of an experiment's figure. It changes no result."""
+Value = bool | int | float | str
 
+
+class LabFigure(Section):
+    """Layout of a figure of an experiment. It changes no result."""
+
+    shows: str = ""
+    """Caption of this figure, in addition to that of the experiment."""
+    where: dict[str, tuple[Value, ...]] = {}
+    """Rows to draw: column -> its values. Without it, all."""
     x: str | None = None
     """Column of the experiment's table along the horizontal axis. Without it, the steps of a training, otherwise the
     first axis of the grid."""
@@ -50,6 +57,8 @@ class LabFigure(Section):
     """Column whose values get panels of their own, next to each other."""
     lines: tuple[str, ...] | None = None
     """Columns whose values get lines of their own. Without it, all that differ within a panel."""
+    color: str | None = None
+    """Column that decides the colors of the lines. Without it, each line has its own."""
     theory: tuple[Literal["predicted", "paper", "corrected", "limit"], ...] = ("predicted",)
     """Predictions of death to draw: `predicted` is our closed form, `paper` the paper's, `corrected` the form that
     knows kurtosis and rank, `limit` the value at infinite gamma."""
@@ -99,9 +108,10 @@ class Experiment(Section):
     seeds: Count = 5
     """Number of repetitions. Each has its own features, tokens and weights; the report shows means and 95 % intervals
     (Student's t) over them."""
-    cells_per_job: Count = 4
+    cells_per_job: Count = 16
     """Cells of the grid that share a job. Lower it to spread an experiment over more cores or machines."""
-    figure: LabFigure = LabFigure()
+    figures: Annotated[dict[Name, LabFigure], Field(min_length=1)] = {"main": LabFigure()}
+    """Figures to draw of the experiment's table, under names of your choice."""
 
     def cells(self) -> Iterator[Cell]:
         """Yields the cells of the grid; the axes of `data` vary slowest."""
@@ -123,7 +133,7 @@ class Experiment(Section):
 
     def deciding(self, cell: Cell) -> dict[str, Any]:
         """Returns the settings that can change the results of a cell, as JSON."""
-        grid = {"data", "sae", "shows", "figure", "cells_per_job", *self.own_axes()}
+        grid = {"data", "sae", "shows", "figures", "cells_per_job", *self.own_axes()}
         parts = {"data": cell.data.model_dump(mode="json"), "sae": cell.sae.model_dump(mode="json")}
         return self.model_dump(mode="json", exclude=grid) | parts | cell.settings
 
@@ -146,7 +156,7 @@ class InitDeathExperiment(Experiment):
         PlainPreprocessing(kind="raw"),
     )
     """Preprocessings to compare on the same tokens (docs/training.md)."""
-    calibration_tokens: Annotated[Count, Field(ge=2)] = 20_000
+    calibration_tokens: Annotated[Count, Field(ge=2)] = 10_000
     """Further tokens, which preprocessings are fitted to and statistics are measured on."""
     per_latent: bool = False
     """Keep a record for each latent (mean and standard deviation of its pre-activations, and whether it is dead)
@@ -163,7 +173,6 @@ class GradientExperiment(Experiment):
     kind: Literal["gradient"]
     batch_size: Count = 4096
     """Tokens of the batch."""
-    variant: VariantConfig = VariantConfig()
 
     def tokens_of(self, settings: Coordinates) -> int:
         """Counts the tokens of the batch."""
@@ -171,7 +180,10 @@ class GradientExperiment(Experiment):
 
 
 class TrainingExperiment(Experiment):
-    """Trains SAEs and follows death by cause, threshold, bias, reconstruction and recovered features over the steps."""
+    """Trains SAEs and follows death by cause, threshold, bias, reconstruction and recovered features over the steps.
+
+    SAEs of one seed whose data differ only in scale and offset, and that share a job, train on one stream.
+    """
 
     kind: Literal["training"]
     variants: Annotated[dict[Name, VariantConfig], Field(min_length=1)] = {"baseline": VariantConfig()}
@@ -188,6 +200,9 @@ class TrainingExperiment(Experiment):
     """Held-out tokens that each record is measured on."""
     dead_after_examples: Count = 256_000
     """A latent that has not fired for this many examples (tokens) counts as dead for `dead_latents`."""
+    per_latent: bool = False
+    """Keep a record for each latent and step (its largest pre-activation) instead of rates. Set `seeds: 1` with it,
+    because the latents of different seeds have nothing in common."""
 
     def own_axes(self) -> dict[str, tuple[Any, ...]]:
         """Returns learning rates, batch sizes and the names of the variants."""
@@ -204,9 +219,15 @@ class TrainingExperiment(Experiment):
     def deciding(self, cell: Cell) -> dict[str, Any]:
         """Returns the settings that can change the results of a cell, as JSON."""
         variant = self.variants[cell.settings["variant"]].model_dump(mode="json")
-        return {name: value for name, value in super().deciding(cell).items() if name != "variants"} | {
-            "variant": variant
-        }
+        shared = super().deciding(cell)
+        del shared["variants"]
+        return shared | {"variant": variant}
+
+    @model_validator(mode="after")
+    def _rows_are_the_variants(self) -> Self:
+        if self.sae.values()["rows"] != ("gaussian",):
+            raise ValueError("sae.rows: trainings take the rows of their variants; set variants.NAME.init.rows")
+        return self
 
 
 ExperimentConfig = Annotated[

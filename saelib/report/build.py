@@ -88,7 +88,7 @@ def _write_figures(
     """Draw the figures and return their names. One without anything to show is left out, and its old file removed."""
     from saelib.report.figures.death_by_layer import death_by_layer
     from saelib.report.figures.death_vs_gamma import death_vs_gamma
-    from saelib.report.figures.lab import lab_figure
+    from saelib.report.figures.lab import lab_figures
     from saelib.report.figures.landscapes import landscapes
     from saelib.report.figures.style import remove, save, styled
     from saelib.report.figures.trained_death import trained_death
@@ -101,7 +101,7 @@ def _write_figures(
             "trained_death": trained_death(config, tables["saes"]),
             "training": training_curves(config, tables["training"]),
             "landscapes": landscapes(config, tables["layers"]),
-            **{found.table: lab_figure(found) for found in lab},
+            **{name: figure for found in lab for name, figure in lab_figures(found).items()},
         }
         for name, figure in figures.items():
             if figure is None:

@@ -8,7 +8,7 @@ import polars as pl
 
 from saelib.config import Config
 from saelib.config.grid import plain
-from saelib.config.lab import Experiment
+from saelib.config.lab import Experiment, LabFigure
 from saelib.errors import UserError
 from saelib.lab.result import load_cell, rows_of
 from saelib.pipeline.failures import Failures
@@ -84,8 +84,14 @@ class ExperimentTable:
 
     @property
     def table(self) -> str:
-        """Name of the table and of the figure."""
+        """Name of the table."""
         return f"lab_{self.name}"
+
+    @property
+    def figure_names(self) -> list[str]:
+        """Names of the figures: that of the table if there is one, otherwise with the figure's own name."""
+        keys = self.experiment.figures
+        return [self.table] if len(keys) == 1 else [f"{self.table}_{key}" for key in keys]
 
 
 def read_lab(config: Config, failures: Failures) -> list[ExperimentTable]:
@@ -120,10 +126,13 @@ class Layout:
     """Values of the column `panel`, of which each has a column of panels."""
     lines: tuple[str, ...]
     """Values of the column `line`, in their order."""
+    colors: tuple[str, ...]
+    """Values of the column `color`, in their order; the same as `lines` unless the figure names a column."""
+    caption: str
     ordered: bool
     """True if the lines are numbers of one column, so that their colors should show an order."""
     rows: pl.DataFrame
-    """The rows to draw, with columns `panel` and `line` (texts)."""
+    """The rows to draw, with columns `panel`, `line` and `color` (texts)."""
     theory: Mapping[str, Mapping[str, str]]
     """Column of `y` -> column of a prediction -> its name in the legend."""
     log: bool
@@ -131,9 +140,17 @@ class Layout:
     points: bool
 
 
-def layout(found: ExperimentTable) -> Layout | None:
-    """Decides the layout of an experiment's figure; None if it has no rows with something to show."""
-    rows, options = found.rows, found.experiment.figure
+def layouts(found: ExperimentTable) -> dict[str, Layout]:
+    """Decides the layouts of an experiment's figures, by the figures' names; those with nothing to show are left out."""
+    figures = found.experiment.figures.values()
+    shown = {name: _layout(found, options) for name, options in zip(found.figure_names, figures, strict=True)}
+    return {name: one for name, one in shown.items() if one is not None}
+
+
+def _layout(found: ExperimentTable, options: LabFigure) -> Layout | None:
+    rows = found.rows
+    for column, values in options.where.items():
+        rows = rows.filter(pl.col(column).is_in(list(values))) if column in rows.columns else rows.clear()
     if rows.is_empty():
         return None
     kind: str = getattr(found.experiment, "kind")
@@ -145,8 +162,9 @@ def layout(found: ExperimentTable) -> Layout | None:
         rows = rows.filter(pl.col("step") == rows["step"].max())
     chosen = options.lines if options.lines is not None else _differing(rows, x, y, options.panels)
     named = _names(rows, chosen)
+    colored = _names(rows, (options.color,)) if options.color in rows.columns else named
     panel = _names(rows, (options.panels,) if options.panels else ())
-    rows = rows.with_columns(line=pl.Series(named), panel=pl.Series(panel)).drop_nulls([x])
+    rows = rows.with_columns(line=pl.Series(named), panel=pl.Series(panel), color=pl.Series(colored)).drop_nulls([x])
     lines = tuple(dict.fromkeys(named))
     values = rows[x]
     positive = values.dtype.is_numeric() and values.min() > 0  # type: ignore[operator]
@@ -156,6 +174,8 @@ def layout(found: ExperimentTable) -> Layout | None:
         y=y,
         panels=tuple(dict.fromkeys(panel)),
         lines=lines,
+        colors=tuple(dict.fromkeys(colored)),
+        caption=options.shows,
         ordered=len(chosen) == 1 and rows[chosen[0]].dtype.is_numeric() and len(lines) > 2,
         rows=rows,
         theory={name: _theory(rows, name, options.theory) for name in y},

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from saelib.report.figures.style import INK, letters, new_figure, percent_axis
-from saelib.report.lab import ExperimentTable, Layout, is_share, layout, words
+from saelib.report.lab import ExperimentTable, Layout, is_share, layouts, words
 from saelib.report.palette import line_colors
 
 DASHES: Mapping[str, tuple[int, tuple[float, ...]]] = {
@@ -22,11 +22,14 @@ MANY = 15
 """Points of a line from which on its interval is a band instead of bars."""
 
 
-def lab_figure(found: ExperimentTable) -> Figure | None:
-    """Draws a row of panels for each measured column; None if there is nothing to show."""
-    shown = layout(found)
-    if shown is None:
-        return None
+def lab_figures(found: ExperimentTable) -> dict[str, Figure | None]:
+    """Draws every figure of an experiment, by name; None for one that has nothing to show."""
+    shown = layouts(found)
+    return {name: _figure(shown[name]) if name in shown else None for name in found.figure_names}
+
+
+def _figure(shown: Layout) -> Figure:
+    """Draws a row of panels for each measured column or, if each has only one panel, up to three in a row."""
     stacked = len(shown.panels) == 1 and len(shown.y) > 1
     ncols = min(len(shown.y), 3) if stacked else len(shown.panels)
     nrows = -(-len(shown.y) // ncols) if stacked else len(shown.y)
@@ -54,13 +57,13 @@ def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
 
 
 def _panel(axes: Axes, shown: Layout, y: str, rows: pl.DataFrame) -> None:
-    colors = line_colors(shown.lines, shown.ordered)
+    colors = line_colors(shown.colors, shown.ordered)
     for line in shown.lines:
         own = rows.filter(line=line).drop_nulls([y]).sort(shown.x)
         if own.is_empty():
             continue
-        color = colors[line] if len(shown.lines) > 1 else colors[line]
-        label = line or "measured"
+        group = own["color"][0]
+        color, label = colors[group], group or "measured"
         if shown.points:
             axes.scatter(own[shown.x], own[y], s=7, color=color, alpha=0.6, lw=0, label=label)
             continue
