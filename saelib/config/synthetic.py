@@ -21,12 +21,12 @@ class SyntheticConfig(Section):
     """Features present in each token, drawn uniformly without replacement. Their magnitudes are |g| + 1/2 with g
     standard normal."""
     gamma: NotNegative | None = None
-    """Outlier severity ||mean|| / ||sigma|| of the raw activations. The offset is chosen so that it is exact. Without
-    it, the offset is `offset_norm`, and gamma is about 0.2 at the default sizes if there is no offset: the features
-    have a mean of their own. The same seed gives the same features and signal at every gamma."""
+    """Outlier severity ||mean|| / ||sigma|| of the raw activations, exactly: the offset also takes away the mean that
+    the features have of their own. Without it, the offset is `offset_norm`; with no offset, gamma is about 0.2 at the
+    default sizes. The same seed gives the same features and signal at every gamma."""
     offset_norm: NotNegative | None = None
-    """Length of the offset, instead of `gamma`. Use it to keep the mean and vary `signal_scale` (paper, appendix
-    B.7)."""
+    """Length of the offset, instead of `gamma`. The features' own mean stays, as in the paper's data. Use it to keep
+    the offset and vary `signal_scale` (paper, appendix B.7)."""
     outlier_dimensions: Count = 1
     """Coordinates that share the offset equally: the first ones. 1 is the paper's; real layers often have several."""
     rotated: bool = False
@@ -71,3 +71,19 @@ class SyntheticConfig(Section):
         if self.low_rank >= self.d_in:
             raise ValueError(f"low_rank = {self.low_rank} is not below d_in = {self.d_in}")
         return self
+
+
+class BenchmarkDataConfig(Section):
+    """The data of SynthSAEBench-16k (Chanin and Garriga-Alonso 2026, version 2), with a choice of gamma.
+
+    Features fire at frequencies of a power law, correlate, and form trees: a child fires only with its parent, siblings
+    exclude each other, and a child's magnitude follows its parent's.
+    """
+
+    edition: Literal["16k", "small"] = "16k"
+    """`16k` is the published recipe: 16,384 features in 768 dimensions, of which about 34 are active. `small` has 1,024
+    features in 128 dimensions and the same proportions, for runs of minutes on two cores."""
+    gamma: NotNegative | None = None
+    """Outlier severity ||mean|| / ||sigma|| of the raw activations, set by the offset (the bias of the recipe) along
+    its random direction; nothing else changes. Without it, the published offset of length 0.5: gamma is then 0.17 for
+    `16k` and 0.29 for `small`."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from saelib.config.synthetic import SyntheticConfig
 from saelib.errors import UserError
+from saelib.synthetic.codes import Codes
 from saelib.synthetic.tails import token_factors
 
 MEAN_A = 0.5 + math.sqrt(2 / math.pi)
@@ -43,23 +44,33 @@ class SparseSignal:
         """||sigma||, the square root of the exact total variance."""
         return math.sqrt(np.trace(self.covariance))
 
-    def sample(self, tokens: int, rng: np.random.Generator) -> NDArray[np.float32]:
-        """Draws independent rows [tokens, d_in]."""
-        from saelib.synthetic.kernels import add_features
+    def sample(self, tokens: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], Codes]:
+        """Draws independent rows [tokens, d_in], and the magnitudes of the features in them."""
+        from saelib.synthetic.kernels import add_rows, choose
 
-        out = np.empty((tokens, self.config.d_in), np.float32)
+        n, active = len(self.features), self.config.active
+        out = np.zeros((tokens, self.config.d_in), np.float32)
+        indices, values = np.empty((tokens, active), np.int32), np.empty((tokens, active), np.float32)
+        # Next to the features, a token has all dense directions and, if its tail moves it, a share of the mean.
+        others = np.arange(n, len(self._rows), dtype=np.int32)
         for start in range(0, tokens, TOKENS_AT_ONCE):
-            rows = out[start : start + TOKENS_AT_ONCE]
-            words = rng.integers(0, 2**32, (len(rows), self.config.active), np.uint32)
-            normals = rng.standard_normal((len(rows), self.config.active + len(self.dense)), np.float32)
-            add_features(words, normals, token_factors(self.config, len(rows), rng), *self._in_float32, rows)
+            part = slice(start, start + TOKENS_AT_ONCE)
+            count = len(out[part])
+            choose(rng.integers(0, 2**32, (count, active), np.uint32), n, indices[part])
+            values[part] = np.abs(rng.standard_normal((count, active), np.float32)) + np.float32(0.5)
+            along = rng.standard_normal((count, len(self.dense)), np.float32)
+            factors = token_factors(self.config, count, rng)[:, None]
+            values[part] *= factors
+            terms = np.hstack([values[part], factors * along, 1 - factors])
+            which = np.hstack([indices[part], np.broadcast_to(others, (count, len(others)))])
+            add_rows(np.arange(count + 1) * terms.shape[1], which.ravel(), terms.ravel(), self._rows, out[part])
             if self.config.contaminated:
-                rows[rng.random(len(rows)) < self.config.contaminated] += self.contamination.astype(np.float32)
-        return out
+                out[part][rng.random(count) < self.config.contaminated] += self.contamination.astype(np.float32)
+        return out, Codes(np.arange(tokens + 1) * active, indices.ravel(), np.float32(self.weight) * values.ravel())
 
     @cached_property
-    def _in_float32(self) -> tuple[NDArray[np.float32], ...]:
-        return tuple(part.astype(np.float32) for part in (self.weight * self.features, self.dense, self.mean))
+    def _rows(self) -> NDArray[np.float32]:
+        return np.vstack([self.weight * self.features, self.dense, self.mean]).astype(np.float32)
 
 
 def sparse_signal(config: SyntheticConfig, seed: int) -> SparseSignal:
