@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from saelib.config.base import Count, Name, Section
 from saelib.config.grid import Coordinates, Grid, axis, combinations, grid_of, label, repeated
 from saelib.config.synthetic import SyntheticConfig
-from saelib.config.training import Positive, PreprocessingConfig, PlainPreprocessing, TrainConfig, VariantConfig
+from saelib.config.training import PlainPreprocessing, Positive, PreprocessingConfig, VariantConfig
 
 
 class SaeSize(Section):
@@ -32,7 +32,8 @@ class SaeSize(Section):
 
 
 if TYPE_CHECKING:
-    SyntheticGrid = SaeGrid = Grid
+    SyntheticGrid = Grid
+    SaeGrid = Grid
 else:
     SyntheticGrid = grid_of(SyntheticConfig, "SyntheticGrid")
     SaeGrid = grid_of(SaeSize, "SaeGrid")
@@ -152,9 +153,7 @@ class InitDeathExperiment(Experiment):
     kind: Literal["init_death"]
     tokens: axis(Count) = (100_000,)  # type: ignore[valid-type]
     """Evaluation tokens. Of a list, the counts after each number are kept, all from the same tokens."""
-    preprocessings: Annotated[tuple[PreprocessingConfig, ...], Field(min_length=1)] = (
-        PlainPreprocessing(kind="raw"),
-    )
+    preprocessings: Annotated[tuple[PreprocessingConfig, ...], Field(min_length=1)] = (PlainPreprocessing(kind="raw"),)
     """Preprocessings to compare on the same tokens (docs/training.md)."""
     calibration_tokens: Annotated[Count, Field(ge=2)] = 10_000
     """Further tokens, which preprocessings are fitted to and statistics are measured on."""
@@ -230,6 +229,4 @@ class TrainingExperiment(Experiment):
         return self
 
 
-ExperimentConfig = Annotated[
-    InitDeathExperiment | GradientExperiment | TrainingExperiment, Field(discriminator="kind")
-]
+ExperimentConfig = Annotated[InitDeathExperiment | GradientExperiment | TrainingExperiment, Field(discriminator="kind")]

@@ -1,8 +1,8 @@
 """Experiments of kind `init_death`: dead latents of untrained TopK SAEs on synthetic activations, against theory."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,10 @@ from saelib.lab.theory import PREDICTED, Severity, predictions, severity
 from saelib.preprocessing.fit import make_preprocessing
 from saelib.preprocessing.transform import Preprocessing
 from saelib.stats import compute_stats
-from saelib.synthetic import SyntheticData, make_data
+from saelib.synthetic import make_data
+
+if TYPE_CHECKING:
+    from saelib.lab.stage import Outbox
 
 BLOCK = 16_384
 """Tokens that are drawn and read at a time."""
@@ -36,23 +39,22 @@ class _Fitted:
     first_selected: NDArray[np.int32]
 
 
-def run_cells(
-    experiment: InitDeathExperiment, cells: Sequence[Cell], seed: int, publish: Callable[[Cell, CellResult], None]
-) -> None:
+def run_cells(experiment: InitDeathExperiment, cells: Sequence[Cell], seed: int, outbox: "Outbox") -> None:
     """Computes the cells one after another.
 
     Args:
         experiment: The experiment.
         cells: Some cells of its grid.
         seed: The suite's seed; repetition i of every cell uses `seed + i` for features, tokens and dictionaries.
-        publish: Is called with each cell's result.
+        outbox: Publishes each cell's result.
     """
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, user_api="blas"):
         for cell in cells:
             per_seed = [_measure(experiment, cell, seed + i) for i in range(experiment.seeds)]
-            publish(cell, _of_latents(experiment, per_seed) if experiment.per_latent else _rates(experiment, cell, per_seed))
+            as_result = _of_latents if experiment.per_latent else _rates
+            outbox.publish(cell, as_result(experiment, cell, per_seed))
 
 
 def _measure(experiment: InitDeathExperiment, cell: Cell, seed: int) -> list[_Fitted]:
@@ -112,14 +114,16 @@ def _errors(measured: Mapping[str, float], predicted: Mapping[str, float]) -> di
     }
 
 
-def _of_latents(experiment: InitDeathExperiment, per_seed: Sequence[Sequence[_Fitted]]) -> CellResult:
+def _of_latents(experiment: InitDeathExperiment, cell: Cell, per_seed: Sequence[Sequence[_Fitted]]) -> CellResult:
     """Makes a record for each preprocessing and latent."""
-    records, tokens = [], max(experiment.tokens)
+    records, tokens = [], cell.tokens
     for i, described in enumerate(_described(experiment.preprocessings)):
         of_seeds = [fitted[i] for fitted in per_seed]
         columns: dict[str, Any] = {
             "shift": [one.severity.mean @ one.w_enc for one in of_seeds],
-            "spread": [np.sqrt(np.einsum("ij,ij->j", one.w_enc, one.severity.covariance @ one.w_enc)) for one in of_seeds],
+            "spread": [
+                np.sqrt(np.einsum("ij,ij->j", one.w_enc, one.severity.covariance @ one.w_enc)) for one in of_seeds
+            ],
             "dead_relu": [one.first_positive >= tokens for one in of_seeds],
             "dead_total": [one.first_selected >= tokens for one in of_seeds],
         }

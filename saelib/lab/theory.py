@@ -21,8 +21,8 @@ PREDICTED = (
     "limit_dead_relu",
     "limit_dead_total",
 )
-"""Columns of predictions. `predicted_*` follow from gamma alone, `corrected_*` also from kurtosis and rank; `limit_*` are
-for infinite gamma."""
+"""Columns of predictions. `predicted_*` follow from gamma alone, `corrected_*` also from kurtosis and rank; `limit_*`
+are for infinite gamma."""
 DIRECTIONS = 128
 """Random directions that kurtosis is a mean over."""
 

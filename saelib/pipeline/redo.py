@@ -30,7 +30,8 @@ def chosen_targets(
         experiments: Experiments of the lab to choose; all if empty.
 
     Raises:
-        UserError: If the suite has no such stage, model, layer, site, variant or experiment. The message lists those that it has.
+        UserError: If the suite has no such stage, model, layer, site, variant or experiment. The message lists those
+            that it has.
     """
     if stage not in READS:
         raise UserError(f"no stage '{stage}'; there are: {', '.join(READS)}")

@@ -99,7 +99,9 @@ def job_threads(config: Config, stage: str, name: str) -> int:
 def runs_model(config: Config, stage: str, name: str) -> bool:
     """Checks whether a job runs a model: an extraction does, and a training straight from the model."""
     model = config.models.get(name.partition("/")[0])
-    return model is not None and stage != "lab" and (stage == "extract" or (stage == "train" and model.stream is not None))
+    return (
+        model is not None and stage != "lab" and (stage == "extract" or (stage == "train" and model.stream is not None))
+    )
 
 
 def batch_tokens(config: Config, model: ModelConfig) -> int | None:

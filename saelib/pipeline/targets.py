@@ -264,7 +264,9 @@ def _report_target(config: Config, reads: Iterable[Target]) -> Target:
     described = {name: [model.domain, model.license, model.notes] for name, model in config.models.items()}
     settings = {
         "models": described,
-        "experiments": {name: [one.shows, one.model_dump(mode="json")["figures"]] for name, one in config.experiments.items()},
+        "experiments": {
+            name: [one.shows, one.model_dump(mode="json")["figures"]] for name, one in config.experiments.items()
+        },
         "page": fingerprint(str(PACKAGE / "report" / "assets")),
     }
     names = {"": "report", "models": "models", "experiments": "experiments", "page": "the page's template"}

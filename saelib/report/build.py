@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -41,6 +42,8 @@ def run(config: Config, key: str, failures: Failures = NO_FAILURES) -> None:
     for folder in ("tables", "figures"):
         (config.results / folder).mkdir(parents=True, exist_ok=True)
         remove_drafts(config.results / folder)
+    gaps = [asdict(gap) | {"place": gap.place and gap.place.columns()} for gap in results.gaps]
+    gaps += [_lab_gap(gap) for found in lab for gap in found.missing]
     written = (tables if config.models else {}) | of_lab
     _write_tables(written, config.results / "tables")
     figures = _write_figures(config, tables, lab, config.results / "figures")
@@ -49,18 +52,15 @@ def run(config: Config, key: str, failures: Failures = NO_FAILURES) -> None:
         "tables": {name: table.height for name, table in written.items()},
         "figures": figures,
         "page": "report.html",
-        "gaps": [
-            *(asdict(gap) | {"place": gap.place and gap.place.columns()} for gap in results.gaps),
-            *({"stage": "lab", "place": _lab_place(gap), "reason": gap.reason} for found in lab for gap in found.missing),
-        ],
+        "gaps": gaps,
     }
     write_result(config.results / "report.json", key, report)
-    sizes = (tables["layers"].height, tables["saes"].height, len(lab), len(report["gaps"]))
+    sizes = (tables["layers"].height, tables["saes"].height, len(lab), len(gaps))
     log.info("%d layers, %d SAEs, %d experiments, %d gaps", *sizes)
 
 
-def _lab_place(gap: LabGap) -> dict[str, str]:
-    return {"experiment": gap.experiment, "cell": gap.cell}
+def _lab_gap(gap: LabGap) -> dict[str, Any]:
+    return {"stage": "lab", "place": {"experiment": gap.experiment, "cell": gap.cell}, "reason": gap.reason}
 
 
 def make_tables(config: Config, results: Results) -> dict[str, pl.DataFrame]:

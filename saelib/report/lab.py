@@ -8,7 +8,7 @@ import polars as pl
 
 from saelib.config import Config
 from saelib.config.grid import plain
-from saelib.config.lab import Experiment, LabFigure
+from saelib.config.lab import ExperimentConfig, LabFigure
 from saelib.errors import UserError
 from saelib.lab.result import load_cell, rows_of
 from saelib.pipeline.failures import Failures
@@ -72,7 +72,7 @@ class ExperimentTable:
     """An experiment with the rows of its table."""
 
     name: str
-    experiment: Experiment
+    experiment: ExperimentConfig
     rows: pl.DataFrame
     """A row for each record of each cell that could be read (`saelib.lab.result.rows_of`)."""
     missing: tuple[LabGap, ...]
@@ -99,7 +99,7 @@ def read_lab(config: Config, failures: Failures) -> list[ExperimentTable]:
     return [_read(config, name, experiment, failures) for name, experiment in config.experiments.items()]
 
 
-def _read(config: Config, name: str, experiment: Experiment, failures: Failures) -> ExperimentTable:
+def _read(config: Config, name: str, experiment: ExperimentConfig, failures: Failures) -> ExperimentTable:
     rows: list[dict[str, Any]] = []
     missing: list[LabGap] = []
     for cell in experiment.cells():
@@ -141,7 +141,7 @@ class Layout:
 
 
 def layouts(found: ExperimentTable) -> dict[str, Layout]:
-    """Decides the layouts of an experiment's figures, by the figures' names; those with nothing to show are left out."""
+    """Decides the layouts of an experiment's figures, by their names; those with nothing to show are left out."""
     figures = found.experiment.figures.values()
     shown = {name: _layout(found, options) for name, options in zip(found.figure_names, figures, strict=True)}
     return {name: one for name, one in shown.items() if one is not None}
@@ -153,7 +153,7 @@ def _layout(found: ExperimentTable, options: LabFigure) -> Layout | None:
         rows = rows.filter(pl.col(column).is_in(list(values))) if column in rows.columns else rows.clear()
     if rows.is_empty():
         return None
-    kind: str = getattr(found.experiment, "kind")
+    kind: str = found.experiment.kind
     x = options.x or ("step" if "step" in rows.columns else _first_axis(found))
     y = tuple(name for name in options.y or DEFAULT_Y[kind] if name in rows.columns and rows[name].count())
     if x not in rows.columns or not y:
@@ -209,6 +209,8 @@ def _named(column: str, value: Any) -> str:
         return ""
     if column.startswith("dead_"):  # of a single latent
         return "dead" if value else "alive"
+    if isinstance(value, bool):
+        return column if value else f"not {column}"
     if isinstance(value, str):
         return value
     symbol = {"gamma": "γ", "alpha": "α", "learning_rate": "rate", "tokens": "N"}.get(column, column)

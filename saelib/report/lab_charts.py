@@ -14,7 +14,7 @@ from saelib.report.palette import line_colors
 DASHES = {"theory": [4, 2], "the paper's form": [1, 2], "theory with kurtosis and rank": [6, 2, 1, 2], "limit": [1, 4]}
 MOST_ROWS = 4_000
 """Rows of a figure that the page keeps, at most; the table has all."""
-FEW = 15
+FEW = 20
 """Points of a line up to which its interval is a bar at each point."""
 
 
@@ -56,7 +56,14 @@ def lab_sections(
 def _thinned(shown: Layout) -> list[dict[str, Any]]:
     """Keeps the columns that the charts show and, of long curves, every n-th row and the last."""
     theory = [column for columns in shown.theory.values() for column in columns]
-    names = [shown.x, "panel", "line", "color", *(f"{y}{end}" for y in shown.y for end in ("", "_low", "_high")), *theory]
+    names = [
+        shown.x,
+        "panel",
+        "line",
+        "color",
+        *(f"{y}{end}" for y in shown.y for end in ("", "_low", "_high")),
+        *theory,
+    ]
     rows = shown.rows.select(list(dict.fromkeys(names))).sort(shown.x, maintain_order=True)
     number, last = pl.int_range(pl.len()).over("panel", "line"), pl.len().over("panel", "line") - 1
     return rows.filter((last - number) % (rows.height // MOST_ROWS + 1) == 0).to_dicts()
@@ -66,9 +73,13 @@ def _chart(shown: Layout, y: str, panel: str, rows: str) -> dict[str, Any]:
     colors = line_colors(shown.colors, shown.ordered)
     scale = alt.Scale(domain=list(colors), range=list(colors.values()))
     numeric = shown.rows[shown.x].dtype.is_numeric()
-    x_scale = alt.Scale(type="log", nice=False, padding=12) if shown.log else alt.Scale(zero=False, nice=False, padding=12)
+    x_scale = (
+        alt.Scale(type="log", nice=False, padding=12) if shown.log else alt.Scale(zero=False, nice=False, padding=12)
+    )
     of_x = f"{shown.x}:{'Q' if numeric else 'N'}"
-    x = alt.X(of_x, title=words(shown.x), scale=x_scale if numeric else alt.Undefined)
+    x = alt.X(
+        of_x, title=words(shown.x), scale=x_scale if numeric else alt.Undefined, sort=alt.Undefined if numeric else None
+    )
     y_axis = alt.Axis(format=".0%", tickCount=5) if is_share(y) else alt.Axis(tickCount=5)
     y_scale = alt.Scale(type="log") if shown.log_y else alt.Scale(zero=is_share(y))
     several = len(shown.lines) > 1
@@ -97,7 +108,7 @@ def _chart(shown: Layout, y: str, panel: str, rows: str) -> dict[str, Any]:
         marks = at.mark_line(point=point, strokeWidth=1.5) if numeric else at.mark_point(filled=True, size=40)
         layers = [ends.mark_rule() if few else ends.mark_area(opacity=0.15), marks.encode(tooltip=tooltip)]
     layers += [
-        base.mark_line(strokeDash=DASHES[name], strokeWidth=1.2, **({} if several else {"color": INK})).encode(
+        base.mark_line(strokeDash=DASHES[name], strokeWidth=1.2, color=alt.Undefined if several else INK).encode(
             x,
             alt.Y(f"{column}:Q", title=None),
             line,

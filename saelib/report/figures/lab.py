@@ -18,8 +18,8 @@ DASHES: Mapping[str, tuple[int, tuple[float, ...]]] = {
     "limit": (0, (1, 3)),
 }
 """Line styles of the predictions."""
-MANY = 15
-"""Points of a line from which on its interval is a band instead of bars."""
+MANY = 20
+"""Points of a line beyond which its interval is a band instead of bars."""
 
 
 def lab_figures(found: ExperimentTable) -> dict[str, Figure | None]:
@@ -38,8 +38,8 @@ def _figure(shown: Layout) -> Figure:
     places = [(y, panel) for y in shown.y for panel in shown.panels]
     for axes, (y, panel) in zip(grid.flat, places, strict=False):
         _panel(axes, shown, y, shown.rows.filter(panel=panel))
-        axes.set_title(words(y) if stacked or len(shown.panels) == 1 else panel)
-        if len(shown.panels) > 1 and axes is grid.flat[list(places).index((y, panel))] and panel == shown.panels[0]:
+        axes.set_title(words(y) if len(shown.panels) == 1 else panel)
+        if len(shown.panels) > 1 and panel == shown.panels[0]:
             axes.set_ylabel(words(y))
     for axes in grid.flat[len(places) :]:
         axes.set_visible(False)
@@ -51,6 +51,7 @@ def _figure(shown: Layout) -> Figure:
 
 def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
     named = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    named = {label: named[label] for label in sorted(named, key=lambda label: label in DASHES)}  # measurements first
     if named:
         columns = min(len(named), max(1, 110 // (6 + max(map(len, named)))))
         figure.legend([*named.values()], [*named], loc="outside upper left", ncols=columns, columnspacing=1.2)
@@ -59,7 +60,8 @@ def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
 def _panel(axes: Axes, shown: Layout, y: str, rows: pl.DataFrame) -> None:
     colors = line_colors(shown.colors, shown.ordered)
     for line in shown.lines:
-        own = rows.filter(line=line).drop_nulls([y]).sort(shown.x)
+        own = rows.filter(line=line).drop_nulls([y])
+        own = own.sort(shown.x) if own[shown.x].dtype.is_numeric() else own
         if own.is_empty():
             continue
         group = own["color"][0]
@@ -69,18 +71,11 @@ def _panel(axes: Axes, shown: Layout, y: str, rows: pl.DataFrame) -> None:
             continue
         _measured(axes, shown.x, y, own, color, label)
         for column, name in shown.theory[y].items():
-            known = own.drop_nulls([column]).sort(shown.x)
+            known = own.drop_nulls([column])
             ink = INK if len(shown.lines) == 1 else color
             axes.plot(known[shown.x], known[column], color=ink, lw=1, ls=DASHES[name], zorder=1)
             axes.plot([], [], color=INK, lw=1, ls=DASHES[name], label=name)
-    if shown.log:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    elif rows[shown.x].dtype.is_numeric():
-        axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    _x_axis(axes, shown, rows[shown.x])
     if shown.log_y:
         axes.set_yscale("log")
         axes.grid(True, axis="y")
@@ -91,6 +86,30 @@ def _panel(axes: Axes, shown: Layout, y: str, rows: pl.DataFrame) -> None:
         axes.grid(True, axis="y")
 
 
+def _x_axis(axes: Axes, shown: Layout, values: pl.Series) -> None:
+    if not values.dtype.is_numeric():
+        names = values.unique(maintain_order=True).to_list()
+        axes.set_xticks(range(len(names)), [name.replace("_", "\n") for name in names], fontsize=7)
+        axes.set_xlim(-0.5, len(names) - 0.5)
+    elif shown.log:
+        axes.set_xscale("log")
+        wide = values.max() / values.min() > 300  # type: ignore[operator]
+        axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5), numticks=8))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+
+
+def short(value: float) -> str:
+    """Writes a number in few characters: 0.001, 20, 300k, 1M."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
 def _measured(axes: Axes, x: str, y: str, own: pl.DataFrame, color: str, label: str) -> None:
     low, high = (own[f"{y}_{end}"].fill_null(own[y]) for end in ("low", "high"))
     if own.height > MANY:
@@ -99,4 +118,6 @@ def _measured(axes: Axes, x: str, y: str, own: pl.DataFrame, color: str, label: 
         return
     line = "-" if own[x].dtype.is_numeric() else ""
     errors = [(own[y] - low).to_numpy(), (high - own[y]).to_numpy()]
-    axes.errorbar(own[x], own[y], errors, color=color, ls=line, lw=1, marker="o", ms=3, elinewidth=0.9, capsize=1.5, label=label)
+    axes.errorbar(
+        own[x], own[y], errors, color=color, ls=line, lw=1, marker="o", ms=3, elinewidth=0.9, capsize=1.5, label=label
+    )
