@@ -115,11 +115,12 @@ class Class:
         """Makes the trainers of these trainees, all of one stream."""
         self.trainees = [*(one for one in trainees if one.space.same), *(one for one in trainees if not one.space.same)]
         together = [one for one in self.trainees if one.space.same]
-        self._population = None
+        self.population: PopulationTrainer | None = None
+        """The SAEs that read the stream as it is."""
         if together:
             scales, offsets = [one.data.scale for one in together], [one.data.offset for one in together]
             settings = [one.settings for one in together]
-            self._population = PopulationTrainer([one.first_sae() for one in together], settings, scales, offsets)
+            self.population = PopulationTrainer([one.first_sae() for one in together], settings, scales, offsets)
         self._alone: list[tuple[Trainee, Trainer]] = [
             (one, make_trainer(one.first_sae(), one.settings)) for one in self.trainees[len(together) :]
         ]
@@ -129,15 +130,15 @@ class Class:
         """Draws a batch of the stream and trains every SAE on it."""
         first = self.trainees[0]
         signal = first.data.signal(first.config.batch_size, self._rng)
-        if self._population is not None:
-            self._population.step(signal)
+        if self.population is not None:
+            self.population.step(signal)
         for trainee, trainer in self._alone:
             x = trainee.space.preprocess.apply(_activations(trainee.data, signal))
             trainer.step(torch.from_numpy(x))
 
     def saes(self) -> Iterator[tuple[Trainee, SAE]]:
         """Yields every trainee with its SAE as it is now."""
-        members = [] if self._population is None else self._population.members
+        members = [] if self.population is None else self.population.members
         trainers = [*members, *(trainer for _, trainer in self._alone)]
         for trainee, trainer in zip(self.trainees, trainers, strict=True):
             yield trainee, trainer.sae
