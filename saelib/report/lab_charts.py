@@ -107,6 +107,8 @@ def _chart(shown: Layout, y: str, panel: str, rows: str) -> dict[str, Any]:
         point = alt.OverlayMarkDef(size=22 if few else 6)
         marks = at.mark_line(point=point, strokeWidth=1.5) if numeric else at.mark_point(filled=True, size=40)
         layers = [ends.mark_rule() if few else ends.mark_area(opacity=0.15), marks.encode(tooltip=tooltip)]
+        if not shown.rows[f"{y}_low"].count():  # a single seed
+            layers = [at.mark_line(strokeWidth=0.8).encode(tooltip=tooltip[:3])]
     layers += [
         base.mark_line(strokeDash=DASHES[name], strokeWidth=1.2, color=alt.Undefined if several else INK).encode(
             x,

@@ -81,6 +81,9 @@ def _panel(axes: Axes, shown: Layout, y: str, rows: pl.DataFrame) -> None:
         axes.grid(True, axis="y")
     elif is_share(y):
         percent_axis(axes.yaxis)
+        if y.startswith("dead_"):  # intervals of few seeds can be wider than the range of a rate
+            bottom, top = axes.get_ylim()
+            axes.set_ylim(max(bottom, -0.04), min(top, 1.04))
     else:
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.grid(True, axis="y")
@@ -111,6 +114,9 @@ def short(value: float) -> str:
 
 
 def _measured(axes: Axes, x: str, y: str, own: pl.DataFrame, color: str, label: str) -> None:
+    if own[f"{y}_low"].null_count() == own.height and own.height > 1:  # a single seed
+        axes.plot(own[x], own[y], color=color, lw=0.8, alpha=0.8, label=label)
+        return
     low, high = (own[f"{y}_{end}"].fill_null(own[y]) for end in ("low", "high"))
     if own.height > MANY:
         axes.plot(own[x], own[y], color=color, lw=1.3, label=label)
