@@ -5,12 +5,16 @@ SLURM_TESTS ?= slurm
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: run test test-interop test-slurm drill env-esm3 docs lint format clean help
+.PHONY: run lab test test-interop test-slurm drill env-esm3 docs lint format clean help
 
 run: $(VENV)/.installed  ## install, fetch weights and data, run the default suite
 	saelib fetch
 	snakemake --cores $(CORES) --keep-going
 	@echo "The page: file://$(CURDIR)/results/report.html"
+
+lab: $(VENV)/.installed  ## install, run the paper's controlled experiments on synthetic data
+	snakemake --configfile configs/lab.yaml --cores $(CORES) --keep-going
+	@echo "The page: file://$(CURDIR)/results-lab/report.html"
 
 test: $(VENV)/.installed-dev  ## install and run the tests
 	pytest -n logical --maxprocesses 4 --dist loadfile

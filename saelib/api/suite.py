@@ -41,6 +41,13 @@ class Suite:
         """One row per rank correlation, with intervals."""
         return self._table("spearman")
 
+    def experiment(self, name: str) -> "pl.DataFrame":
+        """One row per record of an experiment of the lab: coordinates, means, 95 % intervals and predictions.
+
+        `name` is its name in the config. Raises `UserError` if the results hold no such experiment.
+        """
+        return self._table(f"lab_{name}")
+
     def _table(self, name: str) -> "pl.DataFrame":
         import polars as pl
 
@@ -54,6 +61,10 @@ class Suite:
 
     def __repr__(self) -> str:
         """Shows the folder and the sizes of the tables."""
+        tables = self.results / "tables"
+        experiments = len(list(tables.glob("lab_*.parquet")))
+        if not (tables / "layers.parquet").exists():
+            return f"Suite({str(self.results)!r}, {experiments:,} experiments)"
         return f"Suite({str(self.results)!r}, {len(self.layers):,} layers, {len(self.saes):,} SAEs)"
 
 

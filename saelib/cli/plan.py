@@ -1,5 +1,6 @@
 """`saelib plan`: shows what a suite will need, what is missing, and which results are stale."""
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,8 @@ from saelib.cli.show import show_rows, show_values
 from saelib.cli.suite import DEFAULT, Configfile
 
 if TYPE_CHECKING:
+    from saelib.config import Config
+    from saelib.pipeline.needs import ModelNeeds
     from saelib.pipeline.plan import Plan
     from saelib.pipeline.targets import Target
 
@@ -46,6 +49,13 @@ def plan(
         values = {"models": [asdict(one) for one in needs], "bytes": total, "free_bytes": free}
         show_values(values | {"stale": stale, "seconds_left": _seconds_left(planned)}, json)
         return
+    if needs:
+        _show_needs(config, needs, total, free)
+    typer.echo("\n".join(["", *_stale_in_words(planned)]))
+
+
+def _show_needs(config: "Config", needs: "list[ModelNeeds]", total: int, free: int) -> None:
+    """Prints a table of the models' needs, what is missing, and notes."""
     show_rows(
         [
             {
@@ -61,7 +71,7 @@ def plan(
             }
             for one in needs
         ],
-        json,
+        False,
     )
     at_least = "at least " if any(one.bytes is None for one in needs) else ""
     typer.echo(
@@ -76,7 +86,6 @@ def plan(
                 about.setdefault(text, []).append(one.name)
         if about:
             typer.echo("\n".join([f"\n{title}:", *(f"  {text} ({', '.join(who)})" for text, who in about.items())]))
-    typer.echo("\n".join(["", *_stale_in_words(planned)]))
 
 
 def _stale_in_words(planned: "Plan") -> "Iterator[str]":
@@ -98,7 +107,7 @@ def _stale_in_words(planned: "Plan") -> "Iterator[str]":
 
 
 def _places(targets: "list[Target]") -> str:
-    """Names models and layers of results, such as 'gpt2 1-11, esm2 3: '; returns '' for those of the whole suite."""
+    """Names what results are about, such as 'gpt2 1-11, esm2 3: '; returns '' for those of the whole suite."""
     from saelib.config.sites import Layer, names
 
     layers: dict[str, set[Layer]] = {}
@@ -106,6 +115,9 @@ def _places(targets: "list[Target]") -> str:
         if target.model:
             name = f"{target.model} {target.variant}".strip()
             layers.setdefault(name, set()).add(target.layer)
+    cells = Counter(target.experiment for target in targets if target.experiment)
+    if cells:
+        return f"{', '.join(f'{name} ({count} cells)' for name, count in cells.items())}: "
     if not layers:
         return ""
     shown = [f"{name} {names(numbers)}" for name, numbers in list(layers.items())[:MOST_PLACES]]
@@ -114,12 +126,13 @@ def _places(targets: "list[Target]") -> str:
 
 
 def _place(target: "Target") -> dict[str, object]:
-    """Returns a result's stage, model, layer, site and variant for programs, None for any that it does not have."""
+    """Returns a result's stage and what it is about for programs, None for anything that it does not have."""
     from saelib.config.sites import number_of, site_of
 
     layer, site = (number_of(target.layer), site_of(target.layer)) if target.model else (None, None)
     model, variant = target.model or None, target.variant or None
-    return {"stage": target.stage, "model": model, "layer": layer, "site": site, "variant": variant}
+    place: dict[str, object] = {"stage": target.stage, "model": model, "layer": layer, "site": site, "variant": variant}
+    return place | ({"experiment": target.experiment, "cell": target.cell} if target.experiment else {})
 
 
 def _seconds_left(planned: "Plan") -> float | None:

@@ -23,7 +23,7 @@ DEFAULT = Path("workflow_config.yaml")
 
 @suite_app.command()
 def redo(
-    stage: Annotated[str, typer.Argument(help="extract, stats, init_death, theory, train or report.")],
+    stage: Annotated[str, typer.Argument(help="extract, stats, init_death, theory, train, lab or report.")],
     model: Annotated[list[str] | None, typer.Option(help="Remove only results of this model; may be repeated.")] = None,
     layers: Annotated[str | None, typer.Option(help="Remove only results of these layers, such as 3,5-7.")] = None,
     site: Annotated[
@@ -31,6 +31,9 @@ def redo(
     ] = None,
     variant: Annotated[
         list[str] | None, typer.Option(help="Remove only trainings of this variant; may be repeated.")
+    ] = None,
+    experiment: Annotated[
+        list[str] | None, typer.Option(help="Remove only results of this experiment of the lab; may be repeated.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the results that would be removed.")] = False,
     configfile: Configfile = DEFAULT,
@@ -46,7 +49,7 @@ def redo(
     from saelib.pipeline.workflow import claim
 
     config = load_config(configfile)
-    chosen = chosen_targets(config, stage, model or [], _layers(layers), variant or [], site or [])
+    chosen = chosen_targets(config, stage, model or [], _layers(layers), variant or [], site or [], experiment or [])
     counts = Counter(target.stage for target in chosen)
     listed = ", ".join(f"{count:,} of {name}" for name, count in counts.items())
     if not chosen:

@@ -5,13 +5,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    model_validator,
+)
 
 from saelib.config.base import Count, Fraction, Name, Section
 from saelib.config.cluster import DaskConfig
 from saelib.config.compare import CompareConfig
 from saelib.config.datasets import DatasetConfig
 from saelib.config.families import Dtype
+from saelib.config.lab import Cell, ExperimentConfig
 from saelib.config.sites import SITE_FAMILIES, Layer, Site, compact, every_site, file_stem
 from saelib.config.sizes import every_layer
 from saelib.config.sources import ArraysSource, SourceConfig
@@ -252,12 +261,19 @@ class InitDeathConfig(Section):
         return self
 
 
+WORK = ("models", "experiments")
+"""Keys of which a suite has at least one."""
+
 # No user, query or fragment: credentials have no place in a configuration.
 BucketUrl = Annotated[str, StringConstraints(pattern=r"^s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9._+-]+)*$")]
 
 
 class Config(Section):
     """A suite: the models and layers to measure, the data that they read, and the settings of every stage."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": [key], "properties": {key: {"minProperties": 1}}} for key in WORK]}
+    )
 
     results: Annotated[Path, AfterValidator(Path.expanduser)] = Path("results")
     """Folder of all results. Like every path in the config, it is relative to the working folder."""
@@ -277,8 +293,10 @@ class Config(Section):
     the GPU that they find."""
     datasets: dict[Name, DatasetConfig] = {}
     """Data that models read, under names of your choice; `kind` says what each data set is (docs/models.md)."""
-    models: Annotated[dict[Name, ModelConfig], Field(min_length=1)]
-    """Models of the suite, under names of your choice."""
+    models: dict[Name, ModelConfig] = {}
+    """Models of the suite, under names of your choice. It may be left out if there are `experiments`."""
+    experiments: dict[Name, ExperimentConfig] = {}
+    """Experiments on synthetic activations, under names of your choice (docs/lab.md). They need no models."""
     extraction: ExtractionConfig = ExtractionConfig()
     stats: StatsConfig = StatsConfig()
     init_death: InitDeathConfig = InitDeathConfig()
@@ -293,6 +311,12 @@ class Config(Section):
             raise ValueError(
                 f"compare.names: {unknown[0]!r} is no model of the suite; models are {', '.join(self.models)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_work(self) -> Self:
+        if not self.models and not self.experiments:
+            raise ValueError("names neither models nor experiments; add at least one of either")
         return self
 
     def needs_whitening(self) -> bool:
@@ -321,6 +345,10 @@ class Config(Section):
     def theory_path(self) -> Path:
         """Returns the file of the predictions by the closed forms."""
         return self.results / "theory" / "predictions.json"
+
+    def lab_path(self, experiment: str, cell: Cell) -> Path:
+        """Returns the file of one cell of an experiment; its name is a digest of the cell's coordinates."""
+        return self.results / "lab" / experiment / f"cell_{cell.digest}.json"
 
     def keys_path(self) -> Path:
         """Returns the file that records what each result's key was computed from (`saelib.pipeline.reasons`)."""

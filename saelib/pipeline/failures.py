@@ -22,7 +22,7 @@ class Failure:
 
 
 Failures = Mapping[tuple[str, str, Layer, str], Failure]
-"""(stage, model, layer, variant) of each missing result -> the failure that caused it."""
+"""`Target.address` of each missing result -> the failure that caused it."""
 NO_REASON = "the job did not run, or ended without giving a reason; see its log"
 
 
@@ -60,5 +60,5 @@ def unfinished(plan: "Plan", run: Path) -> Failures:
         if left:
             upstream = next((causes[name] for name in job.after if name in causes), None)
             causes[job.id] = FailureRecord(run, job.id).read() or upstream or Failure(job.stage, NO_REASON)
-            found |= {(job.stage, t.model, t.layer, t.variant): causes[job.id] for t in left}
+            found |= {target.address: causes[job.id] for target in left}
     return found

@@ -21,10 +21,11 @@ READS = {
     "init_death": ("extract", "stats"),
     "theory": ("stats",),
     "train": ("extract", "stats"),
-    "report": ("stats", "init_death", "theory", "train"),
+    "lab": (),
+    "report": ("stats", "init_death", "theory", "train", "lab"),
 }
 WHOLE_SUITE = ("theory", "report")
-SAVED = ("stage", "path", "key", "model", "layer", "variant")
+SAVED = ("stage", "path", "key", "model", "layer", "variant", "experiment", "cell")
 """Fields of a target that a saved plan keeps for the jobs."""
 
 
@@ -127,6 +128,9 @@ def _grouped(config: Config, stage: str, stale: list[Target]) -> Iterator[tuple[
         if stale:
             yield "all", stale
         return
+    if stage == "lab":
+        yield from _grouped_cells(config, stale)
+        return
     for name, model in config.models.items():
         own = [target for target in stale if target.model == name]
         if stage != "train":
@@ -141,6 +145,15 @@ def _grouped(config: Config, stage: str, stale: list[Target]) -> Iterator[tuple[
         else:
             for target in own:
                 yield f"{name}/{file_stem(target.layer)}/{target.variant}", [target]
+
+
+def _grouped_cells(config: Config, stale: list[Target]) -> Iterator[tuple[str, list[Target]]]:
+    """Splits the stale cells of each experiment into jobs, which are named by their first cell's number in the grid."""
+    for name, experiment in config.experiments.items():
+        numbers = {cell.name: number for number, cell in enumerate(experiment.cells(), 1)}
+        own = [target for target in stale if target.experiment == name]
+        for block in _blocks(own, experiment.cells_per_job):
+            yield f"{name}/cell_{numbers[block[0].cell]}", block
 
 
 def _split_by_site(targets: list[Target]) -> list[list[Target]]:

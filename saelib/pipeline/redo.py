@@ -16,6 +16,7 @@ def chosen_targets(
     layers: Sequence[int] = (),
     variants: Sequence[str] = (),
     sites: Sequence[str] = (),
+    experiments: Sequence[str] = (),
 ) -> list[Target]:
     """Returns the existing results of a stage and those that depend on them, in the order of their dependencies.
 
@@ -26,9 +27,11 @@ def chosen_targets(
         layers: Layers to choose; all if empty. Each must be a layer of one of the models.
         variants: Variants of training to choose; all if empty.
         sites: Sites of the layers to choose; all if empty.
+        experiments: Experiments of the lab to choose; all if empty.
 
     Raises:
-        UserError: If the suite has no such stage, model, layer, site or variant. The message lists those that it has.
+        UserError: If the suite has no such stage, model, layer, site, variant or experiment. The message lists those
+            that it has.
     """
     if stage not in READS:
         raise UserError(f"no stage '{stage}'; there are: {', '.join(READS)}")
@@ -36,6 +39,10 @@ def chosen_targets(
         raise UserError(f"stage '{stage}' has one result for the whole suite; remove --model, --layers and --site")
     if variants and stage != "train":
         raise UserError(f"stage '{stage}' has no variants, only 'train' has; remove --variant")
+    if experiments and stage != "lab":
+        raise UserError(f"stage '{stage}' has no experiments, only 'lab' has; remove --experiment")
+    if stage == "lab" and (models or layers or sites):
+        raise UserError("stage 'lab' has experiments and no models; remove --model, --layers and --site")
     wanted = list(wanted_targets(config))
     own = [target for target in wanted if target.stage == stage]
     if not own:
@@ -45,6 +52,7 @@ def chosen_targets(
     present = {site_of(t.layer) for t in own}
     own = _only(own, "site", sites, [site for site in SITES if site in present])
     own = _only(own, "variant", variants, list(dict.fromkeys(t.variant for t in own)))
+    own = _only(own, "experiment", experiments, list(dict.fromkeys(t.experiment for t in own)))
     picked = _with_dependents(own, wanted)
     return [target for target, key in zip(picked, present_keys(picked), strict=True) if key is not None]
 
@@ -55,7 +63,7 @@ def _only(targets: list[Target], what: str, asked: Sequence[int | str], there: S
     if unknown:
         choices = compact(tuple(map(int, there))) if what == "layer" else ", ".join(map(str, there))
         models = ", ".join(dict.fromkeys(target.model for target in targets))
-        place = f"stage '{targets[0].stage}'" + (f" of {models}" if what != "model" else "")
+        place = f"stage '{targets[0].stage}'" + (f" of {models}" if what not in ("model", "experiment") else "")
         raise UserError(f"{place}: no {what} {', '.join(map(str, unknown))}; there are: {choices}")
     return [target for target in targets if not asked or _VALUES[what](target) in asked]
 
@@ -65,6 +73,7 @@ _VALUES: dict[str, Callable[[Target], int | str]] = {
     "layer": lambda target: number_of(target.layer),
     "site": lambda target: site_of(target.layer),
     "variant": lambda target: target.variant,
+    "experiment": lambda target: target.experiment,
 }
 
 

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 from saelib.config import Config, ModelConfig, TrainConfig
+from saelib.config.lab import Experiment
 from saelib.config.schema import StageResources
 from saelib.config.sizes import known_size
 from saelib.config.sources import AlphaFold3Source, ArraysSource, TokenModelSource
@@ -19,12 +20,14 @@ WORKING_ROWS = 24
 """Rows of width d_in that a running block holds per token: its stream, queries, keys, values, and an MLP four times as
 wide before and after its nonlinearity, all of it twice. Attention is not counted, because it runs in blocks."""
 
-BASE_MB = {"extract": 1500, "stats": 900, "init_death": 900, "theory": 600, "train": 1500, "report": 1500}
+BASE_MB = {"extract": 1500, "stats": 900, "init_death": 900, "theory": 600, "train": 1500, "lab": 1500, "report": 1500}
 """Memory of an idle job in MB: its process with the stage's libraries, and the two Snakemakes of a cluster job."""
 UNKNOWN_WIDTH, UNKNOWN_PARAMETERS = 4096, 10**9
 """Sizes that are assumed for a model whose config does not state them."""
 PROBES = 3 * 2048
 """Latents that the stage `init_death` multiplies by all held-out rows in addition to those that it counts."""
+SYNTHETIC_TOKENS = 2**20
+"""Synthetic tokens in memory at a time, at most."""
 WINDOW_BYTES = 2**28
 """Training data in memory: one window of `saelib.train.batches_from_store`."""
 GPU_BYTES = 36e9
@@ -58,6 +61,11 @@ def job_resources(config: Config, stage: str, name: str, attempt: int = 1) -> Re
         attempt: The number of the attempt, from 1. Each further one gets as much memory again, and as much time again
             up to `LONGEST_MINUTES`.
     """
+    if stage == "lab":
+        experiment = config.experiments[name.partition("/")[0]]
+        minutes = START_MINUTES + math.ceil(lab_seconds(experiment) / 60)
+        mem_mb = BASE_MB[stage] + math.ceil(lab_bytes(experiment) / 2**20)
+        return Resources(mem_mb * attempt, min(minutes * attempt, LONGEST_MINUTES), 0)
     model = config.models.get(name.partition("/")[0])
     if model is None:  # a job over all models
         return Resources(BASE_MB[stage] * attempt, START_MINUTES * attempt, 0)
@@ -76,6 +84,8 @@ def with_known_width(model: ModelConfig) -> ModelConfig:
 
 def job_seconds(config: Config, stage: str, name: str) -> float:
     """Estimates the seconds of a job on a slow machine, without its start; 0 for jobs that are not about one model."""
+    if stage == "lab":
+        return lab_seconds(config.experiments[name.partition("/")[0]])
     model = config.models.get(name.partition("/")[0])
     return 0.0 if model is None else _seconds(config, stage, model, _gpus(config, stage, model))
 
@@ -89,7 +99,9 @@ def job_threads(config: Config, stage: str, name: str) -> int:
 def runs_model(config: Config, stage: str, name: str) -> bool:
     """Checks whether a job runs a model: an extraction does, and a training straight from the model."""
     model = config.models.get(name.partition("/")[0])
-    return model is not None and (stage == "extract" or (stage == "train" and model.stream is not None))
+    return (
+        model is not None and stage != "lab" and (stage == "extract" or (stage == "train" and model.stream is not None))
+    )
 
 
 def batch_tokens(config: Config, model: ModelConfig) -> int | None:
@@ -136,6 +148,19 @@ def most_rates(options: TrainConfig) -> int:
     """Counts the learning rates of the variant that has the most."""
     own = [len(variant.learning_rates or options.learning_rates) for variant in options.variants.values()]
     return max(own, default=len(options.learning_rates))
+
+
+def lab_bytes(experiment: Experiment) -> float:
+    """Estimates the memory that a job of the lab needs in addition to `BASE_MB`, in bytes."""
+    at_once = min(SYNTHETIC_TOKENS, max(cell.tokens for cell in experiment.cells()))
+    return max(8 * at_once * (cell.data.d_in + 2 * cell.data.n_features) for cell in experiment.cells())
+
+
+def lab_seconds(experiment: Experiment) -> float:
+    """Estimates the seconds that a job of the lab needs in addition to `START_MINUTES`."""
+    cells = list(experiment.cells())
+    largest = max(cell.tokens * cell.data.d_in * (cell.sae.d_sae + cell.data.n_features) for cell in cells)
+    return 4.0 * min(experiment.cells_per_job, len(cells)) * experiment.seeds * largest / CPU_FLOPS
 
 
 def _gpus(config: Config, stage: str, model: ModelConfig) -> int:

@@ -3,7 +3,7 @@
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -18,6 +18,7 @@ from saelib.config.files import LocalFiles
 from saelib.config.sites import Layer, number_of
 from saelib.config.sources import ArraysSource, ModuleSource, PluginSource
 from saelib.files.sealed import unseal
+from saelib.lab import KINDS
 from saelib.pipeline.keys import PACKAGE, code_hash, fingerprint, make_key, module_hashes
 from saelib.pipeline.reasons import MadeFrom, named
 from saelib.sources.loading.user_code import code_versions
@@ -37,13 +38,21 @@ class Target:
     model: str = ""
     layer: Layer = -1
     variant: str = ""
+    experiment: str = ""
+    cell: str = ""
+    """Name of a cell of the experiment, such as 'gamma=2, k=5'."""
     made_from: MadeFrom = field(default=MadeFrom(), compare=False, repr=False)
     """The ingredients of the key, for people; a saved plan does not have them."""
 
     def __str__(self) -> str:
         """Names the result, for example 'stats of calm layer 1'."""
-        place = [self.model, f"layer {self.layer}" if self.model else "", self.variant]
-        return " ".join([self.stage, *(["of"] if self.model else []), *filter(None, place)])
+        place = [self.model, f"layer {self.layer}" if self.model else "", self.variant, self.experiment, self.cell]
+        return " ".join([self.stage, *(["of"] if any(place) else []), *filter(None, place)])
+
+    @property
+    def address(self) -> tuple[str, str, Layer, str]:
+        """Stage, model, layer and variant; for a cell of the lab, the experiment and the cell's name."""
+        return self.stage, self.model or self.experiment, self.layer, self.variant or self.cell
 
     @property
     def output(self) -> Path:
@@ -86,10 +95,11 @@ def wanted_targets(config: Config) -> Iterator[Target]:
     extract = {(t.model, t.layer): t for t in _extract_targets(config)}
     stats = {(t.model, t.layer): t for t in _stats_targets(config, extract.values())}
     death = list(_init_death_targets(config, stats.values()))
-    theory = _theory_target(config, stats.values())
+    theory = [_theory_target(config, stats.values())] if config.models else []
     train = list(_train_targets(config, stats))
-    yield from (*extract.values(), *stats.values(), *death, theory, *train)
-    yield _report_target(config, [*stats.values(), *death, theory, *train])
+    lab = list(_lab_targets(config))
+    yield from (*extract.values(), *stats.values(), *death, *theory, *train, *lab)
+    yield _report_target(config, [*stats.values(), *death, *theory, *train, *lab])
 
 
 def _make(
@@ -240,14 +250,33 @@ def _train_targets(config: Config, stats: dict[tuple[str, Layer], Target]) -> It
             yield _make("train", path, settings, modules, read, called, (name, layer, variant))
 
 
+def _lab_targets(config: Config) -> Iterator[Target]:
+    for name, experiment in config.experiments.items():
+        modules = ["saelib.lab.stage", KINDS[experiment.kind]]
+        for cell in experiment.cells():
+            settings = experiment.deciding(cell) | {"seed": config.seed}
+            names = {"": f"experiments.{name}", "seed": "seed"}
+            target = _make("lab", config.lab_path(name, cell), settings, modules, (), names)
+            yield replace(target, experiment=name, cell=cell.name)
+
+
 def _report_target(config: Config, reads: Iterable[Target]) -> Target:
     described = {name: [model.domain, model.license, model.notes] for name, model in config.models.items()}
     settings = {
         "models": described,
+        "experiments": {
+            name: [one.shows, one.model_dump(mode="json")["figures"]] for name, one in config.experiments.items()
+        },
         "page": fingerprint(str(PACKAGE / "report" / "assets")),
         "compare": config.compare and [config.compare.names, fingerprint(str(config.compare.table))],
     }
-    names = {"compare": "compare", "": "report", "models": "models", "seed": "seed", "page": "the page's template"}
+    names = {
+        "compare": "compare",
+        "": "report",
+        "models": "models",
+        "experiments": "experiments",
+        "page": "the page's template",
+    }
     return _make("report", config.results / "report.json", settings, ["saelib.report.stage"], reads, names)
 
 

@@ -122,7 +122,8 @@ class Workflow:
         from saelib.theory.stage import write_predictions
 
         try:
-            write_predictions(self.config, UNFINISHED, partly=True)
+            if self.config.models:
+                write_predictions(self.config, UNFINISHED, partly=True)
             report(self.config, UNFINISHED, unfinished(self.plan, self._plan_file(self.run).parent))
         except (UserError, OSError) as error:
             log.error("the results that exist could not be reported: %s", error)

@@ -1,8 +1,10 @@
 """Write the whole report: tables, figures and page."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -13,6 +15,7 @@ from saelib.files.sealed import write_result
 from saelib.files.tables import write_table
 from saelib.pipeline.failures import Failures
 from saelib.report.compare import compared_table
+from saelib.report.lab import ExperimentTable, LabGap, read_lab
 from saelib.report.provenance import provenance
 from saelib.report.results import NO_FAILURES, Gap, Results, read_results
 from saelib.report.tables import landscape_table, layers_table, saes_table, spearman_rows
@@ -31,24 +34,35 @@ def run(config: Config, key: str, failures: Failures = NO_FAILURES) -> None:
         key: one hash over everything that the report depends on; it is kept in `report.json`.
         failures: reasons for missing results that jobs of this run left (`saelib.pipeline.failures`).
     """
-    results = read_results(config, failures)
+    results, lab = read_results(config, failures), read_lab(config, failures)
     for gap in results.gaps:
         log.warning("%s: %s: %s", gap.stage, gap.place or "every layer", gap.reason)
+    for gap in (gap for found in lab for gap in found.missing):
+        log.warning("lab: %s, %s: %s", gap.experiment, gap.cell, gap.reason)
     tables = make_tables(config, results)
+    of_lab = {found.table: found.rows for found in lab}
     for folder in ("tables", "figures"):
         (config.results / folder).mkdir(parents=True, exist_ok=True)
         remove_drafts(config.results / folder)
-    _write_tables(tables, config.results / "tables")
-    figures = _write_figures(config, tables, config.results / "figures")
-    _write_page(config, results, tables)
+    gaps = [asdict(gap) | {"place": gap.place and gap.place.columns()} for gap in results.gaps]
+    gaps += [_lab_gap(gap) for found in lab for gap in found.missing]
+    written = (tables if config.models else {}) | of_lab
+    _write_tables(written, config.results / "tables")
+    figures = _write_figures(config, tables, lab, config.results / "figures")
+    _write_page(config, results, tables, lab)
     report = {
-        "tables": {name: table.height for name, table in tables.items()},
+        "tables": {name: table.height for name, table in written.items()},
         "figures": figures,
         "page": "report.html",
-        "gaps": [asdict(gap) | {"place": gap.place and gap.place.columns()} for gap in results.gaps],
+        "gaps": gaps,
     }
     write_result(config.results / "report.json", key, report)
-    log.info("%d layers, %d SAEs, %d gaps", tables["layers"].height, tables["saes"].height, len(results.gaps))
+    sizes = (tables["layers"].height, tables["saes"].height, len(lab), len(gaps))
+    log.info("%d layers, %d SAEs, %d experiments, %d gaps", *sizes)
+
+
+def _lab_gap(gap: LabGap) -> dict[str, Any]:
+    return {"stage": "lab", "place": {"experiment": gap.experiment, "cell": gap.cell}, "reason": gap.reason}
 
 
 def make_tables(config: Config, results: Results) -> dict[str, pl.DataFrame]:
@@ -78,10 +92,13 @@ def _write_tables(tables: dict[str, pl.DataFrame], folder: Path) -> None:
             write_table(table, folder / f"{name}.parquet")
 
 
-def _write_figures(config: Config, tables: dict[str, pl.DataFrame], folder: Path) -> list[str]:
+def _write_figures(
+    config: Config, tables: dict[str, pl.DataFrame], lab: Sequence[ExperimentTable], folder: Path
+) -> list[str]:
     """Draw the figures and return their names. One without anything to show is left out, and its old file removed."""
     from saelib.report.figures.death_by_layer import death_by_layer
     from saelib.report.figures.death_vs_gamma import death_vs_gamma
+    from saelib.report.figures.lab import lab_figures
     from saelib.report.figures.landscapes import landscapes
     from saelib.report.figures.style import remove, save, styled
     from saelib.report.figures.trained_death import trained_death
@@ -94,6 +111,7 @@ def _write_figures(config: Config, tables: dict[str, pl.DataFrame], folder: Path
             "trained_death": trained_death(config, tables["saes"]),
             "training": training_curves(config, tables["training"]),
             "landscapes": landscapes(config, tables["layers"]),
+            **{name: figure for found in lab for name, figure in lab_figures(found).items()},
         }
         for name, figure in figures.items():
             if figure is None:
@@ -103,9 +121,11 @@ def _write_figures(config: Config, tables: dict[str, pl.DataFrame], folder: Path
     return [name for name, figure in figures.items() if figure is not None]
 
 
-def _write_page(config: Config, results: Results, tables: dict[str, pl.DataFrame]) -> None:
+def _write_page(
+    config: Config, results: Results, tables: dict[str, pl.DataFrame], lab: Sequence[ExperimentTable]
+) -> None:
     from saelib.report.page import render_page
 
-    page = render_page(config, results, tables, provenance(results))
+    page = render_page(config, results, tables, provenance(results), lab)
     with published_file(config.results / "report.html") as draft:
         draft.write_text(page, encoding="utf-8")

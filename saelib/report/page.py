@@ -6,7 +6,7 @@ that no browser runs, and the page's own policy allows its two scripts by their 
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,8 @@ from saelib.report.charts import make_charts
 from saelib.report.columns import COMPARED_COLUMNS, LAYER_COLUMNS, SAE_COLUMNS, cost_columns, telling
 from saelib.report.compare import comparison
 from saelib.report.finding import agreements, costs, count_advice, gamma_at, still_dead
+from saelib.report.lab import ExperimentTable
+from saelib.report.lab_charts import lab_sections
 from saelib.report.palette import ADVICE
 from saelib.report.remarks import grouped, remarks_of
 from saelib.report.results import Results, place_of, wanted_layers, wanted_saes
@@ -38,7 +40,11 @@ PLACES_OF_A_MACHINE = {"results", "stores", "dask"}
 
 
 def render_page(
-    config: Config, results: Results, tables: Mapping[str, pl.DataFrame], provenance: Mapping[str, str]
+    config: Config,
+    results: Results,
+    tables: Mapping[str, pl.DataFrame],
+    provenance: Mapping[str, str],
+    lab: Sequence[ExperimentTable] = (),
 ) -> str:
     """Render the whole page as HTML.
 
@@ -47,8 +53,12 @@ def render_page(
         results: what could be read of it.
         tables: the tables by name, as `make_tables` returns them.
         provenance: the origin of the report, in words.
+        lab: the experiments of the lab.
     """
     layers, saes, training = tables["layers"], tables["saes"], tables["training"]
+    experiments, lab_charts, lab_rows = lab_sections(lab)
+    charts = make_charts(config, tables) if config.models else {}
+    lab_gaps = [(f"lab: {gap.reason}", [f"{gap.experiment}: {gap.cell}"]) for found in lab for gap in found.missing]
     scripts = [_bundle(), "\n".join((ASSETS / name).read_text() for name in SCRIPTS)]
     return (
         _environment()
@@ -60,8 +70,9 @@ def render_page(
             style=(ASSETS / "page.css").read_text(),
             scripts=scripts,
             policy=_policy(scripts),
-            charts={name: asdict(chart) for name, chart in make_charts(config, tables).items()},
-            rows=_rows(config, results, tables),
+            charts={name: asdict(chart) for name, chart in (charts | lab_charts).items()},
+            rows=_rows(config, results, tables) | lab_rows,
+            experiments=experiments,
             layer_columns=telling(LAYER_COLUMNS, layers),
             sae_columns=telling(SAE_COLUMNS, saes),
             cost_columns=telling(cost_columns(), layers),
@@ -72,7 +83,7 @@ def render_page(
             tolerated=TOLERATED,
             probed=min(PROBED, config.extraction.heldout_tokens),
             shown=SHOWN,
-            table_names=list(tables),
+            table_names=[*(tables if config.models else ()), *(found.table for found in lab)],
             domains=layers["domain"].unique(maintain_order=True).to_list(),
             trained_layers=training.select(*PLACE, "domain").unique(maintain_order=True).to_dicts(),
             wanted={"layers": len(wanted_layers(config)), "saes": len(wanted_saes(config))},
@@ -81,8 +92,8 @@ def render_page(
             thresholds=gamma_at(config, (0.1, 0.5, 0.9)),
             comparison=comparison(config.compare, tables.get("compared")),
             compared_columns=COMPARED_COLUMNS,
-            agreements=agreements(layers, tables["spearman"]),
-            gaps=grouped([(f"{gap.stage}: {gap.reason}", gap.place) for gap in results.gaps]),
+            agreements=agreements(layers, tables["spearman"]) if config.models else [],
+            gaps=[*grouped([(f"{gap.stage}: {gap.reason}", gap.place) for gap in results.gaps]), *lab_gaps],
             remarks=grouped(remarks_of(results)),
         )
     )

@@ -106,7 +106,7 @@ def read_results(config: Config, failures: Failures = NO_FAILURES) -> Results:
     results = Results(
         stats=_read_all("stats", load_stats, stats, failures, gaps),
         init_death=_read_all("init_death", load_result, death, failures, gaps),
-        predictions=_read_predictions(config.theory_path(), gaps),
+        predictions=_read_predictions(config.theory_path(), gaps) if config.models else {},
         sweeps=_read_all("train", load_sweep, sweeps, failures, gaps),
         gaps=gaps,
     )

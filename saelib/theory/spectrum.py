@@ -48,9 +48,21 @@ def dead_total_from_spectrum(
     """
     _check(gamma_unit, participation_ratio, d_in, d_sae, k, tokens)
     bar = cap_cosine(k / d_sae, d_in) * math.sqrt(d_in) * math.hypot(1, gamma_unit)
+    return _dead(bar, gamma_unit, participation_ratio, kurtosis, tokens)
+
+
+def dead_relu_from_spectrum(gamma_unit: float, participation_ratio: float, kurtosis: float, tokens: float) -> float:
+    """Predicts the fraction of latents that are positive on no token, for which the bar is zero.
+
+    The arguments are those of `dead_total_from_spectrum`.
+    """
+    _check(gamma_unit, participation_ratio, 2, 1, 1, tokens)
+    return _dead(0.0, gamma_unit, participation_ratio, kurtosis, tokens)
+
+
+def _dead(bar: float, gamma_unit: float, participation_ratio: float, kurtosis: float, tokens: float) -> float:
     below = (bar - gamma_unit * _SHIFTS)[:, None] / np.sqrt(_signal_variances(participation_ratio))
-    dead = np.exp(tokens * _log_probability_below(below, kurtosis))
-    return float(dead.mean())
+    return float(np.exp(tokens * _log_probability_below(below, kurtosis)).mean())
 
 
 def dead_total_from_ranks(

@@ -14,7 +14,7 @@ from saelib.errors import UserError
 ROOT = Path(__file__).parents[2]
 SCHEMA = config_schema()
 EDITOR = Draft202012Validator(SCHEMA)
-SUITES = ("workflow_config.yaml", "configs/paper.yaml")
+SUITES = ("workflow_config.yaml", "configs/paper.yaml", "configs/lab.yaml", "configs/lab-full.yaml")
 
 
 def suite(**model: Any) -> dict[str, Any]:
@@ -89,6 +89,14 @@ def test_variants_by_name_and_with_options(variant: dict[str, Any]) -> None:
     assert [error.message for error in EDITOR.iter_errors(raw)] == []
 
 
+@pytest.mark.parametrize("gamma", [5, [1, 2.5, 20]])
+def test_keys_of_a_grid_are_values_or_lists(gamma: Any) -> None:
+    experiment = {"kind": "training", "shows": "x", "data": {"gamma": gamma}, "learning_rate": [1e-4, 1e-3]}
+    raw = {"experiments": {"e": experiment}}
+    check_config(copy.deepcopy(raw), "lab")
+    assert [error.message for error in EDITOR.iter_errors(raw)] == []
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -101,6 +109,9 @@ def test_variants_by_name_and_with_options(variant: dict[str, Any]) -> None:
         suite() | {"train": {"variants": {"v": {"preprocessing": "whiten"}}}},
         suite() | {"train": {"variants": {"v": {"preprocessing": "partial_pca"}}}},
         {"datasets": {}},
+        suite() | {"experiments": {"e": {"kind": "init_death", "shows": "x", "data": {"gama": 1}}}},
+        suite() | {"experiments": {"e": {"kind": "init_death", "shows": "x", "data": {"gamma": [1, -1]}}}},
+        {"experiments": {}},
     ],
 )
 def test_mistakes_are_mistakes_in_both_eyes(wrong: dict[str, Any]) -> None:

@@ -78,7 +78,7 @@ def test_what_is_read_survives_being_written() -> None:
             ["models.m.stream.buffer_row: unknown key", "did you mean 'buffer_rows'?"],
         ),
         ("models.m.stream", {"buffer_rows": 0}, ["models.m.stream.buffer_rows: input should be greater than 0"]),
-        ("models", {}, ["models:"]),
+        ("models", {}, ["names neither models nor experiments"]),
         ("models.a/b", GOOD["models"]["m"], ["models.a/b: string should match pattern"]),
         ("models...", GOOD["models"]["m"], ["should match pattern"]),
         ("init_death.k", 5000, ["init_death: k = 5000 is larger than d_sae = 2048"]),

@@ -153,3 +153,15 @@ def test_training_straight_from_a_model_asks_for_both_and_for_all_that_share_a_p
     spread = {"device_map": "auto", "dtype": "bfloat16"}
     large = suite({"parameters": 7 * 10**10, "stream": True}, spread, gpus=True)
     assert job_resources(large, "train", "m/pass_1").gpu == 4
+
+
+def test_experiments_ask_for_what_their_largest_cell_takes() -> None:
+    def asked(**changes: Any) -> Resources:
+        experiment = {"kind": "init_death", "shows": "x", "data": {"gamma": [1, 2]}, "seeds": 2} | changes
+        return job_resources(check_config({"experiments": {"e": experiment}}, "lab"), "lab", "e/cell_1")
+
+    few, many = asked(tokens=10_000), asked(tokens=10**6)
+    assert few.gpu == 0
+    assert many.mem_mb > few.mem_mb >= 600
+    assert asked(tokens=10**6, sae={"d_sae": 8192, "k": 64}).runtime > many.runtime > few.runtime
+    assert asked(tokens=10**6, cells_per_job=1).runtime < many.runtime

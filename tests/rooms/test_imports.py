@@ -14,7 +14,7 @@ LOOSE = {"__init__", "__main__", "environments", "errors", "progress"}
 BOTTOM_UP = (
     *("errors", "files", "progress", "environments", "config", "fetch", "store", "activations", "datasets"),
     *("sources", "extract", "stats", "theory", "preprocessing", "sae", "evaluation", "init_death", "train"),
-    *("synthetic", "interchange", "diagnosis", "integrations", "report", "pipeline", "cli", "api", "__main__"),
+    *("synthetic", "lab", "interchange", "diagnosis", "integrations", "report", "pipeline", "cli", "api", "__main__"),
 )
 UPWARD = {
     ("config", "fetch"): "sizes: what cached checkpoints say of themselves",
@@ -81,6 +81,7 @@ def test_jobs_that_only_measure_start_without_torch() -> None:
     """The second line holds what they import when they run."""
     code = (
         "import sys, saelib.stats.stage, saelib.init_death.stage, saelib.theory.stage\n"
+        "import saelib.lab.stage, saelib.lab.init_death, saelib.lab.training\n"
         "import saelib.stats.moments, saelib.init_death.trial, saelib.init_death.probes, saelib.sae.kernels.gemm\n"
         "print([m for m in ('torch', 'polars', 'transformers', 'matplotlib') if m in sys.modules])"
     )

@@ -4,6 +4,7 @@ const chosen = { domain: "", model: "", search: "" };
 
 /** Whether a row of data, or the dataset of an element, is to be shown. */
 function wanted(row) {
+  if (row.model === undefined) return true; // of the lab
   if (chosen.domain && row.domain !== chosen.domain) return false;
   if (chosen.model && row.model !== chosen.model) return false;
   if (!chosen.search) return true;
@@ -31,6 +32,7 @@ function applyFilter() {
 }
 
 function showLead() {
+  if (!document.getElementById("shown")) return; // there are no models
   const layers = rows.layers.filter(wanted);
   document.getElementById("shown").textContent = `${layers.length} of ${rows.layers.length} layers`;
   if (!document.getElementById("chosen")) return; // nothing was measured

@@ -1,0 +1,156 @@
+"""SAEs of an experiment of kind `training`, and how they share a stream of data."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from saelib.activations.rows import ArrayRows
+from saelib.config.lab import Cell, TrainingExperiment
+from saelib.config.training import TrainConfig, VariantConfig
+from saelib.evaluation.space import Sample, Space
+from saelib.preprocessing.fit import make_preprocessing
+from saelib.sae.choose import make_trainer
+from saelib.sae.initial_weights import initial_sae, set_firing_rate
+from saelib.sae.model import SAE
+from saelib.sae.population import PopulationTrainer
+from saelib.sae.trainer import Trainer, TrainerSettings
+from saelib.stats import compute_stats
+from saelib.synthetic import SyntheticData, make_data
+
+CALIBRATION_TOKENS = 8_192
+"""Tokens that preprocessings are fitted to, and the scale of errors is measured on."""
+OF_THE_OFFSET = ("gamma", "offset_norm", "signal_scale", "outlier_dimensions", "rotated")
+"""Keys of the data that change the scale and the offset alone, so that SAEs that differ in them share a stream."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trainee:
+    """One SAE to be trained: a cell of the grid with one seed."""
+
+    experiment: TrainingExperiment
+    cell: Cell
+    seed: int
+
+    @cached_property
+    def stream(self) -> str:
+        """Names the stream of data; trainees of one stream also have SAEs of the same size."""
+        data = self.cell.data.model_dump(mode="json", exclude=set(OF_THE_OFFSET))
+        if self.cell.data.contaminated:  # whose direction depends on `rotated`
+            data["rotated"] = self.cell.data.rotated
+        has_k = self.variant.architecture.kind in ("topk", "batch_topk")  # a population has one k
+        return json.dumps([self.seed, data, self.cell.sae.model_dump(), self.cell.settings["batch_size"], has_k])
+
+    @cached_property
+    def data(self) -> SyntheticData:
+        """The data of this seed."""
+        return make_data(self.cell.data, self.seed)
+
+    @cached_property
+    def variant(self) -> VariantConfig:
+        """The way to train."""
+        return self.experiment.variants[self.cell.settings["variant"]]
+
+    @cached_property
+    def config(self) -> TrainConfig:
+        """Sizes and steps."""
+        sae, settings = self.cell.sae, self.cell.settings
+        return TrainConfig(
+            d_sae=sae.d_sae,
+            k=sae.k,
+            batch_size=settings["batch_size"],
+            steps=self.experiment.steps,
+            dead_after_examples=self.experiment.dead_after_examples,
+        )
+
+    @cached_property
+    def calibration(self) -> ArrayRows:
+        """Tokens that the preprocessing is fitted to."""
+        tokens = self.data.sample(CALIBRATION_TOKENS, np.random.default_rng((self.seed, 1)))
+        return ArrayRows(tokens, "the calibration tokens")
+
+    @cached_property
+    def space(self) -> Space:
+        """What the SAE reads, and the scale of its errors."""
+        arrays = compute_stats(self.calibration).arrays
+        preprocess = make_preprocessing(self.variant.preprocessing, arrays, tokens=CALIBRATION_TOKENS, name="lab")
+        return Space(preprocess, self.calibration, "cpu")
+
+    def first_sae(self) -> SAE:
+        """Makes the SAE before training; those of one seed start from the same weights."""
+        subspace = self.space.preprocess.subspace
+        sae = initial_sae(
+            len(self.space.initial_bias),
+            self.config,
+            self.variant,
+            seed=self.seed,
+            b_dec=self.space.initial_bias,
+            subspace=None if subspace is None else torch.from_numpy(subspace),
+        )
+        if self.variant.init.firing_rate is not None:
+            rows = self.space.prepare(self.calibration).block(0, CALIBRATION_TOKENS)
+            set_firing_rate(sae, torch.from_numpy(np.asarray(rows, np.float32)), self.variant.init.firing_rate)
+        return sae
+
+    @property
+    def settings(self) -> TrainerSettings:
+        """Settings of its trainer."""
+        rate = self.cell.settings["learning_rate"]
+        return TrainerSettings(self.config, self.variant, rate, self.space.trained.variance, self.seed)
+
+    def samples(self, tokens: int) -> list[Sample]:
+        """Draws held-out tokens."""
+        rows = ArrayRows(self.data.sample(tokens, np.random.default_rng((self.seed, 4))), "the held-out tokens")
+        return list(self.space.samples(rows, tokens, tokens))
+
+
+class Class:
+    """Trainees of one stream, in training: those that read it as it is as a population, the others one by one."""
+
+    def __init__(self, trainees: Sequence[Trainee]) -> None:
+        """Makes the trainers of these trainees, all of one stream."""
+        self.trainees = [*(one for one in trainees if one.space.same), *(one for one in trainees if not one.space.same)]
+        together = [one for one in self.trainees if one.space.same]
+        self.population: PopulationTrainer | None = None
+        """The SAEs that read the stream as it is."""
+        if together:
+            scales, offsets = [one.data.scale for one in together], [one.data.offset for one in together]
+            settings = [one.settings for one in together]
+            self.population = PopulationTrainer([one.first_sae() for one in together], settings, scales, offsets)
+        self._alone: list[tuple[Trainee, Trainer]] = [
+            (one, make_trainer(one.first_sae(), one.settings)) for one in self.trainees[len(together) :]
+        ]
+        self._rng = np.random.default_rng((trainees[0].seed, 3))
+
+    def step(self) -> None:
+        """Draws a batch of the stream and trains every SAE on it."""
+        first = self.trainees[0]
+        signal = first.data.signal(first.config.batch_size, self._rng)
+        if self.population is not None:
+            self.population.step(signal)
+        for trainee, trainer in self._alone:
+            x = trainee.space.preprocess.apply(_activations(trainee.data, signal))
+            trainer.step(torch.from_numpy(x))
+
+    def saes(self) -> Iterator[tuple[Trainee, SAE]]:
+        """Yields every trainee with its SAE as it is now."""
+        members = [] if self.population is None else self.population.members
+        trainers = [*members, *(trainer for _, trainer in self._alone)]
+        for trainee, trainer in zip(self.trainees, trainers, strict=True):
+            yield trainee, trainer.sae
+
+
+def _activations(data: SyntheticData, signal: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.float32(data.scale) * signal + data.offset.astype(np.float32)
+
+
+def classes(trainees: Sequence[Trainee]) -> list[Class]:
+    """Groups trainees by their streams."""
+    groups: dict[str, list[Trainee]] = {}
+    for one in trainees:
+        groups.setdefault(one.stream, []).append(one)
+    return [Class(group) for group in groups.values()]

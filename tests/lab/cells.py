@@ -1,0 +1,46 @@
+"""Runs experiments without a pipeline."""
+
+from typing import Any
+
+from saelib.config.lab import Cell
+from saelib.config.load import check_config
+from saelib.lab.result import CellResult
+from saelib.lab.stage import Outbox, Rows
+
+
+class Memory(Outbox):
+    """An outbox that keeps results in memory."""
+
+    def __init__(self) -> None:
+        """Starts empty."""
+        super().__init__({}, lambda *_, **__: None)
+        self.results: dict[str, CellResult] = {}
+        self.seeds: dict[tuple[str, int], Rows] = {}
+
+    def publish(self, cell: Cell, result: CellResult) -> None:
+        self.results[cell.name] = result
+
+    def keep(self, cell: Cell, seed: int, rows: Rows) -> None:
+        self.seeds[cell.name, seed] = rows
+
+    def kept(self, cell: Cell, seed: int) -> Any:
+        return self.seeds.get((cell.name, seed))
+
+
+def run(outbox: Memory | None = None, seed: int = 0, **experiment: Any) -> dict[str, CellResult]:
+    """Computes all cells of an experiment, by name."""
+    from importlib import import_module
+
+    from saelib.lab import KINDS
+
+    config = check_config({"experiments": {"e": {"shows": "x"} | experiment}}, "test")
+    found = config.experiments["e"]
+    outbox = Memory() if outbox is None else outbox
+    import_module(KINDS[found.kind]).run_cells(found, list(found.cells()), seed, outbox)
+    return outbox.results
+
+
+def mean(result: CellResult, column: str, record: int = -1) -> float:
+    """Returns the mean over seeds of a column, in one record."""
+    values = [value for value in result.measured[column][record] if value is not None]
+    return sum(values) / len(values)
