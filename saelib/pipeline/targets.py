@@ -245,8 +245,9 @@ def _report_target(config: Config, reads: Iterable[Target]) -> Target:
     settings = {
         "models": described,
         "page": fingerprint(str(PACKAGE / "report" / "assets")),
+        "compare": config.compare and [config.compare.names, fingerprint(str(config.compare.table))],
     }
-    names = {"": "report", "models": "models", "seed": "seed", "page": "the page's template"}
+    names = {"compare": "compare", "": "report", "models": "models", "seed": "seed", "page": "the page's template"}
     return _make("report", config.results / "report.json", settings, ["saelib.report.stage"], reads, names)
 
 

@@ -1,7 +1,7 @@
 """Choice of the fastest trainer that can do a method, and one step of several trainers."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -19,19 +19,25 @@ def make_trainer(sae: SAE, settings: TrainerSettings) -> Trainer:
 
     `sae` is on the device to train on, and its architecture is the variant's.
     """
+    kind, reason = trainer_kind(sae, settings)
+    log.info(reason)
+    if kind is not TorchTrainer and settings.config.precision == "bfloat16":
+        log.info("the kernels select in float32: precision: bfloat16 has no effect")
+    return kind(sae, settings)
+
+
+def trainer_kind(sae: SAE, settings: TrainerSettings) -> tuple[Callable[[SAE, TrainerSettings], Trainer], str]:
+    """The fastest kind of trainer for `sae`, and what the log says about it."""
     obstacle = _why_not_kernels(sae, settings.variant)
     if obstacle is not None:
-        log.info("training with torch: %s", obstacle)
-        return TorchTrainer(sae, settings)
+        return TorchTrainer, f"training with torch: {obstacle}"
 
     from saelib.sae.kernels.large import KernelTrainer
     from saelib.sae.kernels.small import SmallKernelTrainer, is_small
 
-    small = is_small(sae, settings.config, settings.variant)
-    log.info("training with the kernels for %s", "small TopK SAEs on a CPU" if small else "TopK on a CPU")
-    if settings.config.precision == "bfloat16":
-        log.info("the kernels select in float32: precision: bfloat16 has no effect")
-    return SmallKernelTrainer(sae, settings) if small else KernelTrainer(sae, settings)
+    if is_small(sae, settings.config, settings.variant):
+        return SmallKernelTrainer, "training with the kernels for small TopK SAEs on a CPU"
+    return KernelTrainer, "training with the kernels for TopK on a CPU"
 
 
 def step_all(trainers: Sequence[Trainer], x: Tensor, threads: int) -> None:
@@ -73,6 +79,12 @@ def _why_not_kernels(sae: SAE, variant: VariantConfig) -> str | None:
         return f"the kernels have no architecture {variant.architecture.kind}"
     if variant.dead_latents.kind not in ("none", "auxk"):
         return f"the kernels have no dead_latents {variant.dead_latents.kind}"
+    if variant.aligned:
+        return "the kernels do not align encoder and decoder"
+    if variant.bypass is not None:
+        return "the kernels have no bypass"
+    if variant.k_annealing is not None:
+        return "the kernels have a constant k"
     if variant.clip is not None:
         return "the kernels do not clip gradients"
     return why_unsupported()

@@ -1,4 +1,4 @@
-"""Small TopK SAEs: a run of tokens goes forwards and backwards in one call, while all of it is in cache."""
+"""Small TopK SAEs: a tile of tokens goes forwards and backwards in one call, while all of it is in cache."""
 
 from typing import NamedTuple
 
@@ -7,24 +7,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saelib.config.training import TrainConfig, VariantConfig
-from saelib.sae.kernels.compiled import inner_sum, kernel
-from saelib.sae.kernels.entries import CodesByLatent, count_entries, place_entries
-from saelib.sae.kernels.forward import (
-    DeadPreActivations,
-    EncodeBuffers,
-    EncodedBatch,
-    Encoder,
-    decode_block,
-    encode_block,
-    encode_buffers,
-    keep_nothing,
+from saelib.sae.kernels.columns import (
+    TILE,
+    Batch,
+    TileBuffers,
+    empty_batch,
+    encode_tile,
+    fill_batch,
+    tile_buffers,
 )
-from saelib.sae.kernels.gather import dot, sum_row_pairs
-from saelib.sae.kernels.gemm import pack, pack_panels
+from saelib.sae.kernels.compiled import inner, kernel
+from saelib.sae.kernels.gather import dot
 from saelib.sae.kernels.latents import StepTotals, Weights, add_scaled, move_latent
-from saelib.sae.kernels.llvm.gemm import TALL
+from saelib.sae.kernels.llvm.tokens import PIECE, decode_piece, decode_vector, scatter_piece, scatter_vector
+from saelib.sae.kernels.llvm.vector import LANES
 from saelib.sae.kernels.parameters import row_width
-from saelib.sae.kernels.passes import BatchCodes, empty_batch_codes
 from saelib.sae.kernels.rule import OptimizerStep
 from saelib.sae.kernels.topk_trainer import TopKTrainer
 from saelib.sae.model import SAE
@@ -32,7 +29,8 @@ from saelib.sae.model import SAE
 SMALL = 1 << 13
 """Weights of a matrix, such as 64 x 128, up to which this is faster than `KernelTrainer`."""
 RUN = 1024
-"""Tokens of a run, at most."""
+"""Tokens of a run, whose sums are made by one thread; a multiple of TILE."""
+COLUMNS = PIECE * LANES
 
 
 def is_small(sae: SAE, config: TrainConfig, variant: VariantConfig) -> bool:
@@ -41,8 +39,8 @@ def is_small(sae: SAE, config: TrainConfig, variant: VariantConfig) -> bool:
     return simple and sae.d_in * sae.d_sae <= SMALL
 
 
-class RunGradients(NamedTuple):
-    """Gradients, summed over each run of tokens; without the factor of the loss."""
+class RunSums(NamedTuple):
+    """Sums over each run of tokens. Gradients are without the factor of the loss."""
 
     W_enc: NDArray[np.float32]
     """[runs, d_sae, width]"""
@@ -51,118 +49,157 @@ class RunGradients(NamedTuple):
     b_enc: NDArray[np.float32]
     """[runs, d_sae]"""
     error: NDArray[np.float32]
-    """[runs, width]"""
+    """[runs, 2, width]; of errors, and of their squares."""
+    bars: NDArray[np.float64]
+    """[runs]; of the k-th largest positive pre-activation of each token."""
     counts: NDArray[np.int64]
     """[runs, d_sae]; of tokens that selected a latent."""
 
 
-class Buffers(NamedTuple):
-    """Buffers of one worker."""
+class Reading(NamedTuple):
+    """What an SAE reads of a batch: scale * row + center is a token less b_dec."""
 
-    centered: NDArray[np.float32]
-    """[RUN, width]"""
-    main: BatchCodes
-    encode: EncodeBuffers
-    kept: DeadPreActivations
-    """Holds nothing: no pre-activations are needed later."""
+    scale: np.float32
+    center: NDArray[np.float32]
+    """[width]"""
+
+
+class Scratch:
+    """Memory of a step of one SAE, for any number of SAEs of the same size."""
+
+    def __init__(self, d_in: int, d_sae: int, k: int, tokens: int, threads: int) -> None:
+        """`tokens`: of a batch."""
+        self.tokens, self.runs = tokens, -(-tokens // RUN)
+        width = row_width(d_in)
+        W_enc, W_dec = np.zeros((2, self.runs, d_sae, width), np.float32)
+        b_enc, counts = np.zeros((self.runs, d_sae), np.float32), np.zeros((self.runs, d_sae), np.int64)
+        error, bars = np.zeros((self.runs, 2, width), np.float32), np.zeros(self.runs)
+        self.sums = RunSums(W_enc, W_dec, b_enc, error, bars, counts)
+        self.tiles = [tile_buffers(d_in, d_sae, k) for _ in range(threads)]
+        self.encoder = np.zeros((d_sae, d_in + 1), np.float32)
+        self.totals = StepTotals(np.zeros((1, width), np.float32), np.zeros((1, 1)))
 
 
 class SmallKernelTrainer(TopKTrainer):
     """`saelib.sae.trainer.Trainer` for small TopK SAEs without dead_latents, otherwise like `KernelTrainer`."""
 
-    _buffers: list[Buffers] | None = None
+    _scratch: Scratch | None = None
+    _batch: Batch | None = None
 
     def step(self, x: Tensor) -> None:
         """One step on one batch, float32 [tokens, d_in], contiguous, on the CPU."""
         tokens = len(x)
+        if self._batch is None or len(self._batch.rows) != tokens:
+            self._batch = empty_batch(tokens, self.d_in)
+        if self._scratch is None or (self._scratch.tokens, len(self._scratch.tiles)) != (tokens, self.threads):
+            self._scratch = Scratch(self.d_in, self.d_sae, self.k, tokens, self.threads)
+        batch, values, b_dec = self._batch, x.numpy(), self.parameters.b_dec
+        self._workers.each(self._scratch.runs, lambda run, _: fill_run(values, b_dec, run, batch))
+        self.step_on(batch, Reading(np.float32(1), np.zeros_like(b_dec)), self._scratch)
+
+    def step_on(self, batch: Batch, reading: Reading, scratch: Scratch) -> None:
+        """One step on what the SAE reads of a batch."""
+        tokens, sums = scratch.tokens, scratch.sums
         self.steps_done += 1
-        runs = _runs(tokens)
-        sums, untouched = self._empty_sums(len(runs)), self._untouched()
-        positive = self._differentiate(x.numpy(), runs, sums)
-        self._count(tokens, np.logical_or.reduce(sums.counts > 0), positive)
-        scale, rule = 2 / (tokens * self.settings.variance), self._rule()
-        totals = StepTotals(np.zeros((1, sums.error.shape[1]), np.float32), np.zeros((1, 1)))
         weights, m, v = self.parameters.latents, self.first_moments.latents, self.second_moments.latents
-        apply_sums(weights, m, v, self._panels, sums, np.float32(scale), untouched, rule, totals)
-        self._finish(sums.error.sum(0, dtype=np.float64) * scale, totals, rule)
-
-    def _pack(self) -> None:
-        self._panels = pack(self.parameters.latents.W_enc, self.d_in)
-
-    def _differentiate(
-        self, x: NDArray[np.float32], runs: list[tuple[int, int]], sums: RunGradients
-    ) -> NDArray[np.bool_]:
-        """Sums of each run; returns which latents were positive somewhere, [d_sae]."""
-        if self._buffers is None or len(self._buffers) != self.threads:
-            self._buffers = [self._empty_buffers() for _ in range(self.threads)]
-        buffers, weights, b_dec = self._buffers, self.parameters.latents, self.parameters.b_dec
+        fill_encoder(weights, reading, scratch.encoder)
 
         def differentiate(run: int, worker: int) -> None:
-            differentiate_run(x[slice(*runs[run])], weights, b_dec, self._panels, run, sums, buffers[worker])
+            differentiate_runs(batch, run, run + 1, reading, scratch.encoder, weights, sums, scratch.tiles[worker])
 
-        for own in buffers:
-            own.encode.positive[:] = 0
-        self._workers.each(len(runs), differentiate)
-        return np.logical_or.reduce([own.encode.positive[: self.d_sae] for own in buffers])
+        for own in scratch.tiles:
+            own.positive[:] = 0
+        if len(scratch.tiles) > 1:
+            self._workers.each(scratch.runs, differentiate)
+        else:
+            differentiate_runs(batch, 0, scratch.runs, reading, scratch.encoder, weights, sums, scratch.tiles[0])
+        untouched = self._untouched()
+        positive = np.logical_or.reduce([own.positive for own in scratch.tiles])
+        self._count(tokens, sums.counts.sum(0) > 0, positive)
+        scale, rule = 2 / (tokens * self.settings.variance), self._rule()
+        apply_sums(weights, m, v, sums, np.float32(scale), untouched, rule, scratch.totals)
+        self._finish(sums.error[:, 0].sum(0, dtype=np.float64) * scale, scratch.totals, rule)
 
-    def _empty_buffers(self) -> Buffers:
-        rows, width = _round_up(RUN), row_width(self.d_in)
-        main = empty_batch_codes(rows, width, self.k, self.d_sae)
-        encode = encode_buffers(rows, self.d_sae, self.k)
-        return Buffers(np.zeros((rows, width), np.float32), main, encode, keep_nothing(rows))
-
-    def _empty_sums(self, runs: int) -> RunGradients:
-        shape = (runs, self.d_sae, row_width(self.d_in))
-        W_enc, W_dec = np.empty(shape, np.float32), np.empty(shape, np.float32)
-        b_enc, counts = np.empty(shape[:2], np.float32), np.empty(shape[:2], np.int64)
-        return RunGradients(W_enc, W_dec, b_enc, np.empty((runs, shape[2]), np.float32), counts)
-
-
-def _runs(tokens: int) -> list[tuple[int, int]]:
-    """First token of each run, and the one behind its last: of a length alike, at most RUN, a multiple of TALL."""
-    rows = _round_up(-(-tokens // -(-tokens // RUN)))
-    return [(start, min(start + rows, tokens)) for start in range(0, tokens, rows)]
-
-
-def _round_up(rows: int) -> int:
-    return -(-rows // TALL) * TALL
+    def _pack(self) -> None:
+        """Nothing: every step copies the encoder."""
 
 
 @kernel
-def differentiate_run(
-    x: NDArray[np.float32],
+def fill_run(x: NDArray[np.float32], center: NDArray[np.float32], run: int, batch: Batch) -> None:
+    """Write the tokens of a run of x - center to a batch; x [tokens, d_in], center [at least d_in]."""
+    fill_batch(x, center, run * RUN, min((run + 1) * RUN, len(x)), batch)
+
+
+@kernel
+def fill_encoder(weights: Weights, reading: Reading, encoder: NDArray[np.float32]) -> None:
+    """Write weights and biases that act on a batch as the SAE's act on what it reads, [d_sae, d_in + 1].
+
+    So what the center adds is added once, in float64, and not for each token.
+    """
+    W_enc, b_enc = weights.W_enc, weights.b_enc
+    scale, center = reading
+    d_sae, d_in = encoder.shape[0], encoder.shape[1] - 1
+    for j in range(d_sae):
+        bias = np.float64(b_enc[j])
+        for d in range(d_in):
+            bias += np.float64(W_enc[j, d]) * np.float64(center[d])
+            encoder[j, d] = scale * W_enc[j, d]
+        encoder[j, d_in] = bias
+
+
+@kernel
+def differentiate_runs(
+    batch: Batch,
+    first: int,
+    last: int,
+    reading: Reading,
+    encoder: NDArray[np.float32],
     weights: Weights,
-    b_dec: NDArray[np.float32],
-    panels: NDArray[np.float32],
-    run: int,
-    sums: RunGradients,
-    buffers: Buffers,
+    sums: RunSums,
+    buffers: TileBuffers,
 ) -> None:
-    """Write the sums of a run of tokens, x [tokens, d_in]."""
-    tokens, (centered, main, encode, kept) = len(x), buffers
-    codes, entries = main.codes, main.entries
-    encoder, encoded = Encoder(b_dec, panels, weights.b_enc), EncodedBatch(centered, codes, kept)
-    encode_block(x, 0, tokens, encoder, encoded, encode)
-    decode_block(
-        centered, np.float32(-1), 0, tokens, weights.W_dec, codes, main.error, main.code_grads, sums.error[run]
-    )
-    counts = sums.counts[run]
-    counts[:] = 0
-    count_entries(codes, 0, tokens, counts)
-    entries.starts[1:] = np.cumsum(counts)
-    place_entries(codes, main.code_grads, 0, tokens, entries.starts[:-1].copy(), entries)
-    for j in range(len(counts)):
-        start, stop = entries.starts[j], entries.starts[j + 1]
-        sum_row_pairs(sums.W_dec[run, j], sums.W_enc[run, j], entries, start, stop, main.error, centered)
-        sums.b_enc[run, j] = _sum_code_grads(entries, start, stop)
+    """Write the sums of runs `first` to `last` of a batch."""
+    rows, tiles = batch
+    for run in range(first, last):
+        sums.W_enc[run] = 0
+        sums.W_dec[run] = 0
+        sums.b_enc[run] = 0
+        sums.error[run] = 0
+        sums.bars[run] = 0
+        sums.counts[run] = 0
+        for start in range(run * RUN, min((run + 1) * RUN, len(rows)), TILE):
+            tokens = min(TILE, len(rows) - start)
+            sums.bars[run] += encode_tile(tiles, start // TILE, tokens, encoder, buffers)
+            for t in range(tokens):
+                _differentiate_token(rows, start + t, reading, weights.W_dec, run, t, sums, buffers)
 
 
-@inner_sum
-def _sum_code_grads(entries: CodesByLatent, start, stop):
-    total = np.float32(0)
-    for q in range(start, stop):
-        total += entries.code_grads[q]
-    return total
+@inner
+def _differentiate_token(rows, row, reading, W_dec, run, t, sums, buffers):
+    """Add token `t` of a tile to the sums of its run; `row` is its row of the batch."""
+    values, indices, counts = buffers.codes
+    code_grads, token, totals = buffers.code_grads, buffers.token, sums.error[run]
+    width, d_sae, count, start = rows.shape[1], len(W_dec), counts[t], t * values.shape[1]
+    scale, center = reading
+    for q in range(count):
+        code_grads[t, q] = 0
+    column = 0
+    while column + COLUMNS <= width:
+        decode_piece(rows, row, scale, center, values, indices, start, count, W_dec, code_grads, token, totals, column)
+        column += COLUMNS
+    while column < width:
+        decode_vector(rows, row, scale, center, values, indices, start, count, W_dec, code_grads, token, totals, column)
+        column += LANES
+    first, column = run * d_sae * width, 0
+    while column + COLUMNS <= width:
+        scatter_piece(values, code_grads, indices, start, count, token, sums.W_dec, sums.W_enc, first, column)
+        column += COLUMNS
+    while column < width:
+        scatter_vector(values, code_grads, indices, start, count, token, sums.W_dec, sums.W_enc, first, column)
+        column += LANES
+    for q in range(count):
+        sums.b_enc[run, indices[t, q]] += code_grads[t, q]
+        sums.counts[run, indices[t, q]] += 1
 
 
 @kernel
@@ -170,15 +207,16 @@ def apply_sums(
     weights: Weights,
     first_moments: Weights,
     second_moments: Weights,
-    panels: NDArray[np.float32],
-    sums: RunGradients,
+    sums: RunSums,
     scale: np.float32,
     untouched: NDArray[np.bool_],
     rule: OptimizerStep,
     totals: StepTotals,
 ) -> None:
     """Move all latents by the sums times `scale`; the other arguments are those of `update_latents`."""
-    gradients = np.empty((2, sums.error.shape[1]), np.float32)
+    totals.input_gradient[:] = 0
+    totals.squared_gradient[:] = 0
+    gradients = np.empty((2, sums.error.shape[2]), np.float32)
     for j in range(len(untouched)):
         if untouched[j] and not sums.counts[:, j].any():
             continue
@@ -192,4 +230,3 @@ def apply_sums(
         if rule.moves_features:
             totals.squared_gradient[0, 0] += dot(gradients, 0, gradients, 0) + dot(gradients, 1, gradients, 1)
             move_latent(j, weights, first_moments, second_moments, gradients, to_bias, rule)
-    pack_panels(weights.W_enc, 0, len(panels), panels)

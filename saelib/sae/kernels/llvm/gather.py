@@ -10,8 +10,6 @@ from saelib.sae.kernels.llvm.vector import INT64, LANES, ZERO, constant, fma, lo
 
 WIDE, MIDDLE = (16, 4) if LANES == 16 else (8, 2)
 """Vectors of a row that are summed together; what remains is done MIDDLE and then one at a time."""
-PAIR_WIDE, PAIR_MIDDLE = (8, 4) if LANES == 16 else (4, 2)
-"""The same of two rows at once."""
 SLICE = 32
 """Columns of a narrow row that is summed at once."""
 SIDE_BY_SIDE = 8 // (SLICE // LANES)
@@ -84,45 +82,5 @@ def _sum_slices(_, out, out_start, tokens, weights, start, stop, rows):
     return signature, generate
 
 
-def _weighted_row_pairs(vectors: int) -> Any:
-    @intrinsic
-    def sum_rows(
-        _, first_out, second_out, column, tokens, codes, code_grads, start, stop, first_rows, second_rows, stride
-    ):
-        """first_out = sum over q of codes[q] * first_rows[tokens[q]]; second_out: of code_grads and second_rows.
-
-        Of `vectors * LANES` columns from `column`; q runs from `start` to `stop`, in order; rows lie `stride` apart.
-        """
-        integer = types.int64
-        outs, entries = (first_out, second_out, integer), (tokens, codes, code_grads, integer, integer)
-        signature = types.void(*outs, *entries, first_rows, second_rows, integer)
-
-        def generate(context, b, signature, values):
-            first_out, second_out, tokens, codes, code_grads, first_rows, second_rows = (
-                pointer(context, b, signature.args[i], values[i]) for i in (0, 1, 3, 4, 5, 8, 9)
-            )
-            column, start, stop, stride = (values[i] for i in (2, 6, 7, 10))
-
-            def one_entry(q, sums):
-                entry = b.add(start, q)
-                token = b.sext(b.load(b.gep(tokens, [entry])), INT64)
-                code, slope = (splat(b, b.load(b.gep(base, [entry]))) for base in (codes, code_grads))
-                place = b.add(b.mul(token, stride), column)
-                first = [fma(b, code, load(b, first_rows, place, v), sums[v]) for v in range(vectors)]
-                second = [fma(b, slope, load(b, second_rows, place, v), sums[vectors + v]) for v in range(vectors)]
-                return first + second
-
-            sums = loop(b, b.sub(stop, start), [ZERO] * (2 * vectors), one_entry)
-            for v in range(vectors):
-                store(b, sums[v], first_out, column, v)
-                store(b, sums[vectors + v], second_out, column, v)
-            return context.get_dummy_value()
-
-        return signature, generate
-
-    return sum_rows
-
-
 add_rows_wide, add_rows_middle, add_rows_narrow = (_weighted_rows(n) for n in (WIDE, MIDDLE, 1))
 sum_slices: Any = intrinsic(_sum_slices)
-sum_pairs_wide, sum_pairs_middle, sum_pairs_narrow = (_weighted_row_pairs(n) for n in (PAIR_WIDE, PAIR_MIDDLE, 1))
