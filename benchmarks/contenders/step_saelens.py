@@ -1,6 +1,7 @@
 """A training step of SAELens, through its own trainer."""
 
 from sae_lens.config import SAETrainerConfig
+from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
 from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.training.sae_trainer import SAETrainer
 from torch import Tensor
@@ -10,7 +11,10 @@ from benchmarks.contenders.worker import Setting, Step, raise_biases, serve
 
 def make(setting: Setting) -> Step:
     shape = {"d_in": setting.d_in, "d_sae": setting.d_sae, "k": setting.k}
-    sae = TopKTrainingSAE(TopKTrainingSAEConfig(**shape, device=setting.device))
+    if setting.architecture == "batch_topk":
+        sae = BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(**shape, device=setting.device))
+    else:
+        sae = TopKTrainingSAE(TopKTrainingSAEConfig(**shape, device=setting.device))
     raise_biases(sae.b_enc, setting)
     config = SAETrainerConfig(
         total_training_samples=10**9,

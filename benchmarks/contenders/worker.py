@@ -31,6 +31,8 @@ class Setting:
     """Number of dead latents. They never fire, because the biases of all others are raised (`raise_biases`), and are
     declared dead before each step, so AuxK runs on them. 0: no AuxK."""
     k_aux: int
+    architecture: str = "topk"
+    """`topk` or `batch_topk`, for saelib, the eager script and SAELens."""
     saes: int = 1
     """SAEs trained at once on the same batches; only saelib can train several."""
     path: str = "auto"
