@@ -10,6 +10,6 @@ which selects the same. Decoding, the error and the gradients of codes follow in
 tokens at a time, with `columns` for the selection. No tensor of [batch, d_sae] is ever made.
 
 `large.KernelTrainer`, `small.SmallKernelTrainer`, `batch_topk.BatchTopKTrainer` and `matryoshka.MatryoshkaTrainer` are
-the trainers (`topk_trainer`: what they share), `llvm/` holds the loops spelled out in LLVM's language, `compiled`, `cpu` and `threads` how and where
-all this runs. Importing this package alone needs no numba.
+the trainers (`topk_trainer`: what they share), `llvm/` holds the loops spelled out in LLVM's language, `compiled`,
+`cpu` and `threads` how and where all this runs. Importing this package alone needs no numba.
 """
