@@ -32,7 +32,7 @@ class Trainer(Protocol):
     """An SAE in training, and everything its next step depends on.
 
     Implementations: `saelib.sae.autograd.trainer.TorchTrainer` (every method, every device; the reference), and
-    `KernelTrainer`, `SmallKernelTrainer` and `BatchTopKTrainer` in `saelib.sae.kernels` (TopK and BatchTopK on a CPU,
+    `KernelTrainer`, `SmallKernelTrainer`, `BatchTopKTrainer` and `MatryoshkaTrainer` in `saelib.sae.kernels` (on a CPU,
     many times as fast).
     """
 

@@ -1,4 +1,4 @@
-"""TopK and BatchTopK SAEs on a CPU, many times as fast as dense autograd.
+"""TopK, BatchTopK and Matryoshka SAEs on a CPU, many times as fast as dense autograd.
 
 numba compiles the kernels; their inner loops are LLVM vector instructions.
 
@@ -9,7 +9,7 @@ which selects the same. Decoding, the error and the gradients of codes follow in
 `latents` moves them and packs them again. `auxk` does the same for dead latents. `small` does all of it a tile of
 tokens at a time, with `columns` for the selection. No tensor of [batch, d_sae] is ever made.
 
-`large.KernelTrainer`, `small.SmallKernelTrainer` and `batch_topk.BatchTopKTrainer` are the trainers (`topk_trainer`:
-what they share), `llvm/` holds the loops spelled out in LLVM's language, `compiled`, `cpu` and `threads` how and where
-all this runs. Importing this package alone needs no numba.
+`large.KernelTrainer`, `small.SmallKernelTrainer`, `batch_topk.BatchTopKTrainer` and `matryoshka.MatryoshkaTrainer` are
+the trainers (`topk_trainer`: what they share), `llvm/` holds the loops spelled out in LLVM's language, `compiled`,
+`cpu` and `threads` how and where all this runs. Importing this package alone needs no numba.
 """

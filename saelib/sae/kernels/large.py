@@ -58,14 +58,14 @@ class KernelTrainer(TopKTrainer):
         untouched = self._untouched()
         kept = self._keep_for_auxk(tokens)
         main, positive = self._encode_main(x.numpy(), kept)
-        error_sum = decode_batch(self._centered, -1, self.parameters.latents.W_dec, main, self._workers)
+        output_gradient, error_sum = self._decode_main(main)
         group_by_latent(main.codes, main.code_grads, main.entries, self._workers)
         self._count(tokens, np.diff(main.entries.starts) > 0, positive)
-        scale = 2 / (tokens * self.settings.variance)
+        scale = self._loss_scale(tokens)
         main_term = LossTerm(main.entries, np.float32(scale))
         auxk_term = self._revive(kept, main, error_sum / tokens)
-        self._sum_entries(main)
-        self._update(main_term, auxk_term, untouched, error_sum * scale)
+        self._sum_main(main)
+        self._update(main_term, auxk_term, untouched, output_gradient * scale)
 
     def _pack(self) -> None:
         W_enc = self.parameters.latents.W_enc
@@ -131,6 +131,19 @@ class KernelTrainer(TopKTrainer):
         W_enc, tasks = self.parameters.latents.W_enc, _tasks(panels)
         self._workers.each(len(tasks), lambda i, _: pack_panels(W_enc, *tasks[i], self._floats))
         return self._floats
+
+    def _loss_scale(self, tokens: int) -> float:
+        """Factor of half the squared error in the loss."""
+        return 2 / (tokens * self.settings.variance)
+
+    def _decode_main(self, main: BatchCodes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Write errors and code_grads of the batch; returns what b_dec's gradient sums, and the sum of the errors."""
+        error_sum = decode_batch(self._centered, -1, self.parameters.latents.W_dec, main, self._workers)
+        return error_sum, error_sum
+
+    def _sum_main(self, main: BatchCodes) -> None:
+        """Sum the gradients of the reconstruction."""
+        self._sum_entries(main)
 
     def _revive(self, kept: DeadPreActivations, main: BatchCodes, mean_error: NDArray[np.float64]) -> LossTerm:
         """AuxK: dead latents fit the residual, the opposite of the error; `mean_error` [width] is over tokens."""

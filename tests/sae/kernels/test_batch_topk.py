@@ -1,4 +1,4 @@
-"""BatchTopK on the kernels against float64 autograd, and its laws: bits, threads, resuming, ties, bad values."""
+"""BatchTopK and Matryoshka on the kernels against float64 autograd, and laws: bits, resuming, ties, bad values."""
 
 import copy
 from typing import Any
@@ -17,12 +17,17 @@ from saelib.sae.trainer import TrainerSettings
 pytestmark = pytest.mark.skipif(why_unsupported() is not None, reason="the kernels do not run on this processor")
 
 D_IN, D_SAE, K, TOKENS, STEPS = 40, 300, 8, 450, 20
+NESTED = {"kind": "matryoshka_batch_topk", "prefixes": (10, 40, 150)}
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "auxk": {"dead_latents": {"kind": "auxk", "k": 9}},
     "frozen bias": {"frozen": "b_dec"},
     "frozen features": {"frozen": "features"},
     "sparse adam": {"optimizer": {"kind": "adam", "sparse": True}},
+    "nested": {"architecture": NESTED},
+    "nested, auxk": {"architecture": NESTED, "dead_latents": {"kind": "auxk", "k": 9}},
+    "nested, frozen bias": {"architecture": NESTED, "frozen": "b_dec"},
+    "nested, frozen features": {"architecture": NESTED, "frozen": "features"},
 }
 
 
@@ -44,8 +49,10 @@ def settings_of(name: str, threads: int = 1) -> TrainerSettings:
 
 def make_trainer(name: str = "plain", threads: int = 1, sae: SAE | None = None):
     from saelib.sae.kernels.batch_topk import BatchTopKTrainer
+    from saelib.sae.kernels.matryoshka import MatryoshkaTrainer
 
-    return BatchTopKTrainer(sae or make_sae(), settings_of(name, threads))
+    kind = MatryoshkaTrainer if "nested" in name else BatchTopKTrainer
+    return kind(sae or make_sae(), settings_of(name, threads))
 
 
 def batches(steps: int = STEPS) -> list[Tensor]:
@@ -71,8 +78,9 @@ def test_steps_agree_with_float64_autograd(name: str) -> None:
         assert (found - value).norm() <= 1e-3 * (value - start[key]).norm(), key
 
 
-def test_neither_threads_nor_a_restart_change_a_bit() -> None:
-    whole, threaded, before, after = (make_trainer("auxk", threads) for threads in (1, 3, 1, 2))
+@pytest.mark.parametrize("name", ["auxk", "nested, auxk"])
+def test_neither_threads_nor_a_restart_change_a_bit(name: str) -> None:
+    whole, threaded, before, after = (make_trainer(name, threads) for threads in (1, 3, 1, 2))
     steps = batches()
     for x in steps:
         whole.step(x)
@@ -133,8 +141,9 @@ def test_the_bar_may_fall_far_from_one_batch_to_the_next() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
-def test_bad_values_neither_crash_nor_hide(bad: float) -> None:
-    trainer = make_trainer()
+@pytest.mark.parametrize("name", ["plain", "nested"])
+def test_bad_values_neither_crash_nor_hide(name: str, bad: float) -> None:
+    trainer = make_trainer(name)
     steps = batches(6)
     steps[2][3] = bad
     for x in steps:
