@@ -1,4 +1,4 @@
-"""Measures how fast latents are compared with annotated concepts, beside a dense loop over latents."""
+"""Measures how fast latents are compared with annotated concepts, against a dense loop over latents."""
 
 import numpy as np
 from numpy.typing import NDArray

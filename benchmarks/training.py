@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,6 +30,15 @@ LARGE = Setting(d_in=768, d_sae=8192, k=64, batch_size=4096, threads=2, dead=0, 
 SMALL = replace(LARGE, d_in=50, d_sae=100, k=5, k_aux=25, learning_rate=1e-3)
 
 
+def write_batches(setting: Setting, folder: Path) -> str:
+    """Writes four batches of Gaussian activations around a mean as long as their spread (gamma = 1)."""
+    rng = np.random.default_rng(0)
+    shape = (4, setting.batch_size, setting.d_in)
+    batches = rng.standard_normal(shape, dtype=np.float32) + rng.standard_normal(setting.d_in, dtype=np.float32)
+    np.save(folder / "batches.npy", batches)
+    return str(folder / "batches.npy")
+
+
 @dataclass(frozen=True)
 class Case:
     """A setting, its contenders, and how many steps each makes per turn."""
@@ -38,6 +48,8 @@ class Case:
     contenders: dict[str, dict[str, Any]]
     """Name -> changes to the setting."""
     steps: int
+    write: Callable[[Setting, Path], str] = write_batches
+    """Writes the batches below a folder, and returns their file."""
 
 
 def cases() -> dict[str, Case]:
@@ -76,7 +88,7 @@ def run(case: Case, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     wanted = [name for name in case.contenders if not (options.quick and name in PEERS)]
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        setting = replace(setting, batches=write_batches(setting, Path(folder)))
+        setting = replace(setting, batches=case.write(setting, Path(folder)))
         running = {}
         for name in wanted:
             command = command_of(name)
@@ -137,15 +149,6 @@ def command_of(name: str) -> list[str] | None:
     python = python_of(name) if name in PEERS else Path(sys.executable)
     script = "saelib" if name.startswith("saelib") else name
     return [str(python), "-m", f"benchmarks.contenders.step_{script}"] if python else None
-
-
-def write_batches(setting: Setting, folder: Path) -> str:
-    """Writes four batches of Gaussian activations around a mean as long as their spread (gamma = 1)."""
-    rng = np.random.default_rng(0)
-    shape = (4, setting.batch_size, setting.d_in)
-    batches = rng.standard_normal(shape, dtype=np.float32) + rng.standard_normal(setting.d_in, dtype=np.float32)
-    np.save(folder / "batches.npy", batches)
-    return str(folder / "batches.npy")
 
 
 def summary(answers: list[dict[str, Any]], saes: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from saelib.config.training import ActiveSubspace, PartialWhitening
 from saelib.preprocessing.fit import make_preprocessing
 from saelib.preprocessing.transform import Preprocessing
 from saelib.sae.file import SavedSAE
-from saelib.sae.model import SAE, Architecture
+from saelib.sae.model import SAE, WITH_K, Architecture
 
 D_IN, D_SAE, K, GAMMA = 24, 64, 6, 20.0
 OPTIONS: dict[str, Any] = {
@@ -75,7 +75,7 @@ def make(rows: NDArray[np.float32], fit: Callable[[str], Preprocessing]) -> Make
             tensors["threshold"] = 0.3 * torch.rand(D_SAE, generator=generator)
         if architecture == "batch_topk":
             tensors["threshold"] = torch.tensor(0.25)
-        k = K if architecture in ("topk", "batch_topk") else None
+        k = K if architecture in WITH_K else None
         about = {"gamma": GAMMA, "preprocessing": preprocessing, "model": "toy", "layer": 3}
         return SavedSAE(SAE(architecture, tensors, k), preprocess, about)
 

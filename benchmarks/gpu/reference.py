@@ -7,7 +7,14 @@ from saelib.config.training import VariantConfig
 
 
 def dense_loss(
-    p: dict[str, Tensor], x: Tensor, variant: VariantConfig, k: int, variance: float, silent: Tensor, dead_after: int
+    p: dict[str, Tensor],
+    x: Tensor,
+    variant: VariantConfig,
+    k: int,
+    variance: float,
+    silent: Tensor,
+    dead_after: int,
+    risen: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """The loss and the codes [tokens, d_sae].
 
@@ -19,12 +26,15 @@ def dense_loss(
         variance: ||sigma||^2 of the data.
         silent: Examples since each latent last fired, before this batch: [d_sae].
         dead_after: So many make a latent dead.
+        risen: Share of its coefficient that a tanh penalty has reached.
     """
     architecture, dead_latents = variant.architecture, variant.dead_latents
     pre = (x - p["b_dec"]) @ p["W_enc"] + p["b_enc"]
     penalty = 0.0
     if architecture.kind == "topk":
         z = torch.zeros_like(pre).scatter(1, pre.topk(k).indices, 1.0) * pre.relu()
+    elif architecture.kind == "abs_topk":
+        z = torch.zeros_like(pre).scatter(1, pre.abs().topk(k).indices, 1.0) * pre
     elif architecture.kind == "batch_topk":
         bar = pre.flatten().sort().values[-k * len(x)]
         z = torch.where(pre >= bar, pre, 0).relu()
@@ -37,17 +47,23 @@ def dense_loss(
         moving = theta - theta.detach()  # 0, but for its gradient: the published pseudo-derivatives
         z = pre * (pre > theta).double() - (theta / width).detach() * near * moving
         l0 = ((pre > theta).double() - near / width * moving).sum(1).mean()
-        penalty = architecture.coefficient * (l0 / (architecture.target_l0 or k) - 1) ** 2
+        if architecture.penalty.kind == "l0":
+            penalty = architecture.coefficient * (l0 / (architecture.target_l0 or k) - 1) ** 2
+        else:
+            sizes = architecture.penalty.scale * z * p["W_dec"].norm(dim=1) / (variance / x.shape[1]) ** 0.5
+            penalty = risen * architecture.penalty.coefficient * sizes.tanh().sum(1).mean()
     x_hat = z @ p["W_dec"] + p["b_dec"]
+    if "bypass_in" in p:
+        x_hat = x_hat + (x - p["b_dec"]) @ p["bypass_in"] @ p["bypass_out"]
     mse = ((x - x_hat) ** 2).sum(1).mean() / variance
-    age = torch.where((z > 0).any(0), 0, silent + len(x))
+    age = torch.where((z != 0).any(0), 0, silent + len(x))
     dead = (age >= dead_after).nonzero().flatten()
     e = (x - x_hat).detach()
     extra = torch.zeros((), dtype=x.dtype)
     if dead_latents.kind == "auxk" and len(dead):
-        z_dead = pre[:, dead].relu()
+        z_dead = pre[:, dead] if architecture.kind == "abs_topk" else pre[:, dead].relu()
         k_aux = min(dead_latents.k or x.shape[1] // 2, len(dead))
-        kept = torch.zeros_like(z_dead).scatter(1, z_dead.topk(k_aux).indices, 1.0)
+        kept = torch.zeros_like(z_dead).scatter(1, z_dead.abs().topk(k_aux).indices, 1.0)
         error = ((e - (z_dead * kept) @ p["W_dec"][dead]) ** 2).sum()
         extra = dead_latents.auxk_coefficient * error / ((e - e.mean(0)) ** 2).sum()
     elif dead_latents.kind == "ghost_grads" and len(dead):
@@ -55,4 +71,7 @@ def dense_loss(
         fit = fit * (e.norm(dim=1, keepdim=True) / 2 / fit.norm(dim=1, keepdim=True)).detach()
         error = ((e - fit) ** 2).sum(1).mean()
         extra = error * (mse / error).detach()
+    elif dead_latents.kind == "pre_act":
+        below = (p.get("threshold", 0.0) - pre).relu() * p["W_dec"].norm(dim=1) / (variance / x.shape[1]) ** 0.5
+        extra = dead_latents.coefficient * below.sum(1).mean()
     return mse + penalty + extra, z.detach()

@@ -60,7 +60,7 @@ class LoadedSAE:
         return self.saved.sae.k
 
     def encode(self, x: Array) -> Array:
-        """Computes the codes of activations: [..., d_in] -> [..., d_sae], >= 0."""
+        """Computes the codes of activations: [..., d_in] -> [..., d_sae], >= 0 (of `abs_topk`: of either sign)."""
         import torch
 
         rows, shape = self._rows(x)

@@ -17,6 +17,7 @@ from pydantic import (
 
 from saelib.config.base import Count, Fraction, Name, Section
 from saelib.config.cluster import DaskConfig
+from saelib.config.compare import CompareConfig
 from saelib.config.datasets import DatasetConfig
 from saelib.config.families import Dtype
 from saelib.config.lab import Cell, ExperimentConfig
@@ -300,6 +301,17 @@ class Config(Section):
     stats: StatsConfig = StatsConfig()
     init_death: InitDeathConfig = InitDeathConfig()
     train: TrainConfig = TrainConfig()
+    compare: CompareConfig | None = None
+    """Another table of layers, which the report shows next to this suite's."""
+
+    @model_validator(mode="after")
+    def _compared_models_exist(self) -> Self:
+        unknown = [name for name in (self.compare.names if self.compare else ()) if name not in self.models]
+        if unknown:
+            raise ValueError(
+                f"compare.names: {unknown[0]!r} is no model of the suite; models are {', '.join(self.models)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _there_is_work(self) -> Self:
@@ -309,8 +321,8 @@ class Config(Section):
 
     def needs_whitening(self) -> bool:
         """Checks whether any stage needs the eigenvectors of the covariance, which cost a second Gram matrix."""
-        trained = [variant.preprocessing.kind for variant in self.train.variants.values()]
-        return not NEED_EIGENVECTORS.isdisjoint((*self.init_death.preprocessings, *trained))
+        trained = any(variant.needs_eigenvectors for variant in self.train.variants.values())
+        return trained or not NEED_EIGENVECTORS.isdisjoint(self.init_death.preprocessings)
 
     def store_path(self, model: str, layer: Layer) -> Path | str:
         """Returns the place of a layer's store, a folder or an s3:// URL."""

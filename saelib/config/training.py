@@ -24,6 +24,10 @@ PreprocessingName = Literal[
 ]
 """Preprocessings without options; `saelib.preprocessing.fit` defines each."""
 
+KEEP_COVARIANCE = {
+    *("raw", "center_median", "center_mean", "center_coordinate_median", "center_trimmed_mean"),
+}
+"""Preprocessings after which an SAE reads activations of the model's own covariance."""
 NEED_EIGENVECTORS = {"pca", "partial_pca", "active_subspace", "auto"}
 """Preprocessings that may read the eigenvectors of the covariance."""
 
@@ -87,6 +91,12 @@ class BatchTopK(Section):
     kind: Literal["batch_topk"]
 
 
+class AbsTopK(Section):
+    """Selects the k pre-activations of largest absolute value of each token, with their signs (Zhu et al. 2025)."""
+
+    kind: Literal["abs_topk"]
+
+
 class ReLU(Section):
     """Keeps every positive pre-activation, with an L1 penalty weighted by decoder norms (Lindsey et al. 2024)."""
 
@@ -96,24 +106,59 @@ class ReLU(Section):
     variance. Raise it for fewer active latents."""
 
 
+class L0Penalty(Section):
+    """Penalizes the distance from a target L0: (L0 / target - 1)^2 (Rajamanoharan et al. 2024)."""
+
+    kind: Literal["l0"] = "l0"
+
+
+class TanhPenalty(Section):
+    """Penalizes sum_i tanh(scale z_i ||d_i|| / s), a smooth count of active latents (Anthropic, January 2025).
+
+    s is the root mean square of the standard deviations of the dimensions, so that `scale` means what it does in that
+    update, whose activations are normalized."""
+
+    kind: Literal["tanh"]
+    coefficient: Positive = 5e-3
+    """Weight of the penalty, relative to the error's. It decides L0: raise it for fewer active latents. The update's
+    errors are sums over normalized dimensions, so its lambda_S is d_in times as large."""
+    scale: Positive = 4.0
+    """Steepness: a latent whose part of the reconstruction is longer than about s / scale counts as one."""
+    warmup: UnitInterval = 1.0
+    """Fraction of the steps over which the coefficient rises linearly from 0."""
+
+
+_JumpPenalty = Annotated[L0Penalty | TanhPenalty, Field(discriminator="kind")]
+JumpPenaltyConfig = Annotated[_JumpPenalty, BeforeValidator(_by_name, _JumpPenalty | Literal["l0", "tanh"])]
+
+
 class JumpReLU(Section):
-    """Keeps pre-activations above a learned threshold, and penalizes distance from a target L0 (Rajamanoharan 2024)."""
+    """Keeps pre-activations above a learned threshold, and penalizes their number (Rajamanoharan et al. 2024)."""
 
     kind: Literal["jumprelu"]
+    penalty: JumpPenaltyConfig = L0Penalty()
+    """Penalty on the number of active latents: `l0` or `tanh`."""
     target_l0: Positive | None = None
-    """Average number of active latents per token to aim for. Without it, `train.k`."""
+    """Average number of active latents per token that `l0` aims for. Without it, `train.k`."""
     coefficient: Positive = 1.0
-    """Weight of the penalty (L0 / target - 1)^2. Raise it if L0 stays away from its target."""
+    """Weight of the penalty `l0`. Raise it if L0 stays away from its target."""
     bandwidth: Positive = 1e-3
     """Width of the kernel that replaces the derivative of the step at the threshold, in the units of pre-activations.
     Raise it if thresholds do not move."""
     initial_threshold: Positive = 1e-3
     """Threshold of every latent before training."""
 
+    @model_validator(mode="after")
+    def _one_penalty(self) -> "JumpReLU":
+        if self.penalty.kind == "tanh" and self.target_l0 is not None:
+            raise ValueError("penalty: tanh aims at no L0, so target_l0 has no effect; set the penalty's coefficient")
+        return self
 
-_Architecture = Annotated[TopK | BatchTopK | ReLU | JumpReLU, Field(discriminator="kind")]
+
+_Architecture = Annotated[TopK | BatchTopK | AbsTopK | ReLU | JumpReLU, Field(discriminator="kind")]
 ArchitectureConfig = Annotated[
-    _Architecture, BeforeValidator(_by_name, _Architecture | Literal["topk", "batch_topk", "relu", "jumprelu"])
+    _Architecture,
+    BeforeValidator(_by_name, _Architecture | Literal["topk", "batch_topk", "abs_topk", "relu", "jumprelu"]),
 ]
 
 
@@ -149,9 +194,23 @@ class Resampling(Section):
     """Last step at which latents may restart. Without it, half of all steps, so that restarted latents can learn."""
 
 
-_DeadLatents = Annotated[IgnoreDeadLatents | AuxK | GhostGradients | Resampling, Field(discriminator="kind")]
+class PreActLoss(Section):
+    """Raises pre-activations that are below their threshold, a little and on every token (Anthropic, January 2025).
+
+    The loss is sum_i ReLU(threshold_i - pre_i) ||d_i|| / s, with s as in `TanhPenalty`. Thresholds are JumpReLU's. It
+    applies to other architectures as well, with 0 as threshold."""
+
+    kind: Literal["pre_act"]
+    coefficient: Positive = 3e-6
+    """Weight of this loss, relative to the error's."""
+
+
+_DeadLatents = Annotated[
+    IgnoreDeadLatents | AuxK | GhostGradients | Resampling | PreActLoss, Field(discriminator="kind")
+]
 DeadLatentsConfig = Annotated[
-    _DeadLatents, BeforeValidator(_by_name, _DeadLatents | Literal["none", "auxk", "ghost_grads", "resample"])
+    _DeadLatents,
+    BeforeValidator(_by_name, _DeadLatents | Literal["none", "auxk", "ghost_grads", "resample", "pre_act"]),
 ]
 
 
@@ -194,16 +253,79 @@ class ScheduleConfig(Section):
         return self
 
 
+class KAnnealing(Section):
+    """Lets k fall linearly from a larger number to `train.k` over the first steps.
+
+    Trainers of dictionary_learning do so with `k_anneal_steps`. Histories measure with `train.k` all along."""
+
+    start: Count | None = None
+    """k of the first step. Without it, d_in, or d_sae if that is smaller."""
+    until: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Fraction of the steps after which k is `train.k`."""
+
+
+class Bypass(Section):
+    """A linear map of low rank next to the latents, which absorbs dense directions (arXiv 2606.14040).
+
+    It adds (x - b_dec) A B to the reconstruction, in parallel to the encoder, which reads x as it is. A starts Gaussian
+    and B at 0, so training starts as without it; the paper's abstract, all of it that was at hand, names no start.
+    """
+
+    rank: Count = 24
+    """Columns of A and rows of B, at most d_in."""
+
+
+class RandomRows(Section):
+    """Random directions, whatever the data are."""
+
+    kind: Literal["gaussian", "uniform"] = "gaussian"
+    """Distribution of the entries of directions before normalization. `gaussian` makes them uniform on the sphere."""
+
+
+class DatapointRows(Section):
+    """Directions of random training tokens, about the initial b_dec, blended with random ones (Anthropic 2025)."""
+
+    kind: Literal["datapoint"]
+    blend: UnitInterval = 0.8
+    """Weight p of the token: a direction is p t + (1 - p) r, normalized, with t the token's and r a random one. Both
+    have norm 1 here; Anthropic's October 2025 update and saev leave the length of r to the library's own start."""
+
+
+class WhitenedRows(Section):
+    """Directions along Sigma^(-alpha/2) u, with u uniform on the sphere and Sigma the covariance of the activations.
+
+    Neither the data nor the loss changes. It is meant for `preprocessing: center_median` (saelib's own method)."""
+
+    kind: Literal["whitened"]
+    alpha: UnitInterval = 0.25
+    """Degree of whitening, from 0 (the same as `gaussian`) to 1."""
+
+
+_Rows = Annotated[RandomRows | DatapointRows | WhitenedRows, Field(discriminator="kind")]
+RowsConfig = Annotated[
+    _Rows, BeforeValidator(_by_name, _Rows | Literal["gaussian", "uniform", "datapoint", "whitened"])
+]
+
+
 class InitConfig(Section):
     """Weights and biases before training."""
 
-    rows: Literal["gaussian", "uniform"] = "gaussian"
-    """Distribution of the entries of directions before normalization. `gaussian` makes them uniform on the sphere."""
+    rows: RowsConfig = RandomRows()
+    """Directions of the latents: `gaussian`, `uniform`, `datapoint` or `whitened`."""
     tied: bool = True
     """Start W_dec as the transpose of W_enc. Otherwise it is drawn independently."""
     firing_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Fraction of tokens, between 0 and 1, on which each latent is positive at the start: encoder biases are set so
     (Conerly et al. 2025). Without it, biases start at 0."""
+    calibrate: bool = False
+    """Scale the encoder once so that the first reconstruction of a batch has the least squared error. It matters if k
+    is close to d_in, when the first reconstruction is too large."""
+
+    @model_validator(mode="after")
+    def _rows_of_the_data_are_tied(self) -> "InitConfig":
+        if self.rows.kind in ("datapoint", "whitened") and not self.tied:
+            raise ValueError(f"rows: {self.rows.kind} gives encoder and decoder the same directions; leave tied true")
+        return self
 
 
 class VariantConfig(Section):
@@ -213,9 +335,9 @@ class VariantConfig(Section):
     """Transformation of activations before the SAE reads them (docs/training.md). Set `center_median`, `pca` or `auto`
     if latents are dead at initialization."""
     architecture: ArchitectureConfig = TopK()
-    """Rule that selects a token's active latents: `topk`, `batch_topk`, `relu` or `jumprelu`."""
+    """Rule that selects a token's active latents: `topk`, `batch_topk`, `abs_topk`, `relu` or `jumprelu`."""
     dead_latents: DeadLatentsConfig = IgnoreDeadLatents()
-    """Treatment of latents that die during training: `none`, `auxk`, `ghost_grads` or `resample`."""
+    """Treatment of latents that die during training: `none`, `auxk`, `ghost_grads`, `resample` or `pre_act`."""
     optimizer: OptimizerConfig = Adam()
     """Optimizer, which turns gradients into steps: `adam` or `sign_sgd`."""
     schedule: ScheduleConfig = ScheduleConfig()
@@ -223,6 +345,14 @@ class VariantConfig(Section):
     """Largest norm of the gradient over all parameters; larger gradients are scaled down to it. Without it, there is no
     limit. Set it if training diverges."""
     init: InitConfig = InitConfig()
+    bypass: Bypass | None = None
+    """Low-rank linear map next to the latents. Without it, there is none. `{}` has the defaults. Such an SAE cannot be
+    exported, as no other library has a place for it."""
+    k_annealing: KAnnealing | None = None
+    """Fall of k from a larger number. Without it, k is constant. `{}` has the defaults."""
+    aligned: bool = False
+    """Keep the inner product of each latent's encoder and decoder directions at 1 ("aligned training", arXiv
+    2605.18629). Training then moves the encoder across the decoder's direction only."""
     project_decoder: bool = True
     """Remove from W_dec's gradient its component along each row. Rows are set back to norm 1 after each step in any
     case."""
@@ -230,6 +360,41 @@ class VariantConfig(Section):
     """Parameters that training must not change: `b_dec`, or `features` (all others). It is meant for ablations."""
     learning_rates: Rates | None = None
     """Learning rates of this variant. Without it, `train.learning_rates`."""
+
+    @model_validator(mode="after")
+    def _options_fit_together(self) -> "VariantConfig":
+        if self.architecture.kind == "abs_topk":
+            self._refuse_what_one_sign_needs()
+        self._refuse_other_starts()
+        if self.k_annealing is not None and self.architecture.kind in ("relu", "jumprelu"):
+            raise ValueError(
+                f"k_annealing needs an architecture that selects k latents (found {self.architecture.kind})"
+            )
+        return self
+
+    @property
+    def needs_eigenvectors(self) -> bool:
+        """True if the start of a training may read the eigenvectors of the covariance."""
+        return self.preprocessing.kind in NEED_EIGENVECTORS or self.init.rows.kind == "whitened"
+
+    def _refuse_other_starts(self) -> None:
+        rows, preprocessing = self.init.rows.kind, self.preprocessing.kind
+        if rows == "whitened" and preprocessing not in KEEP_COVARIANCE:
+            raise ValueError(f"init.rows: whitened needs a preprocessing that only centers (found {preprocessing})")
+        if rows == "datapoint" and preprocessing == "active_subspace":
+            raise ValueError("init.rows: datapoint and preprocessing: active_subspace both choose the directions")
+        if self.init.calibrate and self.aligned:
+            raise ValueError("init.calibrate would scale encoders, whose length aligned fixes; use one of them")
+        if self.init.calibrate and self.architecture.kind == "jumprelu":
+            raise ValueError("init.calibrate would scale pre-activations, but not the thresholds of jumprelu")
+
+    def _refuse_what_one_sign_needs(self) -> None:
+        if (kind := self.dead_latents.kind) in ("ghost_grads", "pre_act"):
+            raise ValueError(f"dead_latents: {kind} is made for latents of one sign, and abs_topk has both; use auxk")
+        if self.init.firing_rate is not None:
+            raise ValueError("init.firing_rate sets how often a latent is positive, and abs_topk selects either sign")
+        if self.preprocessing.kind == "auto":
+            raise ValueError("preprocessing: auto cannot predict the death of abs_topk; name a preprocessing")
 
 
 class StreamConfig(Section):
@@ -291,6 +456,12 @@ class TrainConfig(Section):
     def _k_fits(self) -> "TrainConfig":
         if self.k > self.d_sae:
             raise ValueError(f"k = {self.k} is larger than d_sae = {self.d_sae}")
+        for name, variant in self.variants.items():
+            start = variant.k_annealing.start if variant.k_annealing else None
+            if start is not None and not self.k <= start <= self.d_sae:
+                raise ValueError(
+                    f"variants.{name}.k_annealing.start = {start} is not between k = {self.k} and d_sae = {self.d_sae}"
+                )
         return self
 
     def deciding(self, variant: VariantConfig) -> dict[str, Any]:

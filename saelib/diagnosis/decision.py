@@ -1,10 +1,10 @@
 """The decision: which remedy, in words that say what was found, how sure that is, and what it costs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from saelib.diagnosis.carriers import MassiveTokens, OutlierDimension
+from saelib.diagnosis.massive import MassiveTokens
 from saelib.diagnosis.names import SHOWN_AS, Remedy
 from saelib.diagnosis.result import DeadFractions
 from saelib.preprocessing.recommend import ACCEPTED_AFTER, MeasuredDeath, percent, recommend
@@ -41,7 +41,6 @@ def decide(
     stats: LayerStats,
     measured: Mapping[str, DeadFractions],
     predicted: Mapping[str, DeadFractions],
-    dimensions: Sequence[OutlierDimension],
     massive: MassiveTokens,
     d_sae: int,
     floor: float,
@@ -52,7 +51,6 @@ def decide(
         stats: Of the rows.
         measured: Preprocessing -> counted death; empty for an architecture that is only predicted.
         predicted: Preprocessing -> death by the cap law.
-        dimensions: Those that carry the mean.
         massive: Tokens of extreme length.
         d_sae: Latents of the SAE.
         floor: Death that no preprocessing goes below with so many tokens.
@@ -61,24 +59,23 @@ def decide(
     found = recommend({name: MeasuredDeath(of.dead_total, of.standard_error, 1) for name, of in dead.items()})
     assert found is not None
     chosen = found.preprocessing
-    reasons = [_cause(stats, dimensions), *_tried(chosen, dead), *_cost(chosen, floor, dead)]
+    reasons = [_cause(stats), *_tried(chosen, dead), *_cost(chosen, floor, dead)]
     if massive.share > 0:
         reasons.append(_about_massive(massive))
     confidence, why = _confidence(stats, chosen, dead, predicted, bool(measured))
-    return Decision(chosen, confidence, [*reasons, why], _verdict(chosen, dead, dimensions, stats, d_sae))
+    return Decision(chosen, confidence, [*reasons, why], _verdict(chosen, dead, stats, d_sae))
 
 
 def _verdict(
     chosen: str,
     dead: Mapping[str, DeadFractions],
-    dimensions: Sequence[OutlierDimension],
     stats: LayerStats,
     d_sae: int,
 ) -> str:
     born = f"{percent(dead['raw'].dead_total).capitalize()} of {d_sae:,} latents will be born dead"
     if chosen == "raw":
         return f"{born}. Nothing needs to be done to these activations."
-    first = f"{born}: {_carriers(dimensions, stats)}."
+    first = f"{born}: {_carriers(stats)}."
     if chosen == "pca":
         left = percent(dead["center_median"].dead_total)
         rank = effective_rank(stats.arrays["eigenvalues"])  # of the tokens as they are, which is what an SAE reads
@@ -86,10 +83,10 @@ def _verdict(
     return f"{first} {ADVICE[chosen]}: {percent(dead[chosen].dead_total)}."
 
 
-def _carriers(dimensions: Sequence[OutlierDimension], stats: LayerStats) -> str:
+def _carriers(stats: LayerStats) -> str:
     """Says who carries the mean; fits after a colon."""
-    named: list[OutlierDimension] = []
-    for dimension in dimensions:
+    named = []
+    for dimension in stats.outlier_dimensions:
         named.append(dimension)
         if (share := sum(one.share for one in named)) >= MOST:
             numbers = ", ".join(str(one.index) for one in named)
@@ -99,10 +96,10 @@ def _carriers(dimensions: Sequence[OutlierDimension], stats: LayerStats) -> str:
     return f"the tokens' mean is {gamma}, and no few dimensions carry it"
 
 
-def _cause(stats: LayerStats, dimensions: Sequence[OutlierDimension]) -> str:
+def _cause(stats: LayerStats) -> str:
     if stats.gamma_unit is None:
         return "gamma_unit is not defined: all tokens point in one direction."
-    return f"gamma_unit is {stats.gamma_unit:.3g}: {_carriers(dimensions, stats)}."
+    return f"gamma_unit is {stats.gamma_unit:.3g}: {_carriers(stats)}."
 
 
 def _tried(chosen: str, dead: Mapping[str, DeadFractions]) -> list[str]:

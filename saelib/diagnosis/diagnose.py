@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from saelib.activations.even import EvenRows
 from saelib.activations.rows import Rows
 from saelib.config.training import PartialWhitening, PreprocessingConfig, PreprocessingName
-from saelib.diagnosis.carriers import MassiveTokens, OutlierDimension, massive_tokens, outlier_dimensions
 from saelib.diagnosis.decision import decide
 from saelib.diagnosis.intervals import Spread, measure_spread
+from saelib.diagnosis.massive import MassiveTokens, massive_tokens
 from saelib.diagnosis.result import DeadFractions, Diagnosis
 from saelib.environments import available_cpus
 from saelib.errors import UserError
@@ -94,7 +94,6 @@ def diagnose_rows(
         layer.stats,
         death.measured,
         death.predicted,
-        layer.dimensions,
         layer.massive,
         question.d_sae,
         _floor(question, rows.shape[0]),
@@ -125,7 +124,6 @@ class _Layer:
 
     stats: LayerStats
     spread: Spread
-    dimensions: list[OutlierDimension]
     massive: MassiveTokens
 
 
@@ -145,8 +143,7 @@ def _look_at(source: Rows, rows: EvenRows, threads: int, watch: Watch) -> _Layer
     """Measures the statistics of the rows, and finds who carries the mean."""
     stats = compute_stats(watch("statistics", rows), workers=threads)
     spread = measure_spread(watch("intervals", rows), stats, threads)
-    dimensions = outlier_dimensions(spread.unit_mean, stats.arrays["mean"], stats.arrays["std"])
-    return _Layer(stats, spread, dimensions, massive_tokens(spread.norms, _positions(source, rows.numbers)))
+    return _Layer(stats, spread, massive_tokens(spread.norms, _positions(source, rows.numbers)))
 
 
 def _measure(rows: Rows, question: Question, stats: LayerStats, threads: int, watch: Watch) -> _Death:
@@ -176,7 +173,7 @@ def _of_layer(layer: _Layer) -> dict[str, Any]:
         "effective_rank": stats.effective_rank,
         "excess_kurtosis": stats.excess_kurtosis,
         "intervals": layer.spread.intervals,
-        "outlier_dimensions": layer.dimensions,
+        "outlier_dimensions": stats.outlier_dimensions,
         "massive_tokens": layer.massive,
         "warnings": stats.warnings,
     }

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from saelib.diagnosis.carriers import MassiveTokens, OutlierDimension
 from saelib.diagnosis.intervals import Intervals
+from saelib.diagnosis.massive import MassiveTokens
 from saelib.diagnosis.names import IN_JSON, Remedy
 from saelib.init_death.landscape import Landscape
 from saelib.init_death.result import InitDeath
+from saelib.stats.outliers import OutlierDimension
 
 if TYPE_CHECKING:
     from pathlib import Path

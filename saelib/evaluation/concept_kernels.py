@@ -35,7 +35,7 @@ def _count(
         token: [labels]
         concept: [labels]
         is_first: [labels]; False if an earlier label has the same token and concept, so that it is counted once.
-        domain_start: [domains + 1]: where the labels of each domain start.
+        domain_start: [domains + 1]: the first label of each domain, and the number of all labels.
         hits: [concepts, latents, thresholds]: tokens, by the highest threshold that is exceeded.
         domains_hit: The same for domains.
     """

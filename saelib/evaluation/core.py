@@ -7,17 +7,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from saelib.activations.rows import read_float32
 from saelib.errors import UserError
-from saelib.evaluation.inputs import Codes, Matrix, open_matrix, read_codes, read_matrix
+from saelib.evaluation.encode import encode_blocks
+from saelib.evaluation.inputs import Codes, Matrix, read_codes, read_matrix
 from saelib.evaluation.sums import ErrorSums, squared_lengths
 
 MASSIVE = 10.0
 """Times the median length: a token that is longer is called massive."""
 HALF_DECADES = tuple(10 ** (power / 2) for power in range(-12, 1))
 """Edges of the firing-rate histogram, from 1e-6 to 1."""
-ROWS = 1024
-"""Rows that are encoded together."""
 
 
 class FiringHistogram(NamedTuple):
@@ -90,8 +88,8 @@ class CoreMeter:
         """Adds a batch of tokens.
 
         Args:
-            activations: What the SAE should reconstruct, [tokens, d].
-            reconstructions: What it made of it, [tokens, d].
+            activations: The model's activations, [tokens, d].
+            reconstructions: The SAE's reconstructions of them, [tokens, d].
             codes: Values of its latents, [tokens, latents], dense or sparse.
 
         Raises:
@@ -129,8 +127,8 @@ def core_metrics(activations: Matrix, sae: Any, tokens: int | None = None) -> Co
 
     Args:
         activations: An array, a tensor, opened activations, or a path, [tokens, d]; read block by block.
-        sae: What `saelib.load_sae` gives, or any object whose `encode` makes codes of a torch tensor and whose `decode`
-            turns them back, such as SAELens' and SAEBench's.
+        sae: An SAE from `saelib.load_sae`, or any object whose `encode` makes codes of a torch tensor and whose
+            `decode` turns them back, such as SAELens' and SAEBench's.
         tokens: Number of rows to measure on, from the first. Without it, all rows.
 
     Raises:
@@ -145,28 +143,10 @@ def core_metrics(activations: Matrix, sae: Any, tokens: int | None = None) -> Co
         >>> round(found.all.l2_ratio, 3), round(found.all.cossim, 3), found.all.l0, found.all.freq_over_1_percent
         (0.5, 1.0, 8.0, 1.0)
     """
-    rows = open_matrix(activations, "activations")
-    stop, step = min(tokens or rows.shape[0], rows.shape[0]), min(rows.block_rows, ROWS)
     meter = CoreMeter()
-    for start in range(0, stop, step):
-        x = read_float32(rows, start, min(start + step, stop))
-        meter.add(x, *_reconstruct(sae, x))
+    for block in encode_blocks(activations, sae, tokens):
+        meter.add(*block)
     return meter.metrics()
-
-
-def _reconstruct(sae: Any, x: NDArray[np.float32]) -> tuple[Any, Any]:
-    """Gives the reconstructions [tokens, d] and the codes [tokens, latents] of float32 activations."""
-    if hasattr(sae, "reconstruct"):
-        return sae.reconstruct(x), sae.encode(x)
-    if not (hasattr(sae, "encode") and hasattr(sae, "decode")):
-        raise UserError(
-            f"core_metrics: got {sae!r} as the SAE; should be what saelib.load_sae gives, or have encode and decode"
-        )
-    import torch
-
-    with torch.no_grad():
-        codes = sae.encode(torch.from_numpy(x).to(getattr(sae, "device", "cpu")))
-        return sae.decode(codes), codes
 
 
 class _Sums:

@@ -16,7 +16,7 @@ DENSE = 0.1
 
 @dataclass(frozen=True, eq=False)
 class DenseLatents:
-    """Latents that fire for many tokens, and where their decoder directions lie.
+    """Latents that fire for many tokens, and the subspaces that their decoder directions lie in.
 
     Overlaps are shares of squared length that lie within a subspace: 1 for a direction within it, and the number of
     its dimensions over d for a random direction. They are NaN if there are no such latents.
@@ -49,8 +49,8 @@ def dense_latents(
 ) -> DenseLatents:
     """Finds dense latents, and tells whether they carry the leading principal components or outlier dimensions.
 
-    Dense latents often hold what is large in every token rather than a feature: the mean, the first principal
-    components, and dimensions of extreme values.
+    Dense latents may stand for no feature, but for something that is large in every token: the mean, the first
+    principal components, or dimensions of extreme values.
 
     Args:
         firing_rates: Share of tokens for which each latent fires, [latents]: `CoreMetrics.firing_rates`.

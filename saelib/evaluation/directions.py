@@ -10,7 +10,7 @@ from saelib.errors import UserError
 from saelib.evaluation.inputs import Matrix, check_widths, read_matrix
 
 AT_A_TIME = 2**24
-"""Cosines held at once where only the largest of each row is needed."""
+"""Cosines that are held at once if only the largest of each row is needed."""
 
 
 class Matching(NamedTuple):
@@ -88,7 +88,7 @@ def mcc(true_directions: Matrix, learned_directions: Matrix) -> float:
 
 
 def match(first: Matrix, second: Matrix) -> Matching:
-    """Matches the rows of two dictionaries one-to-one, so that the sum of their |cosine| is largest.
+    """Matches the rows of two dictionaries one-to-one with the largest possible sum of |cosine|.
 
     Use it to ask which latent of one SAE is which latent of another, and how many they share.
 
@@ -115,7 +115,7 @@ def match(first: Matrix, second: Matrix) -> Matching:
 def pw_mcc(dictionaries: Sequence[Matrix]) -> PairwiseMCC:
     """Computes how far several dictionaries agree: `mcc` of every pair, and the mean over pairs (PW-MCC).
 
-    Use it for SAEs that differ only in their seed, to learn how much of what they found is chance.
+    Use it for SAEs that differ only in their seed, to learn how much of their latents is chance.
 
     Args:
         dictionaries: Two or more matrices of directions, [latents, d] each: `W_dec` of each SAE.

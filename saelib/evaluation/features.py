@@ -70,8 +70,8 @@ class FeatureMeter:
         Args:
             true_acts: Activations of the features, [tokens, features]; a feature is present if its value is above 0.
             latent_acts: Codes of the SAE, [tokens, latents]; a latent fires if its value is not 0.
-            activations: What the SAE read, [tokens, d].
-            reconstructions: What it made of it, [tokens, d].
+            activations: The activations that the SAE read, [tokens, d].
+            reconstructions: Its reconstructions of them, [tokens, d].
 
         Raises:
             UserError: If sizes do not fit, or if a value is NaN or infinite.
@@ -140,8 +140,9 @@ def feature_scores(
         learned_directions: The decoder, one direction per row, [latents, d].
         true_acts: Activations of the features, [tokens, features], dense or sparse.
         latent_acts: Codes of the SAE, [tokens, latents], dense or sparse.
-        activations: What the SAE read, [tokens, d].
-        reconstructions: What it made of it, [tokens, d]. Without these two, explained variance and shrinkage are None.
+        activations: The activations that the SAE read, [tokens, d].
+        reconstructions: Its reconstructions of them, [tokens, d]. Without these two, explained variance and shrinkage
+            are None.
 
     Raises:
         UserError: If sizes do not fit, or if a value is NaN or infinite.

@@ -1,4 +1,4 @@
-"""Reads what the measures are given (arrays, tensors, paths, sparse matrices) as matrices of one kind."""
+"""Reads the inputs of the measures (arrays, tensors, paths, sparse matrices) as matrices of one kind."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -22,7 +22,7 @@ else:
 
 
 def open_matrix(source: Matrix, name: str) -> Rows:
-    """Opens activations [tokens, d] to be read some rows at a time; takes what `read_matrix` takes.
+    """Opens activations [tokens, d] to be read some rows at a time; takes the same as `read_matrix`.
 
     Raises:
         UserError: If it is not floating point [tokens, d].

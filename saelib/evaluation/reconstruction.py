@@ -12,7 +12,6 @@ from torch import Tensor
 from saelib.evaluation.result import Evaluation
 from saelib.evaluation.space import CONSTANT, Sample, Scale, Space
 from saelib.sae.model import SAE
-from saelib.sae.products import largest
 
 AT_A_TIME = 2**24
 """Pre-activations held at once."""
@@ -49,8 +48,10 @@ class _Meter:
 
     def add(self, sample: Sample) -> None:
         hidden_pre = self.sae.hidden_pre(sample.x)
-        self.positive |= hidden_pre.amax(0) > 0
-        x_hat = self._topk(hidden_pre) if self.sae.architecture == "topk" else self._dense(hidden_pre)
+        self.positive |= self.sae.sizes(hidden_pre).amax(0) > 0
+        selects = self.sae.architecture in ("topk", "abs_topk")
+        x_hat = self._selected(hidden_pre) if selects else self._dense(hidden_pre)
+        x_hat = self.sae.add_bypass(x_hat, sample.x)
         x, reconstruction = sample.x.cpu().numpy(), x_hat.cpu().numpy()
         errors = self.trained.add(x, reconstruction)
         if sample.activations is not None:
@@ -58,14 +59,12 @@ class _Meter:
             errors = self.judged.add(x, self.space.preprocess.restore(reconstruction, x))
         self.tokens.add(x, errors)
 
-    def _topk(self, hidden_pre: Tensor) -> Tensor:
+    def _selected(self, hidden_pre: Tensor) -> Tensor:
         """Reconstructions without a dense code, which would cost as much as the encoder."""
-        assert self.sae.k is not None
-        values, indices = largest(hidden_pre, self.sae.k)
-        values = values.relu()
-        self.fired[indices[values > 0]] = True
-        self.active += (values > 0).sum()
-        self.kth_activation += values.amin(1).double().sum()
+        values, indices = self.sae.select(hidden_pre)
+        self.fired[indices[values != 0]] = True
+        self.active += (values != 0).sum()
+        self.kth_activation += values.abs().amin(1).double().sum()
         return F.embedding_bag(indices, self.sae.W_dec, per_sample_weights=values, mode="sum") + self.sae.b_dec
 
     def _dense(self, hidden_pre: Tensor) -> Tensor:
@@ -97,6 +96,9 @@ class _Meter:
             return {"bias_capture": None, "bias_distance": None, "feature_capture": None}
         bias = self.sae.b_dec.detach().cpu().numpy().astype(np.float64)
         by_latents = self.trained.mean_reconstruction - bias
+        if self.sae.bypass_in is not None and self.sae.bypass_out is not None:
+            down, up = (value.detach().cpu().double().numpy() for value in (self.sae.bypass_in, self.sae.bypass_out))
+            by_latents -= (self.trained.mean - bias) @ down @ up
         return {
             "bias_capture": float(bias @ mean / (mean @ mean)),
             "bias_distance": float(1 - np.linalg.norm(bias - mean) / np.linalg.norm(mean)),
@@ -124,6 +126,10 @@ class _Error:
         self._reconstructed += x_hat.sum(0, dtype=np.float64)
         self.tokens += len(x)
         return errors
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        return self._scale.mean + self._drift / self.tokens
 
     @property
     def mean_reconstruction(self) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from saelib.errors import UserError
 from saelib.files.sealed import write_json
 from saelib.interchange.fields import DICTIONARY_LEARNING
 from saelib.interchange.reading import Config, read_config, read_torch
-from saelib.interchange.refuse import refuse_token_norm
+from saelib.interchange.refuse import refuse_bypass, refuse_token_norm
 from saelib.preprocessing.transform import Preprocessing
 from saelib.sae.check import Shapes, check_k, check_tensors
 from saelib.sae.file import HEADER, SavedSAE, latent_by_latent
@@ -73,6 +73,11 @@ def write(saved: SavedSAE, folder: Path) -> None:
     input: if the mean is large, it is less precise than ours, above all after a whitening.
     """
     refuse_token_norm(saved, "dictionary_learning")
+    refuse_bypass(saved, "dictionary_learning")
+    if saved.sae.architecture not in CLASSES:
+        raise UserError(
+            f"dictionary_learning has no class for an SAE that is '{saved.sae.architecture}'; use --to saelens"
+        )
     sae, origin = fold_preprocess(saved).sae, origin_of(saved.about)
     trainer: dict[str, Any] = {
         "dict_class": CLASSES[sae.architecture],

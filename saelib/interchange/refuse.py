@@ -1,4 +1,4 @@
-"""Refuse to export an SAE whose token norm most formats cannot express."""
+"""Refuse to export an SAE of which a format cannot express a part."""
 
 from saelib.errors import UserError
 from saelib.sae.file import SavedSAE
@@ -12,4 +12,13 @@ def refuse_token_norm(saved: SavedSAE, library: str) -> None:
             f"this SAE reads tokens after '{token_norm}', which divides each token by a number of its own; {library} "
             "has no setting for that, and weights cannot express it. Export it with --to saelens, which has one, or "
             "train with a preprocessing that is the same for all tokens (raw, a centering, zscore, pca)"
+        )
+
+
+def refuse_bypass(saved: SavedSAE, library: str) -> None:
+    """Raise `UserError` if a linear map next to the latents takes part in the reconstruction."""
+    if saved.sae.bypass_in is not None:
+        raise UserError(
+            f"this SAE adds a linear bypass to its reconstruction, for which {library} has no place; train without "
+            "`bypass` to export"
         )

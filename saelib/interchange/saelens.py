@@ -12,6 +12,7 @@ from torch import Tensor
 from saelib.errors import UserError
 from saelib.files.sealed import write_json
 from saelib.interchange.reading import Config, read_safetensors
+from saelib.interchange.refuse import refuse_bypass
 from saelib.interchange.saelens_settings import FACTOR, NORMALIZATIONS, read_settings, refuse_unknown, token_norm
 from saelib.preprocessing.transform import Preprocessing, TokenNorm
 from saelib.sae.check import Shapes, check_k, check_tensors
@@ -24,8 +25,14 @@ FILES = ("cfg.json", "sae_weights.safetensors")
 VERSION = "6.54.12"
 """The release whose reading and writing is tested. Below 6.0.0 SAELens drops metadata it does not know."""
 
-ARCHITECTURES = {"topk": "topk", "batch_topk": "jumprelu", "relu": "standard", "jumprelu": "jumprelu"}
-OURS = {"topk": "topk", "standard": "relu", "jumprelu": "jumprelu"}
+ARCHITECTURES = {
+    "topk": "topk",
+    "abs_topk": "abstopk",
+    "batch_topk": "jumprelu",
+    "relu": "standard",
+    "jumprelu": "jumprelu",
+}
+OURS = {"topk": "topk", "abstopk": "abs_topk", "standard": "relu", "jumprelu": "jumprelu"}
 SHAPES: Shapes = {
     "W_enc": ("d_in", "d_sae"),
     "W_dec": ("d_sae", "d_in"),
@@ -46,6 +53,7 @@ log = logging.getLogger(__name__)
 
 def write(saved: SavedSAE, folder: Path) -> None:
     """Write both files into `folder`. A `batch_topk` SAE becomes a `jumprelu` with its one threshold."""
+    refuse_bypass(saved, "SAELens")
     sae, norm = fold_preprocess(saved).sae, saved.preprocess.token_norm
     if norm == "layernorm":
         sae = rescale_input(sae, _unbiased(sae.d_in))
@@ -63,7 +71,7 @@ def write(saved: SavedSAE, folder: Path) -> None:
         "reshape_activations": "none",
         "metadata": {**metadata, "sae_lens_version": VERSION, "sae_lens_training_version": None},
     }
-    if sae.architecture == "topk":
+    if sae.architecture in ("topk", "abs_topk"):
         config |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
     tensors = {name: value.detach() for name, value in sae.state_dict().items()}
     if sae.architecture == "batch_topk":
@@ -73,7 +81,7 @@ def write(saved: SavedSAE, folder: Path) -> None:
 
 
 def read(folder: Path) -> SavedSAE:
-    """Read a `standard`, `topk` or `jumprelu` SAE, also of SAELens before release 6."""
+    """Read a `standard`, `topk`, `abstopk` or `jumprelu` SAE, also of SAELens before release 6."""
     path = folder / FILES[1]
     stored, config = read_settings(folder / FILES[0])
     architecture = config.choice("architecture", OURS)
@@ -87,7 +95,7 @@ def read(folder: Path) -> SavedSAE:
     d_sae, d_in = tensors["W_dec"].shape
     config.check_size("d_in", d_in)
     config.check_size("d_sae", d_sae)
-    k = check_k(config.values.get("k"), d_sae, config.path) if architecture == "topk" else None
+    k = check_k(config.values.get("k"), d_sae, config.path) if architecture in ("topk", "abs_topk") else None
     sae = _our_convention(SAE(architecture, latent_by_latent(tensors), k), config, norm)
     if factor:
         sae = scale_decoder(sae, tensors[factor])
@@ -105,7 +113,7 @@ def _origin(stored: Config) -> Origin:
 def _our_convention(sae: SAE, config: Config, norm: TokenNorm) -> SAE:
     """Convert an SAE that follows the rules of `config` into one that computes the same by our rules."""
     if config.flag("rescale_acts_by_decoder_norm", False):
-        if sae.architecture != "topk":
+        if sae.architecture not in ("topk", "abs_topk"):
             raise UserError(f"{config.path}: 'rescale_acts_by_decoder_norm' is true, which only a 'topk' can follow")
         sae = unit_decoder(sae)
     if not config.flag("apply_b_dec_to_input", True):

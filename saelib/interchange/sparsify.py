@@ -13,7 +13,7 @@ from saelib.errors import UserError
 from saelib.files.sealed import write_json
 from saelib.interchange.fields import SPARSIFY
 from saelib.interchange.reading import Config, read_config, read_safetensors
-from saelib.interchange.refuse import refuse_token_norm
+from saelib.interchange.refuse import refuse_bypass, refuse_token_norm
 from saelib.preprocessing.transform import Preprocessing
 from saelib.sae.check import Shapes, check_k, check_tensors
 from saelib.sae.file import HEADER, SavedSAE, latent_by_latent
@@ -45,6 +45,7 @@ NOT_OURS = {
 def write(saved: SavedSAE, folder: Path) -> None:
     """Write both files into `folder`; only a TopK SAE can be exported."""
     refuse_token_norm(saved, "sparsify")
+    refuse_bypass(saved, "sparsify")
     if saved.sae.architecture != "topk":
         raise UserError(f"sparsify has TopK SAEs only, and this one is '{saved.sae.architecture}'; use --to saelens")
     sae = fold_preprocess(saved).sae

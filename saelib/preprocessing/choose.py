@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from saelib.stats import LayerStats
 
 LOW_RANK = 0.02
-"""Effective rank, as a share of d_in, below which centering leaves features dead (paper, appendix E and table S8)."""
+"""Effective rank, as a share of d_in, below which centering leaves latents dead (paper, appendix E and table S8)."""
 
 
 def choose_preprocessing(stats: "LayerStats", d_sae: int, k: int, tokens: int) -> Recommendation:
@@ -32,7 +32,7 @@ def choose_preprocessing(stats: "LayerStats", d_sae: int, k: int, tokens: int) -
 
     rank = f"effective rank {stats.effective_rank:.1f} of {stats.d_in} ({percent(stats.effective_rank_fraction)})"
     if stats.effective_rank_fraction < LOW_RANK:
-        return Recommendation("pca", f"The {rank} is below {LOW_RANK:.0%}, where centering leaves features dead.")
+        return Recommendation("pca", f"The {rank} is below {LOW_RANK:.0%}, where centering leaves latents dead.")
     dead = float(closed_forms.dead_total(stats.gamma_unit, d_sae, k, tokens))
     predicted = f"gamma_unit = {stats.gamma_unit:.3g} predicts {percent(dead)} dead at initialization"
     if dead > ACCEPTED:

@@ -71,6 +71,27 @@ def make_preprocessing(
             raise UserError(f"{statistics.what} must be chosen first, by saelib.train.rules")
 
 
+def whitening_directions(arrays: Arrays, alpha: float, name: str = "statistics") -> NDArray[np.float32]:
+    """Computes U Lambda^(-alpha/2) [d_in, r] of the covariance U Lambda U'; a Gaussian combination of its columns
+    points along Sigma^(-alpha/2) u, with u uniform on the sphere.
+
+    Directions without variance are left out, and Lambda is relative to the largest variance.
+
+    Args:
+        arrays: Arrays that the stage `stats` writes: `eigenvalues` and `eigenvectors`.
+        alpha: Degree of whitening, in [0, 1].
+        name: Name of the layer in messages.
+
+    Raises:
+        UserError: For missing or non-finite arrays, and activations that are constant.
+    """
+    statistics = _Statistics(arrays, None, f"{name}: init.rows 'whitened'")
+    eigenvalues = statistics.get("eigenvalues")
+    kept = statistics.varies(eigenvalues)
+    scales = (eigenvalues[kept] / eigenvalues.max()) ** (-alpha / 2)
+    return (statistics.get("eigenvectors")[:, kept] * scales).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class _Statistics:
     """A layer's statistics, each checked when it is read."""

@@ -106,7 +106,7 @@ def _accepted(name: str, candidates: Sequence[str], measured: Mapping[str, Measu
     death = measured[name].mean
     limit = ACCEPTED_AFTER[name]
     noise = f" (within noise of {limit:.0%})" if death > limit else ""
-    sentence = f"With {PHRASES[name]}, {percent(death)} of the features are dead at initialization{noise}"
+    sentence = f"With {PHRASES[name]}, {percent(death)} of the latents are dead at initialization{noise}"
     simpler = [
         f"{percent(measured[other].mean)} with {PHRASES[other]}" for other in candidates[: candidates.index(name)]
     ]

@@ -9,13 +9,15 @@ from typing import Any
 import polars as pl
 
 from saelib.config import Config
+from saelib.errors import UserError
 from saelib.files.publish import published_file, remove_drafts
 from saelib.files.sealed import write_result
 from saelib.files.tables import write_table
 from saelib.pipeline.failures import Failures
+from saelib.report.compare import compared_table
 from saelib.report.lab import ExperimentTable, LabGap, read_lab
 from saelib.report.provenance import provenance
-from saelib.report.results import NO_FAILURES, Results, read_results
+from saelib.report.results import NO_FAILURES, Gap, Results, read_results
 from saelib.report.tables import landscape_table, layers_table, saes_table, spearman_rows
 from saelib.report.training import training_table
 
@@ -64,15 +66,23 @@ def _lab_gap(gap: LabGap) -> dict[str, Any]:
 
 
 def make_tables(config: Config, results: Results) -> dict[str, pl.DataFrame]:
-    """Make the tables `layers`, `saes`, `spearman`, `training` and `landscape`."""
+    """Make `layers`, `saes`, `spearman`, `training` and `landscape`, and `compared` if there is another table."""
     layers = layers_table(config, results)
-    return {
+    tables = {
         "layers": layers,
         "saes": saes_table(config, results),
         "spearman": spearman_rows(layers),
         "training": training_table(config, results),
         "landscape": landscape_table(config, results),
     }
+    if config.compare is None:
+        return tables
+    try:
+        return tables | {"compared": compared_table(config.compare, layers)}
+    except UserError as error:
+        log.warning("compare: %s", error)
+        results.gaps.append(Gap("compare", None, str(error)))
+        return tables
 
 
 def _write_tables(tables: dict[str, pl.DataFrame], folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The page's interactive charts, as Vega-Lite. They hold no measurements: the page gives each its rows by name."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +30,9 @@ class Chart:
     spec: dict[str, Any]
 
 
-def make_charts(config: Config, layers: pl.DataFrame, saes: pl.DataFrame, training: pl.DataFrame) -> dict[str, Chart]:
+def make_charts(config: Config, tables: Mapping[str, pl.DataFrame]) -> dict[str, Chart]:
     """Make the charts that have something to show, by the id of their element in the page."""
+    layers, saes, training = tables["layers"], tables["saes"], tables["training"]
     charts: dict[str, Chart] = {}
     if layers["recommendation"].count():
         charts["finding"] = _finding_chart(_series(config))
@@ -40,6 +42,8 @@ def make_charts(config: Config, layers: pl.DataFrame, saes: pl.DataFrame, traini
         charts["death-relu"] = _gamma_chart(config, "dead_relu", grid)
         charts["death-total"] = _gamma_chart(config, "dead_total", grid)
         charts["by-layer"] = _layer_chart(_series(config))
+    if "compared" in tables:
+        charts["compared"] = _compared_chart(config)
     variants = list(config.train.variants)
     if not saes.is_empty():
         charts["trained"] = _trained_chart(_places(saes), variants)
@@ -162,6 +166,31 @@ def _curve(config: Config, column: str, grid: np.ndarray) -> list[dict[str, Any]
 def _series(config: Config) -> list[str]:
     """Models, and their other sites than the residual stream, as `_SERIES` names them: 'gpt2', 'gpt2 mlp_out'."""
     return [f"{name} {site}".removesuffix(" residual") for name, model in config.models.items() for site in model.sites]
+
+
+def _compared_chart(config: Config) -> Chart:
+    """Death of each layer here against that in the other table; equal rates lie on the line."""
+    colors = domain_colors(config)
+    there = alt.X("dead_total_there:Q", title="all dead there", axis=_percent_axis())
+    here = alt.Y("dead_total:Q", title="all dead here", axis=_percent_axis())
+    points = (
+        alt.Chart(alt.NamedData("compared"))
+        .transform_filter("isValid(datum.dead_total) && isValid(datum.dead_total_there)")
+        .mark_point(filled=True, size=45, opacity=0.75)
+        .encode(
+            there,
+            here,
+            alt.Color("domain:N", scale=alt.Scale(domain=list(colors), range=list(colors.values())), title=None),
+            tooltip=[
+                *(alt.Tooltip(name) for name in ("model:N", "layer:Q")),
+                alt.Tooltip("dead_total:Q", title="all dead here", format=".1%"),
+                alt.Tooltip("dead_total_there:Q", title="all dead there", format=".1%"),
+            ],
+        )
+    )
+    ends = alt.InlineData([{"dead_total": rate, "dead_total_there": rate} for rate in (0, 1)])
+    equal = alt.Chart(ends).mark_line(color=INK, strokeWidth=1, strokeDash=[4, 4]).encode(there, here)
+    return Chart("compared", alt.layer(equal, points).properties(height=320).to_dict())
 
 
 def _layer_chart(series: list[str]) -> Chart:

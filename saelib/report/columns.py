@@ -71,6 +71,18 @@ SAE_COLUMNS = (
     Column("dead_total", "all dead", "never selected", percent),
     Column("files", "files", "the sweep and its weights, next to this page"),
 )
+COMPARED_COLUMNS = (
+    Column("model", "model"),
+    Column("layer", "layer", show=str),
+    Column("gamma", "γ here", "outlier severity after LayerNorm, as the paper measures it", _decimals(2)),
+    Column("gamma_there", "γ there", "the same in the other table", _decimals(2)),
+    Column("effective_rank", "rank here", "effective rank of the covariance after LayerNorm", _decimals(0)),
+    Column("effective_rank_there", "rank there", "the same in the other table", _decimals(0)),
+    Column("dead_total", "all dead here", "latents that are never selected, without preprocessing", percent),
+    Column("dead_total_there", "all dead there", "the same in the other table", percent),
+    Column("dead_total_center_median", "centered here", "all dead after centering on the geometric median", percent),
+    Column("dead_total_center_median_there", "centered there", "the same in the other table", percent),
+)
 OPTIONAL = ("preprocessing", "architecture", "dead_latents")
 """Columns that are left out if all their cells are the same."""
 

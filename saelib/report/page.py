@@ -19,9 +19,10 @@ import polars as pl
 import vl_convert
 
 from saelib.config import Config
-from saelib.preprocessing.recommend import ACCEPTED_AFTER, TOLERATED, percent
+from saelib.preprocessing.recommend import ACCEPTED_AFTER, ORDER, TOLERATED, percent
 from saelib.report.charts import make_charts
-from saelib.report.columns import LAYER_COLUMNS, SAE_COLUMNS, cost_columns, telling
+from saelib.report.columns import COMPARED_COLUMNS, LAYER_COLUMNS, SAE_COLUMNS, cost_columns, telling
+from saelib.report.compare import comparison
 from saelib.report.finding import agreements, costs, count_advice, gamma_at, still_dead
 from saelib.report.lab import ExperimentTable
 from saelib.report.lab_charts import lab_sections
@@ -56,7 +57,7 @@ def render_page(
     """
     layers, saes, training = tables["layers"], tables["saes"], tables["training"]
     experiments, lab_charts, lab_rows = lab_sections(lab)
-    charts = make_charts(config, layers, saes, training) if config.models else {}
+    charts = make_charts(config, tables) if config.models else {}
     lab_gaps = [(f"lab: {gap.reason}", [f"{gap.experiment}: {gap.cell}"]) for found in lab for gap in found.missing]
     scripts = [_bundle(), "\n".join((ASSETS / name).read_text() for name in SCRIPTS)]
     return (
@@ -89,6 +90,8 @@ def render_page(
             counts=count_advice(layers),
             still_dead=still_dead(layers),
             thresholds=gamma_at(config, (0.1, 0.5, 0.9)),
+            comparison=comparison(config.compare, tables.get("compared")),
+            compared_columns=COMPARED_COLUMNS,
             agreements=agreements(layers, tables["spearman"]) if config.models else [],
             gaps=[*grouped([(f"{gap.stage}: {gap.reason}", gap.place) for gap in results.gaps]), *lab_gaps],
             remarks=grouped(remarks_of(results)),
@@ -125,11 +128,33 @@ def _rows(config: Config, results: Results, tables: Mapping[str, pl.DataFrame]) 
     return {
         "layers": tables["layers"].drop("key").to_dicts(),
         "saes": tables["saes"].drop("key").to_dicts(),
+        "compared": tables["compared"].to_dicts() if "compared" in tables else [],
         "training": thinned(tables["training"]).drop(NOT_DRAWN).to_dicts(),
         "models": models,
+        "outliers": [
+            place.columns() | {"dimensions": [asdict(one) for one in found.outlier_dimensions]}
+            for place, found in results.stats.items()
+        ],
+        "landscape": _landscapes(results),
         "files": _layer_files(config, results),
         "advice": ADVICE,
     }
+
+
+def _landscapes(results: Results) -> list[dict[str, Any]]:
+    """Predicted death of each layer over d_sae and k, to a hundredth of a percent."""
+    return [
+        place.columns()
+        | {"d_sae": found.landscape.d_sae, "k": found.landscape.k}
+        | {"dead": {name: [[_rounded(dead) for dead in row] for row in grid] for name, grid in shown.items()}}
+        for place, found in results.init_death.items()
+        if found.landscape
+        and (shown := {name: grid for name, grid in found.landscape.dead_total.items() if name in ORDER})
+    ]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 def _layer_files(config: Config, results: Results) -> list[dict[str, Any]]:

@@ -28,7 +28,16 @@ def _columns(kind: type, *names: str) -> dict[str, Any]:
 
 STATISTICS = _columns(
     LayerStats,
-    *("gamma", "gamma_raw", "gamma_unit", "effective_rank", "effective_rank_fraction", "excess_kurtosis", "norm_ratio"),
+    *(
+        "gamma",
+        "gamma_raw",
+        "gamma_unit",
+        "effective_rank",
+        "effective_rank_fraction",
+        "excess_kurtosis",
+        "norm_ratio",
+        "massive_share",
+    ),
 )
 PREDICTIONS = _columns(LayerPrediction, "dead_relu", "dead_total", "dead_total_paper")
 

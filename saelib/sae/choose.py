@@ -79,6 +79,12 @@ def _why_not_kernels(sae: SAE, variant: VariantConfig) -> str | None:
         return f"the kernels have no architecture {variant.architecture.kind}"
     if variant.dead_latents.kind not in ("none", "auxk"):
         return f"the kernels have no dead_latents {variant.dead_latents.kind}"
+    if variant.aligned:
+        return "the kernels do not align encoder and decoder"
+    if variant.bypass is not None:
+        return "the kernels have no bypass"
+    if variant.k_annealing is not None:
+        return "the kernels have a constant k"
     if variant.clip is not None:
         return "the kernels do not clip gradients"
     return why_unsupported()

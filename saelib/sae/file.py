@@ -16,13 +16,14 @@ from saelib.errors import UserError
 from saelib.files.publish import published_file
 from saelib.preprocessing.transform import Preprocessing, TokenNorm
 from saelib.sae.check import check_k, check_tensors, in_words
-from saelib.sae.model import SAE, Architecture
+from saelib.sae.model import SAE, WITH_K, Architecture
 
 HEADER = "saelib"
 CHECKSUM = ', "sha256": "'
 """Mark before the checksum, the last value of our one header entry: safetensors writes several in any order."""
 CENTER, SCALE = "preprocess_center", "preprocess_scale"
 SHAPES = {"W_enc": ("d_in", "d_sae"), "W_dec": ("d_sae", "d_in"), "b_enc": ("d_sae",), "b_dec": ("d_in",)}
+BYPASS_SHAPES = {"bypass_in": ("d_in", "rank"), "bypass_out": ("rank", "d_in")}
 THRESHOLDS = {"jumprelu": ("d_sae",), "batch_topk": ()}
 
 
@@ -77,8 +78,9 @@ def load_sae(path: Path) -> SavedSAE:
     if not isinstance(about, dict):
         raise UserError(f"{path}: what it says about the SAE is {in_words(about)}; should be an object of named values")
     threshold = {"threshold": THRESHOLDS[architecture]} if architecture in THRESHOLDS else {}
-    weights = check_tensors(tensors, {**SHAPES, **threshold}, path)
-    k = check_k(k, len(weights["W_dec"]), path) if architecture in ("topk", "batch_topk") else None
+    bypass = {} if tensors.keys().isdisjoint(BYPASS_SHAPES) else BYPASS_SHAPES
+    weights = check_tensors(tensors, {**SHAPES, **threshold, **bypass}, path)
+    k = check_k(k, len(weights["W_dec"]), path) if architecture in WITH_K else None
     sae = SAE(architecture, latent_by_latent(weights), k)
     return SavedSAE(sae, _preprocess(center, scale, token_norm, sae.d_in, path), about)
 

@@ -24,19 +24,25 @@ def fold_preprocess(saved: SavedSAE) -> SavedSAE:
     With z = (x - c) M, M^+ the way back and b_w the SAE's own b_dec: W_enc <- M W_enc, W_dec <- W_dec M^+,
     b_dec <- b_w M^+ + c, and b_enc <- b_enc + ((b_dec - c) M - b_w) W_enc with the new b_dec as float32 has it.
     That last term is 0 in exact arithmetic where M has full column rank. It is not where M has empty dimensions
-    (b_w may have moved along them), and it takes up the rounding of b_dec, which whitening would magnify.
+    (b_w may have moved along them), and it takes up the rounding of b_dec, which whitening would magnify. A bypass
+    A B becomes (M A) (B M^+), without that term, for which it has no bias.
     """
     sae, preprocess = saved.sae, saved.preprocess
     W_enc, W_dec, b_enc, b_dec = _weights(sae)
     center, scale, inverse = preprocess.center, preprocess.scale, preprocess.inverse
     folded_b_dec = (_times(b_dec, inverse) + center).astype(np.float32)
     shift = _times(folded_b_dec - center, scale) - b_dec
+    bypass = {}
+    if sae.bypass_in is not None and sae.bypass_out is not None:
+        bypass["bypass_in"] = _times(_matrix(sae.bypass_in).T, None if scale is None else scale.T).T
+        bypass["bypass_out"] = _times(_matrix(sae.bypass_out), inverse)
     folded = _with_weights(
         sae,
         W_enc=_times(W_enc.T, None if scale is None else scale.T).T,
         W_dec=_times(W_dec, inverse),
         b_enc=b_enc + shift @ W_enc,
         b_dec=folded_b_dec,
+        **bypass,
     )
     return replace(saved, sae=folded, preprocess=Preprocessing(np.zeros(len(center)), None, preprocess.token_norm))
 
@@ -44,7 +50,7 @@ def fold_preprocess(saved: SavedSAE) -> SavedSAE:
 def rescale_input(sae: SAE, factor: float) -> SAE:
     """The SAE that reads `factor * x`, and reconstructs that, where `sae` reads x."""
     W_enc, W_dec, _, b_dec = _weights(sae)
-    return _with_weights(sae, W_enc=W_enc / factor, W_dec=W_dec * factor, b_dec=b_dec * factor)
+    return _with_weights(sae, W_enc=W_enc / factor, W_dec=W_dec * factor, b_dec=b_dec * factor)  # a bypass is linear
 
 
 def scale_decoder(sae: SAE, factor: Tensor) -> SAE:
@@ -87,10 +93,11 @@ def _times(rows: Matrix, factor: NDArray[np.float32] | None) -> Matrix:
 
 def _weights(sae: SAE) -> tuple[Matrix, Matrix, Matrix, Matrix]:
     """W_enc, W_dec, b_enc, b_dec."""
-    W_enc, W_dec, b_enc, b_dec = (
-        value.detach().cpu().double().numpy() for value in (sae.W_enc, sae.W_dec, sae.b_enc, sae.b_dec)
-    )
-    return W_enc, W_dec, b_enc, b_dec
+    return _matrix(sae.W_enc), _matrix(sae.W_dec), _matrix(sae.b_enc), _matrix(sae.b_dec)
+
+
+def _matrix(values: Tensor) -> Matrix:
+    return values.detach().cpu().double().numpy()
 
 
 def _with_weights(sae: SAE, **weights: NDArray[np.floating]) -> SAE:

@@ -6,7 +6,9 @@ from torch import Tensor
 
 from saelib.config.training import TrainConfig, VariantConfig
 from saelib.errors import UserError
-from saelib.sae.model import SAE
+from saelib.sae.aligned import align
+from saelib.sae.autograd.forward import batch_topk_forward
+from saelib.sae.model import SAE, WITH_K
 from saelib.sae.products import product
 
 BUFFER_VALUES = 2**24
@@ -21,19 +23,29 @@ def initial_sae(
     seed: int,
     b_dec: Tensor | None = None,
     subspace: Tensor | None = None,
+    tokens: Tensor | None = None,
 ) -> SAE:
     """Unit rows in random directions, encoder biases 0, in float32 on the CPU (paper, appendix B.1).
 
     Args:
         d_in: Width of what the SAE reads.
         config: `d_sae` and `k`.
-        variant: `architecture` and `init`; a firing rate needs tokens and is left to `set_firing_rate`.
+        variant: `architecture`, `init` and `aligned`; `set_firing_rate` and `calibrate` do what needs a batch.
         seed: Of the directions.
         b_dec: [d_in], such as a center of the activations, which is copied; none: 0.
-        subspace: [d_in, r], orthonormal columns between which all directions are drawn (Wang 2025); none: no limit.
+        subspace: [d_in, r], columns whose random combinations all directions are: orthonormal ones span a subspace
+            (Wang 2025), those of `whitening_directions` whiten; none: no limit.
+        tokens: [d_sae, d_in], what the SAE reads, for `init.rows: datapoint`.
+
+    Raises:
+        UserError: if the rank of a bypass is larger than `d_in`.
     """
     generator = torch.Generator().manual_seed(seed)
     encoder = _directions(config.d_sae, d_in, variant, subspace, generator)
+    if variant.init.rows.kind == "datapoint":
+        assert tokens is not None
+        of_tokens = F.normalize(tokens.float() if b_dec is None else tokens.float() - b_dec.float(), dim=1)
+        encoder = F.normalize(torch.lerp(encoder, of_tokens, variant.init.rows.blend), dim=1)
     # A tied start is a copy: shared memory would tie the two for good.
     decoder = encoder.clone() if variant.init.tied else _directions(config.d_sae, d_in, variant, subspace, generator)
     tensors = {
@@ -42,10 +54,22 @@ def initial_sae(
         "b_enc": torch.zeros(config.d_sae),
         "b_dec": torch.zeros(d_in) if b_dec is None else b_dec.float().clone(),
     }
+    if variant.bypass is not None:
+        tensors |= _bypass(d_in, variant.bypass.rank, generator)
+    if variant.aligned:
+        align(tensors["W_enc"], tensors["W_dec"])
     architecture = variant.architecture
     if architecture.kind == "jumprelu":
         tensors["threshold"] = torch.full((config.d_sae,), architecture.initial_threshold)
-    return SAE(architecture.kind, tensors, config.k if architecture.kind in ("topk", "batch_topk") else None)
+    return SAE(architecture.kind, tensors, config.k if architecture.kind in WITH_K else None)
+
+
+def _bypass(d_in: int, rank: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """A bypass that adds nothing yet: Gaussian columns of norm about 1, and rows of 0."""
+    if rank > d_in:
+        raise UserError(f"bypass.rank = {rank} is more than the {d_in} dimensions that the SAE reads; lower it")
+    down = torch.randn(d_in, rank, generator=generator) / d_in**0.5
+    return {"bypass_in": down, "bypass_out": torch.zeros(rank, d_in)}
 
 
 def _directions(
@@ -53,10 +77,10 @@ def _directions(
 ) -> Tensor:
     """Unit rows [d_sae, d_in]."""
     shape = (d_sae, d_in if subspace is None else subspace.shape[1])
-    if variant.init.rows == "gaussian":
-        rows = torch.randn(shape, generator=generator)
-    else:
+    if variant.init.rows.kind == "uniform":
         rows = 2 * torch.rand(shape, generator=generator) - 1
+    else:
+        rows = torch.randn(shape, generator=generator)
     return F.normalize(rows if subspace is None else rows @ subspace.float().T, dim=1)
 
 
@@ -82,3 +106,17 @@ def set_firing_rate(sae: SAE, x: Tensor, rate: float) -> None:
         hidden_pre = product(centered, sae.W_enc[:, latents])
         highest = hidden_pre.topk(positive + 1, dim=0).values
         sae.b_enc[latents] = -(highest[-2] + highest[-1]) / 2
+
+
+@torch.no_grad()
+def calibrate(sae: SAE, x: Tensor) -> None:
+    """Scales the encoder so that the SAE's reconstruction of `x` [tokens, d_in] has the least squared error.
+
+    No selection changes. Nothing happens if no latent fires, or if the reconstruction points away from the tokens.
+    """
+    x_hat = batch_topk_forward(sae, x, "float32").x_hat if sae.architecture == "batch_topk" else sae(x)
+    fit, wanted = x_hat - sae.b_dec, x - sae.b_dec
+    scale = (fit * wanted).sum() / fit.square().sum()
+    if scale > 0:
+        sae.W_enc.mul_(scale)
+        sae.b_enc.mul_(scale)

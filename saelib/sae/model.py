@@ -1,4 +1,4 @@
-"""The sparse autoencoder: four architectures, one set of parameters."""
+"""The sparse autoencoder: five architectures, one set of parameters."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -8,7 +8,11 @@ from torch import Tensor, nn
 
 from saelib.sae.products import largest, product
 
-Architecture = Literal["topk", "batch_topk", "relu", "jumprelu"]
+Architecture = Literal["topk", "batch_topk", "abs_topk", "relu", "jumprelu"]
+WITH_K = ("topk", "batch_topk", "abs_topk")
+"""Architectures that have a number k of latents for each token."""
+BYPASS = ("bypass_in", "bypass_out")
+"""Names of the weights of a bypass, which an SAE has both of or none."""
 
 
 class SAE(nn.Module):
@@ -16,7 +20,9 @@ class SAE(nn.Module):
 
     Parameters: `W_enc` [d_in, d_sae], `W_dec` [d_sae, d_in], `b_enc` [d_sae], `b_dec` [d_in]; `jumprelu` also has
     `threshold` [d_sae], and `batch_topk` a buffer `threshold` [], the bar that stands in for the batch when a
-    token is encoded on its own. In memory both weight matrices lie latent by latent, as gradients and kernels do.
+    token is encoded on its own. With a bypass, `bypass_in` [d_in, rank] and `bypass_out` [rank, d_in] add
+    (x - b_dec) bypass_in bypass_out to x_hat. In memory W_enc and W_dec lie latent by latent, as gradients and kernels
+    do.
     """
 
     W_enc: nn.Parameter
@@ -24,6 +30,8 @@ class SAE(nn.Module):
     b_enc: nn.Parameter
     b_dec: nn.Parameter
     threshold: Tensor
+    bypass_in: nn.Parameter | None
+    bypass_out: nn.Parameter | None
 
     def __init__(self, architecture: Architecture, tensors: Mapping[str, Tensor], k: int | None = None) -> None:
         """Take `tensors` (named as above) as they are, without a copy.
@@ -31,13 +39,15 @@ class SAE(nn.Module):
         Args:
             architecture: What makes codes of pre-activations.
             tensors: The parameters.
-            k: Latents of a token, of `topk` and `batch_topk`.
+            k: Latents of a token, of the architectures in `WITH_K`.
         """
         super().__init__()
         self.architecture: Architecture = architecture
         self.k = k
         for name in ("W_enc", "W_dec", "b_enc", "b_dec"):
             self.register_parameter(name, nn.Parameter(tensors[name]))
+        for name in BYPASS:
+            self.register_parameter(name, nn.Parameter(tensors[name]) if name in tensors else None)
         if architecture == "jumprelu":
             self.register_parameter("threshold", nn.Parameter(tensors["threshold"]))
         elif architecture == "batch_topk":
@@ -63,13 +73,26 @@ class SAE(nn.Module):
         # Subtract first: at a large mean, x W - b W would cancel catastrophically in float32.
         return product(x - self.b_dec, self.W_enc, self.b_enc)
 
+    def sizes(self, hidden_pre: Tensor) -> Tensor:
+        """What a selection compares: pre-activations, or for `abs_topk` their absolute values, of the same shape."""
+        return hidden_pre.abs() if self.architecture == "abs_topk" else hidden_pre
+
+    def select(self, hidden_pre: Tensor, k: int | None = None) -> tuple[Tensor, Tensor]:
+        """Codes and latents that `topk` and `abs_topk` select, k of each token: [tokens, d_sae] -> [tokens, k] each."""
+        k = k or self.k
+        assert k is not None
+        values, indices = largest(self.sizes(hidden_pre), k)
+        return hidden_pre.gather(1, indices) if self.architecture == "abs_topk" else values.relu(), indices
+
     def activate(self, hidden_pre: Tensor) -> Tensor:
-        """Codes of tokens that are looked at one by one: [tokens, d_sae] -> [tokens, d_sae], dense, >= 0."""
+        """Codes of tokens that are looked at one by one: [tokens, d_sae] -> [tokens, d_sae], dense.
+
+        They are >= 0, except those of `abs_topk`, which have either sign.
+        """
         match self.architecture:
-            case "topk":
-                assert self.k is not None
-                values, indices = largest(hidden_pre, self.k)
-                return torch.zeros_like(hidden_pre).scatter(1, indices, values.relu())
+            case "topk" | "abs_topk":
+                values, indices = self.select(hidden_pre)
+                return torch.zeros_like(hidden_pre).scatter(1, indices, values)
             case "relu":
                 return hidden_pre.relu()
             case "batch_topk" | "jumprelu":
@@ -80,9 +103,20 @@ class SAE(nn.Module):
         return self.activate(self.hidden_pre(x))
 
     def decode(self, feature_acts: Tensor) -> Tensor:
-        """Reconstructions: [tokens, d_sae] -> [tokens, d_in]."""
+        """Reconstructions, without the bypass's part: [tokens, d_sae] -> [tokens, d_in]."""
         return product(feature_acts, self.W_dec, self.b_dec)
+
+    def bypass(self, x: Tensor) -> Tensor | None:
+        """The bypass's part of reconstructions, [tokens, d_in] -> the same shape; None without a bypass."""
+        if self.bypass_in is None or self.bypass_out is None:
+            return None
+        return (x - self.b_dec) @ self.bypass_in @ self.bypass_out
+
+    def add_bypass(self, x_hat: Tensor, x: Tensor) -> Tensor:
+        """Reconstructions [tokens, d_in] of `x` by the latents, with the bypass's part, if there is one."""
+        part = self.bypass(x)
+        return x_hat if part is None else x_hat + part
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode and decode."""
-        return self.decode(self.encode(x))
+        return self.add_bypass(self.decode(self.encode(x)), x)

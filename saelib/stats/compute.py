@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from saelib.activations.rows import Rows
 from saelib.errors import UserError
 from saelib.stats.layer_stats import LayerStats
+from saelib.stats.outliers import MASSIVE, outlier_dimensions
 
 if TYPE_CHECKING:
     from saelib.stats.moments import Kind, Moments
@@ -86,6 +87,8 @@ def compute_stats(rows: Rows, *, workers: "Workers" = 1, whitening: bool = True)
         sigma=float(np.linalg.norm(arrays["std"])),
         norm_ratio=norms["max"] / norms["p50"],
         norm_quantiles=norms,
+        outlier_dimensions=outlier_dimensions(moments.mean(2), arrays["mean"], arrays["std"]),
+        massive_share=moments.share_longer(MASSIVE * norms["p50"] * slabs.scale),
         effective_rank=rank,
         effective_rank_fraction=rank and rank / rows.shape[1],
         leading_eigenvalues=eigenvalues[:LEADING_EIGENVALUES].tolist(),

@@ -1,7 +1,8 @@
 """The statistics of one layer, and the two files that hold them."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from saelib.errors import UserError
 from saelib.files.digest import file_sha256
 from saelib.files.publish import published_file
 from saelib.files.sealed import read_result, write_result
+from saelib.stats.outliers import OutlierDimension
 
 LN_EPS = 1e-5
 """Epsilon of every LayerNorm here, in statistics and in preprocessings, as in the paper's released code."""
@@ -37,6 +39,10 @@ class LayerStats:
     """Largest token norm over the median token norm, without tokens of zeros; 100 and more for attention sinks."""
     norm_quantiles: dict[str, float]
     """Quantiles of the token norms, without tokens of zeros: 'p01', 'p25', 'p50', 'p75', 'p99' (to 0.1 %) and 'max'."""
+    outlier_dimensions: list[OutlierDimension]
+    """Dimensions with at least 5 % of the squared length of the mean of the tokens x / ||x||; eight at most."""
+    massive_share: float
+    """Share of the tokens that are more than ten times as long as the median one, to 0.1 % of the length."""
     effective_rank: float | None
     """exp of the entropy of the normalized covariance spectrum, after LayerNorm, about the mean (Roy and Vetterli)."""
     effective_rank_fraction: float | None
@@ -77,7 +83,13 @@ def save_stats(stats: LayerStats, json_path: Path, key: str) -> None:
     with published_file(arrays_path) as draft:
         save_file({name: np.ascontiguousarray(array) for name, array in stats.arrays.items()}, draft)
         checksum = file_sha256(draft)
-    write_result(json_path, key, {"arrays_sha256": checksum} | {n: getattr(stats, n) for n in _SCALARS})
+    write_result(json_path, key, {"arrays_sha256": checksum} | scalars_of(stats))
+
+
+def scalars_of(stats: LayerStats) -> dict[str, Any]:
+    """Returns everything but the arrays and the key, as JSON."""
+    scalars = {name: getattr(stats, name) for name in _SCALARS}
+    return scalars | {"outlier_dimensions": [asdict(one) for one in stats.outlier_dimensions]}
 
 
 def load_stats(json_path: Path) -> LayerStats:

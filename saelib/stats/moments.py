@@ -189,6 +189,11 @@ class Moments:
         middle = np.uint32((int(place) << _DROPPED_BITS) + (1 << (_DROPPED_BITS - 1)))
         return min(float(middle.view(np.float32)), self.max_norm)
 
+    def share_longer(self, norm: float) -> float:
+        """Returns the share of all tokens whose norm is larger than `norm`, which is rounded by at most 0.1 %."""
+        place = int(np.float32(norm).view(np.uint32)) >> _DROPPED_BITS
+        return float(self.norm_counts[place + 1 :].sum()) / self.tokens
+
 
 def collect_moments(slabs: Slabs, workers: Workers, whitening: bool) -> Moments:
     """Collects the moments of all tokens in one pass.

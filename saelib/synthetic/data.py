@@ -71,7 +71,11 @@ class SyntheticData:
         return float(np.linalg.norm(self.mean)) / self.signal_norm
 
     def sample(self, tokens: int, rng: np.random.Generator) -> NDArray[np.float32]:
-        """Draws independent activations [tokens, d_in]. The same state of `rng` gives the same bits."""
+        """Draws independent activations [tokens, d_in].
+
+        The same state of `rng` gives the same bits on the same machine. Calls for multiples of 1,024 tokens give the
+        same stream, whatever their sizes.
+        """
         return self.sample_with_codes(tokens, rng)[0]
 
     def signal(self, tokens: int, rng: np.random.Generator) -> NDArray[np.float32]:

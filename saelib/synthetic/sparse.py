@@ -33,7 +33,6 @@ class SparseSignal:
     """[low_rank, d_in]: orthogonal directions times the standard deviation along them."""
     contamination: NDArray[np.float64]
     """[d_in], added to contaminated tokens."""
-
     mean: NDArray[np.float64]
     """[d_in], exact."""
     covariance: NDArray[np.float64]
@@ -45,31 +44,43 @@ class SparseSignal:
         return math.sqrt(np.trace(self.covariance))
 
     def sample(self, tokens: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], Codes]:
-        """Draws independent rows [tokens, d_in], and the magnitudes of the features in them."""
-        from saelib.synthetic.kernels import add_rows, choose
-
-        n, active = len(self.features), self.config.active
-        out = np.zeros((tokens, self.config.d_in), np.float32)
+        """Draws independent rows [tokens, d_in], and the features in them."""
+        active = self.config.active
+        rows = np.zeros((tokens, self.config.d_in), np.float32)
         indices, values = np.empty((tokens, active), np.int32), np.empty((tokens, active), np.float32)
-        # Next to the features, a token has all dense directions and, if its tail moves it, a share of the mean.
-        others = np.arange(n, len(self._rows), dtype=np.int32)
         for start in range(0, tokens, TOKENS_AT_ONCE):
             part = slice(start, start + TOKENS_AT_ONCE)
-            count = len(out[part])
-            choose(rng.integers(0, 2**32, (count, active), np.uint32), n, indices[part])
-            values[part] = np.abs(rng.standard_normal((count, active), np.float32)) + np.float32(0.5)
-            along = rng.standard_normal((count, len(self.dense)), np.float32)
-            factors = token_factors(self.config, count, rng)[:, None]
-            values[part] *= factors
-            terms = np.hstack([values[part], factors * along, 1 - factors])
-            which = np.hstack([indices[part], np.broadcast_to(others, (count, len(others)))])
-            add_rows(np.arange(count + 1) * terms.shape[1], which.ravel(), terms.ravel(), self._rows, out[part])
-            if self.config.contaminated:
-                out[part][rng.random(count) < self.config.contaminated] += self.contamination.astype(np.float32)
-        return out, Codes(np.arange(tokens + 1) * active, indices.ravel(), np.float32(self.weight) * values.ravel())
+            self._fill(rows[part], indices[part], values[part], rng)
+        values *= np.float32(self.weight)
+        return rows, Codes(np.arange(tokens + 1) * active, indices.ravel(), values.ravel())
+
+    def _fill(
+        self,
+        rows: NDArray[np.float32],
+        indices: NDArray[np.int32],
+        values: NDArray[np.float32],
+        rng: np.random.Generator,
+    ) -> None:
+        """Draws tokens into `rows`, which are 0, and their features into [tokens, active] `indices` and `values`."""
+        from saelib.synthetic.kernels import add_rows, choose
+
+        tokens, n = len(rows), len(self.features)
+        choose(rng.integers(0, 2**32, indices.shape, np.uint32), n, indices)
+        values[:] = np.abs(rng.standard_normal(values.shape, np.float32)) + np.float32(0.5)
+        along = rng.standard_normal((tokens, len(self.dense)), np.float32)
+        factors = token_factors(self.config, tokens, rng)[:, None]
+        values *= factors
+        # Next to its features, a token has every dense direction and the part of the mean that its factor took away.
+        others = np.broadcast_to(np.arange(n, len(self._added), dtype=np.int32), (tokens, len(self._added) - n))
+        which = np.hstack([indices, others])
+        terms = np.hstack([values, factors * along, 1 - factors])
+        add_rows(np.arange(tokens + 1) * which.shape[1], which.ravel(), terms.ravel(), self._added, rows)
+        if self.config.contaminated:
+            rows[rng.random(tokens) < self.config.contaminated] += self.contamination.astype(np.float32)
 
     @cached_property
-    def _rows(self) -> NDArray[np.float32]:
+    def _added(self) -> NDArray[np.float32]:
+        """[n_features + low_rank + 1, d_in]: all that tokens are sums of."""
         return np.vstack([self.weight * self.features, self.dense, self.mean]).astype(np.float32)
 
 

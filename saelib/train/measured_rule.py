@@ -32,12 +32,12 @@ def choose(
     tokens, d_in = data.train.shape
     names: list[PreprocessingName] = [name for name in ORDER if name != "pca" or tokens > d_in]
     fitted = {name: make_preprocessing(name, data.statistics, tokens=tokens, name=str(subject)) for name in names}
+    kind = variant.architecture.kind
+    assert kind != "abs_topk"  # the config refuses it: its death is not predicted
     rows = EvenRows(data.train, MOST_TOKENS)
     candidates = {name: one for name, one in fitted.items() if one.d_out >= 2}
     probed = probe_death(rows, candidates, seed=seed, threads=config.threads)
-    found = recommend(
-        {name: _measured(of.dead_for(variant.architecture.kind, config.d_sae, config.k)) for name, of in probed.items()}
-    )
+    found = recommend({name: _measured(of.dead_for(kind, config.d_sae, config.k)) for name, of in probed.items()})
     assert found is not None
     basis = f"Predicted for d_sae = {config.d_sae:,} and k = {config.k} from {rows.shape[0]:,} training tokens."
     return replace(found, reason=f"{basis} {found.reason}")

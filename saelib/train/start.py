@@ -6,21 +6,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from saelib.activations.rows import Rows, read_float32
+from saelib.activations.rows import Rows
 from saelib.config import TrainConfig, VariantConfig
 from saelib.config.training import StreamConfig
 from saelib.errors import UserError
 from saelib.evaluation.space import Space
 from saelib.preprocessing.fit import make_preprocessing
 from saelib.sae.choose import make_trainer
-from saelib.sae.initial_weights import initial_sae, set_firing_rate
-from saelib.sae.model import SAE
 from saelib.sae.origin import UNKNOWN, Origin
 from saelib.sae.trainer import TrainerSettings
 from saelib.sources.precision import pick_device
+from saelib.train.first_sae import first_sae
 from saelib.train.halves import choosing_half
 from saelib.train.sweep import Run, RunningSweep, Subject
 
@@ -82,7 +80,7 @@ def start_sweep(
     preprocess = make_preprocessing(variant.preprocessing, data.statistics, tokens=tokens, name=str(subject))
     space = Space(preprocess, data.train, device)
     choosing = choosing_half(heldout.shape[0], data.heldout_examples, heldout.name)
-    sae = _initial_sae(data.train, space, preprocess.subspace, config, variant, seed)
+    sae = first_sae(data.train, space, preprocess, data.statistics, config, variant, seed)
     runs = []
     for rate in variant.learning_rates or config.learning_rates:
         settings = TrainerSettings(config, variant, rate, space.trained.variance, seed, config.threads)
@@ -90,25 +88,3 @@ def start_sweep(
     batches = {"seed": seed, "train_tokens": tokens, "stream": data.stream and data.stream.deciding()}
     deciding = config.deciding(variant) | batches
     return RunningSweep(subject, config, variant, seed, deciding, space, heldout, choosing, runs, reason, origin=origin)
-
-
-def _initial_sae(
-    train: Rows,
-    space: Space,
-    subspace: NDArray[np.float32] | None,
-    config: TrainConfig,
-    variant: VariantConfig,
-    seed: int,
-) -> SAE:
-    sae = initial_sae(
-        len(space.initial_bias),
-        config,
-        variant,
-        seed=seed,
-        b_dec=space.initial_bias,
-        subspace=None if subspace is None else torch.from_numpy(subspace),
-    ).to(space.device)
-    if variant.init.firing_rate is not None:  # rows are shuffled when they are stored, so the first ones will do
-        first = read_float32(space.prepare(train), 0, min(config.batch_size, train.shape[0]))
-        set_firing_rate(sae, torch.from_numpy(first).to(space.device), variant.init.firing_rate)
-    return sae

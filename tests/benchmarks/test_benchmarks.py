@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import seeds, streaming, training
+from benchmarks import lab, seeds, streaming, training
 from benchmarks.contenders.worker import Setting
 from saelib.config.load import check_config
 from saelib.extract.stage import extract
@@ -34,6 +34,13 @@ def test_stats() -> None:
     assert report["environment"]["blas"]
 
 
+def test_concepts() -> None:
+    sizes = {"tokens": 400, "latents": 32, "k": 4, "concepts": 5, "loop-latents": 2}
+    report = benchmark("concepts", *(text for name, size in sizes.items() for text in (f"--{name}", str(size))))
+    assert report["ratio"] == report["loop_s"] / report["ours_s"]
+    assert {"tokens", "labels", "environment"} <= set(report)
+
+
 def test_an_unknown_name_lists_the_known_ones() -> None:
     command = [sys.executable, "-m", "benchmarks", "speed"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -50,6 +57,15 @@ def test_training() -> None:
     assert all(figures["ms"] > 0 and figures["peak_mb"] > 0 for figures in found.values())
     assert {"ours_ms", "eager_ms", "floor_ms", "peak_memory_mb", "peers"} <= set(training.headline({"topk": found}))
     assert len(training.table(case, found)) == 4
+
+
+def test_lab() -> None:
+    tiny = Setting(d_in=16, d_sae=24, k=4, batch_size=128, threads=2, dead=0, k_aux=8)
+    options = argparse.Namespace(threads=2, rounds=1, quick=True, avx2=False)
+    found = training.run(lab.case(tiny, 3, ("eager",)), options)
+    assert set(found) == {"population", "eager"}
+    lines = lab.table(tiny, {name: 1e3 / figures["ms"] for name, figures in found.items()}, found)
+    assert [line.split()[0] for line in lines[1:]] == ["population", "eager"]
 
 
 def test_streaming(tmp_path: Path) -> None:

@@ -76,6 +76,11 @@ def test_short_forms_are_right_in_both_eyes(model: dict[str, Any]) -> None:
         {"preprocessing": "pca", "architecture": "relu", "dead_latents": "none", "optimizer": "sign_sgd"},
         {"preprocessing": "auto", "architecture": {"kind": "jumprelu", "bandwidth": 0.01}},
         {"preprocessing": {"kind": "partial_pca", "alpha": 0.5}, "dead_latents": "auxk"},
+        {"architecture": "batch_topk", "k_annealing": {"start": 64}, "bypass": {}},
+        {"architecture": {"kind": "jumprelu", "penalty": "tanh"}, "dead_latents": "pre_act"},
+        {"architecture": {"kind": "jumprelu", "penalty": {"kind": "tanh", "warmup": 0}}},
+        {"architecture": "abs_topk", "aligned": True, "init": {"rows": "datapoint"}},
+        {"init": {"rows": {"kind": "whitened", "alpha": 0.5}, "calibrate": True}},
     ],
 )
 def test_variants_by_name_and_with_options(variant: dict[str, Any]) -> None:

@@ -140,6 +140,71 @@ def test_what_is_read_survives_being_written() -> None:
             {"x": {"init": {"firing_rate": 1}}},
             ["train.variants.x.init.firing_rate: input should be less than 1"],
         ),
+        (
+            "train.variants",
+            {"x": {"architecture": "abs_topk", "dead_latents": "ghost_grads"}},
+            ["train.variants.x: dead_latents: ghost_grads is made for latents of one sign"],
+        ),
+        (
+            "train.variants",
+            {"x": {"architecture": "abs_topk", "init": {"firing_rate": 0.1}}},
+            ["train.variants.x: init.firing_rate sets how often a latent is positive"],
+        ),
+        (
+            "train.variants",
+            {"x": {"architecture": "abs_topk", "preprocessing": "auto"}},
+            ["train.variants.x: preprocessing: auto cannot predict the death of abs_topk"],
+        ),
+        (
+            "train.variants",
+            {"x": {"init": {"rows": "whitened"}, "preprocessing": "pca"}},
+            ["train.variants.x: init.rows: whitened needs a preprocessing that only centers (found pca)"],
+        ),
+        (
+            "train.variants",
+            {"x": {"init": {"rows": "datapoint"}, "preprocessing": "active_subspace"}},
+            ["train.variants.x: init.rows: datapoint and preprocessing: active_subspace both choose"],
+        ),
+        (
+            "train.variants",
+            {"x": {"init": {"rows": "datapoint", "tied": False}}},
+            ["train.variants.x.init: rows: datapoint gives encoder and decoder the same directions"],
+        ),
+        (
+            "train.variants",
+            {"x": {"init": {"rows": "data"}}},
+            ["train.variants.x.init.rows.kind: no such value 'data'", "did you mean 'datapoint'?"],
+        ),
+        (
+            "train.variants",
+            {"x": {"init": {"calibrate": True}, "aligned": True}},
+            ["train.variants.x: init.calibrate would scale encoders, whose length aligned fixes"],
+        ),
+        (
+            "train.variants",
+            {"x": {"init": {"calibrate": True}, "architecture": "jumprelu"}},
+            ["train.variants.x: init.calibrate would scale pre-activations, but not the thresholds of jumprelu"],
+        ),
+        (
+            "train.variants",
+            {"x": {"k_annealing": {"start": 16}}},
+            ["train: variants.x.k_annealing.start = 16 is not between k = 32 and d_sae = 1024"],
+        ),
+        (
+            "train.variants",
+            {"x": {"k_annealing": {}, "architecture": "relu"}},
+            ["train.variants.x: k_annealing needs an architecture that selects k latents (found relu)"],
+        ),
+        (
+            "train.variants",
+            {"x": {"architecture": {"kind": "jumprelu", "penalty": "tanh", "target_l0": 9}}},
+            ["train.variants.x.architecture: penalty: tanh aims at no L0"],
+        ),
+        (
+            "train.variants",
+            {"x": {"architecture": {"kind": "jumprelu", "penalty": {"kind": "tan"}}}},
+            ["train.variants.x.architecture.penalty.kind: no such value 'tan'", "did you mean 'tanh'?"],
+        ),
         ("train.k", 2000, ["train: k = 2000 is larger than d_sae = 1024"]),
         ("train.log_to", "tensorbord", ["train.log_to: 'tensorbord' is not allowed; did you mean 'tensorboard'?"]),
         ("extraction.dtype", "float8", ["extraction.dtype: 'float8' is not allowed", "bfloat16"]),

@@ -1,7 +1,8 @@
-"""Core figures: the definitions in torch, limits, massive tokens, batches; dense latents and what they carry."""
+"""Core figures: the definitions in torch, limits, massive tokens, batches; dense latents and their directions."""
 
 import math
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+import saelib
 from saelib import UserError, evaluation
+from saelib.preprocessing.transform import Preprocessing
+from saelib.sae.file import SavedSAE, save_sae
+from saelib.sae.model import SAE
 
 TOKENS, D, LATENTS = 500, 6, 20
 NAMES = ("explained_variance", "mse", "cossim", "l2_ratio", "relative_reconstruction_bias", "l0", "freq_over_1_percent")
@@ -110,7 +115,7 @@ def test_tokens_of_length_zero_have_no_direction() -> None:
 
 
 def test_saes_of_either_kind_are_run_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("saelib.evaluation.core.ROWS", 64)
+    monkeypatch.setattr("saelib.evaluation.encode.ROWS", 64)
     x = batch()[0].astype(np.float32)
     ours = SimpleNamespace(encode=lambda rows: np.maximum(rows, 0), reconstruct=lambda rows: np.maximum(rows, 0) / 2)
     theirs = SimpleNamespace(encode=lambda rows: rows.relu(), decode=lambda codes: codes / 2)
@@ -119,8 +124,30 @@ def test_saes_of_either_kind_are_run_block_by_block(monkeypatch: pytest.MonkeyPa
     for sae in (ours, theirs):
         found = evaluation.core_metrics(x, sae, tokens=300).all
         assert [getattr(found, name) for name in NAMES] == pytest.approx([getattr(expected, name) for name in NAMES])
-    with pytest.raises(UserError, match=r"got 'sae\.safetensors' as the SAE; should be what saelib\.load_sae gives"):
+        sparse_codes = evaluation.sparse_codes(x, sae, tokens=300)
+        assert sparse_codes.nnz == (codes[:300] > 0).sum()
+        np.testing.assert_array_equal(sparse_codes.toarray(), codes[:300])
+    with pytest.raises(UserError, match=r"got 'sae\.safetensors' as the SAE; should be one from saelib\.load_sae"):
         evaluation.core_metrics(x, "sae.safetensors")
+
+
+def test_figures_of_a_saved_sae_are_those_of_evaluate_sae(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    W_enc = torch.randn(D, LATENTS, generator=generator) / D**0.5
+    tensors = {"W_enc": W_enc, "W_dec": W_enc.T.clone(), "b_enc": torch.zeros(LATENTS), "b_dec": torch.zeros(D)}
+    x = batch()[0].astype(np.float32)
+    preprocessing = Preprocessing(x.mean(0, dtype=np.float64), (1 / x.std(0)).astype(np.float32))
+    save_sae(SavedSAE(SAE("topk", tensors, 3), preprocessing, {}), tmp_path / "sae.safetensors")
+    np.save(tmp_path / "acts.npy", x)
+    sae = saelib.load_sae(tmp_path / "sae.safetensors")
+    found = evaluation.core_metrics(tmp_path / "acts.npy", sae)
+    expected = saelib.evaluate_sae(sae, x)
+    assert found.all.explained_variance == pytest.approx(expected.variance_explained, rel=1e-5)
+    assert found.all.mse == pytest.approx(expected.mse, rel=1e-5)
+    assert found.all.l0 == pytest.approx(expected.l0)
+    assert found.all.histogram().dead / LATENTS == expected.dead_total
+    codes = evaluation.sparse_codes(saelib.open_activations(x), sae)
+    np.testing.assert_array_equal(codes.toarray(), sae.encode(x))
 
 
 def test_what_does_not_fit_is_said() -> None:

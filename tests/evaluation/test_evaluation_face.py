@@ -1,4 +1,4 @@
-"""What `saelib.evaluation` offers: the examples run, and nothing heavy is loaded before it is used."""
+"""The names of `saelib.evaluation`: the examples run, and nothing heavy is loaded before it is used."""
 
 import doctest
 import inspect

@@ -15,7 +15,7 @@ FEATURES, LATENTS, D, TOKENS = 7, 12, 5, 400
 
 @pytest.fixture(scope="module")
 def case() -> tuple[np.ndarray, ...]:
-    """Features, decoder, their activations (some latents dead), what the SAE reads, and what it makes of it."""
+    """Features, decoder, their activations (some latents dead), the SAE's input and its output."""
     rng = np.random.default_rng(0)
     true, learned = rng.standard_normal((FEATURES, D)), rng.standard_normal((LATENTS, D))
     true_acts = rng.exponential(size=(TOKENS, FEATURES)) * (rng.random((TOKENS, FEATURES)) < 0.3)

@@ -1,4 +1,4 @@
-"""Labels of tokens: what is counted, selected and cut, and what is refused."""
+"""Labels of tokens: counting, selecting, cutting and joining, and refusals."""
 
 from typing import Any
 

@@ -107,7 +107,7 @@ def test_death_does_not_feel_scale_rotation_or_the_norms_of_tokens() -> None:
 
 
 def test_low_rank_activations_need_whitening() -> None:
-    """Four directions hold 99 % of the variance: centering leaves features dead, by TopK alone; whitening does not."""
+    """Four directions hold 99 % of the variance: centering leaves latents dead, by TopK alone; whitening does not."""
     d, d_sae, k, tokens = 256, 2048, 16, 20_000
     variances = np.concatenate([0.99 * np.array([0.7, 0.2, 0.07, 0.03]), np.full(d - 4, 0.01 / (d - 4))])
     basis = np.linalg.qr(np.random.default_rng(0).standard_normal((d, d)))[0]

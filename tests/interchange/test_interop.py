@@ -29,6 +29,7 @@ EXPORTS = [
     for preprocessing in PREPROCESSINGS
     if library == "saelens" or preprocessing not in TOKEN_NORMS
     if library != "sparsify" or architecture == "topk"
+    if library != "dictionary_learning" or architecture != "abs_topk"
 ]
 MADE = {
     "saelens": [

@@ -94,7 +94,6 @@ def test_a_tensor_that_nobody_knows_is_refused_by_name(library: str, name: str, 
         ("relu", {"hook_name_out": "blocks.0.hook_mlp_out"}, "'hook_name_out' is 'blocks.0.hook_mlp_out': it belongs"),
         ("relu", {"hook_layer_out": 3}, "'hook_layer_out' is 3: it belongs to a transcoder"),
         ("topk", {"architecture": "batchtopk", "topk_threshold_lr": 0.01}, "'architecture' is 'batchtopk'"),
-        ("topk", {"architecture": "abstopk"}, "'architecture' is 'abstopk'"),
         (
             "topk",
             {"architecture": "matching_pursuit", "residual_threshold": 0.01},

@@ -95,7 +95,7 @@ def test_the_reason_is_one_sentence_with_the_numbers(measured: dict[str, Measure
 
 def test_reasons_in_full():
     assert chosen(exact(0.94, 0.0601, 0)).reason == (
-        "With PCA whitening, 0% of the features are dead at initialization, against 94.0% with raw "
+        "With PCA whitening, 0% of the latents are dead at initialization, against 94.0% with raw "
         "activations and 6.01% with centering on the geometric median."
     )
     assert chosen(exact(0.94, 0.5, 0.2)).reason == (

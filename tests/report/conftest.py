@@ -13,12 +13,14 @@ import pytest
 from saelib import report
 from saelib.config import Config, VariantConfig
 from saelib.config.load import check_config
+from saelib.config.sites import number_of
 from saelib.files.sealed import read_json, write_json
 from saelib.init_death.landscape import Grid, Landscape
 from saelib.init_death.result import Death, InitDeath, Rate, save_result
 from saelib.report import Place
 from saelib.report.page import render_page
 from saelib.stats import LayerStats, save_stats
+from saelib.stats.outliers import OutlierDimension
 from saelib.theory import closed_forms
 from saelib.theory.result import LayerPrediction, save_predictions
 from saelib.train.history import HISTORY
@@ -88,6 +90,8 @@ def stats(rng: np.random.Generator, gamma: float, d_in: int, rank: float, layer:
         sigma=float(np.sqrt(d_in)),
         norm_ratio=float(rng.uniform(1, 3)),
         norm_quantiles={"p50": 20.0, "max": 60.0},
+        outlier_dimensions=[OutlierDimension(d_in // 2, gamma, 0.3, 0.8), OutlierDimension(3, -0.2, 1.5, 0.1)],
+        massive_share=0.001,
         effective_rank=rank,
         effective_rank_fraction=rank / d_in,
         leading_eigenvalues=[1.0, 0.5],
@@ -158,7 +162,7 @@ def sweep(rng: np.random.Generator, place: Place, d_in: int, gamma: float) -> di
     result = SweepResult(
         key=f"train-key-{variant}",
         model=place.model,
-        layer=place.layer,
+        layer=number_of(place.layer),
         variant=variant,
         d_in=d_in,
         d_sae=1024,

@@ -8,6 +8,8 @@ import pytest
 
 from saelib.config import Config
 from saelib.files.sealed import read_json, write_json
+from saelib.init_death.result import load_result
+from saelib.stats import load_stats
 from tests.report.chromium import choose, marks, open_page, shown_rows, until
 
 pytestmark = pytest.mark.browser
@@ -107,6 +109,29 @@ def test_the_keyboard_opens_a_card_with_the_reason_and_closes_it(page: Any, comp
     page.switch_to.active_element.send_keys(Keys.ESCAPE)
     until(page, lambda window: not shown(window, "dialog[open]"))
     assert page.current_url.endswith("#")
+
+
+def test_a_card_shows_what_carries_the_mean_and_death_for_other_sizes(page: Any, complete: Config):
+    found = load_stats(complete.stats_path("spliceai-10k", 16))
+    landscape = load_result(complete.init_death_path("spliceai-10k", 16)).landscape
+    assert landscape
+    page.execute_script("location.hash = '#layer/spliceai-10k/16'")
+    until(page, lambda window: shown(window, "dialog[open]"))
+    script = (
+        "return [...card.querySelectorAll('.wide')].map((t) => [...t.querySelectorAll('td')].map((c) => c.textContent))"
+    )
+    cells = page.execute_script(script)
+    carriers, trained, raw, centered, whitened = cells
+    assert [int(index) for index in carriers[::4]] == [one.index for one in found.outlier_dimensions]
+    assert trained
+    width = len(landscape.k) + 1
+    assert [text.replace(",", "") for text in raw[::width]] == [str(size) for size in landscape.d_sae]
+    place = (landscape.d_sae.index(2048), landscape.k.index(64))
+    for table, name in ((raw, "raw"), (centered, "center_median"), (whitened, "pca")):
+        dead = landscape.dead_total[name][place[0]][place[1]]
+        assert dead is not None
+        shown_there = float(table[place[0] * width + place[1] + 1].strip("%<"))
+        assert shown_there == pytest.approx(100 * dead, abs=0.051)
 
 
 def test_a_card_has_an_address_and_links_to_its_model_and_files(page: Any, complete: Config):

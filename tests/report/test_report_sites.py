@@ -82,7 +82,7 @@ def test_figures_and_charts_have_a_panel_for_each_site(both: Config):
     assert curves is not None
     rows = [axes.get_ylabel() for axes in curves.axes if axes.get_ylabel()]
     assert rows == [f"{NAME}\nlayer 6", f"{NAME}\nlayer 6 mlp_out", "hyenadna-tiny\nlayer 2"]
-    charts = make_charts(both, *(tables[name] for name in ("layers", "saes", "training")))
+    charts = make_charts(both, tables)
     assert charts["finding"].spec["encoding"]["y"]["sort"] == [NAME, f"{NAME} mlp_out", "hyenadna-tiny"]
     assert charts["trained"].spec["encoding"]["y"]["sort"] == [f"{NAME} L6", f"{NAME} L6 mlp_out", "hyenadna-tiny L2"]
 
@@ -109,7 +109,7 @@ def test_a_card_and_the_curves_are_those_of_one_site(browser: Any, both: Config,
     WebDriverWait(browser, 20).until(lambda window: window.execute_script("return card.open"))
     title, links, trained = browser.execute_script(
         "return [document.getElementById('card-title').textContent, [...card.querySelectorAll('a')]"
-        ".map((a) => a.getAttribute('href')), card.querySelectorAll('.wide tr').length - 1]"
+        ".map((a) => a.getAttribute('href')), card.querySelectorAll('.wide')[1].querySelectorAll('tr').length - 1]"
     )
     assert title == f"{NAME}, layer 6 mlp_out"
     assert links == [f"#model/{NAME}", *(f"{stage}/{NAME}/layer_6_mlp_out.json" for stage in ("stats", "init_death"))]

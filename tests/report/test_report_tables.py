@@ -51,7 +51,7 @@ def test_a_layer_row_repeats_the_result_files(suite: Config):
     death = load_result(suite.init_death_path("hyenadna-tiny", 2)).preprocessings
     predicted = load_predictions(suite.theory_path())[-1]
     row = row_of(layers_table(suite, read_results(suite)), model="hyenadna-tiny", layer=2)
-    assert count_shown(stats, row, but="key") == 9
+    assert count_shown(stats, row, but="key") == 10
     assert row["domain"] == "genomic"
     assert (row["dead_relu"], row["dead_total"]) == (death["raw"].dead_relu.mean, death["raw"].dead_total.mean)
     assert row["dead_total_sd"] == death["raw"].dead_total.sd

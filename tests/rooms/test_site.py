@@ -8,6 +8,7 @@ import yaml
 from typer.main import get_command
 
 import saelib
+from saelib import evaluation
 from saelib.cli.main import app
 from tools.site.api_page import RESULTS, api_page
 from tools.site.cli_page import cli_page
@@ -19,7 +20,10 @@ PROJECT = Path(__file__).parents[2]
 
 def test_every_public_name_is_in_the_reference() -> None:
     shown = re.findall(r"^::: (\S+)$", api_page(), re.MULTILINE)
-    assert sorted(shown) == sorted([*(f"saelib.{name}" for name in saelib.__all__), *RESULTS])
+    public = [f"saelib.{name}" for name in saelib.__all__] + [
+        f"saelib.evaluation.{name}" for name in evaluation.__all__
+    ]
+    assert sorted(shown) == sorted([*public, *RESULTS])
 
 
 def test_every_key_of_the_configuration_is_in_the_reference() -> None:

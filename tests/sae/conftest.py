@@ -11,9 +11,9 @@ from benchmarks.gpu import reference
 from saelib.config.training import TrainConfig, VariantConfig
 from saelib.sae.initial_weights import initial_sae
 from saelib.sae.model import SAE
-from tests.saved_saes import fit, make, rows
+from tests.saved_saes import fit, make, rows, run
 
-__all__ = ["_one_thread", "batches", "dense_loss", "device", "fit", "make", "make_sae", "rows", "variant"]
+__all__ = ["_one_thread", "batches", "dense_loss", "device", "fit", "make", "make_sae", "rows", "run", "variant"]
 
 
 @pytest.fixture(autouse=True)

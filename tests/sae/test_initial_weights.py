@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from saelib.config.training import TrainConfig, VariantConfig
 from saelib.errors import UserError
-from saelib.sae.initial_weights import initial_sae, set_firing_rate
+from saelib.preprocessing.fit import whitening_directions
+from saelib.sae.autograd.forward import batch_topk_forward
+from saelib.sae.initial_weights import calibrate, initial_sae, set_firing_rate
 
 Variant = Callable[..., VariantConfig]
 CONFIG = TrainConfig(d_sae=5_000, k=4)
@@ -69,6 +72,73 @@ def test_each_architecture_has_its_own_parameters(variant: Variant):
     assert batch.threshold.shape == ()
     assert "threshold" in batch.state_dict()
     assert [sae.k for sae in (jump, batch)] == [None, 4]
+
+
+def test_datapoint_rows_lie_between_a_token_and_the_random_direction(variant: Variant):
+    config, center = TrainConfig(d_sae=200, k=4), 3 * torch.ones(D)
+    tokens = 5 + torch.randn(200, D, generator=torch.Generator().manual_seed(2))
+    random = initial_sae(D, config, variant(), seed=1, b_dec=center).W_dec.detach().double()
+    of_tokens = F.normalize((tokens - center).double(), dim=1)
+    for blend in (0.0, 0.8, 1.0):
+        method = variant(init={"rows": {"kind": "datapoint", "blend": blend}})
+        sae = initial_sae(D, config, method, seed=1, b_dec=center, tokens=tokens)
+        expected = F.normalize(blend * of_tokens + (1 - blend) * random, dim=1)
+        torch.testing.assert_close(sae.W_dec.detach().double(), expected, rtol=0, atol=1e-6)
+        assert torch.equal(sae.W_enc, sae.W_dec.T)
+
+
+def test_a_token_at_the_center_leaves_the_random_direction(variant: Variant):
+    config, method = TrainConfig(d_sae=3, k=1), variant(init={"rows": "datapoint"})
+    sae = initial_sae(D, config, method, seed=1, b_dec=torch.ones(D), tokens=torch.ones(3, D))
+    torch.testing.assert_close(sae.W_dec, initial_sae(D, config, variant(), seed=1).W_dec)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_whitened_rows_point_along_the_whitened_sphere(variant: Variant, alpha: float):
+    # sqrt(Sigma)^alpha w points along u, uniform on the sphere, whose moments are known.
+    eigenvectors = np.linalg.qr(np.random.default_rng(0).standard_normal((D, D)))[0]
+    eigenvalues = np.geomspace(100, 1e-2, D)
+    columns = whitening_directions({"eigenvalues": eigenvalues, "eigenvectors": eigenvectors}, alpha)
+    method = variant(init={"rows": {"kind": "whitened", "alpha": alpha}})
+    W = initial_sae(D, CONFIG, method, seed=0, subspace=torch.from_numpy(columns)).W_dec.detach().double().numpy()
+    np.testing.assert_allclose(np.linalg.norm(W, axis=1), 1, rtol=1e-6)
+    u = W @ eigenvectors * eigenvalues ** (alpha / 2)
+    u /= np.linalg.norm(u, axis=1, keepdims=True)
+    np.testing.assert_allclose(u.T @ u / len(u), np.eye(D) / D, rtol=0, atol=0.01)
+    assert np.mean(u**4) == pytest.approx(3 / (D * (D + 2)), rel=0.04)
+
+
+def test_whitened_rows_leave_out_directions_without_variance():
+    arrays = {"eigenvalues": np.array([4.0, 1.0, 0.0]), "eigenvectors": np.eye(3)}
+    np.testing.assert_allclose(whitening_directions(arrays, 1.0), [[1, 0], [0, 2], [0, 0]])
+    with pytest.raises(UserError, match=r"gpt2: init\.rows 'whitened' needs 'eigenvalues'"):
+        whitening_directions({}, 0.5, "gpt2")
+
+
+@pytest.mark.parametrize("architecture", ["topk", "batch_topk", "abs_topk", "relu"])
+def test_a_calibrated_start_has_the_least_error_and_the_same_selection(variant: Variant, architecture: str):
+    config, x = TrainConfig(d_sae=100, k=9), 5 + torch.randn(300, D, generator=torch.Generator().manual_seed(1))
+    plain, scaled = (
+        initial_sae(D, config, variant(architecture=architecture), seed=0, b_dec=torch.ones(D)) for _ in range(2)
+    )
+    calibrate(scaled, x)
+    ratio = scaled.W_enc / plain.W_enc
+    torch.testing.assert_close(ratio, ratio[0, 0].expand_as(ratio))
+    with torch.no_grad():
+        fits = [
+            batch_topk_forward(sae, x, "float32").x_hat - 1 if architecture == "batch_topk" else sae(x) - 1
+            for sae in (plain, scaled)
+        ]
+    torch.testing.assert_close(fits[1], ratio[0, 0] * fits[0])
+    errors = [(x - 1 - factor * fits[1]).square().sum() for factor in (0.99, 1.0, 1.01)]
+    assert errors[1] < min(errors[0], errors[2])
+
+
+def test_a_start_where_nothing_fires_is_not_calibrated(variant: Variant):
+    sae = initial_sae(D, TrainConfig(d_sae=100, k=4), variant(), seed=0)
+    before = sae.W_enc.detach().clone()
+    calibrate(sae, torch.zeros(5, D))
+    assert torch.equal(sae.W_enc, before)
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.37])

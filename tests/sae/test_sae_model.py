@@ -8,7 +8,7 @@ import torch
 from saelib.sae.model import SAE
 
 Make = Callable[..., SAE]
-ARCHITECTURES = ["topk", "batch_topk", "relu", {"kind": "jumprelu", "initial_threshold": 0.3}]
+ARCHITECTURES = ["topk", "batch_topk", "abs_topk", "relu", {"kind": "jumprelu", "initial_threshold": 0.3}]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
@@ -19,8 +19,12 @@ def test_codes_are_the_pre_activations_that_their_architecture_lets_through(make
     x = torch.randn(40, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(device)
     for token, codes in zip(x, sae.encode(x), strict=True):
         pre = (token - sae.b_dec) @ sae.W_enc + sae.b_enc
-        bar = {"topk": pre.sort().values[-3], "batch_topk": 0.5, "relu": 0.0, "jumprelu": 0.3}[sae.architecture]
-        torch.testing.assert_close(codes, torch.where((pre > bar) & (pre > 0), pre, 0))
+        if sae.architecture == "abs_topk":
+            kept = pre.abs() > pre.abs().sort().values[-3]
+        else:
+            bar = {"topk": pre.sort().values[-3], "batch_topk": 0.5, "relu": 0.0, "jumprelu": 0.3}[sae.architecture]
+            kept = (pre > bar) & (pre > 0)
+        torch.testing.assert_close(codes, torch.where(kept, pre, 0))
     torch.testing.assert_close(sae(x), sae.encode(x) @ sae.W_dec + sae.b_dec)
 
 

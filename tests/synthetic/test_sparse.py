@@ -140,6 +140,20 @@ def test_every_token_is_a_sum_of_exactly_the_active_features() -> None:
     assert np.abs(twice - together).max() < 5 * np.sqrt(together / 4000)
 
 
+@pytest.mark.parametrize("settings", [{}, {"gamma": 4.0, "signal_scale": 2.0}, {**LOW_RANK, "low_rank_share": 0.3}])
+def test_codes_are_the_features_in_the_tokens(settings: dict[str, Any]) -> None:
+    source = data(**settings)
+    x, codes = source.sample_with_codes(3000, np.random.default_rng(1))
+    np.testing.assert_array_equal(x, source.sample(3000, np.random.default_rng(1)))
+    dense = codes.dense(len(source.features))
+    assert ((dense > 0).sum(axis=1) == 5).all()
+    rest = x - source.offset - source.scale * dense @ source.features
+    if "low_rank" in settings:
+        assert np.linalg.matrix_rank(rest, tol=0.01) == settings["low_rank"]
+    else:
+        np.testing.assert_allclose(rest, 0, atol=1e-4)
+
+
 @pytest.mark.parametrize("settings", VARIED)
 def test_the_same_seeds_give_the_same_bits(settings: dict[str, Any]) -> None:
     first, second = (data(5, **settings).sample(2500, np.random.default_rng(1)) for _ in range(2))

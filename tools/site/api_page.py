@@ -1,6 +1,7 @@
 """The reference of `import saelib`: its public names, and the types of what they return."""
 
 import saelib
+from saelib import evaluation
 
 RESULTS = (
     "saelib.diagnosis.result.Diagnosis",
@@ -30,5 +31,9 @@ def api_page() -> str:
             *(f"::: saelib.{name}" for name in classes),
             "## Results",
             *(f"::: {name}" for name in RESULTS),
+            "## Evaluation",
+            "The functions of `saelib.evaluation`, and what they return. [Evaluating SAEs](../evaluation.md) has the "
+            "definitions.",
+            *(f"::: saelib.evaluation.{name}" for name in evaluation.__all__),
         ]
     )

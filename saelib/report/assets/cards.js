@@ -3,7 +3,10 @@ const card = document.getElementById("card");
 const layerHash = (row) =>
   `#layer/${encodeURIComponent(row.model)}/${row.layer}${row.site === "residual" ? "" : `/${row.site}`}`;
 const modelHash = (row) => `#model/${encodeURIComponent(row.model)}`;
-const DEATHS = { dead_total: "as it is", dead_total_center_median: "centered on the geometric median", dead_total_pca: "PCA-whitened" };
+const DEATHS = {
+  dead_total: "as it is", dead_total_center_median: "centered on the geometric median", dead_total_pca: "PCA-whitened",
+  dead_total_center_mean: "centered on the mean", dead_total_ln_center: "after LayerNorm, centered", dead_total_zscore: "z-scored",
+};
 const NUMBERS = {
   gamma_unit: "γ, of tokens of length 1", gamma: "γ after LayerNorm (the paper's)", gamma_raw: "γ of the tokens as they are",
   effective_rank: "effective rank", d_in: "dimensions", excess_kurtosis: "excess kurtosis",
@@ -43,9 +46,36 @@ function trainedTable(row) {
   if (!saes.length) return [];
   const head = ["variant", "all dead", "never positive", "typical FVU", "learning rate"];
   const cells = (sae) => [sae.variant, percent(sae.dead_total), percent(sae.dead_relu), short(sae.token_fvu_median), String(sae.learning_rate)];
-  const line = (tag, texts) => make("tr", {}, ...texts.map((text) => make(tag, {}, text)));
-  const table = make("table", {}, line("th", head), ...saes.map((sae) => line("td", cells(sae))));
-  return [make("h3", {}, "After training"), make("div", { class: "wide", tabindex: "0" }, table)];
+  return [make("h3", {}, "After training"), wideTable(head, saes.map(cells))];
+}
+
+/** A table that scrolls by itself, with a heading over each column. */
+function wideTable(head, lines) {
+  const line = (tag, texts) => make("tr", {}, ...texts.map((text, i) => make(tag, i ? { class: "number" } : {}, text)));
+  return make("div", { class: "wide", tabindex: "0" }, make("table", {}, line("th", head), ...lines.map((texts) => line("td", texts))));
+}
+
+function outliersTable(row) {
+  const found = rows.outliers.find((one) => sameLayer(one, row));
+  if (!found) return [];
+  const massive = row.massive_share > 0 ? `${percent(row.massive_share)} of the tokens are more than ten times as long as the median one.` : "No token is ten times as long as the median one.";
+  const lines = found.dimensions.map((one) => [String(one.index), short(one.mean), short(one.std), percent(one.share)]);
+  return [
+    make("h3", {}, "What carries the mean"),
+    lines.length ? wideTable(["dimension", "mean", "std", "share of the mean's square"], lines) : make("p", {}, "No dimension holds 5% of the mean's square."),
+    make("p", { class: "note" }, massive),
+  ];
+}
+
+function sizesTables(row) {
+  const found = rows.landscape.find((one) => sameLayer(one, row));
+  if (!found) return [];
+  const head = ["d_sae", ...found.k.map((k) => `k ${k}`)];
+  const lines = (grid) => grid.map((cells, i) => [found.d_sae[i].toLocaleString("en"), ...cells.map((cell) => (cell === null ? "" : percent(cell)))]);
+  return [
+    make("h3", {}, "Dead for other sizes of the SAE, predicted"),
+    ...Object.entries(found.dead).flatMap(([name, grid]) => [make("p", { class: "note" }, DEATHS[name === "raw" ? "dead_total" : `dead_total_${name}`]), wideTable(head, lines(grid))]),
+  ];
 }
 
 function layerCard(row) {
@@ -61,7 +91,9 @@ function layerCard(row) {
       ["theory, from γ", row.predicted_dead_total === null ? null : percent(row.predicted_dead_total)]]),
     make("h3", {}, "Statistics"),
     pairs(Object.entries(NUMBERS).map(([name, label]) => [label, short(row[name])])),
+    ...outliersTable(row),
     ...trainedTable(row),
+    ...sizesTables(row),
     make("p", { class: "note" }, "Files: ", ...links.flatMap((file) => [make("a", { href: file.href }, file.name), " "])),
   ];
 }

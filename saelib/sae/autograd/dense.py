@@ -54,6 +54,25 @@ class Decode(torch.autograd.Function):
         return None, product(codes.detach().T, gradient), *d_inputs
 
 
+class Recomputed(torch.autograd.Function):
+    """function(*inputs), one number; what lies in between is computed once more for the backward pass, not kept."""
+
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """`function(*inputs)` -> []."""
+        ctx.save_for_backward(*inputs)
+        ctx.function = function
+        return function(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the inputs."""
+        inputs = [value.detach().requires_grad_() for value in ctx.saved_tensors]
+        with torch.enable_grad():
+            output = ctx.function(*inputs)
+        return None, *torch.autograd.grad(output, inputs, gradients, allow_unused=True)
+
+
 def relu(hidden_pre: Tensor) -> Tensor:
     """max(0, hidden_pre), keeping its input, which is there anyway, and not its output."""
     return torch.nn.functional.threshold(hidden_pre, 0.0, 0.0)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from saelib.sae.autograd.dense import Decode, DensePreActivations
+from saelib.sae.autograd.dense import Decode, DensePreActivations, Recomputed, relu
 from saelib.sae.model import SAE
 
 HIGHEST_EXPONENT = 10.0
@@ -19,9 +19,9 @@ def auxk_loss(sae: SAE, x: Tensor, x_hat: Tensor, hidden_pre: Tensor, dead: Tens
     """Error of the dead latents' fit to what the living ones left over (Gao et al. 2024, appendix A.2).
 
     The residual x - x_hat is a constant here, fitted by the `k_aux` largest dead latents of each token after the
-    ReLU and without b_dec, relative to the residual's variance over the batch. The gradient reaches the selected
-    dead latents (encoder and decoder) and, through the encoder's input, b_dec. No gradient where nothing is dead or
-    left over.
+    ReLU (for `abs_topk`, of largest absolute value, with their signs) and without b_dec, relative to the residual's
+    variance over the batch. The gradient reaches the selected dead latents (encoder and decoder) and, through the
+    encoder's input, b_dec. No gradient where nothing is dead or left over.
 
     Args:
         sae: The SAE that made `x_hat`.
@@ -33,14 +33,14 @@ def auxk_loss(sae: SAE, x: Tensor, x_hat: Tensor, hidden_pre: Tensor, dead: Tens
     """
     residual = (x - x_hat).detach()
     # A latent that is positive nowhere adds nothing, but its matrix products would cost as much.
-    latents = _candidates(dead & (hidden_pre.amax(0) > 0))
+    latents = _candidates(dead & (sae.sizes(hidden_pre).amax(0) > 0))
     if len(latents) == 0:
         return x.new_zeros(())
-    pre, W_dec = _pre_activations_of(latents, dead, sae, x, hidden_pre)
-    bar = _bar(pre.detach(), k_aux)
+    pre, W_dec = _pre_activations_of(latents, dead, sae, x, hidden_pre, alive=0.0)
+    bar = _bar(sae.sizes(pre.detach()), k_aux)
 
     def selected(pre: Tensor) -> Tensor:
-        return torch.where(pre > bar, pre, 0)
+        return torch.where(sae.sizes(pre) > bar, pre, 0)
 
     error = (residual - Decode.apply(selected, W_dec, pre)).square().sum()
     scale = (residual - residual.mean(0)).square().sum()
@@ -65,7 +65,7 @@ def ghost_loss(sae: SAE, x: Tensor, x_hat: Tensor, hidden_pre: Tensor, dead: Ten
     latents = _candidates(dead)
     if len(latents) == 0:
         return x.new_zeros(())
-    pre, W_dec = _pre_activations_of(latents, dead, sae, x, hidden_pre)
+    pre, W_dec = _pre_activations_of(latents, dead, sae, x, hidden_pre, alive=-torch.inf)
 
     def ghosts(pre: Tensor) -> Tensor:
         return pre.clamp(max=HIGHEST_EXPONENT).exp()
@@ -78,6 +78,26 @@ def ghost_loss(sae: SAE, x: Tensor, x_hat: Tensor, hidden_pre: Tensor, dead: Ten
     return error * scale
 
 
+def pre_act_loss(sae: SAE, x: Tensor, hidden_pre: Tensor) -> Tensor:
+    """sum_i ReLU(threshold_i - pre_i) ||d_i||, averaged over tokens (Anthropic, January 2025).
+
+    The gradient raises every pre-activation that is below its threshold, JumpReLU's or 0, and lowers JumpReLU's
+    thresholds.
+
+    Args:
+        sae: The SAE.
+        x: [tokens, d_in]
+        hidden_pre: [tokens, d_sae], constants.
+    """
+    pre = DensePreActivations.apply(hidden_pre, x, sae.W_enc, sae.b_enc, sae.b_dec)
+    threshold = sae.threshold if sae.architecture == "jumprelu" else torch.zeros_like(sae.b_enc)
+
+    def below(pre: Tensor, threshold: Tensor, norms: Tensor) -> Tensor:
+        return (relu(threshold - pre) * norms).sum()
+
+    return Recomputed.apply(below, pre, threshold, torch.linalg.vector_norm(sae.W_dec, dim=1)) / len(x)
+
+
 def _candidates(dead: Tensor) -> Tensor:
     """Latents to look at: [some]. On a device all of them, dead or not, as to count the dead would wait for it."""
     if dead.device.type == "cpu":
@@ -86,15 +106,15 @@ def _candidates(dead: Tensor) -> Tensor:
 
 
 def _pre_activations_of(
-    latents: Tensor, dead: Tensor, sae: SAE, x: Tensor, hidden_pre: Tensor
+    latents: Tensor, dead: Tensor, sae: SAE, x: Tensor, hidden_pre: Tensor, alive: float
 ) -> tuple[Tensor, Tensor]:
     """Pre-activations [tokens, some] of some latents, with gradients, and their decoder rows [some, d_in].
 
-    Latents that are not dead are -infinity everywhere, which is never selected and whose exp is 0.
+    Latents that are not dead are `alive` everywhere: 0 is never selected, and the exp of -infinity is 0.
     """
     # Through the transpose: in memory, W_enc lies latent by latent.
     W_enc = sae.W_enc.T.index_select(0, latents).T
-    values = hidden_pre.index_select(1, latents).masked_fill_(~dead[latents], -torch.inf)
+    values = hidden_pre.index_select(1, latents).masked_fill_(~dead[latents], alive)
     pre = DensePreActivations.apply(values, x, W_enc, sae.b_enc[latents], sae.b_dec)
     return pre, sae.W_dec.index_select(0, latents)
 

@@ -10,6 +10,10 @@ from torch.optim.adam import adam
 
 from saelib.config.training import Adam as AdamConfig
 from saelib.config.training import OptimizerConfig
+from saelib.sae.model import BYPASS
+
+OF_NO_LATENT = ("b_dec", *BYPASS)
+"""Parameters that have no row or column for each latent."""
 
 
 class Optimizer(Protocol):
@@ -79,7 +83,7 @@ class SparseAdam:
     """Adam whose moments and parameters of a latent stand still in a step that gives it no gradient.
 
     A latent of a matrix has no gradient when its whole row has none. The bias correction counts all steps, as in
-    torch.optim.SparseAdam. `b_dec` belongs to no latent and always moves.
+    torch.optim.SparseAdam. `b_dec` and a bypass belong to no latent and always move.
     """
 
     def __init__(self, parameters: Mapping[str, Parameter], config: AdamConfig) -> None:
@@ -102,7 +106,7 @@ class SparseAdam:
 
 def _latents_with_gradient(name: str, gradient: Tensor) -> Tensor:
     """1 or 0 for each latent, in the shape that broadcasts over the parameter."""
-    if name == "b_dec":
+    if name in OF_NO_LATENT:
         return torch.ones_like(gradient)
     if gradient.ndim == 1:
         return (gradient != 0).to(gradient.dtype)

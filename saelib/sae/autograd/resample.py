@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from saelib.sae.autograd.optimizer import OF_NO_LATENT
 from saelib.sae.model import SAE
 
 ENCODER_SCALE = 0.2
@@ -48,6 +49,6 @@ def resample(
     for name, moment in moments.items():
         if name.endswith("W_enc"):
             moment[:, latents] = 0
-        elif not name.endswith("b_dec"):
+        elif not name.endswith(OF_NO_LATENT):
             moment[latents] = 0
     return latents

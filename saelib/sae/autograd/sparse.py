@@ -37,9 +37,9 @@ class Entries:
         return F.embedding_bag(self.tokens[order], rows, starts, per_sample_weights=weights[order], mode="sum")
 
     def fired(self, codes: Tensor) -> Tensor:
-        """Marks the latents with a code [entries] above 0 (a selected 0 does not count): boolean [d_sae]."""
+        """Marks the latents with a code [entries] other than 0 (a selected 0 does not count): boolean [d_sae]."""
         counts = torch.zeros(self.d_sae, dtype=torch.int32, device=codes.device)
-        return counts.index_add_(0, self.latents, (codes > 0).int()) > 0
+        return counts.index_add_(0, self.latents, (codes != 0).int()) > 0
 
 
 class SelectedPreActivations(torch.autograd.Function):

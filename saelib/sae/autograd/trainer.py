@@ -1,5 +1,7 @@
 """Every method of training, on every device that torch has: the reference for faster ones."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -7,13 +9,14 @@ from torch.nn import Parameter
 
 from saelib.config.training import VariantConfig
 from saelib.errors import UserError
+from saelib.sae.aligned import align, align_gradients
 from saelib.sae.autograd import forward
 from saelib.sae.autograd.forward import Forward
-from saelib.sae.autograd.losses import auxk_loss, ghost_loss, reconstruction_loss
+from saelib.sae.autograd.losses import auxk_loss, ghost_loss, pre_act_loss, reconstruction_loss
 from saelib.sae.autograd.optimizer import make_optimizer
 from saelib.sae.autograd.resample import resample
 from saelib.sae.model import SAE
-from saelib.sae.schedule import rate_at
+from saelib.sae.schedule import k_at, rate_at, risen
 from saelib.sae.trainer import TrainerSettings
 
 THRESHOLD_DECAY = 0.9
@@ -28,7 +31,8 @@ class TorchTrainer:
     """Minimizes ||x - x_hat||^2 / variance and the penalties of the variant; see `saelib.sae.trainer.Trainer`.
 
     A step is: forward, counters, loss, backward, projection of W_dec's gradient, clipping, optimizer, unit decoder
-    rows, and resampling, which happens at some steps only.
+    rows, and resampling, which happens at some steps only. An aligned SAE's gradients are converted first, and its
+    encoder is aligned last.
 
     Gradients of what is frozen are not computed, and count as 0 in `gradient_norms`.
 
@@ -41,7 +45,7 @@ class TorchTrainer:
         """Take over `sae`, whose architecture is the variant's; it is trained in place, on its own device.
 
         Raises:
-            UserError: if the variant resamples features that it freezes.
+            UserError: if the variant resamples latents that it freezes.
         """
         variant = settings.variant
         if variant.dead_latents.kind == "resample" and variant.frozen == "features":
@@ -53,6 +57,7 @@ class TorchTrainer:
         self.tokens_since_positive = torch.zeros_like(self.tokens_since_fired)
         self._trained = _trained_parameters(sae, variant)
         self._optimizer = make_optimizer(self._trained, variant.optimizer)
+        self._unit = (settings.variance / sae.d_in) ** 0.5  # the root mean square of the standard deviations
         self._norms = torch.zeros(2, device=sae.b_enc.device)
 
     @property
@@ -69,6 +74,7 @@ class TorchTrainer:
         """See `Trainer`."""
         self.steps_done += 1
         result = self._forward(x)
+        result = replace(result, x_hat=self._sae.add_bypass(result.x_hat, x))
         self._count(result, len(x))
         for parameter in self._trained.values():
             parameter.grad = None
@@ -79,17 +85,30 @@ class TorchTrainer:
     def _forward(self, x: Tensor) -> Forward:
         sae, architecture, precision = self._sae, self.variant.architecture, self.config.precision
         match architecture.kind:
-            case "topk":
-                return forward.topk_forward(
-                    sae, x, precision, keep=self.variant.dead_latents.kind in ("auxk", "ghost_grads")
-                )
+            case "topk" | "abs_topk":
+                keep = self.variant.dead_latents.kind in ("auxk", "ghost_grads", "pre_act")
+                return forward.topk_forward(sae, x, precision, keep, self._k())
             case "batch_topk":
-                return forward.batch_topk_forward(sae, x, precision)
+                return forward.batch_topk_forward(sae, x, precision, self._k())
             case "relu":
                 return forward.relu_forward(sae, x, precision, architecture)
             case "jumprelu":
-                target = architecture.target_l0 or float(self.config.k)
-                return forward.jumprelu_forward(sae, x, precision, architecture, target)
+                return forward.jumprelu_forward(sae, x, precision, architecture, self._jumprelu_penalty)
+
+    def _jumprelu_penalty(self, pre: Tensor) -> Tensor:
+        architecture = self.variant.architecture
+        assert architecture.kind == "jumprelu"
+        penalty = architecture.penalty
+        if penalty.kind == "l0":
+            return forward.l0_penalty(self._sae, pre, architecture, architecture.target_l0 or float(self.config.k))
+        weight = penalty.coefficient * risen(self.steps_done, self.config.steps, penalty.warmup)
+        return weight * forward.tanh_penalty(self._sae, pre, architecture.bandwidth, penalty.scale / self._unit)
+
+    def _k(self) -> int:
+        """Latents of a token in this step."""
+        sae = self._sae
+        assert sae.k is not None
+        return k_at(self.steps_done, self.config.steps, sae.k, min(sae.d_in, sae.d_sae), self.variant.k_annealing)
 
     def _count(self, result: Forward, tokens: int) -> None:
         self.examples += tokens
@@ -100,6 +119,8 @@ class TorchTrainer:
         mse = reconstruction_loss(x, result.x_hat, self.settings.variance)
         loss = mse + result.penalty
         dead_latents, hidden_pre = self.variant.dead_latents, result.hidden_pre
+        if dead_latents.kind == "pre_act" and hidden_pre is not None:
+            return loss + dead_latents.coefficient / self._unit * pre_act_loss(self._sae, x, hidden_pre)
         if hidden_pre is None or self.examples < self.config.dead_after_examples:
             return loss
         if dead_latents.kind == "auxk":
@@ -117,6 +138,9 @@ class TorchTrainer:
             if parameter.grad is None:  # no loss reached it
                 parameter.grad = torch.zeros_like(parameter)
         self._norms = torch.stack([_norm(sae.W_enc, sae.W_dec), _norm(sae.b_dec)])
+        aligned = self.variant.aligned and sae.W_enc.grad is not None
+        if aligned:
+            align_gradients(sae)
         if self.variant.project_decoder and sae.W_dec.grad is not None:
             along = torch.linalg.vecdot(sae.W_dec.grad, sae.W_dec)
             sae.W_dec.grad.addcmul_(along[:, None], sae.W_dec, value=-1)
@@ -128,6 +152,8 @@ class TorchTrainer:
             norms = torch.linalg.vector_norm(sae.W_dec, dim=1, keepdim=True)
             off = (norms - 1).abs() > UNIT * torch.finfo(norms.dtype).eps
             sae.W_dec.div_(torch.where(off, norms, 1))
+        if aligned:
+            align(sae.W_enc, sae.W_dec)
         if "threshold" in self._trained:
             sae.threshold.clamp_(min=0)  # below 0 a JumpReLU would let negative pre-activations through
 
@@ -147,6 +173,8 @@ class TorchTrainer:
         generator = torch.Generator().manual_seed(int(seed[0]))
         losses = (x - result.x_hat).square().sum(1)
         latents = resample(self._sae, x, losses, self.dead, self._optimizer.moments, generator)
+        if self.variant.aligned:
+            align(self._sae.W_enc, self._sae.W_dec)
         if self.variant.architecture.kind == "jumprelu":
             self._sae.threshold[latents] = self.variant.architecture.initial_threshold
         self.tokens_since_fired[latents] = 0

@@ -7,9 +7,12 @@ import torch
 from torch import Tensor
 
 from saelib.config.training import (
+    AbsTopK,
     Adam,
     AuxK,
+    Bypass,
     GhostGradients,
+    KAnnealing,
     ReLU,
     SignSGD,
     TrainConfig,
@@ -63,8 +66,12 @@ def test_kernels_train_what_they_can(
     ("variant", "reason"),
     [
         (VariantConfig(architecture=ReLU(kind="relu")), "architecture relu"),
+        (VariantConfig(architecture=AbsTopK(kind="abs_topk")), "architecture abs_topk"),
         (VariantConfig(dead_latents=GhostGradients(kind="ghost_grads")), "dead_latents ghost"),
         (VariantConfig(clip=1.0), "clip"),
+        (VariantConfig(aligned=True), "align"),
+        (VariantConfig(bypass=Bypass()), "bypass"),
+        (VariantConfig(k_annealing=KAnnealing()), "constant k"),
     ],
 )
 def test_torch_trains_the_rest_and_the_log_says_why(
