@@ -55,9 +55,14 @@ class Case:
 def cases() -> dict[str, Case]:
     everyone = {name: {} for name in ("saelib", "floor", "eager", *PEERS)}
     two = {"saelib": {}, "eager": {}}
+    three = {**two, "saelens": {}}
     return {
         "topk": Case("TopK", LARGE, everyone, 5),
         "auxk": Case("TopK with AuxK on 4,096 dead latents", replace(LARGE, dead=4096), everyone, 3),
+        "batch_topk": Case("BatchTopK", replace(LARGE, architecture="batch_topk"), three, 3),
+        "matryoshka": Case(
+            "Matryoshka BatchTopK, five nested SAEs", replace(LARGE, architecture="matryoshka_batch_topk"), three, 3
+        ),
         "torch_path": Case("TopK, saelib without its kernels", LARGE, {"saelib": {"path": "torch"}, "eager": {}}, 3),
         "float32": Case("TopK", LARGE, {"saelib": {}, "saelib float32": {"selection": "float32"}}, 5),
         "small": Case("small TopK", SMALL, two, 100),

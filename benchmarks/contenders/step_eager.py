@@ -23,8 +23,13 @@ def make(setting: Setting) -> Step:
     def step(x: Tensor) -> None:
         with autocast(setting):
             hidden_pre = (x - b_dec) @ W_enc + b_enc
-            error = x - codes(hidden_pre, setting.k) @ W_dec - b_dec
+            topk = setting.architecture == "topk"
+            selected = codes(hidden_pre, setting.k) if topk else codes(hidden_pre.view(1, -1), setting.k * len(x))
+            selected = selected.view_as(hidden_pre)
+            error = x - selected @ W_dec - b_dec
             loss = error.square().sum(1).mean()
+            for width in setting.nested_widths():
+                loss = loss + (x - selected[:, :width] @ W_dec[:width] - b_dec).square().sum(1).mean()
             if setting.dead:
                 masked = hidden_pre.masked_fill(~dead, -torch.inf)
                 residual = error.detach()

@@ -1,6 +1,8 @@
 """A training step of SAELens, through its own trainer."""
 
 from sae_lens.config import SAETrainerConfig
+from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+from sae_lens.saes.matryoshka_batchtopk_sae import MatryoshkaBatchTopKTrainingSAE, MatryoshkaBatchTopKTrainingSAEConfig
 from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.training.sae_trainer import SAETrainer
 from torch import Tensor
@@ -10,9 +12,16 @@ from benchmarks.contenders.worker import Setting, Step, raise_biases, serve
 
 def make(setting: Setting) -> Step:
     shape = {"d_in": setting.d_in, "d_sae": setting.d_sae, "k": setting.k}
-    sae = TopKTrainingSAE(TopKTrainingSAEConfig(**shape, device=setting.device))
+    if setting.nested_widths():
+        widths = [*setting.nested_widths(), setting.d_sae]
+        config = MatryoshkaBatchTopKTrainingSAEConfig(**shape, device=setting.device, matryoshka_widths=widths)
+        sae = MatryoshkaBatchTopKTrainingSAE(config)
+    elif setting.architecture == "batch_topk":
+        sae = BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(**shape, device=setting.device))
+    else:
+        sae = TopKTrainingSAE(TopKTrainingSAEConfig(**shape, device=setting.device))
     raise_biases(sae.b_enc, setting)
-    config = SAETrainerConfig(
+    trainer_config = SAETrainerConfig(
         total_training_samples=10**9,
         train_batch_size_samples=setting.batch_size,
         lr=setting.learning_rate,
@@ -21,7 +30,7 @@ def make(setting: Setting) -> Step:
         device=setting.device,
         autocast=setting.precision == "bfloat16",
     )
-    trainer = SAETrainer(config, sae, iter([]))
+    trainer = SAETrainer(trainer_config, sae, iter([]))
 
     def step(x: Tensor) -> None:
         trainer.n_forward_passes_since_fired[: setting.dead] = 10**6

@@ -31,6 +31,8 @@ class Setting:
     """Number of dead latents. They never fire, because the biases of all others are raised (`raise_biases`), and are
     declared dead before each step, so AuxK runs on them. 0: no AuxK."""
     k_aux: int
+    architecture: str = "topk"
+    """`topk`, `batch_topk` or `matryoshka_batch_topk`, for saelib, the eager script and SAELens."""
     saes: int = 1
     """SAEs trained at once on the same batches; only saelib can train several."""
     path: str = "auto"
@@ -44,6 +46,11 @@ class Setting:
     device: str = "cpu"
     precision: str = "float32"
     """Of matrix products: `float32`, `tf32` or `bfloat16`."""
+
+    def nested_widths(self) -> list[int]:
+        """Latents of the smaller SAEs of `matryoshka_batch_topk`."""
+        nested = self.architecture == "matryoshka_batch_topk"
+        return [self.d_sae * share // 32 for share in (1, 3, 7, 15)] if nested else []
 
 
 Step = Callable[[Tensor], object]

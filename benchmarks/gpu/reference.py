@@ -35,7 +35,7 @@ def dense_loss(
         z = torch.zeros_like(pre).scatter(1, pre.topk(k).indices, 1.0) * pre.relu()
     elif architecture.kind == "abs_topk":
         z = torch.zeros_like(pre).scatter(1, pre.abs().topk(k).indices, 1.0) * pre
-    elif architecture.kind == "batch_topk":
+    elif architecture.kind == "batch_topk" or architecture.kind == "matryoshka_batch_topk":
         bar = pre.flatten().sort().values[-k * len(x)]
         z = torch.where(pre >= bar, pre, 0).relu()
     elif architecture.kind == "relu":
@@ -56,6 +56,9 @@ def dense_loss(
     if "bypass_in" in p:
         x_hat = x_hat + (x - p["b_dec"]) @ p["bypass_in"] @ p["bypass_out"]
     mse = ((x - x_hat) ** 2).sum(1).mean() / variance
+    if architecture.kind == "matryoshka_batch_topk":
+        missing = [z[:, width:] @ p["W_dec"][width:] for width in architecture.widths(z.shape[1])]
+        mse = torch.stack([((x - x_hat + part) ** 2).sum(1).mean() for part in missing]).mean() / variance
     age = torch.where((z != 0).any(0), 0, silent + len(x))
     dead = (age >= dead_after).nonzero().flatten()
     e = (x - x_hat).detach()

@@ -91,6 +91,30 @@ class BatchTopK(Section):
     kind: Literal["batch_topk"]
 
 
+class MatryoshkaBatchTopK(Section):
+    """Trains nested BatchTopK SAEs, each made of the first latents of the next one (Bussmann et al. 2025).
+
+    The loss is the mean of their reconstruction errors; the paper and SAELens take the sum, which Adam cannot tell
+    apart. Codes are those of the whole SAE, which is a `batch_topk` SAE once it is trained.
+    """
+
+    kind: Literal["matryoshka_batch_topk"]
+    prefixes: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
+    """Numbers of latents of the nested SAEs, ascending and below `d_sae`; the whole SAE is always added. Without it,
+    1/32, 3/32, 7/32 and 15/32 of `d_sae`, as in the paper."""
+
+    @model_validator(mode="after")
+    def _ascending(self) -> "MatryoshkaBatchTopK":
+        if self.prefixes and list(self.prefixes) != sorted(set(self.prefixes)):
+            raise ValueError(f"prefixes must ascend (found {list(self.prefixes)})")
+        return self
+
+    def widths(self, d_sae: int) -> tuple[int, ...]:
+        """Returns the numbers of latents of all nested SAEs; the last is d_sae."""
+        inner = self.prefixes or sorted({d_sae * share // 32 for share in (1, 3, 7, 15)} - {0})
+        return (*inner, d_sae)
+
+
 class AbsTopK(Section):
     """Selects the k pre-activations of largest absolute value of each token, with their signs (Zhu et al. 2025)."""
 
@@ -155,10 +179,15 @@ class JumpReLU(Section):
         return self
 
 
-_Architecture = Annotated[TopK | BatchTopK | AbsTopK | ReLU | JumpReLU, Field(discriminator="kind")]
+_Architecture = Annotated[
+    TopK | BatchTopK | MatryoshkaBatchTopK | AbsTopK | ReLU | JumpReLU, Field(discriminator="kind")
+]
 ArchitectureConfig = Annotated[
     _Architecture,
-    BeforeValidator(_by_name, _Architecture | Literal["topk", "batch_topk", "abs_topk", "relu", "jumprelu"]),
+    BeforeValidator(
+        _by_name,
+        _Architecture | Literal["topk", "batch_topk", "matryoshka_batch_topk", "abs_topk", "relu", "jumprelu"],
+    ),
 ]
 
 
@@ -335,7 +364,8 @@ class VariantConfig(Section):
     """Transformation of activations before the SAE reads them (docs/training.md). Set `center_median`, `pca` or `auto`
     if latents are dead at initialization."""
     architecture: ArchitectureConfig = TopK()
-    """Rule that selects a token's active latents: `topk`, `batch_topk`, `abs_topk`, `relu` or `jumprelu`."""
+    """Rule that selects a token's active latents: `topk`, `batch_topk`, `matryoshka_batch_topk`, `abs_topk`, `relu` or
+    `jumprelu`."""
     dead_latents: DeadLatentsConfig = IgnoreDeadLatents()
     """Treatment of latents that die during training: `none`, `auxk`, `ghost_grads`, `resample` or `pre_act`."""
     optimizer: OptimizerConfig = Adam()
@@ -371,6 +401,12 @@ class VariantConfig(Section):
                 f"k_annealing needs an architecture that selects k latents (found {self.architecture.kind})"
             )
         return self
+
+    @property
+    def trained_architecture(self) -> Literal["topk", "batch_topk", "abs_topk", "relu", "jumprelu"]:
+        """The architecture of the SAE itself: training with nested SAEs makes a `batch_topk` SAE."""
+        kind = self.architecture.kind
+        return "batch_topk" if kind == "matryoshka_batch_topk" else kind
 
     @property
     def needs_eigenvectors(self) -> bool:
@@ -456,6 +492,10 @@ class TrainConfig(Section):
     def _k_fits(self) -> "TrainConfig":
         if self.k > self.d_sae:
             raise ValueError(f"k = {self.k} is larger than d_sae = {self.d_sae}")
+        for name, variant in self.variants.items():
+            prefixes = getattr(variant.architecture, "prefixes", None) or (0,)
+            if prefixes[-1] >= self.d_sae:
+                raise ValueError(f"variants.{name}: prefixes must be below d_sae = {self.d_sae} (found {prefixes[-1]})")
         for name, variant in self.variants.items():
             start = variant.k_annealing.start if variant.k_annealing else None
             if start is not None and not self.k <= start <= self.d_sae:

@@ -32,9 +32,15 @@ def trainer_kind(sae: SAE, settings: TrainerSettings) -> tuple[Callable[[SAE, Tr
     if obstacle is not None:
         return TorchTrainer, f"training with torch: {obstacle}"
 
+    from saelib.sae.kernels.batch_topk import BatchTopKTrainer
     from saelib.sae.kernels.large import KernelTrainer
+    from saelib.sae.kernels.matryoshka import MatryoshkaTrainer
     from saelib.sae.kernels.small import SmallKernelTrainer, is_small
 
+    if settings.variant.architecture.kind == "matryoshka_batch_topk":
+        return MatryoshkaTrainer, "training with the kernels for Matryoshka BatchTopK on a CPU"
+    if sae.architecture == "batch_topk":
+        return BatchTopKTrainer, "training with the kernels for BatchTopK on a CPU"
     if is_small(sae, settings.config, settings.variant):
         return SmallKernelTrainer, "training with the kernels for small TopK SAEs on a CPU"
     return KernelTrainer, "training with the kernels for TopK on a CPU"
@@ -75,7 +81,7 @@ def _why_not_kernels(sae: SAE, variant: VariantConfig) -> str | None:
     """The obstacle to the kernels; None if they can do it."""
     if sae.b_dec.device.type != "cpu":
         return f"the SAE is on {sae.b_dec.device}"
-    if variant.architecture.kind != "topk":
+    if variant.architecture.kind not in ("topk", "batch_topk", "matryoshka_batch_topk"):
         return f"the kernels have no architecture {variant.architecture.kind}"
     if variant.dead_latents.kind not in ("none", "auxk"):
         return f"the kernels have no dead_latents {variant.dead_latents.kind}"

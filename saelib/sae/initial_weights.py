@@ -58,10 +58,10 @@ def initial_sae(
         tensors |= _bypass(d_in, variant.bypass.rank, generator)
     if variant.aligned:
         align(tensors["W_enc"], tensors["W_dec"])
-    architecture = variant.architecture
-    if architecture.kind == "jumprelu":
-        tensors["threshold"] = torch.full((config.d_sae,), architecture.initial_threshold)
-    return SAE(architecture.kind, tensors, config.k if architecture.kind in WITH_K else None)
+    if variant.architecture.kind == "jumprelu":
+        tensors["threshold"] = torch.full((config.d_sae,), variant.architecture.initial_threshold)
+    architecture = variant.trained_architecture
+    return SAE(architecture, tensors, config.k if architecture in WITH_K else None)
 
 
 def _bypass(d_in: int, rank: int, generator: torch.Generator) -> dict[str, Tensor]:

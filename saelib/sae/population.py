@@ -27,9 +27,10 @@ log = logging.getLogger(__name__)
 class PopulationTrainer:
     """Trains many SAEs on the CPU. SAE i reads scales[i] * signal + offsets[i].
 
-    All have the same d_in, d_sae and k; weights, learning rate and variant are each SAE's own. Each SAE is trained by
-    the fastest trainer for its variant. Those that `SmallKernelTrainer` can train read one prepared copy of the signal
-    and step side by side, one thread each. No bit of an SAE depends on the other SAEs or on the number of threads.
+    All have the same d_in, d_sae and (if they have one) k; weights, learning rate and variant are each SAE's own. Each
+    SAE is trained by the fastest trainer for its variant. Those that `SmallKernelTrainer` can train read one prepared
+    copy of the signal and step side by side, one thread each. No bit of an SAE depends on the other SAEs or on the
+    number of threads.
 
     The metrics describe the batch of the last step, for the parameters that the step started from.
 
@@ -43,7 +44,8 @@ class PopulationTrainer:
     mse: NDArray[np.float64]
     """[saes]; squared error, summed over dimensions, averaged over tokens."""
     mean_kth_activation: NDArray[np.float64]
-    """[saes]; mean over tokens of the k-th largest activation, which is 0 if fewer than k latents are positive."""
+    """[saes]; mean over tokens of the k-th largest activation, which is 0 if fewer than k latents are positive. Of
+    BatchTopK, the smallest selected activation of the batch; of architectures without k, the mean of the largest."""
     mean_decoded: NDArray[np.float64]
     """[saes, d_in]; mean over tokens of z W_dec, the latents' part of the reconstruction. Its component along
     the data's mean is what the latents have captured of it, and that of b_dec what the bias has."""
@@ -164,12 +166,18 @@ class PopulationTrainer:
     @torch.no_grad()
     def _measure(self, i: int, x: Tensor) -> None:
         sae = self.sae(i)
-        codes = sae.encode(x)
+        hidden_pre = sae.hidden_pre(x)
+        if sae.architecture == "batch_topk":
+            assert sae.k is not None
+            bar = hidden_pre.flatten().topk(sae.k * len(x)).values[-1].clamp(min=0)
+            codes, kth = torch.where(hidden_pre >= bar, hidden_pre, 0).relu(), bar
+        else:
+            codes = sae.activate(hidden_pre)
+            kth = codes.topk(sae.k or 1, dim=1).values[:, -1].mean()
+        self.mean_kth_activation[i] = kth
         decoded = codes @ sae.W_dec
         self.mse[i] = (decoded + sae.b_dec - x).square().sum(1).mean()
         self.mean_decoded[i] = decoded.mean(0)
-        if sae.k is not None:
-            self.mean_kth_activation[i] = codes.topk(sae.k, dim=1).values[:, -1].mean()
 
 
 def _check_shapes(
@@ -178,10 +186,11 @@ def _check_shapes(
     scales: NDArray[np.float32],
     offsets: NDArray[np.float32],
 ) -> None:
-    sizes = {(sae.d_in, sae.d_sae, sae.k) for sae in saes}
-    if len(sizes) != 1:
-        raise UserError(f"the SAEs of a population must have one d_in, d_sae and k, but these have {sorted(sizes)}")
-    (d_in, _, _), count = sizes.pop(), len(saes)
+    sizes, ks = {(sae.d_in, sae.d_sae) for sae in saes}, {sae.k for sae in saes if sae.k is not None}
+    if len(sizes) != 1 or len(ks) > 1:
+        found = f"(d_in, d_sae) of {sorted(sizes)} and k of {sorted(ks)}"
+        raise UserError(f"the SAEs of a population must have one d_in, d_sae and k, but these have {found}")
+    (d_in, _), count = sizes.pop(), len(saes)
     if len(settings) != count or scales.shape != (count,) or offsets.shape != (count, d_in):
         raise UserError(
             f"{count} SAEs of d_in {d_in} need {count} settings, scales [{count}] and offsets [{count}, {d_in}]; these "

@@ -32,7 +32,8 @@ class Trainer(Protocol):
     """An SAE in training, and everything its next step depends on.
 
     Implementations: `saelib.sae.autograd.trainer.TorchTrainer` (every method, every device; the reference), and
-    `KernelTrainer` and `SmallKernelTrainer` in `saelib.sae.kernels` (TopK on a CPU, many times as fast).
+    `KernelTrainer`, `SmallKernelTrainer`, `BatchTopKTrainer` and `MatryoshkaTrainer` in `saelib.sae.kernels` (on a CPU,
+    many times as fast).
     """
 
     settings: TrainerSettings

@@ -32,7 +32,7 @@ def choose(
     tokens, d_in = data.train.shape
     names: list[PreprocessingName] = [name for name in ORDER if name != "pca" or tokens > d_in]
     fitted = {name: make_preprocessing(name, data.statistics, tokens=tokens, name=str(subject)) for name in names}
-    kind = variant.architecture.kind
+    kind = variant.trained_architecture
     assert kind != "abs_topk"  # the config refuses it: its death is not predicted
     rows = EvenRows(data.train, MOST_TOKENS)
     candidates = {name: one for name, one in fitted.items() if one.d_out >= 2}

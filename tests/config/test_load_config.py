@@ -142,6 +142,16 @@ def test_what_is_read_survives_being_written() -> None:
         ),
         (
             "train.variants",
+            {"x": {"architecture": {"kind": "matryoshka_batch_topk", "prefixes": [8, 8]}}},
+            ["train.variants.x.architecture: prefixes must ascend (found [8, 8])"],
+        ),
+        (
+            "train.variants",
+            {"x": {"architecture": {"kind": "matryoshka_batch_topk", "prefixes": [8, 5000]}}},
+            ["train: variants.x: prefixes must be below d_sae = 1024 (found 5000)"],
+        ),
+        (
+            "train.variants",
             {"x": {"architecture": "abs_topk", "dead_latents": "ghost_grads"}},
             ["train.variants.x: dead_latents: ghost_grads is made for latents of one sign"],
         ),

@@ -18,6 +18,7 @@ K, DEAD_AFTER, LR, VARIANCE = 2, 64, 1e-2, 11.0
 ARCHITECTURES = [
     "topk",
     "batch_topk",
+    {"kind": "matryoshka_batch_topk", "prefixes": (8, 30)},
     "abs_topk",
     {"kind": "relu", "l1": 0.02},
     {"kind": "jumprelu", "initial_threshold": 0.3, "bandwidth": 0.2},

@@ -20,14 +20,14 @@ CONFIG = TrainConfig(
     d_sae=64, k=4, batch_size=64, steps=12, learning_rates=(3e-3,), record_every=6, dead_after_examples=256
 )
 ARCHITECTURES = {
-    **{kind: {"kind": kind} for kind in ("topk", "batch_topk", "abs_topk", "relu")},
+    **{kind: {"kind": kind} for kind in ("topk", "batch_topk", "matryoshka_batch_topk", "abs_topk", "relu")},
     "jumprelu": {"kind": "jumprelu", "bandwidth": 0.1, "initial_threshold": 0.1},
     "tanh": {"kind": "jumprelu", "bandwidth": 0.1, "initial_threshold": 0.1, "penalty": {"kind": "tanh", "scale": 2}},
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "auxk": {"dead_latents": "auxk"},
     "ghost_grads": {"dead_latents": "ghost_grads"},
-    "resample": {"dead_latents": {"kind": "resample", "every": 8, "until": 11}},
+    "resample": {"dead_latents": {"kind": "resample", "every": 5, "until": 11}},
     "pre_act": {"dead_latents": "pre_act"},
     "sparse": {"optimizer": {"kind": "adam", "sparse": True}},
     "firing_rate": {"init": {"firing_rate": 0.1}},
@@ -50,8 +50,8 @@ REFUSED = {
 
 
 def rows(seed: int, gamma: float = 4.0) -> np.ndarray:
-    features = make_data(SyntheticConfig(gamma=gamma, d_in=16, n_features=32, active=3), seed=7)
-    return features.sample(1_000, np.random.default_rng(seed))
+    data = make_data(SyntheticConfig(d_in=16, n_features=32, active=3, gamma=gamma), seed=7)
+    return data.sample(1_000, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("option", OPTIONS)

@@ -1,6 +1,6 @@
 """The forward pass in training: reconstructions that gradients flow through, and the latents that took part."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -32,6 +32,8 @@ class Forward:
     """[tokens, d_sae], constants; None where nobody asked."""
     penalty: Tensor | float = 0.0
     """The architecture's own term of the loss."""
+    inner: Sequence[Tensor] = ()
+    """Reconstructions by nested SAEs, smaller than the whole; each [tokens, d_in]."""
     smallest: Tensor | None = None
     """`batch_topk` alone: the smallest selected value of the batch, at least 0."""
 
@@ -53,17 +55,22 @@ def topk_forward(sae: SAE, x: Tensor, precision: Precision, keep: bool, k: int |
     values, latents, highest, kept = zip(*blocks, strict=True)
     tokens = torch.arange(len(x), device=x.device).repeat_interleave(k, output_size=len(x) * k)
     entries = Entries(torch.cat(latents).flatten(), tokens, (len(x), sae.d_sae))
-    x_hat, codes = _reconstruct(sae, x, torch.cat(values).flatten(), entries)
+    codes = _selected_codes(sae, x, torch.cat(values).flatten(), entries)
     return Forward(
-        x_hat=x_hat,
+        x_hat=_decode(sae, codes, entries),
         fired=entries.fired(codes),
         positive=torch.stack(highest).amax(0) > 0,
         hidden_pre=torch.cat(kept) if keep else None,
     )
 
 
-def batch_topk_forward(sae: SAE, x: Tensor, precision: Precision, k: int | None = None) -> Forward:
-    """The k * tokens largest positive pre-activations of the batch (Bussmann et al. 2024); `k` as in `topk_forward`."""
+def batch_topk_forward(
+    sae: SAE, x: Tensor, precision: Precision, k: int | None = None, widths: Sequence[int] = ()
+) -> Forward:
+    """The k * tokens largest positive pre-activations of the batch (Bussmann et al. 2024); `k` as in `topk_forward`.
+
+    With `widths`, `inner` has the reconstructions by the first latents alone, so many each.
+    """
     k = k or sae.k
     assert k is not None
     with torch.no_grad():
@@ -71,21 +78,25 @@ def batch_topk_forward(sae: SAE, x: Tensor, precision: Precision, k: int | None 
         values, places = (found.squeeze(0) for found in largest(hidden_pre.view(1, -1), k * len(x)))
         places, order = places.sort()
         entries = Entries(places % sae.d_sae, places // sae.d_sae, (len(x), sae.d_sae))
-    x_hat, codes = _reconstruct(sae, x, values[order], entries)
+    codes = _selected_codes(sae, x, values[order], entries)
+    inner = [_decode(sae, codes * (entries.latents < width), entries) for width in widths]
     return Forward(
-        x_hat=x_hat,
+        x_hat=_decode(sae, codes, entries),
         fired=entries.fired(codes),
         positive=hidden_pre.amax(0) > 0,
         hidden_pre=hidden_pre,
-        smallest=codes.amin(),
+        inner=inner,
+        smallest=codes.detach().amin(),
     )
 
 
-def _reconstruct(sae: SAE, x: Tensor, values: Tensor, entries: Entries) -> tuple[Tensor, Tensor]:
-    """Reconstructions, and the codes of the entries as constants."""
+def _selected_codes(sae: SAE, x: Tensor, values: Tensor, entries: Entries) -> Tensor:
     pre = SelectedPreActivations.apply(values, x, sae.W_enc, sae.b_enc, sae.b_dec, entries)
-    codes = pre if sae.architecture == "abs_topk" else pre.relu()
-    return DecodeSelected.apply(codes, sae.W_dec, entries) + sae.b_dec, codes.detach()
+    return pre if sae.architecture == "abs_topk" else pre.relu()
+
+
+def _decode(sae: SAE, codes: Tensor, entries: Entries) -> Tensor:
+    return DecodeSelected.apply(codes, sae.W_dec, entries) + sae.b_dec
 
 
 def relu_forward(sae: SAE, x: Tensor, precision: Precision, config: ReLUConfig) -> Forward:

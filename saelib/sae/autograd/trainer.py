@@ -74,7 +74,8 @@ class TorchTrainer:
         """See `Trainer`."""
         self.steps_done += 1
         result = self._forward(x)
-        result = replace(result, x_hat=self._sae.add_bypass(result.x_hat, x))
+        inner = [self._sae.add_bypass(x_hat, x) for x_hat in result.inner]
+        result = replace(result, x_hat=self._sae.add_bypass(result.x_hat, x), inner=inner)
         self._count(result, len(x))
         for parameter in self._trained.values():
             parameter.grad = None
@@ -90,6 +91,9 @@ class TorchTrainer:
                 return forward.topk_forward(sae, x, precision, keep, self._k())
             case "batch_topk":
                 return forward.batch_topk_forward(sae, x, precision, self._k())
+            case "matryoshka_batch_topk":
+                widths = architecture.widths(sae.d_sae)[:-1]
+                return forward.batch_topk_forward(sae, x, precision, self._k(), widths)
             case "relu":
                 return forward.relu_forward(sae, x, precision, architecture)
             case "jumprelu":
@@ -116,7 +120,8 @@ class TorchTrainer:
         self.tokens_since_positive.add_(tokens).masked_fill_(result.positive, 0)
 
     def _loss(self, x: Tensor, result: Forward) -> Tensor:
-        mse = reconstruction_loss(x, result.x_hat, self.settings.variance)
+        nested = (*result.inner, result.x_hat)
+        mse = torch.stack([reconstruction_loss(x, x_hat, self.settings.variance) for x_hat in nested]).mean()
         loss = mse + result.penalty
         dead_latents, hidden_pre = self.variant.dead_latents, result.hidden_pre
         if dead_latents.kind == "pre_act" and hidden_pre is not None:

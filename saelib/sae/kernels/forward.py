@@ -167,20 +167,22 @@ def decode_block(
     error_sum[:] = 0
     for token in range(start, stop):
         count = codes.counts[token]
-        _scale_row(base[token], sign, error[token])
+        scale_row(base[token], sign, error[token])
         add_weighted_rows(error, token, codes.indices, codes.values, token * k, count, W_dec)
         for q in range(count):
             code_grads[token, q] = dot(W_dec, codes.indices[token, q], error, token)
-        _add_row(error[token], error_sum)
+        add_row(error[token], error_sum)
 
 
 @inner
-def _scale_row(row, factor, out):
+def scale_row(row, factor, out):
+    """out = factor * row."""
     for d in range(len(row)):
         out[d] = factor * row[d]
 
 
 @inner
-def _add_row(row, total):
+def add_row(row, total):
+    """total += row."""
     for d in range(len(row)):
         total[d] += row[d]

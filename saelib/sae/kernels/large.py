@@ -11,7 +11,6 @@ from saelib.sae.kernels.auxk import select_helpers, squared_spread
 from saelib.sae.kernels.cpu import integers_are_faster
 from saelib.sae.kernels.entries import empty_codes_by_latent, group_by_latent
 from saelib.sae.kernels.forward import (
-    Codes,
     DeadPreActivations,
     EncodeBuffers,
     EncodedBatch,
@@ -54,29 +53,31 @@ class KernelTrainer(TopKTrainer):
         """One step on one batch, float32 [tokens, d_in], contiguous, on the CPU."""
         tokens = len(x)
         self.steps_done += 1
-        main = self._pass("main", tokens, self.k)
         if len(self._centered) != tokens:
-            self._centered = np.zeros_like(main.error)
+            self._centered = np.zeros((tokens, row_width(self.d_in)), np.float32)
         untouched = self._untouched()
         kept = self._keep_for_auxk(tokens)
-        positive = self._encode_batch(x.numpy(), main.codes, kept)
-        error_sum = decode_batch(self._centered, -1, self.parameters.latents.W_dec, main, self._workers)
+        main, positive = self._encode_main(x.numpy(), kept)
+        output_gradient, error_sum = self._decode_main(main)
         group_by_latent(main.codes, main.code_grads, main.entries, self._workers)
         self._count(tokens, np.diff(main.entries.starts) > 0, positive)
-        scale = 2 / (tokens * self.settings.variance)
+        scale = self._loss_scale(tokens)
         main_term = LossTerm(main.entries, np.float32(scale))
         auxk_term = self._revive(kept, main, error_sum / tokens)
-        self._sum_entries(main)
-        self._update(main_term, auxk_term, untouched, error_sum * scale)
+        self._sum_main(main)
+        self._update(main_term, auxk_term, untouched, output_gradient * scale)
 
     def _pack(self) -> None:
         W_enc = self.parameters.latents.W_enc
         self._floats = np.zeros((0, self.d_in, PANEL), np.float32)
-        screened = self.config.selection == "screened" and integers_are_faster()
-        if screened and self.d_sae >= WORTH_IT * self.k:
+        if self._selects_by_integers():
             self._packed = Packed(self._floats, round_latents(W_enc))
         else:
             self._packed = Packed(pack(W_enc, self.d_in), empty_panels(0, W_enc.shape[1]))
+
+    def _selects_by_integers(self) -> bool:
+        screened = self.config.selection == "screened" and integers_are_faster()
+        return screened and self.d_sae >= WORTH_IT * self.k
 
     def _pass(self, name: str, tokens: int, k: int) -> BatchCodes:
         """Arrays for a pass, with the contents of the last batch of this size."""
@@ -94,26 +95,31 @@ class KernelTrainer(TopKTrainer):
             self._kept = np.empty(size, np.float32)
         return DeadPreActivations(may_be_dead, self._kept[:size].reshape(tokens, -1 if size else 0))
 
-    def _encode_batch(self, x: NDArray[np.float32], codes: Codes, kept: DeadPreActivations) -> NDArray[np.bool_]:
-        """Write the centered batch, its codes and the pre-activations to keep; returns what was positive, [d_sae]."""
-        blocks = block_bounds(len(x), self.d_sae)
-        rows = blocks[0][1]
+    def _encode_buffers(self, rows: int) -> list[EncodeBuffers]:
+        """Buffers of each thread, for blocks of `rows` tokens, with nothing positive so far."""
         if len(self._encode) != self.threads or len(self._encode[0].hidden) < rows:
             self._encode = [encode_buffers(rows, self.d_sae, self.k) for _ in range(self.threads)]
         for buffers in self._encode:
             buffers.positive[:] = 0
+        return self._encode
+
+    def _encode_main(self, x: NDArray[np.float32], kept: DeadPreActivations) -> tuple[BatchCodes, NDArray[np.bool_]]:
+        """Write the centered batch and the pre-activations to keep; returns codes, and what was positive, [d_sae]."""
+        main = self._pass("main", len(x), self.k)
+        codes, blocks = main.codes, block_bounds(len(x), self.d_sae)
+        buffers = self._encode_buffers(blocks[0][1])
         latents, b_dec, centered = self.parameters.latents, self.parameters.b_dec, self._centered
         if not len(self._packed.floats) and not len(kept.latents):
             rounded = IntegerEncoder(b_dec, self._packed.integers, latents.b_enc)
-            blocks = screen_batch(x, blocks, rounded, latents.W_enc, centered, codes, self._encode, self._workers)
+            blocks = screen_batch(x, blocks, rounded, latents.W_enc, centered, codes, buffers, self._workers)
         encoder = Encoder(b_dec, self._float_panels() if blocks else self._floats, latents.b_enc)
         encoded = EncodedBatch(centered, codes, kept)
 
         def encode(block: int, worker: int) -> None:
-            encode_block(x, *blocks[block], encoder, encoded, self._encode[worker])
+            encode_block(x, *blocks[block], encoder, encoded, buffers[worker])
 
         self._workers.each(len(blocks), encode)
-        return np.logical_or.reduce([buffers.positive[: self.d_sae] for buffers in self._encode])
+        return main, np.logical_or.reduce([own.positive[: self.d_sae] for own in buffers])
 
     def _float_panels(self) -> NDArray[np.float32]:
         """W_enc packed in float32, as it is now."""
@@ -125,6 +131,19 @@ class KernelTrainer(TopKTrainer):
         W_enc, tasks = self.parameters.latents.W_enc, _tasks(panels)
         self._workers.each(len(tasks), lambda i, _: pack_panels(W_enc, *tasks[i], self._floats))
         return self._floats
+
+    def _loss_scale(self, tokens: int) -> float:
+        """Factor of half the squared error in the loss."""
+        return 2 / (tokens * self.settings.variance)
+
+    def _decode_main(self, main: BatchCodes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Write errors and code_grads of the batch; returns what b_dec's gradient sums, and the sum of the errors."""
+        error_sum = decode_batch(self._centered, -1, self.parameters.latents.W_dec, main, self._workers)
+        return error_sum, error_sum
+
+    def _sum_main(self, main: BatchCodes) -> None:
+        """Sum the gradients of the reconstruction."""
+        self._sum_entries(main)
 
     def _revive(self, kept: DeadPreActivations, main: BatchCodes, mean_error: NDArray[np.float64]) -> LossTerm:
         """AuxK: dead latents fit the residual, the opposite of the error; `mean_error` [width] is over tokens."""

@@ -53,6 +53,8 @@ class Parameters:
             yield prefix + name, view.clone(memory_format=torch.contiguous_format)
 
 
-def sae_of(parameters: Parameters, k: int) -> SAE:
-    """An SAE whose tensors are views of the arrays."""
-    return SAE("topk", parameters.views(), k)
+def sae_of(parameters: Parameters, k: int, threshold: Tensor | None = None) -> SAE:
+    """An SAE whose tensors are views of the arrays: BatchTopK if it has a threshold [], else TopK."""
+    if threshold is None:
+        return SAE("topk", parameters.views(), k)
+    return SAE("batch_topk", parameters.views() | {"threshold": threshold}, k)

@@ -20,7 +20,7 @@ class TopKTrainer(ABC):
     """A `saelib.sae.trainer.Trainer` without `step`."""
 
     def __init__(self, sae: SAE, settings: TrainerSettings) -> None:
-        """Copy `sae`, which is a TopK SAE on the CPU. The kernels have Adam and SignSGD, and no clipping."""
+        """Copy `sae`, which is on the CPU and has a k. The kernels have Adam and SignSGD, and no clipping."""
         assert sae.k is not None
         self.settings, self.config, self.variant = settings, settings.config, settings.variant
         self.threads = settings.threads

@@ -10,9 +10,11 @@ from saelib.config.training import (
     AbsTopK,
     Adam,
     AuxK,
+    BatchTopK,
     Bypass,
     GhostGradients,
     KAnnealing,
+    MatryoshkaBatchTopK,
     ReLU,
     SignSGD,
     TrainConfig,
@@ -35,7 +37,7 @@ def make_sae(d_in: int = 16, d_sae: int = 64, architecture: Architecture = "topk
 
 
 def trainer_for(variant: VariantConfig, rate: float = 1e-3, threads: int = 1, **shape: int) -> Trainer:
-    sae = make_sae(architecture=variant.architecture.kind, **shape)
+    sae = make_sae(architecture=variant.trained_architecture, **shape)
     config = TrainConfig(d_sae=sae.d_sae, k=4, steps=10)
     return make_trainer(
         sae, TrainerSettings(config, variant, learning_rate=rate, variance=1.0, seed=0, threads=threads)
@@ -49,6 +51,8 @@ def trainer_for(variant: VariantConfig, rate: float = 1e-3, threads: int = 1, **
         (VariantConfig(), 4096, "KernelTrainer"),
         (VariantConfig(), 64, "SmallKernelTrainer"),
         (VariantConfig(dead_latents=AuxK(kind="auxk")), 64, "KernelTrainer"),
+        (VariantConfig(architecture=BatchTopK(kind="batch_topk")), 64, "BatchTopKTrainer"),
+        (VariantConfig(architecture=MatryoshkaBatchTopK(kind="matryoshka_batch_topk")), 64, "MatryoshkaTrainer"),
         (VariantConfig(optimizer=Adam(sparse=True), frozen="b_dec"), 64, "SmallKernelTrainer"),
         (VariantConfig(optimizer=SignSGD(kind="sign_sgd")), 64, "SmallKernelTrainer"),
     ],
