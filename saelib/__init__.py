@@ -10,6 +10,8 @@ These are the functions to call in a notebook. Each is loaded when it is first u
     >>> death["raw"].dead_total.mean > 0.3 > death["center_median"].dead_total.mean
     True
 
+`saelib.evaluation` has the measures of trained SAEs.
+
 The pipeline over many models is run by `snakemake`, and single questions are answered by the command `saelib`.
 """
 
@@ -17,6 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from saelib import evaluation as evaluation
     from saelib.api.activations import Activations, open_activations
     from saelib.api.death import measure_init_death, predict_death
     from saelib.api.diagnose import diagnose
@@ -65,6 +68,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Loads a public name when it is first used: importing saelib costs nothing."""
+    if name == "evaluation":
+        return import_module("saelib.evaluation")
     if name not in _HOMES:
         raise AttributeError(f"module 'saelib' has no attribute '{name}'; it offers: {', '.join(__all__)}")
     value = getattr(import_module(_HOMES[name]), name)

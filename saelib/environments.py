@@ -31,6 +31,7 @@ PACKAGES = {
 }
 
 EXTRAS = {
+    "Bio": "annotations",
     "torch": "train",
     "PIL": "models",
     "accelerate": "models",

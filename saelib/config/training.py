@@ -294,7 +294,7 @@ class KAnnealing(Section):
 
 
 class Bypass(Section):
-    """A linear map of low rank next to the latents, which absorbs dense directions (arXiv 2606.14040).
+    """A linear map of low rank next to the latents, which absorbs dense directions (Deng et al. 2026).
 
     It adds (x - b_dec) A B to the reconstruction, in parallel to the encoder, which reads x as it is. A starts Gaussian
     and B at 0, so training starts as without it; the paper's abstract, all of it that was at hand, names no start.
@@ -381,8 +381,8 @@ class VariantConfig(Section):
     k_annealing: KAnnealing | None = None
     """Fall of k from a larger number. Without it, k is constant. `{}` has the defaults."""
     aligned: bool = False
-    """Keep the inner product of each latent's encoder and decoder directions at 1 ("aligned training", arXiv
-    2605.18629). Training then moves the encoder across the decoder's direction only."""
+    """Keep the inner product of each latent's encoder and decoder directions at 1 ("aligned training", Brzozowski and
+    Chung 2026). Training then moves the encoder across the decoder's direction only."""
     project_decoder: bool = True
     """Remove from W_dec's gradient its component along each row. Rows are set back to norm 1 after each step in any
     case."""

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from saelib.environments import explain_missing_extras
 from saelib.errors import UserError
 from saelib.evaluation.labels import Labels
 
@@ -128,10 +129,8 @@ def read_annotations(path: str | Path, kind: Kind | None = None) -> list[Record]
     if kind is None and ending not in KINDS:
         raise UserError(f"{path}: format unknown; say kind='swiss', 'genbank' or 'embl', or end it {', '.join(KINDS)}")
     found = kind or KINDS[ending]
-    try:
-        from Bio import SeqIO  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError as error:
-        raise UserError(f"{path}: reading it needs biopython, not installed; run: pip install biopython") from error
+    with explain_missing_extras():
+        from Bio import SeqIO
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:

@@ -132,9 +132,13 @@ class PairScores:
 
     def best(self) -> tuple[int, int]:
         """Finds the latent and the threshold with the highest F1 per domain; the token F1 decides between equals."""
-        order = np.lexsort((-self.f1.ravel(), -self.f1_per_domain.ravel()))
-        latent, threshold = np.unravel_index(order[0], self.f1.shape)
+        equals = np.argwhere(self.f1_per_domain == self.f1_per_domain.max())
+        latent, threshold = equals[self.f1[tuple(equals.T)].argmax()]
         return int(latent), int(threshold)
+
+    def best_threshold(self, latent: int) -> int:
+        """Finds a latent's best threshold in the same way."""
+        return PairScores(*(scores[[latent]] for scores in vars(self).values())).best()[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +241,7 @@ def compare(
         latent, threshold = chosen.best()
         best = chosen.f1_per_domain[latent, threshold]
         if threshold_from == "test":
-            threshold = int(np.lexsort((-measured.f1[latent], -measured.f1_per_domain[latent]))[0])
+            threshold = measured.best_threshold(latent)
         figures = (getattr(measured, name)[latent, threshold] for name in vars(measured))
         rows.append((latent if best > 0 else -1, test.thresholds[threshold], best, *figures))
         pairs += [(concept, one) for one in _good_pairs(chosen, measured, threshold_from)]

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saelib.evaluation.result import Evaluation
-from saelib.evaluation.space import CONSTANT, Sample, Scale, Space
+from saelib.evaluation.space import Sample, Scale, Space
+from saelib.evaluation.sums import CONSTANT, squared_lengths
 from saelib.sae.model import SAE
 
 AT_A_TIME = 2**24
@@ -118,7 +119,7 @@ class _Error:
 
     def add(self, x: NDArray[np.floating], x_hat: NDArray[np.floating]) -> NDArray[np.float64]:
         """`x`, `x_hat`: [tokens, d]. Returns each token's squared error, [tokens]."""
-        errors = _squared_lengths(np.subtract(x, x_hat, dtype=np.float64))
+        errors = squared_lengths(np.subtract(x, x_hat, dtype=np.float64))
         self._error += float(errors.sum())
         centered = x - self._scale.mean
         self._squares += float(np.vdot(centered, centered))
@@ -154,7 +155,7 @@ class _TokenErrors:
 
     def add(self, x: NDArray[np.floating], errors: NDArray[np.float64]) -> None:
         """`x`: [tokens, d]; `errors`: [tokens]."""
-        distances = _squared_lengths(x - self._center)
+        distances = squared_lengths(x - self._center)
         away = ~(distances == 0)  # a distance that is not a number stays, to be seen
         self._fractions.append((errors[away] / distances[away]).astype(np.float32))
 
@@ -164,10 +165,6 @@ class _TokenErrors:
         if len(fractions) == 0:
             return 0.0, 0.0
         return float(np.median(fractions)), float(fractions.mean(dtype=np.float64))
-
-
-def _squared_lengths(rows: NDArray[np.floating]) -> NDArray[np.float64]:
-    return np.einsum("td,td->t", rows, rows, dtype=np.float64)
 
 
 def _fraction(marked: Tensor) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saelib.activations.rows import ArrayRows, Rows, read_float32
 from saelib.errors import UserError
+from saelib.evaluation.sums import CONSTANT
 from saelib.preprocessing.transform import Preprocessing
 from saelib.stats.medians import geometric_median
 from saelib.stats.slabs import open_slabs
@@ -18,8 +19,6 @@ SCALE_ROWS = 65_536
 """Training rows that a mean and a variance are taken over: the first ones, as rows are shuffled when stored."""
 CENTER_ROWS = 4_096
 """Training rows, the first ones, whose geometric median is the center that a token's own error is measured against."""
-CONSTANT = 1e-13
-"""Rows whose variance is a smaller share of their mean square hold nothing but rounding."""
 
 
 class PreparedRows:

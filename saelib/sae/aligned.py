@@ -1,9 +1,9 @@
 """Aligned training: the encoder and decoder directions of each latent keep the inner product 1.
 
-Here e is a latent's encoder direction, and d its decoder row, of norm 1. The method (arXiv 2605.18629) reparametrizes
-e; the abstract, all of it that was at hand, does not say how. Here e = v + (1 - v . d) d with a free v: only the
-component along d is set, and nothing is divided by v . d, which may be 0. e is of this form itself, with v = e, so no
-second matrix is kept.
+Here e is a latent's encoder direction, and d its decoder row, of norm 1. The method (Brzozowski and Chung 2026, arXiv
+2605.18629) reparametrizes e; its abstract, all that was at hand, does not say how. Here e = v + (1 - v . d) d with
+a free v: only the component along d is set, and nothing is divided by v . d, which may be 0. e is of this form itself,
+with v = e, so no second matrix is kept.
 """
 
 import torch

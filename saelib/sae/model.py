@@ -66,7 +66,8 @@ class SAE(nn.Module):
     def extra_repr(self) -> str:
         """Shows the architecture and the sizes when the module is printed."""
         selected = f", k={self.k}" if self.k else ""
-        return f"{self.architecture}, d_in={self.d_in:,}, d_sae={self.d_sae:,}{selected}"
+        bypass = "" if self.bypass_in is None else f", bypass of rank {self.bypass_in.shape[1]}"
+        return f"{self.architecture}, d_in={self.d_in:,}, d_sae={self.d_sae:,}{selected}{bypass}"
 
     def hidden_pre(self, x: Tensor) -> Tensor:
         """Pre-activations: [tokens, d_in] -> [tokens, d_sae]."""

@@ -364,3 +364,18 @@ def test_what_decides_the_numbers_is_told_apart_from_what_shows_them() -> None:
     assert deciding(variants=own) == deciding(variants=own, learning_rates=[0.5]) == deciding(learning_rates=[0.1])
     for change in ({"steps": 7}, {"record_every": 3}, {"precision": "bfloat16"}, {"learning_rates": [0.3]}):
         assert deciding(**change) != deciding()
+
+
+@pytest.mark.parametrize(
+    ("variant", "needed"),
+    [
+        ({"preprocessing": "center_median"}, False),
+        ({"preprocessing": "pca"}, True),
+        ({"init": {"rows": "whitened"}}, True),
+        ({"init": {"rows": "datapoint"}}, False),
+    ],
+)
+def test_statistics_hold_eigenvectors_if_a_variant_starts_from_them(variant: dict[str, Any], needed: bool) -> None:
+    suite = changed("train", {"variants": {"x": variant}})
+    suite["init_death"] = {"preprocessings": ["raw"]}
+    assert check_config(suite, "suite.yaml").needs_whitening() == needed

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from Bio import SeqIO
 
 from saelib import UserError, evaluation
 
@@ -74,7 +75,6 @@ def positions(records: list[evaluation.Record]) -> dict[str, list[list[int]]]:
 
 
 def test_swiss_prot(tmp_path: Path) -> None:
-    pytest.importorskip("Bio")
     (tmp_path / "made.dat").write_text(SWISS)
     records = evaluation.read_annotations(tmp_path / "made.dat")
     assert (records[0].name, records[0].sequence) == ("MADE_HUMAN", "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRV")
@@ -93,7 +93,6 @@ def test_swiss_prot(tmp_path: Path) -> None:
 
 
 def test_notes_of_older_releases(tmp_path: Path) -> None:
-    pytest.importorskip("Bio")
     lines = SWISS.splitlines()
     start = lines.index(next(line for line in lines if line.startswith("FT")))
     kept = [line for line in lines if not line.startswith("FT")]
@@ -112,7 +111,6 @@ def test_notes_of_older_releases(tmp_path: Path) -> None:
 
 
 def test_genbank_and_embl(tmp_path: Path) -> None:
-    seq_io = pytest.importorskip("Bio.SeqIO")
     (tmp_path / "made.gb").write_text(GENBANK)
     expected = {
         "CDS": [[4, 5, 6, 10, 11, 12], [20, 21, 22, 23, 24]],
@@ -120,13 +118,12 @@ def test_genbank_and_embl(tmp_path: Path) -> None:
         "regulatory: promoter": [[1, 2, 3]],
     }
     assert positions(evaluation.read_annotations(tmp_path / "made.gb")) == expected
-    record = seq_io.read(tmp_path / "made.gb", "genbank")
-    seq_io.write(record, tmp_path / "made.embl", "embl")
+    record = SeqIO.read(tmp_path / "made.gb", "genbank")
+    SeqIO.write(record, tmp_path / "made.embl", "embl")
     assert positions(evaluation.read_annotations(tmp_path / "made.embl")) == expected
 
 
 def test_files_that_cannot_be_read_are_said(tmp_path: Path) -> None:
-    pytest.importorskip("Bio")
     (tmp_path / "made.dat").write_text(SWISS[: SWISS.index("SQ")])
     (tmp_path / "empty.gb").write_text("nothing\n")
     (tmp_path / "bytes.gb.gz").write_bytes(b"\x00\x01")
@@ -146,7 +143,7 @@ def test_an_unknown_format_and_a_missing_package_are_said(tmp_path: Path, monkey
     with pytest.raises(UserError, match=r"made\.fasta: format unknown; say kind='swiss', 'genbank' or 'embl'"):
         evaluation.read_annotations(tmp_path / "made.fasta")
     monkeypatch.setitem(sys.modules, "Bio", None)
-    with pytest.raises(UserError, match=r"made\.gb: reading it needs biopython, not installed; run: pip install"):
+    with pytest.raises(UserError, match=r"needs Bio, .* pip install 'saelib\[annotations\]'"):
         evaluation.read_annotations(tmp_path / "made.gb")
 
 

@@ -142,6 +142,7 @@ def test_its_file_brings_it_back_and_is_measured_with_it(
     back = load_sae(tmp_path / "one.safetensors")
     x = torch.from_numpy(saved.preprocess.apply(rows))
     assert torch.equal(back.sae(x), saved.sae(x))
+    assert "bypass of rank 3" in repr(back.sae)
     with torch.no_grad():
         x_hat = saved.preprocess.restore(back.sae(x).numpy(), rows)
     errors = np.square(rows.astype(np.float64) - x_hat).sum(1)

@@ -16,7 +16,7 @@ from saelib.errors import UserError
 from saelib.preprocessing.fit import make_preprocessing
 from saelib.sae.file import load_sae
 from saelib.synthetic import make_data
-from saelib.train import publish, start
+from saelib.train import first_sae, publish
 
 TrainOn = Callable[..., Path]
 FILES = ("history.parquet", "sweep.json", "weights.safetensors")
@@ -128,8 +128,8 @@ def test_same_seed_same_bits_another_seed_others(train_on: TrainOn):
 
 
 def test_batches_follow_the_seed_as_the_weights_do(train_on: TrainOn, monkeypatch: pytest.MonkeyPatch):
-    initial = start.initial_sae
-    monkeypatch.setattr(start, "initial_sae", lambda *args, **options: initial(*args, **options | {"seed": 0}))
+    initial = first_sae.initial_sae
+    monkeypatch.setattr(first_sae, "initial_sae", lambda *args, **options: initial(*args, **options | {"seed": 0}))
     runs = [history_of(train_on(toy(), toy(seed=1), SMALL, variant(), folder=str(seed), seed=seed)) for seed in (1, 2)]
     same_start, other_end = (runs[0].row(step) == runs[1].row(step) for step in (0, 4))
     assert same_start
