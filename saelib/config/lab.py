@@ -165,6 +165,12 @@ class InitDeathExperiment(Experiment):
         """Counts the evaluation tokens."""
         return max(self.tokens)
 
+    @model_validator(mode="after")
+    def _preprocessings_are_named(self) -> Self:
+        if any(one.kind == "auto" for one in self.preprocessings):
+            raise ValueError("preprocessings: auto chooses for trainings; name the ones to compare")
+        return self
+
 
 class GradientExperiment(Experiment):
     """Measures the gradients of untrained SAEs: how much larger those of the matrices are than that of `b_dec`."""
@@ -226,6 +232,11 @@ class TrainingExperiment(Experiment):
     def _rows_are_the_variants(self) -> Self:
         if self.sae.values()["rows"] != ("gaussian",):
             raise ValueError("sae.rows: trainings take the rows of their variants; set variants.NAME.init.rows")
+        for name, variant in self.variants.items():
+            if variant.preprocessing.kind == "auto":
+                raise ValueError(f"variants.{name}: the lab cannot choose a preprocessing; name one instead of auto")
+            if variant.learning_rates is not None:
+                raise ValueError(f"variants.{name}.learning_rates: use the key learning_rate of the experiment")
         return self
 
 

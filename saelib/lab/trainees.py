@@ -1,9 +1,10 @@
 """SAEs of an experiment of kind `training`, and how they share a stream of data."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +15,14 @@ from saelib.config.lab import Cell, TrainingExperiment
 from saelib.config.training import TrainConfig, VariantConfig
 from saelib.evaluation.space import Sample, Space
 from saelib.preprocessing.fit import make_preprocessing
+from saelib.preprocessing.transform import Preprocessing
 from saelib.sae.choose import make_trainer
-from saelib.sae.initial_weights import initial_sae, set_firing_rate
-from saelib.sae.model import SAE
+from saelib.sae.model import SAE, WITH_K
 from saelib.sae.population import PopulationTrainer
 from saelib.sae.trainer import Trainer, TrainerSettings
 from saelib.stats import compute_stats
 from saelib.synthetic import SyntheticData, make_data
+from saelib.train.first_sae import first_sae
 
 CALIBRATION_TOKENS = 8_192
 """Tokens that preprocessings are fitted to, and the scale of errors is measured on."""
@@ -42,7 +44,7 @@ class Trainee:
         data = self.cell.data.model_dump(mode="json", exclude=set(OF_THE_OFFSET))
         if self.cell.data.contaminated:  # whose direction depends on `rotated`
             data["rotated"] = self.cell.data.rotated
-        has_k = self.variant.architecture.kind in ("topk", "batch_topk")  # a population has one k
+        has_k = self.variant.trained_architecture in WITH_K  # a population has one k
         return json.dumps([self.seed, data, self.cell.sae.model_dump(), self.cell.settings["batch_size"], has_k])
 
     @cached_property
@@ -74,27 +76,25 @@ class Trainee:
         return ArrayRows(tokens, "the calibration tokens")
 
     @cached_property
+    def statistics(self) -> Mapping[str, NDArray[Any]]:
+        """Statistics of these tokens, as `make_preprocessing` takes them."""
+        return compute_stats(self.calibration).arrays
+
+    @cached_property
+    def preprocess(self) -> Preprocessing:
+        """The variant's preprocessing, fitted to these tokens."""
+        kind = self.variant.preprocessing
+        return make_preprocessing(kind, self.statistics, tokens=CALIBRATION_TOKENS, name=self.cell.name)
+
+    @cached_property
     def space(self) -> Space:
         """What the SAE reads, and the scale of its errors."""
-        arrays = compute_stats(self.calibration).arrays
-        preprocess = make_preprocessing(self.variant.preprocessing, arrays, tokens=CALIBRATION_TOKENS, name="lab")
-        return Space(preprocess, self.calibration, "cpu")
+        return Space(self.preprocess, self.calibration, "cpu")
 
     def first_sae(self) -> SAE:
-        """Makes the SAE before training; those of one seed start from the same weights."""
-        subspace = self.space.preprocess.subspace
-        sae = initial_sae(
-            len(self.space.initial_bias),
-            self.config,
-            self.variant,
-            seed=self.seed,
-            b_dec=self.space.initial_bias,
-            subspace=None if subspace is None else torch.from_numpy(subspace),
-        )
-        if self.variant.init.firing_rate is not None:
-            rows = self.space.prepare(self.calibration).block(0, CALIBRATION_TOKENS)
-            set_firing_rate(sae, torch.from_numpy(np.asarray(rows, np.float32)), self.variant.init.firing_rate)
-        return sae
+        """Makes the SAE before training; those of one seed start from the same random directions."""
+        read = (self.calibration, self.space, self.preprocess, self.statistics)
+        return first_sae(*read, self.config, self.variant, self.seed)
 
     @property
     def settings(self) -> TrainerSettings:

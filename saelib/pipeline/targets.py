@@ -270,13 +270,8 @@ def _report_target(config: Config, reads: Iterable[Target]) -> Target:
         "page": fingerprint(str(PACKAGE / "report" / "assets")),
         "compare": config.compare and [config.compare.names, fingerprint(str(config.compare.table))],
     }
-    names = {
-        "compare": "compare",
-        "": "report",
-        "models": "models",
-        "experiments": "experiments",
-        "page": "the page's template",
-    }
+    names = {name: name for name in ("compare", "models", "experiments")}
+    names |= {"": "report", "page": "the page's template"}
     return _make("report", config.results / "report.json", settings, ["saelib.report.stage"], reads, names)
 
 

@@ -78,6 +78,9 @@ def test_captions_and_figures_decide_nothing() -> None:
         ({"kind": "init"}, "experiments.e.kind: no such value 'init'; did you mean 'init_death'?"),
         ({"shows": ""}, "experiments.e.shows: string should have at least 1 character"),
         ({"kind": "training", "sae": {"rows": "uniform"}}, "set variants.NAME.init.rows"),
+        ({"preprocessings": ["auto"]}, "experiments.e: preprocessings: auto chooses for trainings"),
+        ({"kind": "training", "sae": {}, "variants": {"v": {"preprocessing": "auto"}}}, "name one instead of auto"),
+        ({"kind": "training", "sae": {}, "variants": {"v": {"learning_rates": [1]}}}, "use the key learning_rate"),
         ({"data": {"active": [5, 101]}}, "active = 101 is larger than n_features = 100 at active=101"),
     ],
 )
