@@ -73,6 +73,8 @@ class Target:
             remove_store(self.path)
             return
         self.output.unlink()
+        for kept in self.output.parent.glob(f"{self.output.stem}.seed_*.json") if self.stage == "lab" else ():
+            kept.unlink()  # a cell with the same key would resume from them
         if self.stage == "train":  # a training with the same key would resume from them
             shutil.rmtree(self.output.parent / "checkpoints", ignore_errors=True)
 

@@ -48,10 +48,10 @@ COLUMNS = {
     "shift": "mean of the pre-activation",
     "max_pre_activation": "largest pre-activation",
     "spread": "standard deviation of the pre-activation",
-    "error_relu": "theory's error: ReLU-dead",
-    "error_total": "theory's error: all dead",
-    "corrected_error_relu": "corrected theory's error: ReLU-dead",
-    "corrected_error_total": "corrected theory's error: all dead",
+    "error_relu": "error of theory: ReLU-dead",
+    "error_total": "error of theory: all dead",
+    "corrected_error_relu": "error, corrected: ReLU-dead",
+    "corrected_error_total": "error, corrected: all dead",
     "preprocessing": "preprocessing",
     "degrees_of_freedom": "degrees of freedom",
     "l0": "active latents per token (L0)",
@@ -190,7 +190,7 @@ def _layout(found: ExperimentTable, options: LabFigure) -> Layout | None:
 def _first_axis(found: ExperimentTable) -> str:
     cell = next(iter(found.experiment.cells()))
     numbers = [name for name, value in cell.axes.items() if isinstance(value, int | float)]
-    return next(iter([*numbers, *cell.axes, "tokens"]))
+    return next((name for name in (*numbers, *cell.axes, "tokens", "mean_norm") if name in found.rows.columns), "")
 
 
 def _differing(rows: pl.DataFrame, x: str, y: tuple[str, ...], panels: str | None) -> tuple[str, ...]:

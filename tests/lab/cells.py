@@ -1,9 +1,11 @@
 """Runs experiments without a pipeline."""
 
+from importlib import import_module
 from typing import Any
 
 from saelib.config.lab import Cell
 from saelib.config.load import check_config
+from saelib.lab import KINDS
 from saelib.lab.result import CellResult
 from saelib.lab.stage import Outbox, Rows
 
@@ -27,16 +29,15 @@ class Memory(Outbox):
         return self.seeds.get((cell.name, seed))
 
 
-def run(outbox: Memory | None = None, seed: int = 0, **experiment: Any) -> dict[str, CellResult]:
+def run(**experiment: Any) -> dict[str, CellResult]:
     """Computes all cells of an experiment, by name."""
-    from importlib import import_module
+    return run_into(Memory(), **experiment)
 
-    from saelib.lab import KINDS
 
-    config = check_config({"experiments": {"e": {"shows": "x"} | experiment}}, "test")
-    found = config.experiments["e"]
-    outbox = Memory() if outbox is None else outbox
-    import_module(KINDS[found.kind]).run_cells(found, list(found.cells()), seed, outbox)
+def run_into(outbox: Memory, /, **experiment: Any) -> dict[str, CellResult]:
+    """Computes all cells of an experiment, by name, with what the outbox has kept."""
+    found = check_config({"experiments": {"e": {"shows": "x"} | experiment}}, "test").experiments["e"]
+    import_module(KINDS[found.kind]).run_cells(found, list(found.cells()), 0, outbox)
     return outbox.results
 
 

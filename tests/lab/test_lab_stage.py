@@ -171,13 +171,13 @@ def test_redo_knows_experiments(edited: Tree) -> None:
 
 def test_a_failed_cell_is_named_and_the_others_are_reported(edited: Tree) -> None:
     shutil.rmtree(edited.results / "lab" / "born")
-    # No offset makes gamma smaller than the features' own mean does.
-    edit(edited, "born", data={"gamma": [0.001, 5]}, cells_per_job=1)
+    # Forty of fifty directions hold more than a tenth of the variance in any case.
+    edit(edited, "born", data={"low_rank": [0, 40], "low_rank_share": 0.1}, cells_per_job=1)
     done = edited.snakemake("--keep-going")
     assert done.returncode == 1
     report = json.loads((edited.results / "report.json").read_text())
     (gap,) = report["gaps"]
-    assert gap["place"] == {"experiment": "born", "cell": "gamma=0.001"}
-    assert "give a larger gamma" in gap["reason"]
+    assert gap["place"] == {"experiment": "born", "cell": "low_rank=40"}
+    assert "low_rank" in gap["reason"]
     assert report["tables"]["lab_born"] == 2
-    assert "born: gamma=0.001" in (edited.results / "report.html").read_text()
+    assert "born: low_rank=40" in (edited.results / "report.html").read_text()

@@ -8,7 +8,7 @@ from scipy import stats
 
 from saelib.errors import UserError
 from saelib.lab.result import cell_result, interval, load_cell, rows_of, save_cell
-from saelib.lab.training import collateral_ratio
+from saelib.lab.training import Row, collateral_ratio
 
 
 def test_intervals_are_students() -> None:
@@ -61,7 +61,7 @@ def test_the_collateral_ratio_is_over_the_window_of_the_collapse() -> None:
     """The threshold rises until row 1, has lost nine tenths of its fall at row 3, and what follows does not count."""
     threshold = [5.0, 20.0, 12.0, 1.9, 1.0, 0.0]
     relu, topk = [0.30, 0.34, 0.40, 0.44, 0.90, 0.90], [0.65, 0.60, 0.50, 0.20, 0.10, 0.10]
-    rows = [
+    rows: list[Row] = [
         {"mean_kth_activation": t, "dead_relu": r, "dead_topk_only": k}
         for t, r, k in zip(threshold, relu, topk, strict=True)
     ]

@@ -8,7 +8,7 @@ import pytest
 
 from saelib.config.load import check_config
 from saelib.lab.trainees import Trainee, classes
-from tests.lab.cells import Memory, mean, run
+from tests.lab.cells import Memory, mean, run, run_into
 
 BIAS_ALONE = {"frozen": "features", "optimizer": {"kind": "adam", "beta2": 0.9}}
 SMALL: dict[str, Any] = {
@@ -59,6 +59,7 @@ def test_latents_that_are_never_positive_get_no_gradient() -> None:
     for _ in range(30):
         group.step()
     ((_, sae),) = group.saes()
+    assert group.population is not None
     (member,) = group.population.members
     never = member.tokens_since_positive == 30 * 256
     assert 20 < int(never.sum()) < 60
@@ -101,12 +102,12 @@ def test_a_killed_job_resumes_with_its_finished_seeds(finished: int) -> None:
 
     config = SMALL | {"data": {"gamma": [2, 5]}, "steps": 20, "record_every": 10, "seeds": 2}
     whole, first, second = Memory(), Mortal(), Memory()
-    run(whole, **config)
+    run_into(whole, **config)
     with pytest.raises(Killed):
-        run(first, **config)
+        run_into(first, **config)
     second.seeds |= first.seeds
     kept = dict(second.seeds)
-    assert run(second, **config) == whole.results
+    assert run_into(second, **config) == whole.results
     assert all(second.seeds[place] is rows for place, rows in kept.items())  # they were not trained again
 
 

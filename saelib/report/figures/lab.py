@@ -31,7 +31,7 @@ def lab_figures(found: ExperimentTable) -> dict[str, Figure | None]:
 def _figure(shown: Layout) -> Figure:
     """Draws a row of panels for each measured column or, if each has only one panel, up to three in a row."""
     stacked = len(shown.panels) == 1 and len(shown.y) > 1
-    ncols = min(len(shown.y), 3) if stacked else len(shown.panels)
+    ncols = (2 if len(shown.y) == 4 else min(len(shown.y), 3)) if stacked else len(shown.panels)
     nrows = -(-len(shown.y) // ncols) if stacked else len(shown.y)
     figure = new_figure(0.75 + 2.1 * nrows)
     grid = figure.subplots(nrows, ncols, squeeze=False, sharex=not stacked or len(shown.y) == ncols)
@@ -53,7 +53,7 @@ def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
     named = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     named = {label: named[label] for label in sorted(named, key=lambda label: label in DASHES)}  # measurements first
     if named:
-        columns = min(len(named), max(1, 110 // (6 + max(map(len, named)))))
+        columns = min(len(named), max(1, 125 // (6 + max(map(len, named)))))
         figure.legend([*named.values()], [*named], loc="outside upper left", ncols=columns, columnspacing=1.2)
 
 
