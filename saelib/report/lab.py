@@ -55,6 +55,11 @@ COLUMNS = {
     "preprocessing": "preprocessing",
     "degrees_of_freedom": "degrees of freedom",
     "l0": "active latents per token (L0)",
+    "steps_bias_50": "steps to half of the mean in the bias",
+    "steps_bias_90": "steps to 90 %",
+    "steps_bias_99": "steps to 99 %",
+    "steps_revived": "steps to 5 % ReLU-dead",
+    "batch_size": "batch",
 }
 """Words for the columns of the lab's tables; other columns keep their names."""
 SHARES = ("dead_", "error_", "corrected_error_", "bias_capture", "feature_capture", "contaminated")

@@ -178,5 +178,5 @@ def test_without_results_figures_disappear_and_the_page_says_so(suite: Config):
         path.write_bytes(b"broken")
     tables = report.make_tables(suite, report.read_results(suite))
     tables = {name: table.clear() for name, table in tables.items()}
-    assert _write_figures(suite, tables, stale.parent) == []
+    assert _write_figures(suite, tables, [], stale.parent) == []
     assert not stale.exists()
