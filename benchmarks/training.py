@@ -88,7 +88,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(case: Case, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Returns each contender's milliseconds per step (of one SAE), peak memory of its process, and label."""
+    """Returns each contender's milliseconds per step (of one SAE), by the clock and of CPUs, peak memory and label."""
     setting = replace(case.setting, threads=options.threads)
     wanted = [name for name in case.contenders if not (options.quick and name in PEERS)]
     with ExitStack() as stack:
@@ -161,6 +161,7 @@ def summary(answers: list[dict[str, Any]], saes: int) -> dict[str, Any]:
     return {
         "ms": 1e3 * statistics.median(seconds) / saes,
         "ms_range": [1e3 * min(seconds) / saes, 1e3 * max(seconds) / saes],
+        "cpu_ms": 1e3 * statistics.median(answer["cpu"] for answer in answers) / saes,
         "peak_mb": max(answer["peak_mb"] for answer in answers),
         "label": answers[0]["label"],
     }

@@ -106,12 +106,14 @@ def _turn(step: Step, batches: Iterator[Tensor], steps: int) -> dict[str, object
     _forget_peak()
     time.sleep(PAUSE)
     step(next(batches))  # not timed: it finds the caches full of another contender's data
+    cpu = time.process_time()
     for _ in range(steps):
         batch = next(batches)
         start = time.perf_counter()
         step(batch)
         seconds.append(time.perf_counter() - start)
-    return {"seconds": seconds, "peak_mb": _peak_mb(), "label": getattr(step, "label", "")}
+    cpu = (time.process_time() - cpu) / steps
+    return {"seconds": seconds, "cpu": cpu, "peak_mb": _peak_mb(), "label": getattr(step, "label", "")}
 
 
 def _forget_peak() -> None:

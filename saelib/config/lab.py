@@ -184,13 +184,9 @@ class GradientExperiment(Experiment):
         return self.batch_size
 
 
-class TrainingExperiment(Experiment):
-    """Trains SAEs and follows death by cause, threshold, bias, reconstruction and recovered features over the steps.
+class Trainings(Experiment):
+    """Keys of the kinds of experiments that train SAEs."""
 
-    SAEs of one seed whose data differ only in scale and offset, and that share a job, train on one stream.
-    """
-
-    kind: Literal["training"]
     variants: Annotated[dict[Name, VariantConfig], Field(min_length=1)] = {"baseline": VariantConfig()}
     """Ways to train that are compared, under names of your choice; the same keys as `train.variants`."""
     learning_rate: axis(Positive) = (5e-4,)  # type: ignore[valid-type]
@@ -199,15 +195,10 @@ class TrainingExperiment(Experiment):
     """Tokens of a step; may be a list."""
     steps: Count = 10_000
     """Steps of each training."""
-    record_every: Count = 500
-    """Steps between records."""
     heldout_tokens: Count = 4096
     """Held-out tokens that each record is measured on."""
     dead_after_examples: Count = 256_000
     """A latent that has not fired for this many examples (tokens) counts as dead for `dead_latents`."""
-    per_latent: bool = False
-    """Keep a record for each latent and step (its largest pre-activation) instead of rates. Set `seeds: 1` with it,
-    because the latents of different seeds have nothing in common."""
 
     def own_axes(self) -> dict[str, tuple[Any, ...]]:
         """Returns learning rates, batch sizes and the names of the variants."""
@@ -240,4 +231,29 @@ class TrainingExperiment(Experiment):
         return self
 
 
-ExperimentConfig = Annotated[InitDeathExperiment | GradientExperiment | TrainingExperiment, Field(discriminator="kind")]
+class TrainingExperiment(Trainings):
+    """Trains SAEs and follows death by cause, threshold, bias, reconstruction and recovered features over the steps.
+
+    SAEs of one seed whose data differ only in scale and offset, and that share a job, train on one stream.
+    """
+
+    kind: Literal["training"]
+    record_every: Count = 500
+    """Steps between records."""
+    per_latent: bool = False
+    """Keep a record for each latent and step (its largest pre-activation) instead of rates. Set `seeds: 1` with it,
+    because the latents of different seeds have nothing in common."""
+
+
+class RecoveryExperiment(Trainings):
+    """Trains SAEs until the bias holds 99 % of the mean and ReLU-death is below 5 %, and keeps when each happened.
+
+    `steps` is the limit after which a training is given up; what has not happened by then has no value in the table.
+    """
+
+    kind: Literal["recovery"]
+
+
+ExperimentConfig = Annotated[
+    InitDeathExperiment | GradientExperiment | TrainingExperiment | RecoveryExperiment, Field(discriminator="kind")
+]

@@ -4,5 +4,6 @@ KINDS = {
     "init_death": "saelib.lab.init_death",
     "gradient": "saelib.lab.gradient",
     "training": "saelib.lab.training",
+    "recovery": "saelib.lab.recovery",
 }
 """Kind of an experiment -> the module whose function `run_cells` computes its cells."""

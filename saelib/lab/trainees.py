@@ -1,4 +1,4 @@
-"""SAEs of an experiment of kind `training`, and how they share a stream of data."""
+"""SAEs of an experiment that trains, and how they share a stream of data."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from saelib.activations.rows import ArrayRows
-from saelib.config.lab import Cell, TrainingExperiment
+from saelib.config.lab import Cell, Trainings
 from saelib.config.training import TrainConfig, VariantConfig
 from saelib.evaluation.space import Sample, Space
 from saelib.preprocessing.fit import make_preprocessing
@@ -34,7 +34,7 @@ OF_THE_OFFSET = ("gamma", "offset_norm", "signal_scale", "outlier_dimensions", "
 class Trainee:
     """One SAE to be trained: a cell of the grid with one seed."""
 
-    experiment: TrainingExperiment
+    experiment: Trainings
     cell: Cell
     seed: int
 

@@ -17,6 +17,7 @@ DEFAULT_Y = {
     "init_death": ("dead_relu", "dead_total"),
     "gradient": ("gradient_ratio",),
     "training": ("dead_relu", "dead_topk_only"),
+    "recovery": ("steps_bias_50", "steps_bias_90", "steps_bias_99", "steps_revived"),
 }
 """Columns that a kind of experiment shows if its config names none."""
 COLUMNS = {

@@ -1,0 +1,94 @@
+"""Experiments of kind `recovery`: steps until the bias holds the mean, and until latents have come to life."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from saelib.config.lab import Cell, RecoveryExperiment
+from saelib.lab.result import cell_result
+
+if TYPE_CHECKING:
+    from saelib.evaluation.space import Sample
+    from saelib.lab.stage import Outbox
+    from saelib.lab.trainees import Class, Trainee
+
+Row = dict[str, float | None]
+SHARES = {"steps_bias_50": 0.5, "steps_bias_90": 0.9, "steps_bias_99": 0.99}
+"""Column -> share of the mean that `b_dec` holds from then on."""
+REVIVED = 0.05
+"""`steps_revived`: steps until less than this fraction of the latents is dead by ReLU."""
+FIRST_LOOK, GROWTH = 10, 1.02
+"""Step of the first look at the SAE, and the ratio of the steps of two looks."""
+
+
+def run_cells(experiment: RecoveryExperiment, cells: Sequence[Cell], seed: int, outbox: "Outbox") -> None:
+    """Trains the cells one after another; repetition i uses `seed + i` for features, weights and batches."""
+    from saelib.lab.trainees import Trainee
+
+    for cell in cells:
+        for one in (seed + i for i in range(experiment.seeds)):
+            if outbox.kept(cell, one) is None:
+                outbox.keep(cell, one, [recover(Trainee(experiment, cell, one))])
+        rows = [row for i in range(experiment.seeds) for row in outbox.kept(cell, seed + i) or []]
+        outbox.publish(cell, cell_result([({}, {name: [row[name] for row in rows] for name in rows[0]})]))
+
+
+def recover(trainee: "Trainee") -> Row:
+    """Trains one SAE until everything has happened, or to the limit, and returns when.
+
+    It looks at steps that grow by 2 %, and interpolates the step of an event between two looks. An event that has not
+    happened is None; one that had happened before training is at step 0. `least_steps` is ||mu||_inf / learning rate:
+    Adam moves a coordinate of the bias by about the learning rate a step, so the bias alone needs as long.
+    """
+    from saelib.lab.trainees import Class
+
+    group, samples = Class([trainee]), trainee.samples(trainee.experiment.heldout_tokens)
+    looks = [_look(trainee, group, samples)]
+    steps, next_look = [0], FIRST_LOOK
+    for step in range(1, trainee.experiment.steps + 1):
+        group.step()
+        if step == next_look or step == trainee.experiment.steps:
+            steps.append(step)
+            looks.append(_look(trainee, group, samples))
+            next_look = max(step + 1, round(step * GROWTH))
+            if _is_over(looks[-1]):
+                break
+    mean = trainee.data.mean
+    row: Row = {name: crossing(steps, [look[0] for look in looks], share) for name, share in SHARES.items()}
+    row["steps_revived"] = crossing(steps, [-look[1] for look in looks], -REVIVED)
+    row["mean_norm"], row["gamma_seen"] = float(np.linalg.norm(mean)), trainee.data.gamma
+    row["least_steps"] = float(np.abs(mean).max()) / trainee.cell.settings["learning_rate"]
+    return row
+
+
+def _look(trainee: "Trainee", group: "Class", samples: Sequence["Sample"]) -> tuple[float, float]:
+    """Returns the share of the mean in the bias, and the fraction of latents that is dead by ReLU."""
+    import torch
+
+    ((_, sae),) = group.saes()
+    mean, bias = trainee.data.mean, sae.b_dec.detach().numpy().astype(np.float64)
+    with torch.no_grad():
+        positive = torch.stack([sae.hidden_pre(sample.x).amax(0) > 0 for sample in samples]).any(0)
+    return float(bias @ mean / (mean @ mean)), 1 - positive.double().mean().item()
+
+
+def _is_over(look: tuple[float, float]) -> bool:
+    return look[0] >= max(SHARES.values()) and look[1] < REVIVED
+
+
+def crossing(steps: Sequence[int], values: Sequence[float], level: float) -> float | None:
+    """Returns the first step at which `values` reach `level`, by linear interpolation; None if they never do.
+
+    Example:
+        >>> crossing([0, 10, 20], [0.0, 0.4, 0.8], 0.5)
+        12.5
+    """
+    reached = np.flatnonzero(np.asarray(values) >= level)
+    if not len(reached):
+        return None
+    i = int(reached[0])
+    if i == 0:
+        return float(steps[0])
+    part = (level - values[i - 1]) / (values[i] - values[i - 1])
+    return steps[i - 1] + part * (steps[i] - steps[i - 1])
