@@ -66,6 +66,7 @@ def _measure(experiment: TrainingExperiment, trainee: "Trainee", sae: "SAE", sam
     (found,) = evaluate([sae], samples, trainee.space)
     row: Row = {"step": step}
     row.update({name: getattr(found, name) for name in MEASURED})
+    row["signal_norm"] = trainee.space.trained.variance**0.5  # in the units of the threshold
     directions = sae.W_dec.detach().numpy()
     comparable = trainee.space.preprocess.scale is None and np.isfinite(directions).all()
     row["mmcs"] = mmcs(trainee.data.features, directions) if comparable else None  # not in whitened activations
@@ -103,10 +104,11 @@ def collateral_ratio(rows: Sequence[Row]) -> float | None:
     """Divides the rise of ReLU-death by the fall of TopK-death over the window in which the threshold collapses.
 
     The window starts at the largest mean k-th activation and ends when nine tenths of its fall to the final value have
-    happened. None if TopK-death falls by less than a point in it.
+    happened. None if TopK-death falls by less than a point in it, or if the collapse is not over: a threshold above
+    ||sigma|| (`signal_norm`) still carries the mean.
     """
     threshold = np.array([row["mean_kth_activation"] for row in rows], dtype=float)
-    if not np.isfinite(threshold).all():
+    if not np.isfinite(threshold).all() or threshold[-1] > (rows[-1]["signal_norm"] or 0):
         return None
     start = int(threshold.argmax())
     low = threshold[-1] + 0.1 * (threshold[start] - threshold[-1])

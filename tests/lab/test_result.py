@@ -62,9 +62,10 @@ def test_the_collateral_ratio_is_over_the_window_of_the_collapse() -> None:
     threshold = [5.0, 20.0, 12.0, 1.9, 1.0, 0.0]
     relu, topk = [0.30, 0.34, 0.40, 0.44, 0.90, 0.90], [0.65, 0.60, 0.50, 0.20, 0.10, 0.10]
     rows: list[Row] = [
-        {"mean_kth_activation": t, "dead_relu": r, "dead_topk_only": k}
+        {"mean_kth_activation": t, "dead_relu": r, "dead_topk_only": k, "signal_norm": 3.0}
         for t, r, k in zip(threshold, relu, topk, strict=True)
     ]
     assert collateral_ratio(rows) == pytest.approx((0.44 - 0.34) / (0.60 - 0.20))
     assert collateral_ratio([row | {"dead_topk_only": 0.5} for row in rows]) is None
+    assert collateral_ratio(rows[:3]) is None  # the threshold is 12, so the collapse is not over
     assert collateral_ratio([row | {"mean_kth_activation": None} for row in rows]) is None

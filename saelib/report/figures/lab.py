@@ -53,7 +53,7 @@ def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
     named = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     named = {label: named[label] for label in sorted(named, key=lambda label: label in DASHES)}  # measurements first
     if named:
-        columns = min(len(named), max(1, 125 // (6 + max(map(len, named)))))
+        columns = min(len(named), max(1, 105 // (8 + max(map(len, named)))))
         figure.legend([*named.values()], [*named], loc="outside upper left", ncols=columns, columnspacing=1.2)
 
 
