@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.timing import Task, command_line, environment, environment_line, median_cpu, show
 from saelib.config import Config, load_config
+from saelib.config.sites import file_stem
 from saelib.config.sources import ArraysSource
 from saelib.datasets import open_dataset
 from saelib.errors import UserError
@@ -58,7 +59,7 @@ def tasks(config: Config, name: str, parent: Path) -> dict[str, Task]:
 
     def stores() -> None:
         folder = Path(tempfile.mkdtemp(dir=parent))
-        keys = dict.fromkeys(model.layers, "benchmark")
-        extract(name, config, keys, {layer: folder / f"layer_{layer}.zarr" for layer in model.layers})
+        keys = dict.fromkeys(model.places, "benchmark")
+        extract(name, config, keys, {layer: folder / f"{file_stem(layer)}.zarr" for layer in model.places})
 
     return {"load and bare forward": bare, "extract": stores}

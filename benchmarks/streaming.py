@@ -21,6 +21,7 @@ from transformers.utils import logging
 from benchmarks.timing import Task, command_line, environment, environment_line, median_cpu, peak_memory, show
 from saelib.activations.rows import ArrayRows, Rows
 from saelib.config import Config, TrainConfig, VariantConfig, load_config
+from saelib.config.sites import Layer
 from saelib.extract.batches import Batch, open_batches
 from saelib.extract.stage import extract
 from saelib.files.sealed import read_sealed
@@ -59,7 +60,7 @@ class Setting:
 
     def batches(self, source: Any, d_in: int, batch_size: int, buffer_rows: int, seed: int = 0) -> StreamedBatches:
         """Opens a source's batches through a shuffle buffer, rounded around 0."""
-        offsets = {layer: np.zeros(d_in, np.float32) for layer in self.layers}
+        offsets: dict[Layer, NDArray[np.float32] | None] = {layer: np.zeros(d_in, np.float32) for layer in self.layers}
         sizes = {"batch_size": batch_size, "buffer_rows": buffer_rows, "seed": seed}
         return StreamedBatches(source, offsets, name=self.name, threads=self.config.extraction.threads, **sizes)
 
@@ -143,9 +144,11 @@ def cost_tasks(setting: Setting, recorded: Recorded, parent: Path) -> tuple[dict
     """Returns the tasks, and the folder in which one of them leaves its stores."""
     config, stores = setting.config, parent / "stores"
     train = setting.train(config.train.batch_size)
-    rows = {layer: ArrayRows(recorded.rows("train", layer), "memory") for layer in setting.layers}
+    rows: dict[Layer, ArrayRows] = {
+        layer: ArrayRows(recorded.rows("train", layer), "memory") for layer in setting.layers
+    }
     heldout = {layer: ArrayRows(recorded.rows("heldout", layer), "memory") for layer in setting.layers}
-    paths = {layer: stores / f"layer_{layer}.zarr" for layer in setting.layers}
+    paths: dict[Layer, Path | str] = {layer: stores / f"layer_{layer}.zarr" for layer in setting.layers}
 
     def sweeps() -> dict[RunningSweep, Destination]:
         torch.set_num_threads(config.train.threads)

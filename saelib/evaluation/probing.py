@@ -165,6 +165,10 @@ def rank_latents(codes: Any, truth: NDArray[np.bool_]) -> NDArray[np.intp]:
     return np.argsort(-np.abs(difference / scale), kind="stable")
 
 
+RESTARTS = 20
+"""Most searches for one minimum."""
+
+
 def fit_logistic(
     x: NDArray[np.float64], truth: NDArray[np.bool_], strength: float, penalty: Penalty
 ) -> NDArray[np.float64]:
@@ -201,7 +205,12 @@ def fit_logistic(
     bounds = [(0, None)] * (2 * k) + [(None, None)] if split else None
     start = np.zeros((2 * k if split else k) + 1)
     options = {"maxiter": 1000, "maxfun": 2000, "ftol": 1e-13, "gtol": 1e-7 * max(1.0, strength)}
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    value = np.inf
+    for _ in range(RESTARTS):
+        found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        if found.fun >= value * (1 - 1e-13):
+            break
+        value, start = found.fun, found.x  # its memory of old slopes can end the search early; it starts without it
     return _weights(found.x, k, split)
 
 

@@ -112,7 +112,12 @@ def test_what_measures_arrays_needs_no_heavy_package():
 
 
 def test_a_missing_package_is_named_with_the_extra_that_installs_it():
-    packages = {"PIL": "pillow", "vl_convert": "vl-convert-python", "tokenizers": "transformers"} | {"google": "onnx"}
+    packages = {
+        "Bio": "biopython",
+        "PIL": "pillow",
+        "vl_convert": "vl-convert-python",
+        "tokenizers": "transformers",
+    } | {"google": "onnx"}
     for module, extra in EXTRAS.items():
         package = packages.get(module, module.replace("_", "-"))
         assert package in {requirement.name for requirement in required(extra)}, f"{module}: not in {extra}"
@@ -180,7 +185,13 @@ def test_the_path_to_python_is_absolute(made):
 def test_every_package_that_is_imported_is_required_by_the_core_or_by_an_extra():
     """A package that only comes along with another one would be missing the day that one drops it."""
     brought = {"google": "onnx", "llvmlite": "numba", "pydantic_core": "pydantic", "tokenizers": "transformers"}
-    names = {"PIL": "pillow", "botocore": "boto3", "esm": "fair-esm", "vl_convert": "vl-convert-python"}
+    names = {
+        "Bio": "biopython",
+        "PIL": "pillow",
+        "botocore": "boto3",
+        "esm": "fair-esm",
+        "vl_convert": "vl-convert-python",
+    }
     names |= brought | {"yaml": "pyyaml"}
     known = {canonicalize_name(requirement.name) for requirement in required(*PROJECT["optional-dependencies"])}
     found = {

@@ -113,7 +113,11 @@ def test_k_must_be_a_number_of_latents(library: str, k: Any, exported: Any) -> N
 @pytest.mark.parametrize(
     ("library", "values", "message"),
     [
-        ("saelens", {"architecture": "gated"}, r"'architecture' is 'gated', which cannot be read; can be: 'topk', 'st"),
+        (
+            "saelens",
+            {"architecture": "gated"},
+            r"'architecture' is 'gated', which cannot be read; can be: 'topk', 'abstopk', 'st",
+        ),
         ("saelens", {"architecture": ["topk"]}, "'architecture' is"),
         ("saelens", {"architecture": "batchtopk"}, "'architecture' is 'batchtopk'"),
         ("saelens", {"normalize_activations": "expected_average_only_in"}, "fold it into the weights with SAELens"),
