@@ -21,6 +21,9 @@ class Library(StrEnum):
     SPARSIFY = "sparsify"
 
 
+CORE = ("cossim", "l2_ratio", "relative_reconstruction_bias", "freq_over_1_percent")
+"""Figures of `saelib.evaluation.core.CoreMetrics` that `measure` does not have."""
+
 sae_app = typer.Typer()
 Ours = Annotated[Path, typer.Argument(help="An SAE in saelib's format: weights.safetensors of a variant.")]
 Tokens = Annotated[
@@ -30,40 +33,51 @@ Tokens = Annotated[
 
 @sae_app.command()
 def evaluate(
-    sae: Ours,
+    sae: Annotated[str, typer.Argument(help="An SAE: a file of saelib, or anything that 'saelib import' takes.")],
     rows: Annotated[str, typer.Argument(help="Activations of the layer it was trained on: anything that 'saelib stats' "
                                              "reads. FILE::NAME names one of several arrays in a file.")],
     tokens: Tokens = None,
     fill_missing_chunks: FillMissingChunks = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:  # fmt: skip
-    """Measure an SAE's dead latents by cause, L0, error and variance explained on your own activations.
+    """Measure an SAE, ours or another library's, on your own activations: dead latents, L0, errors, dense latents.
 
     If the rows are a store, its held-out ones are measured, on which no SAE was trained; STORE::train names the others.
     For any other file, saelib cannot know whether the SAE was trained on its rows. On rows that it was trained on, an
-    SAE looks better than it is. Convert an SAE of another library with 'saelib import' first.
+    SAE looks better than it is.
 
     dead_relu: latents that are never above 0 before the selection. dead_topk_only: latents that are above 0 but never
     selected, or never above their threshold. dead_total: both. variance_explained: relative to the variance about the
     mean of the rows, because about 0 a large mean would make any SAE look excellent. token_fvu: each token's squared
     error over its squared distance to the geometric median, so a few massive tokens cannot decide its median.
 
+    cossim, l2_ratio, relative_reconstruction_bias and freq_over_1_percent are SAEBench's. typical_...: the same without
+    tokens that are more than ten times as long as the median one. firing_rates: latents in each half decade of their
+    firing rate, from 1e-6 to 1, dead ones left out. docs/evaluation.md defines everything.
+
     Example: saelib evaluate sae.safetensors activations.npy --tokens 100000
     """
+    from saelib.api.sae import LoadedSAE
     from saelib.cli.watch import log_to_stderr
+    from saelib.evaluation.core import core_metrics
     from saelib.evaluation.measure import measure, open_measured
-    from saelib.interchange import load_own
+    from saelib.interchange.collection import load_any
 
     log_to_stderr("saelib.activations.open")
-    saved, measured = load_own(sae), open_measured(rows, fill_missing_chunks)
+    (saved, name), measured = load_any(sae), open_measured(rows, fill_missing_chunks)
     found = measure(saved, measured.rows, tokens)
+    core = core_metrics(measured.rows, LoadedSAE(saved, name), tokens)
     available, d_in = measured.rows.shape
     sizes = {"tokens": min(tokens or available, available), "tokens_available": available}
     names = ("l0", "mse", "variance_explained", "token_fvu_median", "token_fvu_mean")
     names += ("dead_relu", "dead_topk_only", "dead_total")
     show_values(
         {"rows": measured.name, "split": measured.split, "note": measured.note, **sizes, "d_in": d_in}
-        | {"d_sae": saved.sae.d_sae, **{name: getattr(found, name) for name in names}},
+        | {"d_sae": saved.sae.d_sae, **{name: getattr(found, name) for name in names}}
+        | {name: getattr(core.all, name) for name in CORE}
+        | {"typical_tokens": core.typical.tokens}
+        | {f"typical_{name}": getattr(core.typical, name) for name in ("explained_variance", *CORE)}
+        | {"firing_rates": core.all.histogram().counts.tolist()},
         json,
     )
 

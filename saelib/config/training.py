@@ -94,8 +94,8 @@ class BatchTopK(Section):
 class MatryoshkaBatchTopK(Section):
     """Trains nested BatchTopK SAEs, each made of the first latents of the next one (Bussmann et al. 2025).
 
-    The loss is the mean of their reconstruction errors; the paper and SAELens take the sum, which Adam cannot tell
-    apart. Codes are those of the whole SAE, which is a `batch_topk` SAE once it is trained.
+    The loss is the mean of their reconstruction errors; SAELens takes the sum, which Adam cannot tell apart. Codes are
+    those of the whole SAE, which is a `batch_topk` SAE once it is trained.
     """
 
     kind: Literal["matryoshka_batch_topk"]

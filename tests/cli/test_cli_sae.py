@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from saelib.api.sae import load_sae
 from saelib.cli import main
+from saelib.cli.sae import CORE
+from saelib.evaluation.core import core_metrics
 from saelib.preprocessing.transform import Preprocessing
 from saelib.sae.file import SavedSAE, save_sae
 from saelib.sae.model import SAE
@@ -53,7 +56,8 @@ def test_evaluate_export_import_evaluate(folder: Path, saelib: Saelib) -> None:
     before = json.loads(saelib("evaluate", folder / "sae.safetensors", folder / "rows.npy", "--json"))
     assert set(before) == {
         "rows", "split", "note", "tokens", "tokens_available", "d_in", "d_sae", "l0", "mse", "variance_explained",
-        "token_fvu_median", "token_fvu_mean", "dead_relu", "dead_topk_only", "dead_total",
+        "token_fvu_median", "token_fvu_mean", "dead_relu", "dead_topk_only", "dead_total", "typical_tokens",
+        "typical_explained_variance", "firing_rates", *CORE, *(f"typical_{name}" for name in CORE),
     }  # fmt: skip
     assert (before["tokens"], before["tokens_available"]) == (500, 500)
     assert "dead_topk_only" in saelib("evaluate", folder / "sae.safetensors", folder / "rows.npy", "--tokens", 100)
@@ -102,6 +106,28 @@ def test_a_store_is_measured_on_rows_that_no_training_has_seen(folder: Path, sae
     ]
 
 
+def test_an_sae_of_another_library_is_measured_as_it_lies(folder: Path, saelib: Saelib) -> None:
+    ours, rows = folder / "sae.safetensors", folder / "rows.npy"
+    saelib("export", ours, folder / "theirs", "--to", "saelens")
+    found, expected = (json.loads(saelib("evaluate", one, rows, "--json")) for one in (folder / "theirs", ours))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value), name
+
+
+def test_core_figures_are_those_of_the_face_and_massive_tokens_are_left_out(folder: Path, saelib: Saelib) -> None:
+    x = np.load(folder / "rows.npy")
+    x[:3] *= 1000
+    np.save(folder / "massive.npy", x)
+    found = json.loads(saelib("evaluate", folder / "sae.safetensors", folder / "massive.npy", "--json"))
+    sae = load_sae(folder / "sae.safetensors")
+    core = core_metrics(x, sae)
+    assert found["typical_tokens"] == len(x) - 3
+    assert found["cossim"] == pytest.approx(core.all.cossim)
+    assert found["typical_explained_variance"] == pytest.approx(core_metrics(x[3:], sae).all.explained_variance)
+    assert sum(found["firing_rates"]) == (core.all.firing_rates > 0).sum()
+
+
 def test_of_a_plain_file_it_is_said_that_nothing_is_known(folder: Path, saelib: Saelib) -> None:
     rows = folder / "rows.npy"
     found = json.loads(saelib("evaluate", folder / "sae.safetensors", rows, "--json"))
@@ -120,13 +146,10 @@ def test_mistakes_are_one_sentence_and_an_exit_code(folder: Path, saelib: Saelib
     assert "in none of the known formats" in saelib("import", folder, folder / "out.safetensors", code=1)
     assert "no such folder" in saelib("import", folder / "none", folder / "out.safetensors", code=1)
     assert "Invalid value for '--to'" in saelib("export", sae, folder / "out", "--to", "onnx", code=2)
-    assert "should be the file of one SAE" in saelib("evaluate", folder, rows, code=1)
+    assert "in none of the known formats" in saelib("evaluate", folder, rows, code=1)
     saelib("export", sae, folder / "theirs", "--to", "saelens")
-    for command in (
-        ("evaluate", folder / "theirs", rows),
-        ("export", folder / "theirs", folder / "out", "--to", "saelens"),
-    ):
-        assert f"an SAE of saelens; first: saelib import {folder / 'theirs'}" in saelib(*command, code=1)
+    theirs = saelib("export", folder / "theirs", folder / "out", "--to", "saelens", code=1)
+    assert f"an SAE of saelens; first: saelib import {folder / 'theirs'}" in theirs
     assert "name the folder it lies in" in saelib(
         "import", folder / "theirs" / "cfg.json", folder / "out.safetensors", code=1
     )
