@@ -59,6 +59,7 @@ COLUMNS = {
     "steps_bias_90": "steps to 90 %",
     "steps_bias_99": "steps to 99 %",
     "steps_revived": "steps to 5 % ReLU-dead",
+    "least_steps": "least steps of a bias alone",
     "batch_size": "batch",
 }
 """Words for the columns of the lab's tables; other columns keep their names."""
