@@ -211,7 +211,7 @@ def fit_logistic(
         if found.fun >= value * (1 - 1e-13):
             break
         value, start = found.fun, found.x  # its memory of old slopes can end the search early; it starts without it
-    return _weights(found.x, k, split)
+    return _weights(start, k, split)
 
 
 def auc(truth: NDArray[np.bool_], scores: NDArray[np.floating]) -> float:
