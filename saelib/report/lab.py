@@ -158,7 +158,7 @@ def layouts(found: ExperimentTable) -> dict[str, Layout]:
 def _layout(found: ExperimentTable, options: LabFigure) -> Layout | None:
     rows = found.rows
     for column, values in options.where.items():
-        rows = rows.filter(pl.col(column).is_in(list(values))) if column in rows.columns else rows.clear()
+        rows = rows.filter([value in values for value in rows[column]]) if column in rows.columns else rows.clear()
     if rows.is_empty():
         return None
     kind: str = found.experiment.kind

@@ -101,6 +101,15 @@ def test_figures_as_the_config_lays_them_out(tmp_path: Path) -> None:
     )
 
 
+def test_rows_are_chosen_by_whole_numbers_among_fractions(tmp_path: Path) -> None:
+    config = lab(tmp_path, data={"gamma": [0.5, 2, 20]}, figures={"two": {"where": {"gamma": [2, 20], "step": [20]}}})
+    write_cells(config)
+    (found,) = read_lab(config, {})
+    (shown,) = layouts(found).values()
+    assert sorted(shown.rows["gamma"].unique()) == [2, 20]
+    assert shown.rows["step"].unique().to_list() == [20]
+
+
 def test_charts_have_their_rows(config: Config) -> None:
     (section,), charts, rows = lab_sections(read_lab(config, {}))
     assert [name for name, _ in section.figures[0].charts] == list(charts) == ["lab_e-0", "lab_e-1"]
