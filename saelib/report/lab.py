@@ -31,7 +31,7 @@ COLUMNS = {
     "tokens": "evaluation tokens",
     "step": "step",
     "mse": "mean squared error",
-    "normalized_mse": "unexplained fraction of the variance",
+    "normalized_mse": "variance unexplained",
     "mean_kth_activation": "threshold: mean k-th activation",
     "bias_capture": "share of the mean in the bias",
     "feature_capture": "share of the mean in the latents",
