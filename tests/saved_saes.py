@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from saelib.config.training import ActiveSubspace, PartialWhitening
+from saelib.config.preprocessings import ActiveSubspace, PartialWhitening
 from saelib.preprocessing.fit import make_preprocessing
 from saelib.preprocessing.transform import Preprocessing
 from saelib.sae.file import SavedSAE

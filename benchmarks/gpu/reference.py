@@ -28,7 +28,7 @@ def dense_loss(
         dead_after: So many make a latent dead.
         risen: Share of its coefficient that a tanh penalty has reached.
     """
-    architecture, dead_latents = variant.architecture, variant.dead_latents
+    architecture = variant.architecture
     pre = (x - p["b_dec"]) @ p["W_enc"] + p["b_enc"]
     penalty = 0.0
     if architecture.kind == "topk":
@@ -61,20 +61,37 @@ def dense_loss(
         mse = torch.stack([((x - x_hat + part) ** 2).sum(1).mean() for part in missing]).mean() / variance
     age = torch.where((z != 0).any(0), 0, silent + len(x))
     dead = (age >= dead_after).nonzero().flatten()
-    e = (x - x_hat).detach()
-    extra = torch.zeros((), dtype=x.dtype)
+    extra = dead_loss(p, pre, (x - x_hat).detach(), dead, mse, variant, variance)
+    return mse + penalty + extra, z.detach()
+
+
+def dead_loss(
+    p: dict[str, Tensor], pre: Tensor, e: Tensor, dead: Tensor, mse: Tensor, variant: VariantConfig, variance: float
+) -> Tensor:
+    """Loss by which dead latents learn.
+
+    Args:
+        p: The SAE's parameters by name.
+        pre: Pre-activations [tokens, d_sae].
+        e: What the others leave, [tokens, d_in].
+        dead: Numbers of the dead latents.
+        mse: The loss of the others.
+        variant: The SAE's architecture and what it does about dead latents.
+        variance: ||sigma||^2 of the data.
+    """
+    dead_latents = variant.dead_latents
     if dead_latents.kind == "auxk" and len(dead):
-        z_dead = pre[:, dead] if architecture.kind == "abs_topk" else pre[:, dead].relu()
-        k_aux = min(dead_latents.k or x.shape[1] // 2, len(dead))
+        z_dead = pre[:, dead] if variant.architecture.kind == "abs_topk" else pre[:, dead].relu()
+        k_aux = min(dead_latents.k or e.shape[1] // 2, len(dead))
         kept = torch.zeros_like(z_dead).scatter(1, z_dead.abs().topk(k_aux).indices, 1.0)
         error = ((e - (z_dead * kept) @ p["W_dec"][dead]) ** 2).sum()
-        extra = dead_latents.auxk_coefficient * error / ((e - e.mean(0)) ** 2).sum()
-    elif dead_latents.kind == "ghost_grads" and len(dead):
+        return dead_latents.auxk_coefficient * error / ((e - e.mean(0)) ** 2).sum()
+    if dead_latents.kind == "ghost_grads" and len(dead):
         fit = pre[:, dead].exp() @ p["W_dec"][dead]
         fit = fit * (e.norm(dim=1, keepdim=True) / 2 / fit.norm(dim=1, keepdim=True)).detach()
         error = ((e - fit) ** 2).sum(1).mean()
-        extra = error * (mse / error).detach()
-    elif dead_latents.kind == "pre_act":
-        below = (p.get("threshold", 0.0) - pre).relu() * p["W_dec"].norm(dim=1) / (variance / x.shape[1]) ** 0.5
-        extra = dead_latents.coefficient * below.sum(1).mean()
-    return mse + penalty + extra, z.detach()
+        return error * (mse / error).detach()
+    if dead_latents.kind == "pre_act":
+        below = (p.get("threshold", 0.0) - pre).relu() * p["W_dec"].norm(dim=1) / (variance / e.shape[1]) ** 0.5
+        return dead_latents.coefficient * below.sum(1).mean()
+    return torch.zeros((), dtype=e.dtype)

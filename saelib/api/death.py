@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from saelib.api.activations import Source, open_activations
 from saelib.api.stats import compute_stats
-from saelib.config.training import PreprocessingName
+from saelib.config.preprocessings import PreprocessingName
 from saelib.errors import UserError
 from saelib.stats.layer_stats import LayerStats
 

@@ -1,7 +1,7 @@
 """Computes statistics of activations, and fits preprocessings to them."""
 
 from saelib.api.activations import Source, open_activations
-from saelib.config.training import PreprocessingConfig, PreprocessingName
+from saelib.config.preprocessings import PreprocessingConfig, PreprocessingName
 from saelib.preprocessing.transform import Preprocessing
 from saelib.stats.layer_stats import LayerStats
 
@@ -34,7 +34,7 @@ def fit_preprocessing(
 
     Args:
         kind: Name of the preprocessing, such as `raw`, `center_median` or `pca` (docs/training.md lists all), or one
-            with options, such as `PartialWhitening(kind="partial_pca", alpha=0.5)` of `saelib.config.training`.
+            with options, such as `PartialWhitening(kind="partial_pca", alpha=0.5)` of `saelib.config.preprocessings`.
         fitted_to: Statistics from `compute_stats`, or the activations themselves.
         name: The name of the activations in messages.
 

@@ -23,3 +23,12 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 # Names become folders: no separators, no leading dot, nothing that confuses a shell or a file system.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=80)]
+
+
+def by_name(value: Any) -> Any:
+    """Turns a name such as `relu`, which is short for `{kind: relu}`, into a mapping."""
+    return {"kind": value} if isinstance(value, str) else value
+
+
+Positive = Annotated[float, Field(gt=0)]
+UnitInterval = Annotated[float, Field(ge=0, le=1)]

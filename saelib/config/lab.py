@@ -2,16 +2,18 @@
 
 import hashlib
 import json
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from saelib.config.base import Count, Name, Section
+from saelib.config.base import Count, Name, Positive, Section
 from saelib.config.grid import Coordinates, Grid, axis, combinations, grid_of, label, repeated
+from saelib.config.preprocessings import PlainPreprocessing, PreprocessingConfig
 from saelib.config.synthetic import SyntheticConfig
-from saelib.config.training import PlainPreprocessing, Positive, PreprocessingConfig, VariantConfig
+from saelib.config.training import VariantConfig
 
 
 class SaeSize(Section):
@@ -128,9 +130,9 @@ class Experiment(Section):
         """Returns the axes that only this kind of experiment has."""
         return {}
 
+    @abstractmethod
     def tokens_of(self, settings: Coordinates) -> int:
         """Counts the tokens that a cell with these settings handles for each seed."""
-        raise NotImplementedError
 
     def deciding(self, cell: Cell) -> dict[str, Any]:
         """Returns the settings that can change the results of a cell, as JSON."""

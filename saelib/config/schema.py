@@ -21,10 +21,11 @@ from saelib.config.compare import CompareConfig
 from saelib.config.datasets import DatasetConfig
 from saelib.config.families import Dtype
 from saelib.config.lab import Cell, ExperimentConfig
+from saelib.config.preprocessings import NEED_EIGENVECTORS, PreprocessingName
 from saelib.config.sites import SITE_FAMILIES, Layer, Site, compact, every_site, file_stem
 from saelib.config.sizes import every_layer
 from saelib.config.sources import ArraysSource, SourceConfig
-from saelib.config.training import NEED_EIGENVECTORS, PreprocessingName, StreamConfig, TrainConfig
+from saelib.config.training import StreamConfig, TrainConfig
 
 UNKNOWN_BLOCKS = (
     "the model's number of blocks is not known without loading it; add it next to `layers`, such as `blocks: 12`, "

@@ -30,9 +30,8 @@ class SyntheticConfig(Section):
     outlier_dimensions: Count = 1
     """Coordinates that share the offset equally: the first ones. 1 is the paper's; real layers often have several."""
     rotated: bool = False
-    """Whether the offset has a random direction instead of lying along coordinates. `outlier_dimensions` then has no
-    effect. A rotated offset is spread over all coordinates, so Adam, which moves each one at the same speed, learns it
-    sooner."""
+    """Give the offset a random direction instead of one along coordinates. `outlier_dimensions` then has no effect. A
+    rotated offset is spread over all coordinates, so Adam, which moves each one at the same speed, learns it sooner."""
     signal_scale: Positive = 1.0
     """Factor of everything but the offset. With `gamma`, the offset grows with it."""
     tails: Literal["normal", "student_t", "mixture"] = "normal"

@@ -4,191 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from saelib.config.base import Count, Name, Section
+from saelib.config.base import Count, Name, Positive, Section, UnitInterval, by_name
+from saelib.config.preprocessings import KEEP_COVARIANCE, NEED_EIGENVECTORS, PlainPreprocessing, PreprocessingConfig
+from saelib.config.sae_architectures import ArchitectureConfig, TopK
 
-Positive = Annotated[float, Field(gt=0)]
-UnitInterval = Annotated[float, Field(ge=0, le=1)]
 Rates = Annotated[tuple[Positive, ...], Field(min_length=1)]
-
-PreprocessingName = Literal[
-    "raw",
-    "center_median",
-    "center_mean",
-    "center_coordinate_median",
-    "center_trimmed_mean",
-    "layernorm",
-    "ln_center",
-    "rescale",
-    "zscore",
-    "pca",
-]
-"""Preprocessings without options; `saelib.preprocessing.fit` defines each."""
-
-KEEP_COVARIANCE = {
-    *("raw", "center_median", "center_mean", "center_coordinate_median", "center_trimmed_mean"),
-}
-"""Preprocessings after which an SAE reads activations of the model's own covariance."""
-NEED_EIGENVECTORS = {"pca", "partial_pca", "active_subspace", "auto"}
-"""Preprocessings that may read the eigenvectors of the covariance."""
-
-
-def _by_name(value: Any) -> Any:
-    """Turns a name such as `relu`, which is short for `{kind: relu}`, into a mapping."""
-    return {"kind": value} if isinstance(value, str) else value
-
-
-class PlainPreprocessing(Section):
-    """A preprocessing without options."""
-
-    kind: PreprocessingName
-    """Name of the preprocessing (docs/training.md says what each does)."""
-
-
-class PartialWhitening(Section):
-    """Partial PCA whitening: eigenvalues lambda of the covariance become lambda^(1 - alpha)."""
-
-    kind: Literal["partial_pca"]
-    alpha: UnitInterval
-    """Degree of whitening, from 0 (only centers on the mean) to 1 (the same as `pca`)."""
-
-
-class ActiveSubspace(Section):
-    """Centers on the geometric median and draws initial directions in the leading principal subspace (Wang 2025)."""
-
-    kind: Literal["active_subspace"]
-    rank: Count | None = None
-    """Dimensions of the subspace. Without it, d_in // 2."""
-
-
-class AutoPreprocessing(Section):
-    """Chooses the preprocessing of each layer; `sweep.json` records the choice and the reason."""
-
-    kind: Literal["auto"]
-    rule: Literal["measured", "paper"] = "measured"
-    """`measured` predicts from the training rows how many latents are dead at initialization for this d_sae and k, and
-    takes the least invasive of `raw`, `center_median` and `pca` that leaves few, as `saelib diagnose` does. `paper` is
-    the paper's rule, which knows only the layer's gamma and effective rank."""
-
-
-_Preprocessing = Annotated[
-    PlainPreprocessing | PartialWhitening | ActiveSubspace | AutoPreprocessing, Field(discriminator="kind")
-]
-PreprocessingConfig = Annotated[
-    _Preprocessing,
-    BeforeValidator(_by_name, _Preprocessing | PreprocessingName | Literal["active_subspace", "auto"]),
-]
-
-
-class TopK(Section):
-    """Selects the k largest positive pre-activations of each token."""
-
-    kind: Literal["topk"] = "topk"
-
-
-class BatchTopK(Section):
-    """Selects the k * tokens largest positive pre-activations of a batch (Bussmann et al. 2024)."""
-
-    kind: Literal["batch_topk"]
-
-
-class MatryoshkaBatchTopK(Section):
-    """Trains nested BatchTopK SAEs, each made of the first latents of the next one (Bussmann et al. 2025).
-
-    The loss is the mean of their reconstruction errors; SAELens takes the sum, which Adam cannot tell apart. Codes are
-    those of the whole SAE, which is a `batch_topk` SAE once it is trained.
-    """
-
-    kind: Literal["matryoshka_batch_topk"]
-    prefixes: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
-    """Numbers of latents of the nested SAEs, ascending and below `d_sae`; the whole SAE is always added. Without it,
-    1/32, 3/32, 7/32 and 15/32 of `d_sae`, as in the paper."""
-
-    @model_validator(mode="after")
-    def _ascending(self) -> "MatryoshkaBatchTopK":
-        if self.prefixes and list(self.prefixes) != sorted(set(self.prefixes)):
-            raise ValueError(f"prefixes must ascend (found {list(self.prefixes)})")
-        return self
-
-    def widths(self, d_sae: int) -> tuple[int, ...]:
-        """Returns the numbers of latents of all nested SAEs; the last is d_sae."""
-        inner = self.prefixes or sorted({d_sae * share // 32 for share in (1, 3, 7, 15)} - {0})
-        return (*inner, d_sae)
-
-
-class AbsTopK(Section):
-    """Selects the k pre-activations of largest absolute value of each token, with their signs (Zhu et al. 2025)."""
-
-    kind: Literal["abs_topk"]
-
-
-class ReLU(Section):
-    """Keeps every positive pre-activation, with an L1 penalty weighted by decoder norms (Lindsey et al. 2024)."""
-
-    kind: Literal["relu"]
-    l1: Positive = 1e-3
-    """Coefficient of the penalty sum_i z_i ||d_i||, added to a reconstruction error relative to the data's total
-    variance. Raise it for fewer active latents."""
-
-
-class L0Penalty(Section):
-    """Penalizes the distance from a target L0: (L0 / target - 1)^2 (Rajamanoharan et al. 2024)."""
-
-    kind: Literal["l0"] = "l0"
-
-
-class TanhPenalty(Section):
-    """Penalizes sum_i tanh(scale z_i ||d_i|| / s), a smooth count of active latents (Anthropic, January 2025).
-
-    s is the root mean square of the standard deviations of the dimensions, so that `scale` means what it does in that
-    update, whose activations are normalized."""
-
-    kind: Literal["tanh"]
-    coefficient: Positive = 5e-3
-    """Weight of the penalty, relative to the error's. It decides L0: raise it for fewer active latents. The update's
-    errors are sums over normalized dimensions, so its lambda_S is d_in times as large."""
-    scale: Positive = 4.0
-    """Steepness: a latent whose part of the reconstruction is longer than about s / scale counts as one."""
-    warmup: UnitInterval = 1.0
-    """Fraction of the steps over which the coefficient rises linearly from 0."""
-
-
-_JumpPenalty = Annotated[L0Penalty | TanhPenalty, Field(discriminator="kind")]
-JumpPenaltyConfig = Annotated[_JumpPenalty, BeforeValidator(_by_name, _JumpPenalty | Literal["l0", "tanh"])]
-
-
-class JumpReLU(Section):
-    """Keeps pre-activations above a learned threshold, and penalizes their number (Rajamanoharan et al. 2024)."""
-
-    kind: Literal["jumprelu"]
-    penalty: JumpPenaltyConfig = L0Penalty()
-    """Penalty on the number of active latents: `l0` or `tanh`."""
-    target_l0: Positive | None = None
-    """Average number of active latents per token that `l0` aims for. Without it, `train.k`."""
-    coefficient: Positive = 1.0
-    """Weight of the penalty `l0`. Raise it if L0 stays away from its target."""
-    bandwidth: Positive = 1e-3
-    """Width of the kernel that replaces the derivative of the step at the threshold, in the units of pre-activations.
-    Raise it if thresholds do not move."""
-    initial_threshold: Positive = 1e-3
-    """Threshold of every latent before training."""
-
-    @model_validator(mode="after")
-    def _one_penalty(self) -> "JumpReLU":
-        if self.penalty.kind == "tanh" and self.target_l0 is not None:
-            raise ValueError("penalty: tanh aims at no L0, so target_l0 has no effect; set the penalty's coefficient")
-        return self
-
-
-_Architecture = Annotated[
-    TopK | BatchTopK | MatryoshkaBatchTopK | AbsTopK | ReLU | JumpReLU, Field(discriminator="kind")
-]
-ArchitectureConfig = Annotated[
-    _Architecture,
-    BeforeValidator(
-        _by_name,
-        _Architecture | Literal["topk", "batch_topk", "matryoshka_batch_topk", "abs_topk", "relu", "jumprelu"],
-    ),
-]
 
 
 class IgnoreDeadLatents(Section):
@@ -239,7 +59,7 @@ _DeadLatents = Annotated[
 ]
 DeadLatentsConfig = Annotated[
     _DeadLatents,
-    BeforeValidator(_by_name, _DeadLatents | Literal["none", "auxk", "ghost_grads", "resample", "pre_act"]),
+    BeforeValidator(by_name, _DeadLatents | Literal["none", "auxk", "ghost_grads", "resample", "pre_act"]),
 ]
 
 
@@ -264,7 +84,7 @@ class SignSGD(Section):
 
 
 _Optimizer = Annotated[Adam | SignSGD, Field(discriminator="kind")]
-OptimizerConfig = Annotated[_Optimizer, BeforeValidator(_by_name, _Optimizer | Literal["adam", "sign_sgd"])]
+OptimizerConfig = Annotated[_Optimizer, BeforeValidator(by_name, _Optimizer | Literal["adam", "sign_sgd"])]
 
 
 class ScheduleConfig(Section):
@@ -331,9 +151,7 @@ class WhitenedRows(Section):
 
 
 _Rows = Annotated[RandomRows | DatapointRows | WhitenedRows, Field(discriminator="kind")]
-RowsConfig = Annotated[
-    _Rows, BeforeValidator(_by_name, _Rows | Literal["gaussian", "uniform", "datapoint", "whitened"])
-]
+RowsConfig = Annotated[_Rows, BeforeValidator(by_name, _Rows | Literal["gaussian", "uniform", "datapoint", "whitened"])]
 
 
 class InitConfig(Section):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from saelib.activations.even import EvenRows
 from saelib.activations.rows import Rows
-from saelib.config.training import PartialWhitening, PreprocessingConfig, PreprocessingName
+from saelib.config.preprocessings import PartialWhitening, PreprocessingConfig, PreprocessingName
 from saelib.diagnosis.decision import decide
 from saelib.diagnosis.intervals import Spread, measure_spread
 from saelib.diagnosis.massive import MassiveTokens, massive_tokens

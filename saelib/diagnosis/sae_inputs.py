@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from saelib.activations.rows import Rows, read_float32
-from saelib.config.training import PreprocessingName
+from saelib.config.preprocessings import PreprocessingName
 from saelib.preprocessing.fit import make_preprocessing
 from saelib.preprocessing.transform import Preprocessing
 from saelib.sae.file import SavedSAE

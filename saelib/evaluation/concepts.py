@@ -126,9 +126,9 @@ class PairScores:
     recall_per_domain: NDArray[np.float64]
     """Share of the concept's domains in which the latent fires at least once."""
     f1: NDArray[np.float64]
-    """Of precision and recall."""
+    """Harmonic mean of precision and recall."""
     f1_per_domain: NDArray[np.float64]
-    """Of precision and recall per domain: the figure to go by."""
+    """Harmonic mean of precision and recall per domain: the figure to go by."""
 
     def best(self) -> tuple[int, int]:
         """Finds the latent and the threshold with the highest F1 per domain; the token F1 decides between equals."""
@@ -153,7 +153,7 @@ class ConceptScores:
     validation_f1_per_domain: NDArray[np.float64]
     """That F1. It is too good, because the latent was chosen by it."""
     precision: NDArray[np.float64]
-    """On the test tokens, as all that follow."""
+    """Precision on the test tokens; all that follow are measured on them too."""
     recall: NDArray[np.float64]
     recall_per_domain: NDArray[np.float64]
     f1: NDArray[np.float64]

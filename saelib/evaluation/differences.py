@@ -27,7 +27,7 @@ class Difference:
 
     @property
     def reliable(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """True if the interval leaves out 0."""
         return self.low > 0 or self.high < 0
 
 

@@ -16,7 +16,7 @@ SHORTEST = 1e-6
 
 @dataclass(frozen=True)
 class FeatureScores:
-    """How well an SAE recovered known features."""
+    """Scores of an SAE that should have recovered known features."""
 
     mcc: float
     """Mean |cosine| of decoder directions and features, matched one-to-one."""

@@ -22,7 +22,7 @@ SMALL = 1e-6
 
 
 class ProbeScores(NamedTuple):
-    """How well a probe on k latents does on the test tokens."""
+    """Scores of a probe on k latents, on the test tokens."""
 
     k: int
     auc: float

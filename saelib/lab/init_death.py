@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from saelib.activations.rows import ArrayRows
 from saelib.config.lab import Cell, InitDeathExperiment
-from saelib.config.training import ActiveSubspace, PartialWhitening, PreprocessingConfig
+from saelib.config.preprocessings import ActiveSubspace, PartialWhitening, PreprocessingConfig
 from saelib.lab.encoders import draw_encoder
 from saelib.lab.result import CellResult, Coordinate, cell_result
 from saelib.lab.theory import PREDICTED, Severity, predictions, severity
@@ -33,7 +33,7 @@ class _Fitted:
     w_enc: NDArray[np.float32]
     """[d_out, d_sae], unit columns."""
     severity: Severity
-    """What theory needs to know of the preprocessed tokens."""
+    """Statistics of the preprocessed tokens that theory needs."""
     first_positive: NDArray[np.int32]
     """[d_sae]: the number of the first token on which each latent is positive; huge if there is none."""
     first_selected: NDArray[np.int32]

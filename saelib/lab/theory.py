@@ -29,7 +29,7 @@ DIRECTIONS = 128
 
 @dataclass(frozen=True)
 class Severity:
-    """What theory needs to know of tokens as latents see them."""
+    """Statistics of tokens, as latents see them, that theory needs."""
 
     gamma: float
     """||mean|| / ||sigma||, exact if the preprocessing only subtracts a center."""

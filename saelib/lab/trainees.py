@@ -88,7 +88,7 @@ class Trainee:
 
     @cached_property
     def space(self) -> Space:
-        """What the SAE reads, and the scale of its errors."""
+        """The space that the SAE reads, and the scale of its errors."""
         return Space(self.preprocess, self.calibration, "cpu")
 
     def first_sae(self) -> SAE:

@@ -124,7 +124,7 @@ FATES = {
     (True, False): "comes to life",
     (False, True): "dies",
 }
-"""Whether a latent is dead at the start, and at the end -> a word for its fate."""
+"""Dead at the start, dead at the end -> a word for the fate of the latent."""
 
 
 def _of_latents(per_seed: Sequence[Sequence[Row]]) -> CellResult:

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from saelib.config.training import (
+from saelib.config.preprocessings import (
     ActiveSubspace,
     AutoPreprocessing,
     PartialWhitening,

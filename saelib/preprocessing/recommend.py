@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from saelib.config.training import PreprocessingName
+from saelib.config.preprocessings import PreprocessingName
 
 ACCEPTED = 0.01
 """Total death up to which a preprocessing is not worthwhile: 1 % of the latents."""

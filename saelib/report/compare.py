@@ -87,7 +87,7 @@ def read_other(path: Path) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How well two tables agree on all dead latents of the layers that both have."""
+    """Agreement of two tables on all dead latents of the layers that both have."""
 
     table: str
     """Name of the other table's file."""

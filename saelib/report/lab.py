@@ -126,7 +126,7 @@ def _read(config: Config, name: str, experiment: ExperimentConfig, failures: Fai
 
 @dataclass(frozen=True)
 class Layout:
-    """What an experiment's figure shows where."""
+    """The rows and columns of an experiment's figure, and where each is drawn."""
 
     x: str
     y: tuple[str, ...]

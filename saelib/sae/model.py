@@ -75,7 +75,7 @@ class SAE(nn.Module):
         return product(x - self.b_dec, self.W_enc, self.b_enc)
 
     def sizes(self, hidden_pre: Tensor) -> Tensor:
-        """What a selection compares: pre-activations, or for `abs_topk` their absolute values, of the same shape."""
+        """Returns the values that a selection compares: pre-activations, or for `abs_topk` their absolute values."""
         return hidden_pre.abs() if self.architecture == "abs_topk" else hidden_pre
 
     def select(self, hidden_pre: Tensor, k: int | None = None) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """Which features tokens have, and with which magnitudes. Those of token i are at starts[i] to starts[i + 1]."""
+    """The features of tokens, with their magnitudes. Those of token i are at starts[i] to starts[i + 1]."""
 
     starts: NDArray[np.int64]
     """[tokens + 1]"""

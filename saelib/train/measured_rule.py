@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from saelib.activations.even import EvenRows
 from saelib.config import TrainConfig, VariantConfig
-from saelib.config.training import PreprocessingName
+from saelib.config.preprocessings import PreprocessingName
 from saelib.init_death.probed import DeathEstimate
 from saelib.init_death.probes import probe_death
 from saelib.preprocessing.fit import make_preprocessing

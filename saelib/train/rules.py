@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from saelib.config import TrainConfig, VariantConfig
-from saelib.config.training import AutoPreprocessing
+from saelib.config.preprocessings import AutoPreprocessing
 
 if TYPE_CHECKING:
     from saelib.preprocessing.recommend import Recommendation

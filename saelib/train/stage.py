@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from saelib.config import Config
+from saelib.config.preprocessings import PlainPreprocessing
 from saelib.config.sites import in_order
-from saelib.config.training import PlainPreprocessing
 from saelib.sources.precision import exact_float32
 from saelib.stats import load_arrays, load_stats
 from saelib.store import Store, open_store

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from saelib.activations.rows import ArrayRows, read_float32
-from saelib.config.training import PreprocessingName
+from saelib.config.preprocessings import PreprocessingName
 from saelib.evaluation.space import Space, measure_scale
 from saelib.preprocessing.fit import make_preprocessing
 

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from saelib.activations.rows import ArrayRows
-from saelib.config.training import PartialWhitening, PreprocessingName
+from saelib.config.preprocessings import PartialWhitening, PreprocessingName
 from saelib.init_death import product, trial
 from saelib.init_death.measure import measure
 from saelib.init_death.result import Death

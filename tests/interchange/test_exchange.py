@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from saelib.config.training import PreprocessingName
+from saelib.config.preprocessings import PreprocessingName
 from saelib.errors import UserError
 from saelib.interchange import FORMATS, check_output, export_sae, import_sae, load_own
 from saelib.interchange.collection import load_any, open_collection

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks.peers import PEERS, python_of
-from saelib.config.training import PreprocessingName
+from saelib.config.preprocessings import PreprocessingName
 from saelib.errors import UserError
 from saelib.interchange import export_sae, import_sae
 from saelib.sae.model import Architecture

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from saelib.config import VariantConfig
-from saelib.config.training import PreprocessingName
+from saelib.config.preprocessings import PreprocessingName
 from saelib.errors import UserError
 from saelib.preprocessing.fit import make_preprocessing
 from saelib.preprocessing.transform import Preprocessing, layer_norm

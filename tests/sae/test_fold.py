@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from saelib.config.training import PreprocessingName
+from saelib.config.preprocessings import PreprocessingName
 from saelib.errors import UserError
 from saelib.sae.file import SavedSAE
 from saelib.sae.fold import (

@@ -11,7 +11,7 @@ from benchmarks.gpu.methods import ARCHITECTURES
 from benchmarks.gpu.report import Row
 from saelib.activations.rows import ArrayRows, Rows
 from saelib.config import TrainConfig, VariantConfig
-from saelib.config.training import PreprocessingName
+from saelib.config.preprocessings import PreprocessingName
 from saelib.evaluation.reconstruction import Evaluation, evaluate, rows_at_a_time
 from saelib.evaluation.space import Sample, Space
 from saelib.preprocessing.fit import make_preprocessing

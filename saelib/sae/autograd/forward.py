@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from saelib.config.training import JumpReLU as JumpReLUConfig
-from saelib.config.training import ReLU as ReLUConfig
+from saelib.config.sae_architectures import JumpReLU as JumpReLUConfig
+from saelib.config.sae_architectures import ReLU as ReLUConfig
 from saelib.sae.autograd.dense import Decode, DensePreActivations, JumpReLU, Recomputed, Step, relu
 from saelib.sae.autograd.sparse import DecodeSelected, Entries, SelectedPreActivations
 from saelib.sae.model import SAE

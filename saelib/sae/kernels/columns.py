@@ -45,7 +45,7 @@ class TileBuffers(NamedTuple):
     """Buffers of one worker."""
 
     codes: Codes
-    """Of the tokens of a tile."""
+    """The codes of a tile of tokens."""
     code_grads: NDArray[np.float32]
     """[TILE, k]; derivatives of half the squared error by the codes."""
     token: NDArray[np.float32]

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from saelib.config.training import MatryoshkaBatchTopK
+from saelib.config.sae_architectures import MatryoshkaBatchTopK
 from saelib.sae.kernels.batch_topk import BatchTopKTrainer
 from saelib.sae.kernels.compiled import inner, kernel
 from saelib.sae.kernels.forward import Codes, add_row, scale_row

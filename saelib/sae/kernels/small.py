@@ -57,7 +57,7 @@ class RunSums(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What an SAE reads of a batch: scale * row + center is a token less b_dec."""
+    """The way an SAE reads a batch: scale * row + center is a token less b_dec."""
 
     scale: np.float32
     center: NDArray[np.float32]

@@ -6,20 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from saelib.config.training import (
-    AbsTopK,
-    Adam,
-    AuxK,
-    BatchTopK,
-    Bypass,
-    GhostGradients,
-    KAnnealing,
-    MatryoshkaBatchTopK,
-    ReLU,
-    SignSGD,
-    TrainConfig,
-    VariantConfig,
-)
+from saelib.config.sae_architectures import AbsTopK, BatchTopK, MatryoshkaBatchTopK, ReLU
+from saelib.config.training import Adam, AuxK, Bypass, GhostGradients, KAnnealing, SignSGD, TrainConfig, VariantConfig
 from saelib.sae import choose
 from saelib.sae.choose import make_trainer, step_all
 from saelib.sae.kernels.cpu import why_unsupported
