@@ -69,8 +69,8 @@ class LabFigure(Section):
     """`points` draws no lines and no intervals, for records that have no order."""
     log: bool | None = None
     """Make the horizontal axis logarithmic. Without it, if its values are positive and span a factor of 10 or more."""
-    log_y: bool = False
-    """Make the vertical axis logarithmic."""
+    log_y: bool | tuple[str, ...] = False
+    """Make the vertical axis logarithmic: of all columns of `y`, or of those that are named here."""
 
 
 @dataclass(frozen=True)

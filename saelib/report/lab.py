@@ -144,7 +144,8 @@ class Layout:
     theory: Mapping[str, Mapping[str, str]]
     """Column of `y` -> column of a prediction -> its name in the legend."""
     log: bool
-    log_y: bool
+    log_y: tuple[str, ...]
+    """Columns of `y` whose axis is logarithmic."""
     points: bool
 
 
@@ -188,7 +189,7 @@ def _layout(found: ExperimentTable, options: LabFigure) -> Layout | None:
         rows=rows,
         theory={name: _theory(rows, name, options.theory) for name in y},
         log=wide and x != "step" if options.log is None else options.log,
-        log_y=options.log_y,
+        log_y=options.log_y if isinstance(options.log_y, tuple) else y if options.log_y else (),
         points=options.marks == "points",
     )
 
@@ -218,10 +219,10 @@ def _named(column: str, value: Any) -> str:
     if column.startswith("dead_"):  # of a single latent
         return "dead" if value else "alive"
     if isinstance(value, bool):
-        return column if value else f"not {column}"
+        return words(column) if value else f"not {words(column)}"
     if isinstance(value, str):
         return value
-    symbol = {"gamma": "γ", "alpha": "α", "learning_rate": "rate", "tokens": "N"}.get(column, column)
+    symbol = {"gamma": "γ", "alpha": "α", "learning_rate": "rate", "tokens": "N"}.get(column, words(column))
     return f"{symbol} = {value:,}" if isinstance(value, int) else f"{symbol} = {value:g}"
 
 
@@ -242,4 +243,4 @@ def is_share(column: str) -> bool:
 
 def words(column: str) -> str:
     """Returns the words for a column."""
-    return COLUMNS.get(column, column)
+    return COLUMNS.get(column, column.replace("_", " "))

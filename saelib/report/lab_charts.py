@@ -81,7 +81,7 @@ def _chart(shown: Layout, y: str, panel: str, rows: str) -> dict[str, Any]:
         of_x, title=words(shown.x), scale=x_scale if numeric else alt.Undefined, sort=alt.Undefined if numeric else None
     )
     y_axis = alt.Axis(format=".0%", tickCount=5) if is_share(y) else alt.Axis(tickCount=5)
-    y_scale = alt.Scale(type="log") if shown.log_y else alt.Scale(zero=is_share(y))
+    y_scale = alt.Scale(type="log") if y in shown.log_y else alt.Scale(zero=is_share(y))
     several = len(shown.lines) > 1
     color = alt.Color("color:N", scale=scale, title=None, sort=None, legend=alt.Legend() if several else None)
     format_y = ".2%" if is_share(y) else ".4g"

@@ -12,6 +12,7 @@ from saelib.config import Config
 from saelib.config.load import check_config
 from saelib.lab.result import cell_result, save_cell
 from saelib.pipeline.failures import Failure
+from saelib.report.figures.lab import lab_figures, short
 from saelib.report.lab import layouts, read_lab
 from saelib.report.lab_charts import lab_sections
 from tests.report.conftest import EVIL, make_config, write_results
@@ -142,3 +143,27 @@ def test_experiments_next_to_models(tmp_path: Path) -> None:
     assert 'class="chart" id="lab_e-0"' in page
     assert EVIL not in page
     assert (config.results / "tables" / "layers.csv").exists()
+
+
+def test_columns_that_are_named_get_a_logarithmic_axis(tmp_path: Path) -> None:
+    both = ["dead_relu", "dead_topk_only"]
+    for log_y, expected in ((["dead_relu"], ("dead_relu",)), (True, tuple(both)), (False, ())):
+        found = lab(tmp_path, figures={"main": {"y": both, "log_y": log_y}})
+        write_cells(found)
+        (table,) = read_lab(found, {})
+        assert layouts(table)["lab_e"].log_y == expected
+        (figure,) = lab_figures(table).values()
+        assert figure is not None
+        scales = {axes.get_title().partition(" ")[0]: axes.get_yscale() for axes in figure.axes}
+        assert scales == {"never": _scale("dead_relu" in expected), "positive,": _scale("dead_topk_only" in expected)}
+
+
+def _scale(log: bool) -> str:
+    return "log" if log else "linear"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (1e-5, "1e-5"), (2.5e-4, "2.5e-4"), (0.001, "0.001"), (20, "20"), (3e5, "300k")]
+)
+def test_numbers_along_an_axis_are_short(value: float, text: str) -> None:
+    assert short(value) == text

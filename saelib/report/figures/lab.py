@@ -1,13 +1,14 @@
 """Figure of an experiment of the lab: measured columns over an axis of its grid, with intervals and theory."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from saelib.report.figures.style import INK, letters, new_figure, percent_axis
+from saelib.report.figures.style import INK, letters, new_figure, percent_axis, rate_limits
 from saelib.report.lab import ExperimentTable, Layout, is_share, layouts, words
 from saelib.report.palette import line_colors
 
@@ -20,6 +21,10 @@ DASHES: Mapping[str, tuple[int, tuple[float, ...]]] = {
 """Line styles of the predictions."""
 MANY = 20
 """Points of a line beyond which its interval is a band instead of bars."""
+
+
+TITLE = 84
+"""Characters that the titles of a row of panels have room for, together."""
 
 
 def lab_figures(found: ExperimentTable) -> dict[str, Figure | None]:
@@ -38,7 +43,7 @@ def _figure(shown: Layout) -> Figure:
     places = [(y, panel) for y in shown.y for panel in shown.panels]
     for axes, (y, panel) in zip(grid.flat, places, strict=False):
         _panel(axes, shown, y, shown.rows.filter(panel=panel))
-        axes.set_title(words(y) if len(shown.panels) == 1 else panel)
+        axes.set_title(fill(words(y) if len(shown.panels) == 1 else panel, TITLE // ncols))
         if len(shown.panels) > 1 and panel == shown.panels[0]:
             axes.set_ylabel(words(y))
     for axes in grid.flat[len(places) :]:
@@ -76,14 +81,16 @@ def _panel(axes: Axes, shown: Layout, y: str, rows: pl.DataFrame) -> None:
             axes.plot(known[shown.x], known[column], color=ink, lw=1, ls=DASHES[name], zorder=1)
             axes.plot([], [], color=INK, lw=1, ls=DASHES[name], label=name)
     _x_axis(axes, shown, rows[shown.x])
-    if shown.log_y:
+    if y in shown.log_y:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(True, axis="y")
     elif is_share(y):
         percent_axis(axes.yaxis)
         if y.startswith("dead_"):  # intervals of few seeds can be wider than the range of a rate
-            bottom, top = axes.get_ylim()
-            axes.set_ylim(max(bottom, -0.04), min(top, 1.04))
+            low, high = rate_limits(min(axes.get_ylim()[1], 1), room=1.04)
+            axes.set_ylim(max(axes.get_ylim()[0], low), high)
     else:
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.grid(True, axis="y")
@@ -106,10 +113,13 @@ def _x_axis(axes: Axes, shown: Layout, values: pl.Series) -> None:
 
 
 def short(value: float) -> str:
-    """Writes a number in few characters: 0.001, 20, 300k, 1M."""
+    """Writes a number in few characters: 1e-4, 0.001, 20, 300k, 1M."""
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:g}{letter}"
+    if 0 < abs(value) < 1e-3:
+        digits, exponent = f"{value:e}".split("e")
+        return f"{float(digits):g}e{int(exponent)}"
     return f"{value:g}"
 
 
