@@ -47,7 +47,7 @@ def plan(
     if json:
         stale = [_place(target) | {"path": target.path, "reasons": why} for target, why in planned.stale]
         values = {"models": [asdict(one) for one in needs], "bytes": total, "free_bytes": free}
-        show_values(values | {"stale": stale, "seconds_left": _seconds_left(planned)}, json)
+        show_values(values | {"stale": stale, "seconds_left": _seconds_left(planned)[0]}, json)
         return
     if needs:
         _show_needs(config, needs, total, free)
@@ -91,14 +91,13 @@ def _show_needs(config: "Config", needs: "list[ModelNeeds]", total: int, free: i
 def _stale_in_words(planned: "Plan") -> "Iterator[str]":
     """Lists the results that the next run computes and why, one line per stage and reason."""
     from saelib.pipeline.reasons import in_short
-    from saelib.pipeline.time_left import duration
+    from saelib.pipeline.time_left import in_words
 
     if not planned.stale:
         yield f"All {planned.fresh:,} results are up to date: a run has nothing to do."
         return
-    seconds = _seconds_left(planned)
-    time = f", {duration(seconds)} on this machine" if seconds is not None else ""
-    yield f"Stale: {len(planned.stale):,} of {planned.fresh + len(planned.stale):,} results{time}"
+    time = in_words(*_seconds_left(planned))
+    yield f"Stale: {len(planned.stale):,} of {planned.fresh + len(planned.stale):,} results, {time} on this machine"
     groups: dict[tuple[str, str], list[Target]] = {}
     for target, why in planned.stale:
         groups.setdefault((target.stage, in_short(why)), []).append(target)
@@ -135,13 +134,13 @@ def _place(target: "Target") -> dict[str, object]:
     return place | ({"experiment": target.experiment, "cell": target.cell} if target.experiment else {})
 
 
-def _seconds_left(planned: "Plan") -> float | None:
-    """Estimates the seconds of a run on all CPUs of this machine; None before any job has ever ended."""
+def _seconds_left(planned: "Plan") -> tuple[float, bool]:
+    """Estimates the seconds of a run on all CPUs of this machine, and whether jobs that have ended tell."""
     from saelib.environments import available_cpus
     from saelib.pipeline.time_left import Forecast, earlier_seconds
 
     forecast = Forecast(planned.config, planned.jobs, earlier_seconds(planned.config.results))
-    return forecast.seconds_left(available_cpus())
+    return forecast.seconds_left(available_cpus()), forecast.measured
 
 
 def _size(count: int | None) -> str:

@@ -20,7 +20,7 @@ class Forecast:
 
     A job that ran before is expected to take as long again. The duration of any other job is scaled, by the sizes in
     the config, from the jobs of its stage that have run or, if there are none, from those of other stages, which can be
-    far off.
+    far off. Before any job has ever ended, the sizes alone give the time on a slow machine.
     """
 
     def __init__(self, config: Config, jobs: Mapping[str, Job], seconds: Mapping[str, float]) -> None:
@@ -35,16 +35,19 @@ class Forecast:
         self.left.pop(job, None)
         self._known[job] = seconds
 
-    def seconds_left(self, at_once: int, of_threads: bool = True) -> float | None:
-        """Estimates the seconds until all jobs have ended; None before any job has ever ended.
+    @property
+    def measured(self) -> bool:
+        """Checks whether any job has ever ended; until then, `seconds_left` is that of a slow machine."""
+        return bool(self._known)
+
+    def seconds_left(self, at_once: int, of_threads: bool = True) -> float:
+        """Estimates the seconds until all jobs have ended.
 
         Args:
             at_once: The number of threads that jobs share or, if `of_threads` is false, of jobs that run at a time.
             of_threads: Whether `at_once` counts threads.
         """
         ratios = self._ratios()
-        if ratios is None:
-            return None
         expected = {job: self._expected(job, *ratios) for job in self.left}
         ends: dict[str, float] = {}
         for job in self.left:
@@ -58,7 +61,7 @@ class Forecast:
             return self._known[job]
         return self._cost(job) * by_stage.get(job.partition("/")[0], overall)
 
-    def _ratios(self) -> tuple[dict[str, float], float] | None:
+    def _ratios(self) -> tuple[dict[str, float], float]:
         """Divides the seconds that jobs took by those expected from their sizes, by stage and for all together."""
         taken: dict[str, float] = {}
         costs: dict[str, float] = {}
@@ -66,11 +69,9 @@ class Forecast:
             stage = job.partition("/")[0]
             taken[stage] = taken.get(stage, 0.0) + seconds
             costs[stage] = costs.get(stage, 0.0) + self._cost(job)
-        if not taken:
-            return None
         by_stage = {stage: taken[stage] / costs[stage] for stage in taken}
         # Sizes give the time on a slow machine, so only something particular to a stage can make a job take longer.
-        return by_stage, min(1.0, sum(taken.values()) / sum(costs.values()))
+        return by_stage, min(1.0, sum(taken.values()) / sum(costs.values())) if taken else 1.0
 
     def _cost(self, job: str) -> float:
         stage, _, name = job.partition("/")
@@ -97,7 +98,7 @@ def earlier_seconds(results: Path) -> dict[str, float]:
 class Announcer(logging.Handler):
     """Listens to Snakemake's log and prints, after each job, how many are done and how long the rest will take."""
 
-    def __init__(self, forecast: Forecast, seconds_left: Callable[[], float | None], say: Callable[[str], Any]) -> None:
+    def __init__(self, forecast: Forecast, seconds_left: Callable[[], float], say: Callable[[str], Any]) -> None:
         """Takes the forecast, a function that returns its seconds left, and `say`, which prints a line."""
         super().__init__()
         self._forecast, self._seconds_left, self._say = forecast, seconds_left, say
@@ -120,9 +121,14 @@ class Announcer(logging.Handler):
     def announce(self) -> None:
         """Prints the number of jobs done and the time left."""
         left = len(self._forecast.left)
-        seconds = self._seconds_left()
-        if left and seconds is not None:
-            self._say(f"saelib: {self._total - left} of {self._total} jobs done, {duration(seconds)} left")
+        if left:
+            time = in_words(self._seconds_left(), self._forecast.measured)
+            self._say(f"saelib: {self._total - left} of {self._total} jobs done, {time} left")
+
+
+def in_words(seconds: float, measured: bool) -> str:
+    """Writes a forecast for people, as a bound if no job has ever ended: 'at most about 12 min (by sizes alone)'."""
+    return duration(seconds) if measured else f"at most {duration(seconds)} (by sizes alone)"
 
 
 def duration(seconds: float) -> str:

@@ -8,7 +8,8 @@ import pytest
 
 from saelib.config import Config
 from saelib.pipeline.plan import Job
-from saelib.pipeline.time_left import START_SECONDS, Announcer, Forecast, duration, earlier_seconds
+from saelib.pipeline.resources import job_seconds
+from saelib.pipeline.time_left import START_SECONDS, Announcer, Forecast, duration, earlier_seconds, in_words
 
 
 @pytest.fixture
@@ -49,7 +50,6 @@ def test_jobs_that_wait_for_each_other_take_their_sum(config: Config) -> None:
 
 def test_of_a_new_job_its_stage_tells(config: Config) -> None:
     planned = jobs(stats__one=(), stats__two=())
-    assert Forecast(config, planned, {}).seconds_left(1) is None
     forecast = Forecast(config, planned, {"stats/one": 40.0})
     assert forecast.seconds_left(1) == pytest.approx(80.0)  # both models have the same sizes
     forecast.ended("stats/one", 10.0)
@@ -60,6 +60,18 @@ def test_another_stage_never_makes_a_job_slower_than_a_slow_machine(config: Conf
     # Kernels that are compiled in the first job say nothing about the second.
     forecast = Forecast(config, jobs(theory__all=()), {"stats/one": 1e6})
     assert forecast.seconds_left(1) == pytest.approx(START_SECONDS)
+
+
+def test_before_any_job_has_ended_sizes_give_a_bound(config: Config) -> None:
+    planned = jobs(stats__one=(), train__one=())
+    forecast = Forecast(config, planned, {})
+    bound = sum(START_SECONDS + job_seconds(config, stage, "one") for stage in ("stats", "train"))
+    assert forecast.seconds_left(1) == pytest.approx(bound)
+    assert not forecast.measured
+    assert in_words(720, measured=False) == "at most about 12 min (by sizes alone)"
+    forecast.ended("stats/one", 1.0)
+    assert forecast.measured
+    assert in_words(720, measured=True) == "about 12 min"
 
 
 def test_benchmarks_of_the_latest_run_count(tmp_path: Path) -> None:
@@ -93,7 +105,8 @@ def test_it_speaks_when_a_job_of_the_plan_has_ended(config: Config) -> None:
     event("job_finished", job_id=3, created=130.0)
     event("job_finished", job_id=1, created=240.0)
     announcer.emit(logging.makeLogRecord({"msg": "Snakemake says much else"}))
-    assert said == ["saelib: 1 of 2 jobs done, about 2 min left"]
+    assert said[0].startswith("saelib: 0 of 2 jobs done, at most about ")
+    assert said[1:] == ["saelib: 1 of 2 jobs done, about 2 min left"]
 
 
 @pytest.mark.parametrize(
