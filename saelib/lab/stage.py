@@ -1,6 +1,9 @@
 """Stage `lab`: computes some cells of one experiment and publishes each as soon as it is done."""
 
+import hashlib
+import json
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -11,6 +14,7 @@ from saelib.config import Config
 from saelib.errors import UserError
 from saelib.files.sealed import read_sealed, write_result
 from saelib.lab import KINDS
+from saelib.lab.checkpoint import Checkpoint
 from saelib.lab.result import CellResult, save_cell
 from saelib.progress import Advance, progress
 
@@ -39,6 +43,8 @@ class Outbox:
         save_cell(result, target.output, target.key)
         for file in target.output.parent.glob(f"{target.output.stem}.seed_*.json"):
             file.unlink()
+        for folder in target.output.parent.glob(f"{target.output.stem}.checkpoint_*"):
+            shutil.rmtree(folder, ignore_errors=True)
         self.advance(1, note=cell.name)
 
     def keep(self, cell: "Cell", seed: int, rows: Rows) -> None:
@@ -53,13 +59,20 @@ class Outbox:
             return None
         return content["rows"] if content["key"] == self.targets[cell.name].key else None
 
+    def checkpoint(self, cells: "Sequence[Cell]", seed: int) -> Checkpoint:
+        """Returns the place where the SAEs of these cells are saved while they train on one stream."""
+        keys = json.dumps([[cell.name, self.targets[cell.name].key] for cell in cells] + [[seed]])
+        key = hashlib.sha256(keys.encode()).hexdigest()
+        output = self.targets[cells[0].name].output
+        return Checkpoint(output.with_name(f"{output.stem}.checkpoint_{key[:12]}"), key)
+
     def _file(self, cell: "Cell", seed: int) -> Path:
         output = self.targets[cell.name].output
         return output.with_name(f"{output.stem}.seed_{seed}.json")
 
 
 def run(config: Config, job: "Job") -> None:
-    """Computes each target's cell. A killed job keeps the cells and seeds that it has finished."""
+    """Computes each target's cell. A killed job keeps the cells and seeds that it has finished, and checkpoints."""
     experiment = config.experiments[job.targets[0].experiment]
     targets = {target.cell: target for target in job.targets}
     cells = [cell for cell in experiment.cells() if cell.name in targets]

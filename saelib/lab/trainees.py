@@ -136,12 +136,31 @@ class Class:
             x = trainee.space.preprocess.apply(_activations(trainee.data, signal))
             trainer.step(torch.from_numpy(x))
 
+    @property
+    def stream_state(self) -> dict[str, Any]:
+        """Everything that the next batch of the stream depends on, as JSON."""
+        return dict(self._rng.bit_generator.state)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Returns everything that the next step of each SAE depends on, with the SAE's number before each name."""
+        states = enumerate(trainer.state_dict() for trainer in self._trainers())
+        return {f"{i}.{name}": value for i, state in states for name, value in state.items()}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor], stream_state: Mapping[str, Any]) -> None:
+        """Continues from `state_dict` and `stream_state`, bit for bit."""
+        for i, trainer in enumerate(self._trainers()):
+            own = f"{i}."
+            trainer.load_state_dict({name[len(own) :]: value for name, value in state.items() if name.startswith(own)})
+        self._rng.bit_generator.state = dict(stream_state)
+
     def saes(self) -> Iterator[tuple[Trainee, SAE]]:
         """Yields every trainee with its SAE as it is now."""
-        members = [] if self.population is None else self.population.members
-        trainers = [*members, *(trainer for _, trainer in self._alone)]
-        for trainee, trainer in zip(self.trainees, trainers, strict=True):
+        for trainee, trainer in zip(self.trainees, self._trainers(), strict=True):
             yield trainee, trainer.sae
+
+    def _trainers(self) -> list[Trainer]:
+        members = [] if self.population is None else self.population.members
+        return [*members, *(trainer for _, trainer in self._alone)]
 
 
 def _activations(data: SyntheticData, signal: NDArray[np.float32]) -> NDArray[np.float32]:

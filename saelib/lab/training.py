@@ -9,6 +9,7 @@ from saelib.config.lab import Cell, TrainingExperiment
 from saelib.lab.result import CellResult, Coordinate, cell_result
 
 if TYPE_CHECKING:
+    from saelib.lab.checkpoint import Checkpoint
     from saelib.lab.stage import Outbox
     from saelib.lab.trainees import Class, Trainee
     from saelib.sae.model import SAE
@@ -36,23 +37,26 @@ def run_cells(experiment: TrainingExperiment, cells: Sequence[Cell], seed: int, 
     for one in seeds:
         trainees = [Trainee(experiment, cell, one) for cell in cells if outbox.kept(cell, one) is None]
         for group in classes(trainees):
-            for trainee, rows in _train(experiment, group).items():
+            checkpoint = outbox.checkpoint([trainee.cell for trainee in group.trainees], one)
+            for trainee, rows in zip(group.trainees, _train(experiment, group, checkpoint), strict=True):
                 outbox.keep(trainee.cell, one, rows)
+            checkpoint.remove()
     for cell in cells:
         per_seed = [outbox.kept(cell, one) or [] for one in seeds]
         outbox.publish(cell, _of_latents(per_seed) if experiment.per_latent else _trajectory(per_seed))
 
 
-def _train(experiment: TrainingExperiment, group: "Class") -> "dict[Trainee, list[Row]]":
-    """Trains the SAEs of one stream to the end, and returns the rows of each."""
-    samples = {trainee: trainee.samples(experiment.heldout_tokens) for trainee in group.trainees}
-    rows: dict[Trainee, list[Row]] = {trainee: [] for trainee in group.trainees}
-    for step in range(experiment.steps + 1):
+def _train(experiment: TrainingExperiment, group: "Class", checkpoint: "Checkpoint") -> list[list[Row]]:
+    """Trains the SAEs of one stream to the end, from the checkpoint if there is one, and returns the rows of each."""
+    samples = [trainee.samples(experiment.heldout_tokens) for trainee in group.trainees]
+    done, rows = checkpoint.load_into(group) or (-1, [[] for _ in group.trainees])
+    for step in range(done + 1, experiment.steps + 1):
         if step:
             group.step()
         if step % experiment.record_every == 0 or step == experiment.steps:
-            for trainee, sae in group.saes():
-                rows[trainee] += _measure(experiment, trainee, sae, samples[trainee], step)
+            for own, sample, (trainee, sae) in zip(rows, samples, group.saes(), strict=True):
+                own += _measure(experiment, trainee, sae, sample, step)
+        checkpoint.save_if_due(group, step, rows)
     return rows
 
 

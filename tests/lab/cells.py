@@ -1,11 +1,15 @@
 """Runs experiments without a pipeline."""
 
+from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from saelib.config.lab import Cell
 from saelib.config.load import check_config
 from saelib.lab import KINDS
+from saelib.lab.checkpoint import Checkpoint
 from saelib.lab.result import CellResult
 from saelib.lab.stage import Outbox, Rows
 
@@ -16,6 +20,7 @@ class Memory(Outbox):
     def __init__(self) -> None:
         """Starts empty."""
         super().__init__({}, lambda *_, **__: None)
+        self.folder = TemporaryDirectory()
         self.results: dict[str, CellResult] = {}
         self.seeds: dict[tuple[str, int], Rows] = {}
 
@@ -24,6 +29,10 @@ class Memory(Outbox):
 
     def keep(self, cell: Cell, seed: int, rows: Rows) -> None:
         self.seeds[cell.name, seed] = rows
+
+    def checkpoint(self, cells: Sequence[Cell], seed: int) -> Checkpoint:
+        key = f"{'_'.join(cell.digest for cell in cells)}_{seed}"
+        return Checkpoint(Path(self.folder.name) / key, key)
 
     def kept(self, cell: Cell, seed: int) -> Any:
         return self.seeds.get((cell.name, seed))
