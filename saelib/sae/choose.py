@@ -17,6 +17,9 @@ from saelib.sae.trainer import Trainer, TrainerSettings
 
 log = logging.getLogger(__name__)
 
+ON_GPU = {"architecture": ("topk", "batch_topk"), "dead_latents": ("none",), "optimizer": ("adam",)}
+"""Kinds of options that the kernels for GPUs have."""
+
 
 def make_trainers(sae: SAE, settings: Sequence[TrainerSettings]) -> list[Trainer]:
     """A trainer for each of `settings`, which differ in the learning rate; all start from copies of `sae`.
@@ -47,12 +50,15 @@ def make_trainer(sae: SAE, settings: TrainerSettings) -> Trainer:
 
 def trainer_kind(sae: SAE, settings: TrainerSettings) -> tuple[Callable[[SAE, TrainerSettings], Trainer], str]:
     """The fastest kind of trainer for `sae`, and what the log says about it."""
-    on_cpu = sae.b_dec.device.type == "cpu"
-    obstacle = _why_not_on_cpu(settings.variant) if on_cpu else why_not_on_gpu(sae, settings.variant)
+    device = _device(sae)
+    if device == "cpu":
+        obstacle = _why_not_on_cpu(settings.variant)
+    else:
+        obstacle = why_not_on_gpu(sae, settings.variant) if device == "cuda" else f"the SAE is on {device}"
     if obstacle is not None:
         return TorchTrainer, f"training with torch: {obstacle}"
-    if not on_cpu:
-        return _sweep_of_one, f"training with the kernels for TopK and BatchTopK on {sae.b_dec.device}"
+    if device == "cuda":
+        return _sweep_of_one, "training with the kernels for TopK and BatchTopK on a GPU"
 
     from saelib.sae.kernels.batch_topk import BatchTopKTrainer
     from saelib.sae.kernels.large import KernelTrainer
@@ -110,6 +116,10 @@ def backend(trainer: Trainer) -> str:
     if isinstance(trainer, SweepMember):
         return f"triton {trainer.sae.b_enc.device.type}"
     return "kernels avx512" if vector_lanes() == 16 else "kernels avx2"
+
+
+def _device(sae: SAE) -> str:
+    return sae.b_dec.device.type
 
 
 def _why_not_on_cpu(variant: VariantConfig) -> str | None:
