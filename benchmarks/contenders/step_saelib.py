@@ -1,6 +1,7 @@
 """A training step of saelib, on the backend that it chooses for this machine unless the setting names one."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from benchmarks.contenders.worker import Setting, Step, raise_biases, serve
 from saelib.config import TrainConfig, VariantConfig
 from saelib.sae.autograd.trainer import TorchTrainer
-from saelib.sae.choose import make_trainer, step_all
+from saelib.sae.choose import make_trainers, step_all
 from saelib.sae.initial_weights import initial_sae
 from saelib.sae.trainer import TrainerSettings
 
@@ -19,13 +20,17 @@ def make(setting: Setting) -> Step:
     shape = {"d_sae": setting.d_sae, "k": setting.k, "batch_size": setting.batch_size, "steps": 1_000_000}
     precision = "bfloat16" if setting.precision == "bfloat16" else "float32"
     config = TrainConfig.model_validate(shape | {"selection": setting.selection, "precision": precision})
-    trainers = []
-    for seed in range(setting.saes):
-        sae = initial_sae(setting.d_in, config, variant, seed=seed)
-        raise_biases(sae.b_enc, setting)
-        sae = sae.to(setting.device)
-        settings = TrainerSettings(config, variant, setting.learning_rate, 1.0, seed, setting.threads)
-        trainers.append(TorchTrainer(sae, settings) if setting.path == "torch" else make_trainer(sae, settings))
+    sae = initial_sae(setting.d_in, config, variant, seed=0)
+    raise_biases(sae.b_enc, setting)
+    sae = sae.to(setting.device)
+    settings = [
+        TrainerSettings(config, variant, setting.learning_rate, 1.0, seed, setting.threads)
+        for seed in range(setting.saes)
+    ]
+    if setting.path == "torch":
+        trainers = [TorchTrainer(deepcopy(sae), own) for own in settings]
+    else:
+        trainers = make_trainers(sae, settings)
 
     def step(x: Tensor) -> None:
         if setting.dead:

@@ -2,16 +2,38 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from copy import deepcopy
+from importlib.util import find_spec
 
 from torch import Tensor
 
 from saelib.config.training import VariantConfig
 from saelib.sae.autograd.trainer import TorchTrainer
+from saelib.sae.gpu.launch import WIDEST, WIDEST_ROW
+from saelib.sae.gpu.member import SweepMember, step_together
 from saelib.sae.kernels.cpu import vector_lanes, why_unsupported
 from saelib.sae.model import SAE
 from saelib.sae.trainer import Trainer, TrainerSettings
 
 log = logging.getLogger(__name__)
+
+ON_GPU = {"architecture": ("topk", "batch_topk"), "dead_latents": ("none",), "optimizer": ("adam",)}
+"""Kinds of options that the kernels for GPUs have."""
+
+
+def make_trainers(sae: SAE, settings: Sequence[TrainerSettings]) -> list[Trainer]:
+    """A trainer for each of `settings`, which differ in the learning rate; all start from copies of `sae`.
+
+    On a GPU, those that can train as one program will (`step_all`).
+    """
+    kind, reason = trainer_kind(sae, settings[0])
+    if kind is not _sweep_of_one:
+        return [make_trainer(deepcopy(sae), own) for own in settings]
+
+    from saelib.sae.gpu.trainer import make_members
+
+    log.info(reason)
+    return [*make_members([sae] * len(settings), settings)]
 
 
 def make_trainer(sae: SAE, settings: TrainerSettings) -> Trainer:
@@ -21,16 +43,22 @@ def make_trainer(sae: SAE, settings: TrainerSettings) -> Trainer:
     """
     kind, reason = trainer_kind(sae, settings)
     log.info(reason)
-    if kind is not TorchTrainer and settings.config.precision == "bfloat16":
+    if kind not in (TorchTrainer, _sweep_of_one) and settings.config.precision == "bfloat16":
         log.info("the kernels select in float32: precision: bfloat16 has no effect")
     return kind(sae, settings)
 
 
 def trainer_kind(sae: SAE, settings: TrainerSettings) -> tuple[Callable[[SAE, TrainerSettings], Trainer], str]:
     """The fastest kind of trainer for `sae`, and what the log says about it."""
-    obstacle = _why_not_kernels(sae, settings.variant)
+    device = _device(sae)
+    if device == "cpu":
+        obstacle = _why_not_on_cpu(settings.variant)
+    else:
+        obstacle = why_not_on_gpu(sae, settings.variant) if device == "cuda" else f"the SAE is on {device}"
     if obstacle is not None:
         return TorchTrainer, f"training with torch: {obstacle}"
+    if device == "cuda":
+        return _sweep_of_one, "training with the kernels for TopK and BatchTopK on a GPU"
 
     from saelib.sae.kernels.batch_topk import BatchTopKTrainer
     from saelib.sae.kernels.large import KernelTrainer
@@ -47,15 +75,26 @@ def trainer_kind(sae: SAE, settings: TrainerSettings) -> tuple[Callable[[SAE, Tr
 
 
 def step_all(trainers: Sequence[Trainer], x: Tensor, threads: int) -> None:
-    """One step of every trainer on the batch `x` [tokens, d_in]: small SAEs side by side, others one after another.
+    """One step of every trainer on the batch `x` [tokens, d_in].
 
-    The kernels use `threads` threads in all. The bits are the same either way.
+    Members of a sweep on a GPU make it as one program, small SAEs on a CPU side by side, and others one after another.
+    The kernels for CPUs use `threads` threads in all, and give the same bits with any number.
     """
-    if why_unsupported() is not None:
-        for trainer in trainers:
+    sweeps: dict[int, list[SweepMember]] = {}
+    for trainer in trainers:
+        if isinstance(trainer, SweepMember):
+            sweeps.setdefault(id(trainer.sweep), []).append(trainer)
+    for members in sweeps.values():
+        step_together(members, x)
+    others = [trainer for trainer in trainers if not isinstance(trainer, SweepMember)]
+    if x.device.type != "cpu" or why_unsupported() is not None:
+        for trainer in others:
             trainer.step(x)
-        return
+    elif others:
+        _step_on_cpu(others, x, threads)
 
+
+def _step_on_cpu(trainers: Sequence[Trainer], x: Tensor, threads: int) -> None:
     from saelib.sae.kernels.small import SmallKernelTrainer
     from saelib.sae.kernels.threads import shared_workers
     from saelib.sae.kernels.topk_trainer import TopKTrainer
@@ -74,17 +113,47 @@ def backend(trainer: Trainer) -> str:
     """A name for the code that computes the steps, which decides their last bits."""
     if isinstance(trainer, TorchTrainer):
         return f"torch {trainer.sae.b_enc.device.type}"
+    if isinstance(trainer, SweepMember):
+        return f"triton {trainer.sae.b_enc.device.type}"
     return "kernels avx512" if vector_lanes() == 16 else "kernels avx2"
 
 
-def _why_not_kernels(sae: SAE, variant: VariantConfig) -> str | None:
-    """The obstacle to the kernels; None if they can do it."""
-    if sae.b_dec.device.type != "cpu":
-        return f"the SAE is on {sae.b_dec.device}"
+def _device(sae: SAE) -> str:
+    return sae.b_dec.device.type
+
+
+def _why_not_on_cpu(variant: VariantConfig) -> str | None:
+    """The obstacle to the kernels for CPUs; None if they can do it."""
     if variant.architecture.kind not in ("topk", "batch_topk", "matryoshka_batch_topk"):
         return f"the kernels have no architecture {variant.architecture.kind}"
     if variant.dead_latents.kind not in ("none", "auxk"):
         return f"the kernels have no dead_latents {variant.dead_latents.kind}"
+    return _why_not_in_kernels(variant) or why_unsupported()
+
+
+def why_not_on_gpu(sae: SAE, variant: VariantConfig) -> str | None:
+    """The obstacle to the kernels for GPUs, apart from the device of `sae`; None if they can do it."""
+    kinds = {name: getattr(variant, name).kind for name in ("architecture", "dead_latents", "optimizer")}
+    for name, known in (
+        ("architecture", ("topk", "batch_topk")),
+        ("dead_latents", ("none",)),
+        ("optimizer", ("adam",)),
+    ):
+        if kinds[name] not in known:
+            return f"the kernels for GPUs have no {name} {kinds[name]}"
+    if variant.frozen == "features":
+        return "the kernels for GPUs do not freeze features"
+    if sae.d_in > WIDEST_ROW:
+        return f"the kernels for GPUs take rows of up to {WIDEST_ROW:,} values (found {sae.d_in:,})"
+    if 2 * (sae.k or 0) > WIDEST:
+        return f"the kernels for GPUs select up to {WIDEST // 2:,} latents of a token (found {sae.k:,})"
+    if find_spec("triton") is None:
+        return "Triton, which compiles the kernels for GPUs, is not installed"
+    return _why_not_in_kernels(variant)
+
+
+def _why_not_in_kernels(variant: VariantConfig) -> str | None:
+    """An option that no kernels have; None if there is none."""
     if variant.aligned:
         return "the kernels do not align encoder and decoder"
     if variant.bypass is not None:
@@ -93,4 +162,10 @@ def _why_not_kernels(sae: SAE, variant: VariantConfig) -> str | None:
         return "the kernels have a constant k"
     if variant.clip is not None:
         return "the kernels do not clip gradients"
-    return why_unsupported()
+    return None
+
+
+def _sweep_of_one(sae: SAE, settings: TrainerSettings) -> Trainer:
+    from saelib.sae.gpu.trainer import make_members
+
+    return make_members([sae], [settings])[0]

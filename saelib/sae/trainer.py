@@ -31,19 +31,32 @@ class TrainerSettings:
 class Trainer(Protocol):
     """An SAE in training, and everything its next step depends on.
 
-    Implementations: `saelib.sae.autograd.trainer.TorchTrainer` (every method, every device; the reference), and
+    Implementations: `saelib.sae.autograd.trainer.TorchTrainer` (every method, every device; the reference);
     `KernelTrainer`, `SmallKernelTrainer`, `BatchTopKTrainer` and `MatryoshkaTrainer` in `saelib.sae.kernels` (on a CPU,
-    many times as fast).
+    many times as fast); and `saelib.sae.gpu.member.SweepMember` (on a GPU, several SAEs as one program).
     """
 
     settings: TrainerSettings
-    steps_done: int
-    examples: int
-    """Examples seen so far."""
-    tokens_since_fired: Tensor
-    """int64 [d_sae], CPU or device; examples since each latent last fired (selected with a value above 0)."""
-    tokens_since_positive: Tensor
-    """int64 [d_sae]; examples since each latent's pre-activation was last above 0."""
+
+    @property
+    def steps_done(self) -> int:
+        """Steps so far."""
+        ...
+
+    @property
+    def examples(self) -> int:
+        """Examples seen so far."""
+        ...
+
+    @property
+    def tokens_since_fired(self) -> Tensor:
+        """int64 [d_sae], CPU or device; examples since each latent last fired (selected with a value above 0)."""
+        ...
+
+    @property
+    def tokens_since_positive(self) -> Tensor:
+        """int64 [d_sae]; examples since each latent's pre-activation was last above 0."""
+        ...
 
     @property
     def sae(self) -> SAE:

@@ -1,7 +1,6 @@
 """The start of a sweep: a layer's rows and statistics, and a variant, become SAEs at step 0."""
 
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from saelib.config.training import StreamConfig
 from saelib.errors import UserError
 from saelib.evaluation.space import Space
 from saelib.preprocessing.fit import make_preprocessing
-from saelib.sae.choose import make_trainer
+from saelib.sae.choose import make_trainers
 from saelib.sae.origin import UNKNOWN, Origin
 from saelib.sae.trainer import TrainerSettings
 from saelib.sources.precision import pick_device
@@ -81,10 +80,9 @@ def start_sweep(
     space = Space(preprocess, data.train, device)
     choosing = choosing_half(heldout.shape[0], data.heldout_examples, heldout.name)
     sae = first_sae(data.train, space, preprocess, data.statistics, config, variant, seed)
-    runs = []
-    for rate in variant.learning_rates or config.learning_rates:
-        settings = TrainerSettings(config, variant, rate, space.trained.variance, seed, config.threads)
-        runs.append(Run(rate, make_trainer(deepcopy(sae), settings)))  # some trainers change it in place
+    rates = variant.learning_rates or config.learning_rates
+    settings = [TrainerSettings(config, variant, rate, space.trained.variance, seed, config.threads) for rate in rates]
+    runs = [Run(rate, trainer) for rate, trainer in zip(rates, make_trainers(sae, settings), strict=True)]
     batches = {"seed": seed, "train_tokens": tokens, "stream": data.stream and data.stream.deciding()}
     deciding = config.deciding(variant) | batches
     return RunningSweep(subject, config, variant, seed, deciding, space, heldout, choosing, runs, reason, origin=origin)

@@ -4,7 +4,7 @@ Each step starts from the state of the device, which float64 holds exactly, and 
 selects hangs on rounding. So what differs is rounding alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from benchmarks.gpu.report import Row
 from saelib.config import VariantConfig
 from saelib.sae.autograd.trainer import TorchTrainer
 from saelib.sae.model import SAE
+from saelib.sae.trainer import Trainer
 
 STEPS = 6
 MARGIN = 2e-6
@@ -50,14 +51,14 @@ def _compare(variant: VariantConfig, size: Size, device: str) -> dict[str, float
     gradients, moves, counters = [], [], 0
     for _ in range(STEPS):
         exact.load_state_dict(ours.state_dict())
-        x = _decided_tokens(exact, size, mean, generator)
-        wanted, before = _gradients(exact, x.double()), _parameters(exact.sae)
+        x = decided_tokens([exact], size, mean, generator)
+        wanted, before = _gradients(exact, x.double()), parameters_of(exact.sae)
         ours.step(x.to(device))
         exact.step(x.double())
-        after, found = _parameters(exact.sae), _parameters(ours.sae)
-        gradients += [_length(grad - wanted[name]) / _length(wanted[name]) for name, grad in _found_gradients(ours)]
-        moves += [_length(found[name] - after[name]) / _length(after[name] - before[name]) for name in _moved(ours)]
-        counters += _different(ours, exact, "tokens_since_fired") + _different(ours, exact, "tokens_since_positive")
+        after, found = parameters_of(exact.sae), parameters_of(ours.sae)
+        gradients += [length(grad - wanted[name]) / length(wanted[name]) for name, grad in _found_gradients(ours)]
+        moves += [length(found[name] - after[name]) / length(after[name] - before[name]) for name in moved(ours)]
+        counters += different(ours, exact, "tokens_since_fired") + different(ours, exact, "tokens_since_positive")
     figures: dict[str, float | int] = {"gradient error": max(gradients), "move error": max(moves)}
     if variant.optimizer.kind == "sign_sgd":  # the sign of a gradient that is nearly 0 hangs on rounding
         del figures["move error"]
@@ -70,23 +71,36 @@ def _trainer(variant: VariantConfig, size: Size, device: str, dtype: torch.dtype
     return make_trainer(variant, **shape, device=device, dtype=dtype)
 
 
-def _decided_tokens(exact: TorchTrainer, size: Size, mean: Tensor, generator: torch.Generator) -> Tensor:
-    """Float32 tokens whose pre-activations lie further apart, and further from every bar, than float32 rounds."""
-    sae, architecture = exact.sae, exact.variant.architecture
+def decided_tokens(exact: Sequence[TorchTrainer], size: Size, mean: Tensor, generator: torch.Generator) -> Tensor:
+    """Float32 tokens whose pre-activations lie further apart, and further from every bar, than float32 rounds.
+
+    They do so for every trainer.
+    """
     for _ in range(20):
-        x = mean + torch.randn(4 * size.tokens, size.d_in, generator=generator)
-        with torch.no_grad():
-            pre = sae.hidden_pre(x.double())
-            distances = [pre.sort(1).values.diff(), pre.abs()]
-            if architecture.kind == "jumprelu":
-                above = pre - sae.threshold
-                distances += [above.abs(), (above.abs() - architecture.bandwidth / 2).abs()]
-        clear = torch.cat(distances, 1).amin(1) > MARGIN
-        x, pre = x[clear][: size.tokens], pre[clear][: size.tokens]
-        largest = pre.flatten().topk(size.k * len(x) + 1).values  # for the bar of a whole batch
-        if len(x) == size.tokens and largest[-2] - largest[-1] > MARGIN:
+        x = mean + torch.randn(8 * size.tokens, size.d_in, generator=generator)
+        x = x[torch.stack([_clear(trainer, x) for trainer in exact]).all(0)][: size.tokens]
+        if len(x) == size.tokens and all(_bar_is_clear(trainer, x, size.k) for trainer in exact):
             return x
     raise RuntimeError("no batch was found on which nothing hangs on rounding")
+
+
+@torch.no_grad()
+def _clear(exact: TorchTrainer, x: Tensor) -> Tensor:
+    """Marks tokens on which no pre-activation is close to another one or to a bar: boolean [tokens]."""
+    sae, architecture = exact.sae, exact.variant.architecture
+    pre = sae.hidden_pre(x.double())
+    distances = [pre.sort(1).values.diff(), pre.abs()]
+    if architecture.kind == "jumprelu":
+        above = pre - sae.threshold
+        distances += [above.abs(), (above.abs() - architecture.bandwidth / 2).abs()]
+    return torch.cat(distances, 1).amin(1) > MARGIN
+
+
+@torch.no_grad()
+def _bar_is_clear(exact: TorchTrainer, x: Tensor, k: int) -> bool:
+    """Whether the bar of the whole batch is clear."""
+    largest = exact.sae.hidden_pre(x.double()).flatten().topk(k * len(x) + 1).values
+    return bool(largest[-2] - largest[-1] > MARGIN)
 
 
 def _gradients(exact: TorchTrainer, x: Tensor) -> dict[str, Tensor]:
@@ -105,7 +119,7 @@ def _gradients(exact: TorchTrainer, x: Tensor) -> dict[str, Tensor]:
     return gradients
 
 
-def _parameters(sae: SAE) -> dict[str, Tensor]:
+def parameters_of(sae: SAE) -> dict[str, Tensor]:
     """Copies, in float64 on the CPU."""
     return {name: value.detach().to("cpu", torch.float64, copy=True) for name, value in sae.named_parameters()}
 
@@ -116,15 +130,15 @@ def _found_gradients(trainer: TorchTrainer) -> Iterator[tuple[str, Tensor]]:
             yield name, value.grad.to("cpu", torch.float64)
 
 
-def _moved(trainer: TorchTrainer) -> list[str]:
+def moved(trainer: TorchTrainer) -> list[str]:
     return [name for name, value in trainer.sae.named_parameters() if value.requires_grad]
 
 
-def _length(values: Tensor) -> float:
+def length(values: Tensor) -> float:
     return max(float(values.norm()), 1e-300)
 
 
-def _different(ours: TorchTrainer, exact: TorchTrainer, counter: str) -> int:
+def different(ours: Trainer, exact: TorchTrainer, counter: str) -> int:
     return int((getattr(ours, counter).cpu() != getattr(exact, counter)).sum())
 
 

@@ -1,4 +1,4 @@
-"""Learning rates on the same batches: one step after another, as now, and what one product for all would save."""
+"""Learning rates on the same batches: one step after another, as one program, and the products in both."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,6 +19,11 @@ def rows(card: Card) -> Iterator[Row]:
     all_of_them = own_pace(card, "saelib", replace(setting, saes=saes), 10)
     figures = {"ms": all_of_them.ms, "host, ms": all_of_them.host_ms, "x one rate": all_of_them.ms / one.ms}
     yield Row(f"{saes} rates, one after another", figures)
+    if card.on_gpu:
+        for count in (1, saes):
+            pace = own_pace(card, "saelib", replace(setting, path="auto", saes=count), 10)
+            figures = {"ms": pace.ms, "host, ms": pace.host_ms, "x one rate": pace.ms / one.ms}
+            yield Row(f"{count} as one program", figures)
     with products_in("tf32"):
         x = torch.randn(setting.batch_size, setting.d_in, device=card.device)
         W = torch.randn(saes, setting.d_sae, setting.d_in, device=card.device)

@@ -1,0 +1,102 @@
+"""Sweeps that train as one program, against float64, as in `correctness`; the last steps are replays of a CUDA graph.
+
+The program needs a GPU: its tests without one are those of `tests/sae/gpu`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+
+from benchmarks.gpu.card import Card
+from benchmarks.gpu.methods import make_trainer, methods
+from benchmarks.gpu.report import Row
+from benchmarks.gpu.sections.correctness import (
+    BOUNDS,
+    COUNTERS,
+    RESTART,
+    STEPS,
+    Size,
+    decided_tokens,
+    different,
+    length,
+    moved,
+    parameters_of,
+)
+from benchmarks.gpu.sections.waits import WAITS, count_waits
+from saelib.config import VariantConfig
+from saelib.sae.autograd.trainer import TorchTrainer
+from saelib.sae.choose import make_trainers, step_all, why_not_on_gpu
+from saelib.sae.trainer import Trainer
+
+RATES = (3e-4, 1e-3, 3e-3)
+LAWS = {"move error": BOUNDS["move error"], COUNTERS: 0, RESTART: 0, WAITS: 0}
+
+
+def rows(card: Card) -> Iterator[Row]:
+    """The worst relative error of each method, over steps, rates and parameters."""
+    if not card.on_gpu:
+        yield Row("sweeps as one program", note="need a GPU")
+        return
+    size = card.either(Size(96, 1024, 16, 512), Size(16, 64, 4, 64))
+    for name, variant in methods().items():
+        exact = [_exact(variant, size, rate) for rate in RATES]
+        obstacle = why_not_on_gpu(exact[0].sae, variant)
+        if obstacle is None:
+            yield Row(name, _compare(exact, size, card.device), LAWS)
+        elif "Triton" in obstacle:
+            yield Row(name, note=obstacle)
+
+
+def _exact(variant: VariantConfig, size: Size, rate: float) -> TorchTrainer:
+    shape = {"d_in": size.d_in, "d_sae": size.d_sae, "k": size.k, "batch_size": size.tokens}
+    trainer = make_trainer(variant, **shape, device="cpu", dtype=torch.float64)
+    trainer.settings = replace(trainer.settings, learning_rate=rate)
+    return trainer
+
+
+def _together(exact: Sequence[TorchTrainer], device: str) -> list[Trainer]:
+    """A program that trains what `exact` does, from its states."""
+    sae = make_trainer(exact[0].variant, **_shape(exact[0]), device=device, dtype=torch.float32).sae
+    trainers = make_trainers(sae, [trainer.settings for trainer in exact])
+    for trainer, other in zip(trainers, exact, strict=True):
+        trainer.load_state_dict(other.state_dict())
+    return trainers
+
+
+def _shape(exact: TorchTrainer) -> dict[str, int]:
+    config = exact.config
+    return {"d_in": exact.sae.d_in, "d_sae": config.d_sae, "k": config.k, "batch_size": config.batch_size}
+
+
+def _compare(exact: Sequence[TorchTrainer], size: Size, device: str) -> dict[str, float | int]:
+    ours = _together(exact, device)
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.randn(size.d_in, generator=generator)
+    moves, counters = [], 0
+    for _ in range(STEPS):
+        for other, one in zip(exact, ours, strict=True):
+            other.load_state_dict(one.state_dict())
+        x = decided_tokens(exact, size, mean, generator)
+        before = [parameters_of(other.sae) for other in exact]
+        step_all(ours, x.to(device), threads=1)
+        for one, other, was in zip(ours, exact, before, strict=True):
+            other.step(x.double())
+            found, after = parameters_of(one.sae), parameters_of(other.sae)
+            moves += [length(found[name] - after[name]) / length(after[name] - was[name]) for name in moved(other)]
+            counters += different(one, other, "tokens_since_fired") + different(one, other, "tokens_since_positive")
+    x = (mean + torch.randn(size.tokens, size.d_in, generator=generator)).to(device)
+    figures = {"move error": max(moves), COUNTERS: counters, RESTART: _changed_by_restart(ours, exact, x)}
+    return figures | {WAITS: len(count_waits(lambda: step_all(ours, x, threads=1)))}
+
+
+def _changed_by_restart(ours: Sequence[Trainer], exact: Sequence[TorchTrainer], x: torch.Tensor) -> int:
+    """Tensors in which a program that continues from the states of `ours`, not replayed, differs two steps later."""
+    again = _together(exact, str(x.device))
+    for one, other in zip(again, ours, strict=True):
+        one.load_state_dict(other.state_dict())
+    for trainers in (ours, again):
+        step_all(trainers, x, threads=1)
+        step_all(trainers, x, threads=1)
+    states = [(one.state_dict(), other.state_dict()) for one, other in zip(ours, again, strict=True)]
+    return sum(not torch.equal(value, other[name]) for state, other in states for name, value in state.items())

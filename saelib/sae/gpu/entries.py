@@ -1,0 +1,44 @@
+"""The codes of a batch as a flat list of entries, for all SAEs together."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from saelib.sae.gpu.select import select
+
+
+@dataclass(frozen=True)
+class Entries:
+    """What tokens selected. A row is a token as one SAE reads it: row = token * SAEs + SAE."""
+
+    codes: Tensor
+    """float32 [entries]; above 0, or 0 if the entry is empty because too few latents were positive."""
+    latents: Tensor
+    """int32 [entries]; SAE * d_sae + latent, or `NOTHING` if the entry is empty."""
+    rows: Tensor
+    """int32 [entries]; the row of each."""
+    starts: Tensor
+    """int32 [rows + 1]; a row's entries, with latents in ascending order, lie from its start to the next row's."""
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What a selection found."""
+
+    entries: Entries
+    fired: Tensor
+    """Boolean [saes, d_sae]; latents with a code above 0 for some token."""
+    positive: Tensor
+    """Boolean [saes, d_sae]; latents with a pre-activation above 0 for some token."""
+
+
+def topk_entries(hidden: Tensor, k: int) -> Selected:
+    """The k largest positive pre-activations of each token and SAE; `hidden` is [tokens, saes, d_sae]."""
+    tokens, saes, n = hidden.shape
+    flags = torch.zeros(2, saes * n, dtype=torch.int8, device=hidden.device)
+    codes, latents = select(hidden, k, positive=flags[0], fired=flags[1])
+    rows = torch.arange(tokens * saes, dtype=torch.int32, device=hidden.device)[:, None].expand(-1, k).flatten()
+    starts = torch.arange(0, tokens * saes * k + 1, k, dtype=torch.int32, device=hidden.device)
+    positive, fired = flags.view(2, saes, n).bool()
+    return Selected(Entries(codes.flatten(), latents.flatten(), rows, starts), fired, positive)

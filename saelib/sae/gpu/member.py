@@ -1,0 +1,81 @@
+"""One SAE of a sweep that trains as one program, as a trainer of its own."""
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from saelib.sae.model import SAE
+from saelib.sae.trainer import TrainerSettings
+
+if TYPE_CHECKING:
+    from saelib.sae.gpu.trainer import SweepTrainer
+
+
+class SweepMember:
+    """A `saelib.sae.trainer.Trainer`: SAE number `index` of a `SweepTrainer`, which does the work.
+
+    `saelib.sae.choose.step_all` steps the members of a sweep together. A member that steps without the others leaves
+    them for a sweep of its own.
+    """
+
+    sweep: "SweepTrainer"
+    """Set by the sweep that the member joins, like `index`."""
+    index: int
+
+    def __init__(self, settings: TrainerSettings) -> None:
+        """In no sweep yet."""
+        self.settings = settings
+
+    @property
+    def steps_done(self) -> int:
+        """Steps so far; the same for all members."""
+        return self.sweep.steps_done
+
+    @property
+    def examples(self) -> int:
+        """Examples seen so far; the same for all members."""
+        return self.sweep.examples
+
+    @property
+    def tokens_since_fired(self) -> Tensor:
+        """See `Trainer`."""
+        return self.sweep.stack.tokens_since_fired[self.index]
+
+    @property
+    def tokens_since_positive(self) -> Tensor:
+        """See `Trainer`."""
+        return self.sweep.stack.tokens_since_positive[self.index]
+
+    @property
+    def sae(self) -> SAE:
+        """The parameters as they are now; not to be changed, and valid until the next step."""
+        return self.sweep.sae(self.index)
+
+    def step(self, x: Tensor) -> None:
+        """See `Trainer`."""
+        step_together([self], x)
+
+    def gradient_norms(self) -> dict[str, float]:
+        """See `Trainer`."""
+        stack = self.sweep.stack
+        W, b_dec = stack.squares[self.index].sum().sqrt(), stack.b_dec_gradient[self.index].norm()
+        return {"W": W.item(), "b_dec": b_dec.item()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See `Trainer`."""
+        return self.sweep.state_dict(self.index)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """See `Trainer`; all members that step together are brought to the same step."""
+        self.sweep.load_state_dict(self.index, state)
+
+
+def step_together(members: list[SweepMember], x: Tensor) -> None:
+    """One step of some members of one sweep on the batch `x` [tokens, d_in].
+
+    Members that are left out, as those that have diverged, leave the sweep for one of their own.
+    """
+    sweep = members[0].sweep
+    if len(members) < len(sweep.members):
+        sweep.split(members)
+    members[0].sweep.step(x)

@@ -1,0 +1,92 @@
+"""Parameters, moments and counters of several SAEs of one shape, stacked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from saelib.sae.model import SAE
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The parameters of all SAEs, or moments of their gradients. Float32, contiguous; SAEs come first."""
+
+    W_enc: Tensor
+    """[saes, d_sae, d_in]; the transpose of an SAE's own."""
+    W_dec: Tensor
+    """[saes, d_sae, d_in]"""
+    b_enc: Tensor
+    """[saes, d_sae]"""
+    b_dec: Tensor
+    """[saes, d_in]"""
+
+    def like(self) -> "Parameters":
+        """Zeros of the same shapes."""
+        return Parameters(*(torch.zeros_like(getattr(self, own.name)) for own in fields(self)))
+
+    def only(self, members: Sequence[int]) -> "Parameters":
+        """Copies of some SAEs."""
+        return Parameters(*(getattr(self, own.name)[list(members)] for own in fields(self)))
+
+    def of(self, i: int, prefix: str = "") -> dict[str, Tensor]:
+        """Views of those of SAE `i`, named and oriented as in `SAE`, after a prefix."""
+        views = {own.name: getattr(self, own.name)[i] for own in fields(self)}
+        return {prefix + name: view.T if name == "W_enc" else view for name, view in views.items()}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Everything that a step changes, of all SAEs."""
+
+    parameters: Parameters
+    first_moments: Parameters
+    second_moments: Parameters
+    threshold: Tensor
+    """[saes]; the running averages of BatchTopK's bars."""
+    tokens_since_fired: Tensor
+    """int64 [saes, d_sae]"""
+    tokens_since_positive: Tensor
+    """int64 [saes, d_sae]"""
+    squares: Tensor
+    """[saes, d_sae]; squared norms of the last step's gradients of each latent's two rows, before projection."""
+    b_dec_gradient: Tensor
+    """[saes, d_in]; of the last step."""
+
+    @staticmethod
+    def of(saes: Sequence[SAE]) -> "Stack":
+        """Copies of SAEs of one shape on one device, at the start of training."""
+
+        def stacked(name: str) -> Tensor:
+            tensors = [getattr(sae, name).detach().float() for sae in saes]
+            return torch.stack([tensor.T if name == "W_enc" else tensor for tensor in tensors]).contiguous()
+
+        parameters = Parameters(*(stacked(own.name) for own in fields(Parameters)))
+        b_enc, b_dec = parameters.b_enc, parameters.b_dec
+        has_threshold = saes[0].architecture == "batch_topk"
+        threshold = stacked("threshold") if has_threshold else torch.zeros_like(b_enc[:, 0])
+        return Stack(
+            parameters,
+            first_moments=parameters.like(),
+            second_moments=parameters.like(),
+            threshold=threshold,
+            tokens_since_fired=torch.zeros_like(b_enc, dtype=torch.int64),
+            tokens_since_positive=torch.zeros_like(b_enc, dtype=torch.int64),
+            squares=torch.zeros_like(b_enc),
+            b_dec_gradient=torch.zeros_like(b_dec),
+        )
+
+    def only(self, members: Sequence[int]) -> "Stack":
+        """Copies of some SAEs."""
+
+        def chosen(value: Tensor | Parameters) -> Tensor | Parameters:
+            return value.only(members) if isinstance(value, Parameters) else value[list(members)]
+
+        return Stack(*(chosen(getattr(self, own.name)) for own in fields(self)))  # type: ignore[arg-type]
+
+    def state_of(self, i: int) -> dict[str, Tensor]:
+        """Views of everything that the next step of SAE `i` depends on, named as by `Trainer.state_dict`."""
+        counters = {name: getattr(self, name)[i] for name in ("tokens_since_fired", "tokens_since_positive")}
+        moments = self.first_moments.of(i, "m.") | self.second_moments.of(i, "v.")
+        return self.parameters.of(i) | moments | counters
