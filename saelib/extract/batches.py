@@ -14,9 +14,10 @@ from saelib.config import Config, ModelConfig
 from saelib.config.sites import Layer, number_of
 from saelib.config.sources import ArraysSource
 from saelib.datasets import open_dataset
+from saelib.devices.cards import job_device
 from saelib.errors import UserError
 from saelib.sources import open_source
-from saelib.sources.precision import exact_float32, pick_device
+from saelib.sources.precision import exact_float32
 from saelib.store import Split
 
 ARRAY_ROWS = 4096
@@ -53,14 +54,17 @@ class OpenBatches(Protocol):
         ...
 
 
-def open_batches(name: str, config: Config, layers: Sequence[Layer]) -> OpenBatches:
-    """Loads a model of the suite. Each of its batches holds all `layers`, at the sites that are asked for."""
+def open_batches(name: str, config: Config, layers: Sequence[Layer], device: str | None = None) -> OpenBatches:
+    """Loads a model of the suite. Each of its batches holds all `layers`, at the sites that are asked for.
+
+    Without `device`, it runs on the device of `extraction.device`, where a GPU is this process's own until it ends.
+    """
     model = config.models[name]
     if isinstance(model.source, ArraysSource):
         found = _of_files(model.source, config, layers)
         advice = "; leave them out of the files (beyond 3e38 a value is infinite in float32)"
     else:
-        found = _of_model(name, model, config, layers)
+        found = _of_model(name, model, config, layers, device)
         narrow = (model.source.dtype or config.extraction.dtype) != "float32"
         advice = "; a wider extraction.dtype may help" if narrow else ""
 
@@ -73,14 +77,18 @@ def open_batches(name: str, config: Config, layers: Sequence[Layer]) -> OpenBatc
     return checked
 
 
-def _of_model(name: str, model: ModelConfig, config: Config, layers: Sequence[Layer]) -> OpenBatches:
+def _of_model(
+    name: str, model: ModelConfig, config: Config, layers: Sequence[Layer], device: str | None
+) -> OpenBatches:
     import torch
 
     assert not isinstance(model.source, ArraysSource)
     torch.set_num_threads(config.extraction.threads)
     size = model.source.batch_size
+    spread = getattr(model.source, "device_map", None) is not None
+    device = device or job_device(config.extraction.device, "extraction.device", spread=spread)
     with exact_float32():  # also undoes what the model's own code changes in torch's settings
-        source = open_source(model.source, pick_device(), model.source.dtype or config.extraction.dtype)
+        source = open_source(model.source, device, model.source.dtype or config.extraction.dtype)
     if model.blocks is not None and source.n_layers != model.blocks:
         raise UserError(
             f"{name}: its last layer is {source.n_layers}, but models.{name}.blocks is {model.blocks}; it is not the "

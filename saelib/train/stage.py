@@ -8,6 +8,7 @@ import torch
 from saelib.config import Config
 from saelib.config.preprocessings import PlainPreprocessing
 from saelib.config.sites import in_order
+from saelib.devices.cards import job_device
 from saelib.sources.precision import exact_float32
 from saelib.stats import load_arrays, load_stats
 from saelib.store import Store, open_store
@@ -78,7 +79,10 @@ def _start(config: Config, target: "Target", store: Store) -> RunningSweep:
         preprocessing = PlainPreprocessing(kind=choice.preprocessing)
         variant, reason = variant.model_copy(update={"preprocessing": preprocessing}), choice.reason
         log.info("%s: %s is chosen. %s", subject, choice.preprocessing, reason)
-    return start_sweep(data, config.train, variant, subject=subject, seed=config.seed, reason=reason, origin=origin)
+    device = job_device(config.train.device, "train.device", float64=True)  # sums of the evaluation are float64
+    return start_sweep(
+        data, config.train, variant, subject=subject, seed=config.seed, device=device, reason=reason, origin=origin
+    )
 
 
 def _destination(target: "Target") -> Destination:
