@@ -15,6 +15,7 @@ from saelib.config.sites import Layer, number_of
 from saelib.config.sources import ArraysSource
 from saelib.datasets import open_dataset
 from saelib.devices.cards import job_device
+from saelib.devices.memory import explained_shortage, gigabytes
 from saelib.errors import UserError
 from saelib.sources import open_source
 from saelib.sources.precision import exact_float32
@@ -87,7 +88,11 @@ def _of_model(
     size = model.source.batch_size
     spread = getattr(model.source, "device_map", None) is not None
     device = device or job_device(config.extraction.device, "extraction.device", spread=spread)
-    with exact_float32():  # also undoes what the model's own code changes in torch's settings
+
+    def shortage(usable: float) -> str:
+        return _shortage(name, size, usable)
+
+    with exact_float32(), explained_shortage(shortage):  # undoes what the model's own code changes in torch's settings
         source = open_source(model.source, device, model.source.dtype or config.extraction.dtype)
     if model.blocks is not None and source.n_layers != model.blocks:
         raise UserError(
@@ -100,7 +105,7 @@ def _of_model(
         first = start * size
         examples = islice(dataset.examples(split, config.seed, config.heldout_fraction), first, None)
         while chunk := list(islice(examples, size)):
-            with exact_float32():
+            with exact_float32(), explained_shortage(shortage):
                 acts = source.forward(chunk, layers)
             example = np.repeat(np.arange(first, first + len(chunk), dtype=np.int32), acts.tokens_per_example)
             if len(example):  # with `long: skip`, all examples may be too long
@@ -108,6 +113,17 @@ def _of_model(
             first += len(chunk)
 
     return batches
+
+
+def _shortage(name: str, examples: int, usable: float) -> str:
+    """Returns the message that a model or its batch does not fit on the GPU."""
+    source = f"models.{name}.source"
+    smaller = f"set {source}.batch_size: {examples // 2}, " if examples > 1 else f"lower {source}.max_length, "
+    return (
+        f"{name}: the {gigabytes(usable)} that the GPU has for it do not hold the model with a batch of {examples} "
+        f"examples; {smaller}{source}.batch_tokens, a narrower {source}.dtype, or {source}.device_map: auto on several "
+        "GPUs"
+    )
 
 
 def _of_files(source: ArraysSource, config: Config, layers: Sequence[Layer]) -> OpenBatches:

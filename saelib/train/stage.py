@@ -1,18 +1,21 @@
 """Stage `train`: variants on layers of one model, from their stores and statistics, or straight from the model."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from saelib.config import Config
 from saelib.config.preprocessings import PlainPreprocessing
-from saelib.config.sites import in_order
+from saelib.config.sites import Layer, in_order
 from saelib.devices.cards import job_device
+from saelib.devices.memory import explained_shortage
 from saelib.sources.precision import exact_float32
 from saelib.stats import load_arrays, load_stats
 from saelib.store import Store, open_store
 from saelib.train.batches_from_model import StreamedBatches
+from saelib.train.memory import sizes_of, too_little_memory
 from saelib.train.origin import origin_of_layer
 from saelib.train.rules import choose
 from saelib.train.start import LayerData, start_sweep
@@ -31,15 +34,28 @@ def run(config: Config, job: "Job") -> None:
     """Train each target's variant at every learning rate of the config; all targets are of one model."""
     # Bits depend on the number of threads, so the machine must not decide it.
     torch.set_num_threads(config.train.threads)
-    if config.models[job.targets[0].model].stream is not None:
-        _stream(config, job)
+    name = job.targets[0].model
+    stores = {target.layer: open_store(config.store_path(name, target.layer)) for target in job.targets}
+    if config.models[name].stream is not None:
+        with explained_shortage(lambda usable: _shortage(config, job.targets, stores, usable)):
+            _stream(config, job, stores)
         return
     for target in job.targets:
-        store = open_store(config.store_path(target.model, target.layer))
-        train_from_store(_start(config, target, store), store.train, _destination(target))
+        with explained_shortage(lambda usable, target=target: _shortage(config, [target], stores, usable)):
+            store = stores[target.layer]
+            train_from_store(_start(config, target, store), store.train, _destination(target))
 
 
-def _stream(config: Config, job: "Job") -> None:
+def _shortage(config: Config, targets: "Sequence[Target]", stores: Mapping[Layer, Store], usable: float) -> str:
+    """The message that the GPU's memory does not suffice for these targets together."""
+    width = max(stores[target.layer].train.shape[1] for target in targets)
+    sizes = sizes_of(width, config.train, [config.train.variants[target.variant] for target in targets])
+    first = targets[0]
+    name = first.model if len(targets) > 1 else str(Subject(first.model, first.layer, first.variant))
+    return too_little_memory(name, sizes, usable, len(targets))
+
+
+def _stream(config: Config, job: "Job", stores: Mapping[Layer, Store]) -> None:
     """Train all targets from the same forward passes; preprocessings and scales still come from their stores."""
     from saelib.extract.batches import open_batches
 
@@ -47,7 +63,6 @@ def _stream(config: Config, job: "Job") -> None:
     stream = config.models[name].stream
     assert stream is not None
     layers = in_order({target.layer for target in job.targets})
-    stores = {layer: open_store(config.store_path(name, layer)) for layer in layers}
     sweeps = {_start(config, target, stores[target.layer]): _destination(target) for target in job.targets}
     batches = StreamedBatches(
         open_batches(name, config, layers),
