@@ -21,7 +21,7 @@ def explained_shortage(explain: Callable[[float], str]) -> Iterator[None]:
     try:
         yield
     except torch.cuda.OutOfMemoryError:
-        raise UserError(explain(_usable_bytes())) from None
+        raise UserError(explain(usable_bytes())) from None
 
 
 def gigabytes(size: float) -> str:
@@ -29,7 +29,7 @@ def gigabytes(size: float) -> str:
     return f"{size / 1e9:,.1f} GB"
 
 
-def _usable_bytes() -> float:
+def usable_bytes() -> float:
     """Computes the bytes that this process has on the current GPU and those that nobody has."""
     import torch
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from saelib.config import TrainConfig, VariantConfig
-from saelib.devices.memory import gigabytes
+from saelib.devices.memory import gigabytes, usable_bytes
 
 STATES = 4
 """Copies of each weight in training: itself, its gradient and Adam's two moments."""
@@ -24,7 +24,7 @@ class Sizes:
 
     @property
     def needed(self) -> float:
-        """Bytes in float32, without stored rows, which are used where there is room (`saelib.train.resident`)."""
+        """Bytes in float32, without stored rows, which stay in memory only if there is room (`DeviceBatches`)."""
         weights = 2 * self.d_in * self.d_sae
         batch = self.batch_size * (self.codes * self.d_sae + 8 * self.d_in)
         return 4.0 * (STATES * self.rates * weights + batch)
@@ -34,6 +34,13 @@ def sizes_of(d_in: int, config: TrainConfig, variants: Sequence[VariantConfig]) 
     """The sizes of a job that trains these variants at the same time on activations of `d_in` dimensions."""
     rates = sum(len(variant.learning_rates or config.learning_rates) for variant in variants)
     return Sizes(d_in, config.d_sae, config.batch_size, rates, max(_codes(variant) for variant in variants))
+
+
+def room_for_rows(sizes: Sizes) -> float:
+    """Bytes of the current GPU that stored rows may take, next to a training of these sizes."""
+    import torch
+
+    return usable_bytes() - max(sizes.needed, torch.cuda.memory_allocated())
 
 
 def too_little_memory(name: str, sizes: Sizes, usable: float, sweeps: int) -> str:
