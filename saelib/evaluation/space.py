@@ -128,7 +128,7 @@ class Space:
         """A function that makes of stored rows on a GPU, whose values lack `offset`, what the SAE reads."""
         preprocess = self.on_device
         assert preprocess is not None
-        added = None if offset is None else torch.from_numpy(offset).to(self.device)
+        added = None if offset is None else to_device(offset, self.device)
 
         def read(rows: Tensor) -> Tensor:
             if not self.same:

@@ -15,7 +15,7 @@ from saelib.sources.precision import exact_float32
 from saelib.stats import load_arrays, load_stats
 from saelib.store import Store, open_store
 from saelib.train.batches_from_model import StreamedBatches
-from saelib.train.memory import sizes_of, too_little_memory
+from saelib.train.memory import Sizes, room_for_rows, sizes_of, too_little_memory
 from saelib.train.origin import origin_of_layer
 from saelib.train.rules import choose
 from saelib.train.start import LayerData, start_sweep
@@ -46,13 +46,26 @@ def run(config: Config, job: "Job") -> None:
             train_from_store(_start(config, target, store), store.train, _destination(target))
 
 
+def _buffer_device(
+    config: Config, targets: "Sequence[Target]", stores: Mapping[Layer, Store], sweep: RunningSweep, rows: int
+) -> str | None:
+    """The GPU if the shuffle buffers of all layers fit there next to the trainings; None for memory of the host."""
+    if sweep.space.on_device is None:
+        return None
+    wanted = sum(2 * rows * store.train.shape[1] for store in stores.values())
+    return sweep.space.device if wanted <= room_for_rows(_sizes(config, targets, stores)) else None
+
+
+def _sizes(config: Config, targets: "Sequence[Target]", stores: Mapping[Layer, Store]) -> Sizes:
+    width = max(stores[target.layer].train.shape[1] for target in targets)
+    return sizes_of(width, config.train, [config.train.variants[target.variant] for target in targets])
+
+
 def _shortage(config: Config, targets: "Sequence[Target]", stores: Mapping[Layer, Store], usable: float) -> str:
     """The message that the GPU's memory does not suffice for these targets together."""
-    width = max(stores[target.layer].train.shape[1] for target in targets)
-    sizes = sizes_of(width, config.train, [config.train.variants[target.variant] for target in targets])
     first = targets[0]
     name = first.model if len(targets) > 1 else str(Subject(first.model, first.layer, first.variant))
-    return too_little_memory(name, sizes, usable, len(targets))
+    return too_little_memory(name, _sizes(config, targets, stores), usable, len(targets))
 
 
 def _stream(config: Config, job: "Job", stores: Mapping[Layer, Store]) -> None:
@@ -72,6 +85,7 @@ def _stream(config: Config, job: "Job", stores: Mapping[Layer, Store]) -> None:
         buffer_rows=stream.buffer_rows,
         seed=config.seed,
         threads=config.extraction.threads,
+        device=_buffer_device(config, job.targets, stores, next(iter(sweeps)), stream.buffer_rows),
     )
     torch.set_num_threads(config.train.threads)  # which opening the model has changed
     train_from_stream(sweeps, batches, name)

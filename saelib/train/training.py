@@ -12,8 +12,9 @@ from torch import Tensor
 from saelib.activations.rows import Rows, read_float32
 from saelib.config.sites import Layer
 from saelib.errors import UserError
+from saelib.evaluation.space import Space
 from saelib.progress import Advance, progress
-from saelib.train.batches_from_model import START, Position, StreamedBatches
+from saelib.train.batches_from_model import START, DeviceRows, Position, StreamedBatches
 from saelib.train.batches_from_store import ShuffledBatches
 from saelib.train.batches_on_device import DeviceBatches
 from saelib.train.checkpoint import checkpoints_of
@@ -152,7 +153,7 @@ class _StoredBatch:
 class _StreamedBatch:
     """A batch of every layer of a model, prepared once for all sweeps with the same layer and preprocessing."""
 
-    rows: Mapping[Layer, Rows]
+    rows: Mapping[Layer, Rows | DeviceRows]
     position: Position
     prepared: dict[tuple[Layer, str], Tensor] = field(default_factory=dict)
 
@@ -160,9 +161,15 @@ class _StreamedBatch:
         layer, space = sweep.subject.layer, sweep.space
         key = (layer, "" if space.same else sweep.variant.preprocessing.model_dump_json())
         if key not in self.prepared:
-            values = read_float32(space.prepare(self.rows[layer]), 0, sweep.config.batch_size)
-            self.prepared[key] = torch.from_numpy(values).to(space.device)
+            self.prepared[key] = _prepared(self.rows[layer], space, sweep.config.batch_size)
         return self.prepared[key]
+
+
+def _prepared(rows: Rows | DeviceRows, space: Space, batch_size: int) -> Tensor:
+    """A batch as SAEs read it."""
+    if isinstance(rows, DeviceRows):
+        return space.reader(rows.offset)(rows.values)
+    return torch.from_numpy(read_float32(space.prepare(rows), 0, batch_size)).to(space.device)
 
 
 class _Progress:
