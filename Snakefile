@@ -16,6 +16,8 @@ try:
 except UserError as mistake:
     raise WorkflowError(str(mistake))
 
+SUITE.share_gpus(workflow)
+
 # This folder holds the plan of one run, the markers of its finished jobs, its logs and timings, but not its results.
 RUN = f"{SUITE.results}/runs/{{run}}"
 

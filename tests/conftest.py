@@ -103,6 +103,17 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request: pytest.FixtureRequest) -> str:
+    """Each device of torch that tensors may lie on; a GPU only where there is one."""
+    if request.param == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU")
+    return request.param
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     toy = Hub()

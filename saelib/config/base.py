@@ -30,5 +30,7 @@ def by_name(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
+Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+"""Device that torch computes on."""
 Positive = Annotated[float, Field(gt=0)]
 UnitInterval = Annotated[float, Field(ge=0, le=1)]

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from saelib.config.base import Count, Fraction, Name, Section
+from saelib.config.base import Count, Device, Fraction, Name, Section
 from saelib.config.cluster import DaskConfig
 from saelib.config.compare import CompareConfig
 from saelib.config.datasets import DatasetConfig
@@ -222,6 +222,9 @@ class ExtractionConfig(Section):
     of memory."""
     dtype: Dtype = "float32"
     """Number format of the forward pass, unless a model's `source` sets its own `dtype`."""
+    device: Device = "auto"
+    """Device of the forward pass: `auto` (a free GPU if the machine has one, otherwise the CPU), `cpu`, `cuda` (a GPU
+    or an error) or `cuda:1` (the second of the GPUs that are visible). It is not part of keys."""
     threads: Count = 2
     """CPU threads of the forward pass. The number is fixed here, whatever cores a job gets, because rounding may depend
     on it. Raise it to the cores that one job may use."""
@@ -290,8 +293,8 @@ class Config(Section):
     """Fraction of a data set's examples that is held out, between 0 and 1, in whole groups (documents, photographs,
     records)."""
     gpus: bool = False
-    """Request GPUs from a cluster for extractions and trainings. On a single machine the key has no effect: jobs use
-    the GPU that they find."""
+    """Request GPUs from a cluster for extractions and trainings. On a single machine the key has no effect: each job
+    takes a free GPU if there are any (`extraction.device`, `train.device`)."""
     datasets: dict[Name, DatasetConfig] = {}
     """Data that models read, under names of your choice; `kind` says what each data set is (docs/models.md)."""
     models: dict[Name, ModelConfig] = {}

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from saelib.config.base import Count, Name, Positive, Section, UnitInterval, by_name
+from saelib.config.base import Count, Device, Name, Positive, Section, UnitInterval, by_name
 from saelib.config.preprocessings import KEEP_COVARIANCE, NEED_EIGENVECTORS, PlainPreprocessing, PreprocessingConfig
 from saelib.config.sae_architectures import ArchitectureConfig, TopK
 
@@ -296,6 +296,9 @@ class TrainConfig(Section):
     """Method of the CPU kernels to find the k largest pre-activations: `screened` finds candidates by a fast product in
     16-bit integers, whose error is bounded, and decides among them in float32; `float32` computes everything in
     float32. Both select the same latents, except for ties within rounding."""
+    device: Device = "auto"
+    """Device of training: `auto` (a free GPU if the machine has one, otherwise the CPU), `cpu`, `cuda` (a GPU or an
+    error) or `cuda:1` (the second of the GPUs that are visible). It is not part of keys."""
     threads: Count = 1
     """CPU threads of a job. For small SAEs, several jobs with one thread each are faster than one job with several."""
     variants: dict[Name, VariantConfig] = {
@@ -324,7 +327,7 @@ class TrainConfig(Section):
 
     def deciding(self, variant: VariantConfig) -> dict[str, Any]:
         """Returns the settings that can change the results of a variant's training, as JSON."""
-        elsewhere = {"variants", "learning_rates", "threads", "checkpoint_every", "log_to"}
+        elsewhere = {"variants", "learning_rates", "device", "threads", "checkpoint_every", "log_to"}
         rates = {"learning_rates": variant.learning_rates or self.learning_rates}
         own = variant.model_copy(update=rates).model_dump(mode="json")
         return self.model_dump(mode="json", exclude=elsewhere) | {"options": own}

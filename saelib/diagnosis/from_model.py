@@ -72,6 +72,7 @@ def model_rows(question: ModelQuestion, tokens: int, advance: Advance = lambda _
         UserError: For files that are missing or not such a model, and layers that the model does not have.
     """
     from saelib.extract.batches import open_batches
+    from saelib.sources.precision import pick_device
 
     name, config = _suite_of_one(question)
     layers = config.models[name].places
@@ -79,7 +80,7 @@ def model_rows(question: ModelQuestion, tokens: int, advance: Advance = lambda _
     widths: dict[Layer, int] = {}
     examples: list[NDArray[np.int32]] = []
     found = 0
-    for batch in open_batches(name, config, layers)("train"):
+    for batch in open_batches(name, config, layers, pick_device())("train"):
         kept = batch.example[: tokens - found]
         for layer in layers:
             values = batch.layers[layer]

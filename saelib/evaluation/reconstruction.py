@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,11 +10,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from saelib.evaluation.device_sums import DeviceError, DeviceTokenErrors
 from saelib.evaluation.result import Evaluation
 from saelib.evaluation.space import Sample, Scale, Space
 from saelib.evaluation.sums import CONSTANT, squared_lengths
 from saelib.sae.model import SAE
 
+ERRORS = (
+    *("mse", "normalized_mse", "variance_explained", "token_fvu_median", "token_fvu_mean"),
+    *("mse_trained", "normalized_mse_trained", "variance_explained_trained"),
+)
+"""Fields of `Evaluation` that are sums of errors, in the order of `_Meter`'s sums."""
 AT_A_TIME = 2**24
 """Pre-activations held at once."""
 
@@ -31,7 +38,18 @@ def evaluate(saes: Sequence[SAE], samples: Iterable[Sample], space: Space) -> li
     for sample in samples:
         for meter in meters:
             meter.add(sample)
-    return [meter.evaluation() for meter in meters]
+    return _evaluations([meter.figures() for meter in meters])
+
+
+def _evaluations(found: Sequence[dict[str, Any]]) -> list[Evaluation]:
+    """Reads the figures that are tensors, all of them in one copy from their device."""
+    tensors = [value.double() for figures in found for value in figures.values() if isinstance(value, Tensor)]
+    numbers = iter(torch.stack(tensors).tolist() if tensors else [])
+
+    def number(value: Any) -> Any:
+        return next(numbers) if isinstance(value, Tensor) else None if value is None else float(value)
+
+    return [Evaluation(**{name: number(value) for name, value in figures.items()}) for figures in found]
 
 
 class _Meter:
@@ -43,9 +61,22 @@ class _Meter:
         self.fired = torch.zeros_like(self.positive)
         self.active = torch.zeros((), dtype=torch.float64, device=sae.b_enc.device)
         self.kth_activation = torch.zeros_like(self.active)
-        self.trained = _Error(space.trained)
-        self.judged = self.trained if space.same else _Error(space.judged)
-        self.tokens = _TokenErrors(space.center)
+        self.trained = self._error(space.trained)
+        self.judged = self.trained if space.same else self._error(space.judged)
+        on_cpu = space.on_device is None
+        center = self._vector(space.center)
+        self.tokens: Any = _TokenErrors(center) if on_cpu else DeviceTokenErrors(center)
+
+    def _error(self, scale: Scale) -> Any:
+        return _Error(scale) if self.space.on_device is None else DeviceError(scale, self.space.device)
+
+    def _vector(self, values: NDArray[np.float64]) -> Any:
+        """The same values, where sums are made."""
+        return values if self.space.on_device is None else torch.from_numpy(values).to(self.space.device)
+
+    def _native(self, values: Tensor) -> Any:
+        """The same values as the sums take them: numpy's on a CPU, where its sums are faster."""
+        return values.cpu().numpy() if self.space.on_device is None else values
 
     def add(self, sample: Sample) -> None:
         hidden_pre = self.sae.hidden_pre(sample.x)
@@ -53,17 +84,19 @@ class _Meter:
         selects = self.sae.architecture in ("topk", "abs_topk")
         x_hat = self._selected(hidden_pre) if selects else self._dense(hidden_pre)
         x_hat = self.sae.add_bypass(x_hat, sample.x)
-        x, reconstruction = sample.x.cpu().numpy(), x_hat.cpu().numpy()
+        x, reconstruction = self._native(sample.x), self._native(x_hat)
         errors = self.trained.add(x, reconstruction)
         if sample.activations is not None:
-            x = sample.activations
-            errors = self.judged.add(x, self.space.preprocess.restore(reconstruction, x))
+            x: Any = sample.activations
+            preprocess: Any = self.space.on_device or self.space.preprocess
+            errors = self.judged.add(x, preprocess.restore(reconstruction, x))
         self.tokens.add(x, errors)
 
     def _selected(self, hidden_pre: Tensor) -> Tensor:
         """Reconstructions without a dense code, which would cost as much as the encoder."""
         values, indices = self.sae.select(hidden_pre)
-        self.fired[indices[values != 0]] = True
+        counts = torch.zeros_like(self.fired, dtype=torch.int32)
+        self.fired |= counts.index_add_(0, indices.flatten(), (values != 0).flatten().int()) > 0
         self.active += (values != 0).sum()
         self.kth_activation += values.abs().amin(1).double().sum()
         return F.embedding_bag(indices, self.sae.W_dec, per_sample_weights=values, mode="sum") + self.sae.b_dec
@@ -77,33 +110,32 @@ class _Meter:
         self.kth_activation += smallest.masked_fill(smallest == math.inf, 0).double().sum()
         return self.sae.decode(codes)
 
-    def evaluation(self) -> Evaluation:
-        return Evaluation(
-            *self.judged.figures(),
-            *self.tokens.figures(),
-            *self.trained.figures(),
-            l0=self.active.item() / self.trained.tokens,
-            mean_kth_activation=self.kth_activation.item() / self.trained.tokens,
-            dead_relu=_fraction(~self.positive),
-            dead_topk_only=_fraction(self.positive & ~self.fired),
-            dead_total=_fraction(~self.fired),
+    def figures(self) -> dict[str, Any]:
+        """The fields of `Evaluation`, as numbers or as tensors on the SAE's device."""
+        errors = [*self.judged.figures(), *self.tokens.figures(), *self.trained.figures()]
+        return dict(zip(ERRORS, errors, strict=True)) | {
+            "l0": self.active / self.trained.tokens,
+            "mean_kth_activation": self.kth_activation / self.trained.tokens,
+            "dead_relu": _fraction(~self.positive),
+            "dead_topk_only": _fraction(self.positive & ~self.fired),
+            "dead_total": _fraction(~self.fired),
             **self._captures(),
-        )
+        }
 
-    def _captures(self) -> dict[str, float | None]:
+    def _captures(self) -> dict[str, Any]:
         """Shares of the mean that the bias and the latents have taken up."""
-        mean = self.space.mean
-        if mean is None:
+        if self.space.mean is None:
             return {"bias_capture": None, "bias_distance": None, "feature_capture": None}
-        bias = self.sae.b_dec.detach().cpu().numpy().astype(np.float64)
+        mean, bias = self._vector(self.space.mean), self._native(self.sae.b_dec.detach().double())
         by_latents = self.trained.mean_reconstruction - bias
         if self.sae.bypass_in is not None and self.sae.bypass_out is not None:
-            down, up = (value.detach().cpu().double().numpy() for value in (self.sae.bypass_in, self.sae.bypass_out))
+            down, up = (self._native(value.detach().double()) for value in (self.sae.bypass_in, self.sae.bypass_out))
             by_latents -= (self.trained.mean - bias) @ down @ up
+        norm: Any = np.linalg.norm if self.space.on_device is None else torch.linalg.vector_norm
         return {
-            "bias_capture": float(bias @ mean / (mean @ mean)),
-            "bias_distance": float(1 - np.linalg.norm(bias - mean) / np.linalg.norm(mean)),
-            "feature_capture": float(by_latents @ mean / (mean @ mean)),
+            "bias_capture": bias @ mean / (mean @ mean),
+            "bias_distance": 1 - norm(bias - mean) / norm(mean),
+            "feature_capture": by_latents @ mean / (mean @ mean),
         }
 
 
@@ -167,5 +199,5 @@ class _TokenErrors:
         return float(np.median(fractions)), float(fractions.mean(dtype=np.float64))
 
 
-def _fraction(marked: Tensor) -> float:
-    return marked.double().mean().item()
+def _fraction(marked: Tensor) -> Tensor:
+    return marked.double().mean()

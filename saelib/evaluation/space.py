@@ -1,6 +1,6 @@
 """The space that an SAE reads, the scale of its errors, and the way back to the model's own activations."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saelib.activations.rows import ArrayRows, Rows, read_float32
+from saelib.devices.copies import to_device
 from saelib.errors import UserError
 from saelib.evaluation.sums import CONSTANT
+from saelib.preprocessing.on_device import DevicePreprocessing
 from saelib.preprocessing.transform import Preprocessing
 from saelib.stats.medians import geometric_median
 from saelib.stats.slabs import open_slabs
@@ -79,13 +81,16 @@ class Sample:
 
     x: Tensor
     """The tokens as the SAE reads them: float32 [tokens, d_out], on the device."""
-    activations: NDArray[np.float64] | None
-    """[tokens, d_in], as the model has them; None if `x` is the same."""
+    activations: NDArray[np.float64] | Tensor | None
+    """[tokens, d_in] in float64, as the model has them: a tensor if `x` is on a GPU. None if `x` is the same."""
 
     def where(self, marked: NDArray[np.bool_]) -> "Sample":
         """Some of the tokens; `marked` is [tokens]."""
-        activations = None if self.activations is None else self.activations[marked]
-        return Sample(self.x[torch.from_numpy(marked).to(self.x.device)], activations)
+        chosen = to_device(np.flatnonzero(marked), str(self.x.device))
+        x = self.x.index_select(0, chosen)
+        if isinstance(self.activations, Tensor):
+            return Sample(x, self.activations.index_select(0, chosen))
+        return Sample(x, None if self.activations is None else self.activations[marked])
 
 
 class Space:
@@ -106,6 +111,8 @@ class Space:
         """[d_in]; each token's own error is measured relative to its distance from here."""
         self.same = self.preprocess.scale is None and self.preprocess.token_norm == "none"
         """True if the two spaces are one."""
+        self.on_device = None if device == "cpu" else DevicePreprocessing(self.preprocess, device)
+        """The preprocessing for rows that lie on a GPU; None if SAEs are on the CPU, where numpy computes it."""
         self.trained = self.judged if self.same else measure_scale(self.prepare(train))
 
     @property
@@ -117,14 +124,38 @@ class Space:
         """Rows as the SAE reads them."""
         return rows if self.same else PreparedRows(rows, self.preprocess)
 
+    def reader(self, offset: NDArray[np.float32] | None) -> Callable[[Tensor], Tensor]:
+        """A function that makes of stored rows on a GPU, whose values lack `offset`, what the SAE reads."""
+        preprocess = self.on_device
+        assert preprocess is not None
+        added = None if offset is None else to_device(offset, self.device)
+
+        def read(rows: Tensor) -> Tensor:
+            if not self.same:
+                return preprocess.apply(rows, added)
+            return rows.float() if added is None else rows.float().add_(added)
+
+        return read
+
     def samples(self, rows: Rows, stop: int, at_a_time: int) -> Iterator[Sample]:
         """The first `stop` rows, at most `at_a_time` of them at once."""
-        prepared = self.prepare(rows)
         step = min(rows.block_rows, at_a_time)
-        for start in range(0, stop, step):
+        starts = range(0, stop, step)
+        if self.on_device is not None:
+            read = self.reader(rows.offset)
+            for start in starts:
+                stored = to_device(np.array(rows.block(start, min(start + step, stop))), self.device)
+                yield Sample(read(stored), None if self.same else self._exact_on_device(stored, rows.offset))
+            return
+        prepared = self.prepare(rows)
+        for start in starts:
             end = min(start + step, stop)
             x = torch.from_numpy(read_float32(prepared, start, end)).to(self.device)
             yield Sample(x, None if self.same else _exact(rows, start, end))
+
+    def _exact_on_device(self, stored: Tensor, offset: NDArray[np.float32] | None) -> Tensor:
+        values = stored.double()
+        return values if offset is None else values.add_(torch.from_numpy(offset).to(self.device))
 
 
 def _exact(rows: Rows, start: int, stop: int) -> NDArray[np.float64]:

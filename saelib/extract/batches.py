@@ -14,9 +14,11 @@ from saelib.config import Config, ModelConfig
 from saelib.config.sites import Layer, number_of
 from saelib.config.sources import ArraysSource
 from saelib.datasets import open_dataset
+from saelib.devices.cards import job_device
+from saelib.devices.memory import explained_shortage, gigabytes
 from saelib.errors import UserError
 from saelib.sources import open_source
-from saelib.sources.precision import exact_float32, pick_device
+from saelib.sources.precision import exact_float32
 from saelib.store import Split
 
 ARRAY_ROWS = 4096
@@ -53,14 +55,17 @@ class OpenBatches(Protocol):
         ...
 
 
-def open_batches(name: str, config: Config, layers: Sequence[Layer]) -> OpenBatches:
-    """Loads a model of the suite. Each of its batches holds all `layers`, at the sites that are asked for."""
+def open_batches(name: str, config: Config, layers: Sequence[Layer], device: str | None = None) -> OpenBatches:
+    """Loads a model of the suite. Each of its batches holds all `layers`, at the sites that are asked for.
+
+    Without `device`, it runs on the device of `extraction.device`, where a GPU is this process's own until it ends.
+    """
     model = config.models[name]
     if isinstance(model.source, ArraysSource):
         found = _of_files(model.source, config, layers)
         advice = "; leave them out of the files (beyond 3e38 a value is infinite in float32)"
     else:
-        found = _of_model(name, model, config, layers)
+        found = _of_model(name, model, config, layers, device)
         narrow = (model.source.dtype or config.extraction.dtype) != "float32"
         advice = "; a wider extraction.dtype may help" if narrow else ""
 
@@ -73,14 +78,22 @@ def open_batches(name: str, config: Config, layers: Sequence[Layer]) -> OpenBatc
     return checked
 
 
-def _of_model(name: str, model: ModelConfig, config: Config, layers: Sequence[Layer]) -> OpenBatches:
+def _of_model(
+    name: str, model: ModelConfig, config: Config, layers: Sequence[Layer], device: str | None
+) -> OpenBatches:
     import torch
 
     assert not isinstance(model.source, ArraysSource)
     torch.set_num_threads(config.extraction.threads)
     size = model.source.batch_size
-    with exact_float32():  # also undoes what the model's own code changes in torch's settings
-        source = open_source(model.source, pick_device(), model.source.dtype or config.extraction.dtype)
+    spread = getattr(model.source, "device_map", None) is not None
+    device = device or job_device(config.extraction.device, "extraction.device", spread=spread)
+
+    def shortage(usable: float) -> str:
+        return _shortage(name, size, usable)
+
+    with exact_float32(), explained_shortage(shortage):  # undoes what the model's own code changes in torch's settings
+        source = open_source(model.source, device, model.source.dtype or config.extraction.dtype)
     if model.blocks is not None and source.n_layers != model.blocks:
         raise UserError(
             f"{name}: its last layer is {source.n_layers}, but models.{name}.blocks is {model.blocks}; it is not the "
@@ -92,7 +105,7 @@ def _of_model(name: str, model: ModelConfig, config: Config, layers: Sequence[La
         first = start * size
         examples = islice(dataset.examples(split, config.seed, config.heldout_fraction), first, None)
         while chunk := list(islice(examples, size)):
-            with exact_float32():
+            with exact_float32(), explained_shortage(shortage):
                 acts = source.forward(chunk, layers)
             example = np.repeat(np.arange(first, first + len(chunk), dtype=np.int32), acts.tokens_per_example)
             if len(example):  # with `long: skip`, all examples may be too long
@@ -100,6 +113,17 @@ def _of_model(name: str, model: ModelConfig, config: Config, layers: Sequence[La
             first += len(chunk)
 
     return batches
+
+
+def _shortage(name: str, examples: int, usable: float) -> str:
+    """Returns the message that a model or its batch does not fit on the GPU."""
+    source = f"models.{name}.source"
+    smaller = f"set {source}.batch_size: {examples // 2}, " if examples > 1 else f"lower {source}.max_length, "
+    return (
+        f"{name}: the {gigabytes(usable)} that the GPU has for it do not hold the model with a batch of {examples} "
+        f"examples; {smaller}{source}.batch_tokens, a narrower {source}.dtype, or {source}.device_map: auto on several "
+        "GPUs"
+    )
 
 
 def _of_files(source: ArraysSource, config: Config, layers: Sequence[Layer]) -> OpenBatches:

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1]
 # These modules change no number: settings enter a key as values, downloads are pinned, others only move or show data.
 NOT_IN_KEYS = (
     "saelib.config",
+    "saelib.devices",
     "saelib.environments",
     "saelib.errors",
     "saelib.fetch",

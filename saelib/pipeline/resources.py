@@ -164,7 +164,8 @@ def lab_seconds(experiment: Experiment) -> float:
 
 
 def _gpus(config: Config, stage: str, model: ModelConfig) -> int:
-    if not config.gpus or stage not in ("extract", "train"):
+    device = {"extract": config.extraction.device, "train": config.train.device}.get(stage, "cpu")
+    if not config.gpus or device == "cpu":
         return 0
     given: StageResources = getattr(model.resources, stage)
     if given.gpu is not None:

@@ -178,7 +178,7 @@ def _extract_settings(config: Config, name: str, model: ModelConfig) -> tuple[di
         "python": python,
         "parts": [part.model_dump(mode="json") for part in parts.values()],
         "local_files": [fingerprint(str(path)) for path in files],
-        "extraction": config.extraction.model_dump(mode="json", exclude={"threads"}),
+        "extraction": config.extraction.model_dump(mode="json", exclude={"device", "threads"}),
         "heldout_fraction": config.heldout_fraction,
         "seed": config.seed,
     }

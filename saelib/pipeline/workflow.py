@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from saelib.config import Config, load_config
 from saelib.config.load import check_config, read_yaml
+from saelib.devices.cards import count_cards
 from saelib.environments import ENVIRONMENTS, interpreter
 from saelib.errors import UserError
 from saelib.files.sealed import read_sealed
@@ -70,6 +71,8 @@ class Workflow:
         if not {"{", "}"}.isdisjoint(self.results):
             raise UserError(f"results: {self.results}: braces in paths mean something to Snakemake; use a path without")
         self.run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+        self._requesting = self.config
+        """The config that jobs' requests follow."""
         self._home = Path(os.path.abspath(home))  # Snakemake says work/../saelib
         # Jobs call `python`, which must be the one that runs Snakemake, with or without an activated environment. They
         # import the saelib next to the Snakefile, as Snakemake does, whatever is installed or in the working folder.
@@ -85,6 +88,22 @@ class Workflow:
     def plan(self) -> Plan:
         """The stale jobs of this run; only the controlling process may ask for them."""
         return make_plan(self.config)
+
+    def share_gpus(self, snakemake: Any, cards: int | None = None) -> None:
+        """Lets as many jobs use a GPU at a time as this machine has GPUs; the Snakefile calls it before its rules.
+
+        On a cluster, whose scheduler gives out GPUs, and on machines without GPUs it does nothing. `--resources gpu=1`
+        sets a lower limit. Which GPU a job gets is decided when it starts (`saelib.devices.cards`).
+
+        Args:
+            snakemake: Snakemake's own workflow.
+            cards: Number of GPUs; counted if it is not given.
+        """
+        cards = count_cards() if cards is None else cards
+        if cards and snakemake.is_main_process and snakemake.resource_settings.nodes is None:
+            self._requesting = self.config.model_copy(update={"gpus": True})
+            if "gpu" not in snakemake.global_resources:
+                snakemake.global_resources["gpu"] = cards
 
     def start(self, snakemake: Any = None) -> None:
         """Claims the results folder and saves the plan. The Snakefile calls it when the run starts, before any job.
@@ -174,7 +193,7 @@ class Workflow:
         """Returns a function for a stage's rule that gives one of its resources: `mem_mb`, `runtime` or `gpu`."""
 
         def amount(wildcards: Any, attempt: int) -> int:
-            return getattr(job_resources(self.config, stage, wildcards.job, attempt), name)
+            return getattr(job_resources(self._requesting, stage, wildcards.job, attempt), name)
 
         return amount
 

@@ -241,18 +241,24 @@ def kept_rows(stream: Mapping[Any, "torch.Tensor"], keep: "torch.Tensor") -> Act
     Raises:
         UserError: if the tokens of a layer do not match `keep`.
     """
+    import torch
+
     for layer, values in stream.items():
         if values.shape[:-1] != keep.shape:
             raise UserError(
                 f"layer {layer}: the block returns {list(values.shape)}, which is not [examples, tokens, d_in] for "
                 f"{len(keep)} examples of {keep.shape[1]} tokens; use family: module"
             )
-    rows = keep.flatten().nonzero().squeeze(1)  # found once; a boolean index would be searched again for each layer
-    # The blocks of one model may lie on several devices.
-    layers = {
-        layer: v.flatten(0, 1).index_select(0, rows.to(v.device)).float().cpu().numpy() for layer, v in stream.items()
+    mask = keep.cpu()
+    rows = mask.flatten().nonzero().squeeze(1)  # found once; a boolean index would be searched again for each layer
+    # All layers are copied at the same time and in the dtype of the pass. The blocks may lie on several devices.
+    kept = {
+        layer: v.flatten(0, 1).index_select(0, rows.to(v.device)).to("cpu", non_blocking=True)
+        for layer, v in stream.items()
     }
-    return Activations(layers, [int(count) for count in keep.sum(dim=1)])
+    for device in {v.device for v in stream.values() if v.is_cuda}:
+        torch.cuda.synchronize(device)
+    return Activations({layer: v.float().numpy() for layer, v in kept.items()}, mask.sum(dim=1).tolist())
 
 
 def torch_device(name: str) -> "torch.device":

@@ -7,9 +7,13 @@ get back.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROW_ERROR = 2**-9
 """The largest error of a row that float16 may cause, as a share of ||x - mean_j x_j||."""
@@ -70,6 +74,17 @@ def round_rows(acts: NDArray[np.float32], offset: NDArray[np.float32]) -> Rounde
         share = np.sqrt(np.divide(squares, deviation, out=np.full(len(acts), np.inf), where=deviation > 0))
     share[squares == 0] = 0
     return Rounded(halves.numpy(), error, np.nan_to_num(share, nan=np.inf, posinf=np.inf))
+
+
+def round_on_device(acts: "Tensor", offset: "Tensor") -> tuple["Tensor", "Tensor"]:
+    """Rounds as `round_rows` does, on torch's device: float16 [tokens, d_in] and bool [tokens], which rows are kept.
+
+    Sums of squares are float64 here, so a row whose error is at the very limit may be judged differently.
+    """
+    halves = (acts - offset).half()
+    squares = (halves.float() + offset - acts).double().square().sum(1)
+    deviation = (acts - acts.mean(1, keepdim=True)).double().square().sum(1)
+    return halves, (squares == 0) | (squares <= ROW_ERROR**2 * deviation)
 
 
 def _squares(rows: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from saelib.activations.rows import ArrayRows
 from saelib.config.sites import Layer
+from saelib.devices.copies import to_device
 from saelib.errors import UserError
-from saelib.store.rounding import round_rows
+from saelib.store.rounding import round_on_device, round_rows
 
 if TYPE_CHECKING:
     from saelib.extract.batches import OpenBatches
@@ -77,6 +79,7 @@ class StreamedBatches:
         buffer_rows: int,
         seed: int,
         threads: int,
+        device: str | None = None,
     ) -> None:
         """Nothing is computed yet.
 
@@ -88,14 +91,16 @@ class StreamedBatches:
             buffer_rows: Rows of a buffer, rounded down to whole batches; at least one batch.
             seed: Decides the order.
             threads: torch's, while the model runs; they may decide the last bits.
+            device: A GPU that buffers lie on; None: memory of the host.
         """
+        self._device = device
         self._batches, self._offsets, self._name = batches, offsets, name
         self._batch_size, self._seed, self._threads = batch_size, seed, threads
         self._per_buffer = max(1, buffer_rows // batch_size)
         self.position = START
         """Start of the buffer that the next batch comes from; given this, `batches` resumes here."""
 
-    def batches(self, start: int, position: Position) -> Iterator[dict[Layer, ArrayRows]]:
+    def batches(self, start: int, position: Position) -> Iterator[dict[Layer, "ArrayRows | DeviceRows"]]:
         """Batches number `start`, `start` + 1, … without end: layer -> rows [batch_size, d_in], as a store has them.
 
         Args:
@@ -116,31 +121,31 @@ class StreamedBatches:
                 if end == rows:
                     self.position = pieces.position
                 chosen = order[end - self._batch_size : end]
-                yield {
-                    layer: ArrayRows(rows.values[chosen], f"{self._name} layer {layer}", offset=rows.offset)
-                    for layer, rows in buffer.items()
-                }
+                yield {layer: rows.take(chosen, f"{self._name} layer {layer}") for layer, rows in buffer.items()}
             del buffer  # before the next one is made
             first = 0
 
-    def _fill(self, pieces: "_Pieces", rows: int) -> dict[Layer, "_Buffer"]:
+    def _fill(self, pieces: "_Pieces", rows: int) -> dict[Layer, "_Buffer | _DeviceBuffer"]:
         """The next rows of every layer."""
         before = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:
-            buffer: dict[Layer, _Buffer] = {}
+            buffer: dict[Layer, _Buffer | _DeviceBuffer] = {}
             filled = 0
             while filled < rows:
                 piece = pieces.next(rows - filled)
                 for layer, offset in self._offsets.items():
                     acts = piece.layers[layer]
                     if layer not in buffer:
-                        buffer[layer] = _Buffer(rows, acts.shape[1], offset)
+                        buffer[layer] = self._buffer(rows, acts.shape[1], offset)
                     buffer[layer].put(filled, acts)
                 filled += piece.rows
             return buffer
         finally:
             torch.set_num_threads(before)
+
+    def _buffer(self, rows: int, d_in: int, offset: NDArray[np.float32] | None) -> "_Buffer | _DeviceBuffer":
+        return _Buffer(rows, d_in, offset) if self._device is None else _DeviceBuffer(rows, d_in, offset, self._device)
 
 
 class _Buffer:
@@ -163,6 +168,46 @@ class _Buffer:
             if self.offset is None:
                 stored = np.where(rounded.kept[:, None], rounded.halves + self._rounds_about, acts)
         self.values[start : start + len(acts)] = stored
+
+    def take(self, places: NDArray[np.int64], name: str) -> ArrayRows:
+        """Rows at some places, under a name for messages."""
+        return ArrayRows(self.values[places], name, offset=self.offset)
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceRows:
+    """Rows on a GPU, without their offset."""
+
+    values: Tensor
+    """[tokens, d_in], float16 or float32."""
+    offset: NDArray[np.float32] | None
+
+
+class _DeviceBuffer:
+    """The same rows as in `_Buffer`, on a GPU and rounded there."""
+
+    def __init__(self, rows: int, d_in: int, offset: NDArray[np.float32] | None, device: str) -> None:
+        self.offset, self._device = offset, device
+        self._rounds_about = None if offset is None else torch.from_numpy(offset).to(device)
+        dtype = torch.float32 if offset is None else torch.float16
+        self._values = torch.zeros(rows, d_in, dtype=dtype, device=device)
+
+    def put(self, start: int, acts: NDArray[np.float32]) -> None:
+        """Write rows at `start`, as `_Buffer` does; waits once for the GPU, as the model's pass has done anyway."""
+        stored = whole = to_device(np.ascontiguousarray(acts), self._device)
+        about = self._rounds_about
+        if about is not None:
+            stored, kept = round_on_device(whole, about)
+            if self.offset is not None and not bool(kept.all()):
+                self._values = self._values.float().add_(about)
+                self.offset = None
+            if self.offset is None:
+                stored = torch.where(kept[:, None], stored.float() + about, whole)
+        self._values[start : start + len(acts)] = stored
+
+    def take(self, places: NDArray[np.int64], name: str) -> DeviceRows:
+        """Rows at some places."""
+        return DeviceRows(self._values.index_select(0, to_device(places, self._device)), self.offset)
 
 
 class _Pieces:

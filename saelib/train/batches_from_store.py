@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from saelib.activations.rows import Rows, read_float32
 from saelib.errors import UserError
+from saelib.train.order import WINDOW_BYTES, WindowOrder
 
 
 class ShuffledBatches:
@@ -18,29 +17,22 @@ class ShuffledBatches:
     rows that do not fill a last batch (fewer than `batch_size`, others in each epoch) are left out.
     """
 
-    def __init__(
-        self, rows: Rows, batch_size: int, *, seed: int, device: str = "cpu", window_bytes: int = 2**28
-    ) -> None:
+    def __init__(self, rows: Rows, batch_size: int, *, seed: int, window_bytes: int = WINDOW_BYTES) -> None:
         """Memory stays near `window_bytes`, or one block of `rows` if that is more.
 
         Raises:
             UserError: if `rows` has fewer rows than one batch.
         """
+        check_fills_a_batch(rows, batch_size)
         tokens, d_in = rows.shape
-        if tokens < batch_size:
-            raise UserError(
-                f"{rows.name}: {tokens} training tokens do not fill one batch of {batch_size}; "
-                f"extract more (extraction.tokens) or set a smaller train.batch_size"
-            )
-        self._rows, self._batch_size, self._seed, self._device = rows, batch_size, seed, device
-        self._edges = np.append(np.arange(0, tokens, rows.block_rows), tokens)
-        self._window_blocks = max(1, window_bytes // (rows.block_rows * d_in * 4))
+        self._rows, self._batch_size = rows, batch_size
+        self._order = WindowOrder(tokens, rows.block_rows, d_in, seed, window_bytes)
         self._loaded: tuple[int, ...] = ()
         self._window = torch.empty(0)
-        self._batch = torch.empty(batch_size, d_in, device=device)
+        self._batch = torch.empty(batch_size, d_in)
 
     def batches(self, start: int = 0) -> Iterator[Tensor]:
-        """Batches number `start`, `start` + 1, … without end: float32 [batch_size, d_in] on the device.
+        """Batches number `start`, `start` + 1, … without end: float32 [batch_size, d_in].
 
         Every batch lies in the same memory, which the next one overwrites.
         """
@@ -52,8 +44,8 @@ class ShuffledBatches:
     def _epoch(self, epoch: int, first: int) -> Iterator[Tensor]:
         """The batches of one epoch from the `first` on; one may begin in one window and end in the next."""
         filled = 0
-        for blocks, order in self._windows(epoch, skip=first * self._batch_size):
-            window, left = self._load(blocks), torch.from_numpy(order).to(self._device)
+        for blocks, order in self._order.windows(epoch, skip=first * self._batch_size):
+            window, left = self._load(blocks), torch.from_numpy(order)
             while len(left):
                 taken = left[: self._batch_size - filled]
                 torch.index_select(window, 0, taken, out=self._batch[filled : filled + len(taken)])
@@ -62,30 +54,24 @@ class ShuffledBatches:
                     yield self._batch
                     filled = 0
 
-    def _windows(self, epoch: int, skip: int) -> Iterator[tuple[tuple[int, ...], NDArray[np.int64]]]:
-        """The epoch's windows without its first `skip` rows: which blocks, and the order of their rows."""
-        blocks = np.random.default_rng((self._seed, epoch)).permutation(len(self._edges) - 1)
-        for number, at in enumerate(range(0, len(blocks), self._window_blocks), 1):
-            window = np.sort(blocks[at : at + self._window_blocks])
-            rows = self._count(window)
-            if skip < rows:
-                order = np.random.default_rng((self._seed, epoch, number)).permutation(rows)
-                yield tuple(window.tolist()), order[skip:]
-            skip = max(0, skip - rows)
-
     def _load(self, blocks: tuple[int, ...]) -> Tensor:
         """The rows of some blocks, one block after the other; kept until others are asked for."""
         if blocks != self._loaded:
             self._loaded, self._window = (), torch.empty(0)  # let go of the old window before making the new one
-            window = torch.empty(self._count(blocks), self._rows.shape[1], device=self._device)
+            window = torch.empty(self._order.count(blocks), self._rows.shape[1])
             filled = 0
-            for block in blocks:
-                start, stop = (int(edge) for edge in self._edges[block : block + 2])
+            for start, stop in self._order.bounds(blocks):
                 window[filled : filled + stop - start] = torch.from_numpy(read_float32(self._rows, start, stop))
                 filled += stop - start
             self._loaded, self._window = blocks, window
         return self._window
 
-    def _count(self, blocks: NDArray[np.int64] | tuple[int, ...]) -> int:
-        """Rows in some blocks."""
-        return int(np.diff(self._edges)[list(blocks)].sum())
+
+def check_fills_a_batch(rows: Rows, batch_size: int) -> None:
+    """Raises `UserError` if there are fewer rows than a batch has."""
+    tokens = rows.shape[0]
+    if tokens < batch_size:
+        raise UserError(
+            f"{rows.name}: {tokens} training tokens do not fill one batch of {batch_size}; "
+            f"extract more (extraction.tokens) or set a smaller train.batch_size"
+        )

@@ -12,14 +12,18 @@ from torch import Tensor
 from saelib.activations.rows import Rows, read_float32
 from saelib.config.sites import Layer
 from saelib.errors import UserError
+from saelib.evaluation.space import Space
 from saelib.progress import Advance, progress
-from saelib.train.batches_from_model import START, Position, StreamedBatches
+from saelib.train.batches_from_model import START, DeviceRows, Position, StreamedBatches
 from saelib.train.batches_from_store import ShuffledBatches
+from saelib.train.batches_on_device import DeviceBatches
 from saelib.train.checkpoint import checkpoints_of
 from saelib.train.finish import finish_sweep
 from saelib.train.history import Recorder
 from saelib.train.loggers import LogWriter, open_log
 from saelib.train.loop import Batch, Observer, train_sweeps
+from saelib.train.memory import room_for_rows, sizes_of
+from saelib.train.order import WINDOW_BYTES
 from saelib.train.sweep import Destination, RunningSweep
 
 log = logging.getLogger(__name__)
@@ -34,13 +38,40 @@ def train_from_store(sweep: RunningSweep, train: Rows, destination: Destination)
     Raises:
         UserError: if the rows do not fill a batch, a checkpoint cannot be written, or every learning rate diverged.
     """
-    space = sweep.space
-    shuffled = ShuffledBatches(space.prepare(train), sweep.config.batch_size, seed=sweep.seed, device=space.device)
+    stored = stored_batches(sweep, train)
 
     def batches(start: int, _: Position) -> Iterator[Batch]:
-        return map(_StoredBatch, shuffled.batches(start))
+        return map(_StoredBatch, stored.batches(start))
 
     _train({sweep: destination}, batches, f"train {sweep.subject}")
+
+
+def stored_batches(
+    sweep: RunningSweep, train: Rows, room: float | None = None, window_bytes: int = WINDOW_BYTES
+) -> ShuffledBatches | DeviceBatches:
+    """The batches of a sweep, in an order that does not depend on its device.
+
+    Args:
+        sweep: The sweep, with its trainers.
+        train: Rows as stored.
+        room: Bytes of a GPU that rows may take; measured if not given.
+        window_bytes: See `WindowOrder`.
+
+    Raises:
+        UserError: if the rows do not fill a batch.
+    """
+    space, config = sweep.space, sweep.config
+    if space.on_device is None:
+        prepared = space.prepare(train)
+        return ShuffledBatches(prepared, config.batch_size, seed=sweep.seed, window_bytes=window_bytes)
+    width = space.preprocess.d_out
+    if room is None:
+        room = room_for_rows(sizes_of(width, config, [sweep.variant]))
+    options = {"seed": sweep.seed, "device": space.device, "room": room, "window_bytes": window_bytes}
+    batches = DeviceBatches(train, space.reader(train.offset), width, config.batch_size, **options)
+    where = "all of them stay there" if batches.resident else "they come through windows, as they do not fit"
+    log.info("%s: batches of stored rows are made on %s; %s", sweep.subject, space.device, where)
+    return batches
 
 
 def train_from_stream(sweeps: Mapping[RunningSweep, Destination], stream: StreamedBatches, name: str) -> None:
@@ -122,7 +153,7 @@ class _StoredBatch:
 class _StreamedBatch:
     """A batch of every layer of a model, prepared once for all sweeps with the same layer and preprocessing."""
 
-    rows: Mapping[Layer, Rows]
+    rows: Mapping[Layer, Rows | DeviceRows]
     position: Position
     prepared: dict[tuple[Layer, str], Tensor] = field(default_factory=dict)
 
@@ -130,9 +161,15 @@ class _StreamedBatch:
         layer, space = sweep.subject.layer, sweep.space
         key = (layer, "" if space.same else sweep.variant.preprocessing.model_dump_json())
         if key not in self.prepared:
-            values = read_float32(space.prepare(self.rows[layer]), 0, sweep.config.batch_size)
-            self.prepared[key] = torch.from_numpy(values).to(space.device)
+            self.prepared[key] = _prepared(self.rows[layer], space, sweep.config.batch_size)
         return self.prepared[key]
+
+
+def _prepared(rows: Rows | DeviceRows, space: Space, batch_size: int) -> Tensor:
+    """A batch as SAEs read it."""
+    if isinstance(rows, DeviceRows):
+        return space.reader(rows.offset)(rows.values)
+    return torch.from_numpy(read_float32(space.prepare(rows), 0, batch_size)).to(space.device)
 
 
 class _Progress:

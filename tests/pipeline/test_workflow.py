@@ -17,6 +17,12 @@ from saelib.errors import UserError
 from saelib.pipeline.workflow import PLAN, Workflow
 
 FILE = "suite.yaml"
+RUN = {
+    "domain": "language",
+    "source": {"family": "transformers", "weights": {"path": "weights"}},
+    "dataset": "docs",
+    "layers": "1-8",
+}
 
 
 @pytest.fixture
@@ -48,6 +54,26 @@ def test_jobs_take_the_config_from_the_plan_whatever_became_of_the_file(open_sui
 def test_resources_are_those_of_the_config(open_suite: Callable[..., Any]) -> None:
     memory = open_suite().resource("stats", "mem_mb")
     assert [memory(SimpleNamespace(job="m/layers_1-1"), attempt) for attempt in (1, 3)] == [700, 2100]
+
+
+@pytest.mark.parametrize(
+    ("cards", "nodes", "given", "limit", "asked"),
+    [(2, None, {}, 2, 1), (2, None, {"gpu": 1}, 1, 1), (0, None, {}, None, 0), (2, 50, {}, None, 0)],
+    ids=["two GPUs", "a limit of the user's", "no GPU", "on a cluster"],
+)
+def test_jobs_share_the_gpus_of_a_machine(
+    open_suite: Callable[..., Any], cards: int, nodes: int | None, given: dict[str, int], limit: int | None, asked: int
+) -> None:
+    parts = {"datasets": {"docs": {"kind": "python_docs"}}, "models": {"m": RUN}, "train": {"device": "cpu"}}
+    Path(FILE).write_text(yaml.safe_dump(parts))
+    settings = SimpleNamespace(nodes=nodes)
+    snakemake = SimpleNamespace(is_main_process=True, resource_settings=settings, global_resources=dict(given))
+    suite = open_suite()
+    suite.share_gpus(snakemake, cards)
+    assert snakemake.global_resources.get("gpu") == limit
+    stages = {stage: suite.resource(stage, "gpu")(SimpleNamespace(job="m/x"), 1) for stage in ("extract", "train")}
+    assert stages == {"extract": asked, "train": 0}  # train.device: cpu
+    assert suite.resource("stats", "gpu")(SimpleNamespace(job="m/x"), 1) == 0
 
 
 def test_a_second_run_is_refused_while_the_first_lives(open_suite: Callable[..., Any]) -> None:

@@ -12,7 +12,7 @@ import saelib
 PACKAGE = Path(saelib.__file__).parent
 LOOSE = {"__init__", "__main__", "environments", "errors", "progress"}
 BOTTOM_UP = (
-    *("errors", "files", "progress", "environments", "config", "fetch", "store", "activations", "datasets"),
+    *("errors", "files", "progress", "environments", "config", "devices", "fetch", "store", "activations", "datasets"),
     *("sources", "extract", "stats", "theory", "preprocessing", "sae", "evaluation", "init_death", "train"),
     *("synthetic", "lab", "interchange", "diagnosis", "integrations", "report", "pipeline", "api", "cli", "__main__"),
 )

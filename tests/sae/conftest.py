@@ -13,7 +13,7 @@ from saelib.sae.initial_weights import initial_sae
 from saelib.sae.model import SAE
 from tests.saved_saes import fit, make, rows, run
 
-__all__ = ["_one_thread", "batches", "dense_loss", "device", "fit", "make", "make_sae", "rows", "run", "variant"]
+__all__ = ["_one_thread", "batches", "dense_loss", "fit", "make", "make_sae", "rows", "run", "variant"]
 
 
 @pytest.fixture(autouse=True)
@@ -23,13 +23,6 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(
-    params=["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
-)
-def device(request: pytest.FixtureRequest) -> str:
-    return request.param
 
 
 @pytest.fixture
