@@ -43,5 +43,5 @@ def features(
     decoder = None if weights is None else load_any(weights)[0].sae.W_dec.detach().numpy()
     notes = None if annotations is None else annotations_of(seen, annotations)
     siblings = {other: f"../{other}/index.html" for other in seen.saes if (to.parent / other / "index.html").is_file()}
-    page = write_pages(seen, name, to, Names(name, str(evaluation), twins=siblings), decoder, notes)
+    page = write_pages(seen, name, to, Names(name, "/".join(evaluation.resolve().parts[-2:]), twins=siblings), decoder, notes)
     typer.echo(f"{page}: written")

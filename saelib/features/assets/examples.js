@@ -1,5 +1,5 @@
 // Examples in context: a text with shaded tokens, letters of a sequence, patches of a picture, rows of an array.
-const NEAR = { text: 24, sequence: 30 }; // tokens or letters around the peak that are shown at first
+const NEAR = 24; // tokens of a text around the peak that are shown at first; of a sequence, one line
 const LONGEST_GAP = 300; // characters between two tokens that are shown
 
 /** An example's tokens in the order of the text: number, start, end and level. Spans are in code points. */
@@ -56,7 +56,7 @@ function passage(context) {
   const tokens = tokensOf(context.example, context.levels);
   const chars = [...context.example.text];
   const at = tokens.findIndex((token) => token.number === context.peak);
-  const [first, last] = [Math.max(0, at - NEAR.text), Math.min(tokens.length, at + NEAR.text + 1)];
+  const [first, last] = [Math.max(0, at - NEAR), Math.min(tokens.length, at + NEAR + 1)];
   const draw = (whole) => drawPassage(context, chars, whole ? tokens : tokens.slice(first, last), whole);
   return expandable(draw, first === 0 && last === tokens.length);
 }
@@ -94,15 +94,16 @@ function letters(context) {
   const tokens = tokensOf(context.example, context.levels);
   const chars = [...context.example.text];
   const peak = tokens.find((token) => token.number === context.peak);
-  const [first, last] = [Math.max(0, peak.start - NEAR.sequence), Math.min(chars.length, peak.end + NEAR.sequence)];
-  const draw = (whole) => drawLetters(context, chars, tokens, whole ? [0, chars.length] : [first, last]);
+  const columns = Math.max(20, Math.min(60, Math.floor((article.clientWidth - 30) / 95) * 10));
+  const first = Math.max(0, Math.min(peak.start - columns / 2, chars.length - columns));
+  const last = Math.min(chars.length, first + columns);
+  const draw = (whole) => drawLetters(context, chars, tokens, columns, whole ? [0, chars.length] : [first, last]);
   return expandable(draw, first === 0 && last === chars.length);
 }
 
-function drawLetters(context, chars, tokens, [first, last]) {
+function drawLetters(context, chars, tokens, columns, [first, last]) {
   const owner = new Map();
   for (const token of tokens) for (let i = Math.max(first, token.start); i < Math.min(last, token.end); i++) owner.set(i, token);
-  const columns = Math.max(20, Math.min(60, Math.floor(article.clientWidth / 90) * 10));
   const block = document.createDocumentFragment();
   for (let start = first; start < last; start += columns) {
     const stop = Math.min(last, start + columns);

@@ -7,10 +7,6 @@ function pairs(entries) {
   return make("dl", {}, ...rows.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
 }
 
-function link(n, ...text) {
-  return make("a", { href: `#${n}` }, ...text);
-}
-
 function twinOf(n) {
   if (table.twin[n] === null) return null;
   const sae = table.saes[table.sae[n]];
@@ -47,7 +43,7 @@ function histogram(counts) {
 function neighbors(latent) {
   if (!latent.near.length) return [];
   return [make("h3", {}, "Nearest decoder directions"),
-    make("p", { class: "links" }, ...latent.near.map((n, i) => make("span", {}, link(n, `${n}`), ` ${short(latent.cosines[i])}`)))];
+    make("p", { class: "links" }, ...latent.near.map((n, i) => make("span", {}, make("a", { href: `#${n}` }, `${n}`), ` ${short(latent.cosines[i])} `, make("span", { class: "peaks" }, ...previews(n).slice(0, 1)))))];
 }
 
 const chunkOf = (example) => table.first_of_chunk.findLastIndex((first) => first <= example);

@@ -36,7 +36,7 @@ function start(columns) {
   addEventListener("popstate", () => { if (numbered() === null) stopReading(); });
   drawMap();
   if (numbered() !== null) choose(numbered(), true);
-  else if (shown.length && matchMedia("(min-width: 64rem)").matches) choose(table.density.findIndex((density) => density > 0 ) === -1 ? 0 : table.density.findIndex((density) => density > 0));
+  else if (about.latents && matchMedia("(min-width: 64rem)").matches) choose(Math.max(0, table.state.indexOf("alive")));
   document.documentElement.dataset.drawn = "yes";
 }
 
