@@ -116,7 +116,7 @@ def _stats(
 
 def _init_death(config: Config, model: ModelConfig, needs: ModelNeeds, costs: Costs, hardware: Hardware) -> StageCost:
     options, layers = config.init_death, len(model.layers)
-    size = Size(config.extraction.heldout_tokens, needs.width or 0, options.d_sae)
+    size = Size(config.extraction.heldout_tokens, needs.width or 0, options.largest_d_sae)
     return StageCost(
         cpu_hours=layers * options.seeds * costs.seconds["init_death"](size) / 3600,
         disk_hours=layers * size.tokens * size.d_in * 2 / hardware.disk_bandwidth / 3600,
@@ -131,11 +131,11 @@ def _train(
     """Projects all learning rates of a variant, which read the same batches: on a GPU, fed by a CPU."""
     options, d_in = config.train, needs.width or 0
     rates = len(variant.learning_rates or options.learning_rates)
-    flops, moved = step_flops(variant, d_in, options.d_sae, options.k, options.batch_size)
+    flops, moved = step_flops(variant, d_in, options.largest_d_sae, options.k, options.batch_size)
     rows = options.steps * options.batch_size
     if needs.streamed_tokens == 0 and 4 * d_in * config.extraction.tokens <= WINDOW_BYTES:
         rows = config.extraction.tokens  # read once, they stay in memory
-    size = Size(rows, d_in, options.d_sae)
+    size = Size(rows, d_in, options.largest_d_sae)
     fed = costs.seconds["whitening"](size)
     if variant.preprocessing.kind not in ("pca", "partial_pca"):
         fed = costs.seconds["whitening"].coefficients["rows"] * rows * d_in
@@ -145,7 +145,7 @@ def _train(
         disk_hours=0 if needs.streamed_tokens else rows * d_in * 2 / hardware.disk_bandwidth / 3600,
         disk=costs.disk["train"](size),
         memory=_memory(config, "train", f"{needs.name}/{name}"),
-        gpu_memory=rates * sae_bytes(d_in, options.d_sae, TRAINED_COPIES) + WINDOW_BYTES + code_bytes(options),
+        gpu_memory=rates * sae_bytes(d_in, options.largest_d_sae, TRAINED_COPIES) + WINDOW_BYTES + code_bytes(options),
     )
 
 
@@ -156,7 +156,7 @@ def _stream(config: Config, model: ModelConfig, needs: ModelNeeds, hardware: Har
     seconds = hardware.gpu_seconds(2.0 * (model.parameters or 0) * tokens, dtype=dtype)
     options = config.train
     saes = sweeps_of_a_job(config, model) * most_rates(options)
-    memory = (needs.gpu_bytes or 0) + saes * sae_bytes(needs.width or 0, options.d_sae, TRAINED_COPIES)
+    memory = (needs.gpu_bytes or 0) + saes * sae_bytes(needs.width or 0, options.largest_d_sae, TRAINED_COPIES)
     return StageCost(gpu_hours=seconds / 3600, gpu_memory=memory)
 
 
@@ -167,7 +167,7 @@ def checkpoint_bytes(config: Config) -> int:
     """
     options = config.train
     widest = max((model.width or 0 for model in config.models.values()), default=0)
-    return KEPT * most_rates(options) * sae_bytes(widest, options.d_sae, SAVED_COPIES)
+    return KEPT * most_rates(options) * sae_bytes(widest, options.largest_d_sae, SAVED_COPIES)
 
 
 def without_gpus(config: Config, costs: Costs) -> dict[str, float]:
@@ -181,7 +181,7 @@ def without_gpus(config: Config, costs: Costs) -> dict[str, float]:
         others = costs.seconds["extract"].coefficients["rows"] * (model.width or 0) * len(model.layers)
         hours["extract"] += (products + others) * rows / 3600
         if model.width is not None:
-            size = Size(options.steps * options.batch_size, model.width, options.d_sae)
+            size = Size(options.steps * options.batch_size, model.width, options.largest_d_sae)
             hours["train"] += len(model.trained_layers) * rates * costs.seconds["train"](size) / 3600
     return hours
 

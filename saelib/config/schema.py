@@ -19,6 +19,7 @@ from saelib.config.base import Count, Fraction, Name, Section
 from saelib.config.cluster import DaskConfig
 from saelib.config.compare import CompareConfig
 from saelib.config.datasets import DatasetConfig
+from saelib.config.evaluation import LABELED, EvaluationConfig
 from saelib.config.families import Dtype
 from saelib.config.lab import Cell, ExperimentConfig
 from saelib.config.preprocessings import NEED_EIGENVECTORS, PreprocessingName
@@ -119,6 +120,8 @@ class ModelResources(Section):
     """Resources of each job that measures death at initialization on a block of layers."""
     train: StageResources = StageResources()
     """Resources of each training."""
+    evaluate: StageResources = StageResources()
+    """Resources of the job that evaluates the model's SAEs."""
 
 
 class ModelConfig(Section):
@@ -302,6 +305,9 @@ class Config(Section):
     stats: StatsConfig = StatsConfig()
     init_death: InitDeathConfig = InitDeathConfig()
     train: TrainConfig = TrainConfig()
+    evaluation: Annotated[EvaluationConfig | None, BeforeValidator(_switch, EvaluationConfig | bool | None)] = None
+    """Measure the trained SAEs on held-out examples, next to baselines; `true` means the defaults. Without it, they are
+    measured by the figures of their training alone."""
     compare: CompareConfig | None = None
     """Another table of layers, which the report shows next to this suite's."""
 
@@ -319,6 +325,32 @@ class Config(Section):
         if not self.models and not self.experiments:
             raise ValueError("names neither models nor experiments; add at least one of either")
         return self
+
+    @model_validator(mode="after")
+    def _evaluation_fits(self) -> Self:
+        found = self.evaluation
+        if found is None:
+            return self
+        if found.reference is not None and found.reference not in self.train.variants:
+            raise ValueError(f"evaluation.reference: {found.reference!r} is no variant of train.variants")
+        for name, labels in found.labels.items():
+            read = self.datasets[name].kind if name in self.datasets else self._family(name)
+            if read != LABELED[labels.kind]:
+                raise ValueError(
+                    f"evaluation.labels.{name}: labels of kind {labels.kind} are for {LABELED[labels.kind]}, and "
+                    f"{name} is {read or 'neither a data set nor a model of the suite'}"
+                )
+        for name, embeddings in found.embeddings.items():
+            read = [self.models[model].dataset if model in self.models else None for model in (name, embeddings.model)]
+            if read[0] is None or read[0] != read[1]:
+                raise ValueError(
+                    f"evaluation.embeddings.{name}: {name} and {embeddings.model} should be two models of the suite "
+                    "that read the same data set"
+                )
+        return self
+
+    def _family(self, model: str) -> str | None:
+        return self.models[model].source.family if model in self.models else None
 
     def needs_whitening(self) -> bool:
         """Checks whether any stage needs the eigenvectors of the covariance, which cost a second Gram matrix."""
@@ -342,6 +374,10 @@ class Config(Section):
     def train_path(self, model: str, layer: Layer, variant: str) -> Path:
         """Returns the folder of a variant's training on a layer."""
         return self.results / "train" / model / file_stem(layer) / variant
+
+    def evaluation_path(self, model: str, layer: Layer) -> Path:
+        """Returns the folder of the evaluation of a layer's SAEs."""
+        return self.results / "evaluation" / model / file_stem(layer)
 
     def theory_path(self) -> Path:
         """Returns the file of the predictions by the closed forms."""

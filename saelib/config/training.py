@@ -208,6 +208,11 @@ class VariantConfig(Section):
     """Parameters that training must not change: `b_dec`, or `features` (all others). It is meant for ablations."""
     learning_rates: Rates | None = None
     """Learning rates of this variant. Without it, `train.learning_rates`."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    """Seed of the initial weights and of the order of the batches. Without it, the suite's. Variants that differ in
+    nothing else are seeds of one kind, over which an evaluation gives intervals."""
+    d_sae: Count | None = None
+    """Latents of this variant. Without it, `train.d_sae`."""
 
     @model_validator(mode="after")
     def _options_fit_together(self) -> "VariantConfig":
@@ -311,20 +316,31 @@ class TrainConfig(Section):
         if self.k > self.d_sae:
             raise ValueError(f"k = {self.k} is larger than d_sae = {self.d_sae}")
         for name, variant in self.variants.items():
+            d_sae = variant.d_sae or self.d_sae
+            if self.k > d_sae:
+                raise ValueError(f"variants.{name}: k = {self.k} is larger than its d_sae = {d_sae}")
             prefixes = getattr(variant.architecture, "prefixes", None) or (0,)
-            if prefixes[-1] >= self.d_sae:
-                raise ValueError(f"variants.{name}: prefixes must be below d_sae = {self.d_sae} (found {prefixes[-1]})")
-        for name, variant in self.variants.items():
+            if prefixes[-1] >= d_sae:
+                raise ValueError(f"variants.{name}: prefixes must be below d_sae = {d_sae} (found {prefixes[-1]})")
             start = variant.k_annealing.start if variant.k_annealing else None
-            if start is not None and not self.k <= start <= self.d_sae:
+            if start is not None and not self.k <= start <= d_sae:
                 raise ValueError(
-                    f"variants.{name}.k_annealing.start = {start} is not between k = {self.k} and d_sae = {self.d_sae}"
+                    f"variants.{name}.k_annealing.start = {start} is not between k = {self.k} and d_sae = {d_sae}"
                 )
         return self
+
+    def of(self, variant: VariantConfig) -> "TrainConfig":
+        """Returns the settings of a variant's training: these, with the variant's own number of latents."""
+        return self if variant.d_sae is None else self.model_copy(update={"d_sae": variant.d_sae})
+
+    @property
+    def largest_d_sae(self) -> int:
+        """Latents of the widest variant."""
+        return max((variant.d_sae or self.d_sae for variant in self.variants.values()), default=self.d_sae)
 
     def deciding(self, variant: VariantConfig) -> dict[str, Any]:
         """Returns the settings that can change the results of a variant's training, as JSON."""
         elsewhere = {"variants", "learning_rates", "threads", "checkpoint_every", "log_to"}
         rates = {"learning_rates": variant.learning_rates or self.learning_rates}
-        own = variant.model_copy(update=rates).model_dump(mode="json")
-        return self.model_dump(mode="json", exclude=elsewhere) | {"options": own}
+        own = variant.model_copy(update=rates).model_dump(mode="json", exclude={"seed", "d_sae"})
+        return self.of(variant).model_dump(mode="json", exclude=elsewhere) | {"options": own}

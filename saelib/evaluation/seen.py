@@ -114,8 +114,10 @@ def write_codes(folder: Path, sae: str, codes: Any) -> None:
     import numpy as np
     from scipy import sparse
 
-    matrix: Any = sparse.csc_array(codes).astype(np.float32)
-    matrix.eliminate_zeros()
+    matrix: Any = sparse.csc_array(codes).astype(np.float32, copy=False)
+    if (matrix.data == 0).any():
+        matrix = matrix.copy()
+        matrix.eliminate_zeros()
     (folder / sae).mkdir(parents=True, exist_ok=True)
     sparse.save_npz(folder / sae / "codes.npz", matrix, compressed=False)
 

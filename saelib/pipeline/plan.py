@@ -21,8 +21,9 @@ READS = {
     "init_death": ("extract", "stats"),
     "theory": ("stats",),
     "train": ("extract", "stats"),
+    "evaluate": ("stats", "train"),
     "lab": (),
-    "report": ("stats", "init_death", "theory", "train", "lab"),
+    "report": ("stats", "init_death", "theory", "train", "evaluate", "lab"),
 }
 WHOLE_SUITE = ("theory", "report")
 SAVED = ("stage", "path", "key", "model", "layer", "variant", "experiment", "cell")
@@ -98,18 +99,19 @@ def make_plan(config: Config) -> Plan:
     }
     old = list(why)
     jobs: dict[str, Job] = {}
-    makers: dict[tuple[str, str, Layer], str] = {}
+    makers: dict[tuple[str, str, Layer], list[str]] = {}
     for stage, reads in READS.items():
         for name, targets in _grouped(config, stage, [target for target in old if target.stage == stage]):
             if stage in WHOLE_SUITE:
                 after = [job.id for job in jobs.values() if job.stage in reads]
             else:
                 read = [(before, target.model, target.layer) for before in reads for target in targets]
-                after = [makers[result] for result in read if result in makers]
+                after = [job for result in read for job in makers.get(result, [])]
             in_words = in_short(reason for target in targets for reason in why[target])
             job = Job(stage, name, tuple(targets), tuple(dict.fromkeys(after)), in_words)
             jobs[job.id] = job
-            makers |= {(stage, target.model, target.layer): job.id for target in targets}
+            for target in targets:
+                makers.setdefault((stage, target.model, target.layer), []).append(job.id)
     records = dict(known)
     for target, key in zip(wanted, keys, strict=True):
         carried = {name: made for name, made in known.get(str(target), {}).items() if name == key}
@@ -134,9 +136,9 @@ def _grouped(config: Config, stage: str, stale: list[Target]) -> Iterator[tuple[
     for name, model in config.models.items():
         own = [target for target in stale if target.model == name]
         if stage != "train":
-            # One forward pass serves all layers of a model, so extraction is never split.
+            # One forward pass serves all layers of a model, so extraction and evaluation are never split.
             sizes = {"stats": config.stats.layers_per_job, "init_death": config.init_death.layers_per_job}
-            by_site = [own] if stage == "extract" else _split_by_site(own)
+            by_site = [own] if stage in ("extract", "evaluate") else _split_by_site(own)
             for block in (block for part in by_site for block in _blocks(part, sizes.get(stage))):
                 yield f"{name}/{_block_name(block)}", block
         elif model.stream is not None:

@@ -20,12 +20,23 @@ WORKING_ROWS = 24
 """Rows of width d_in that a running block holds per token: its stream, queries, keys, values, and an MLP four times as
 wide before and after its nonlinearity, all of it twice. Attention is not counted, because it runs in blocks."""
 
-BASE_MB = {"extract": 1500, "stats": 900, "init_death": 900, "theory": 600, "train": 1500, "lab": 1500, "report": 1500}
+BASE_MB = {
+    "extract": 1500,
+    "stats": 900,
+    "init_death": 900,
+    "theory": 600,
+    "train": 1500,
+    "evaluate": 2000,
+    "lab": 1500,
+    "report": 1500,
+}
 """Memory of an idle job in MB: its process with the stage's libraries, and the two Snakemakes of a cluster job."""
 UNKNOWN_WIDTH, UNKNOWN_PARAMETERS = 4096, 10**9
 """Sizes that are assumed for a model whose config does not state them."""
 PROBES = 3 * 2048
 """Latents that the stage `init_death` multiplies by all held-out rows in addition to those that it counts."""
+ENCODED_BYTES = 2**28
+"""Pre-activations and codes of the block of tokens that an evaluation encodes."""
 SYNTHETIC_TOKENS = 2**20
 """Synthetic tokens in memory at a time, at most."""
 WINDOW_BYTES = 2**28
@@ -97,11 +108,11 @@ def job_threads(config: Config, stage: str, name: str) -> int:
 
 
 def runs_model(config: Config, stage: str, name: str) -> bool:
-    """Checks whether a job runs a model: an extraction does, and a training straight from the model."""
+    """Checks whether a job runs a model: extractions, evaluations and trainings straight from the model do."""
     model = config.models.get(name.partition("/")[0])
-    return (
-        model is not None and stage != "lab" and (stage == "extract" or (stage == "train" and model.stream is not None))
-    )
+    if model is None or stage == "lab":
+        return False
+    return stage in ("extract", "evaluate") or (stage == "train" and model.stream is not None)
 
 
 def batch_tokens(config: Config, model: ModelConfig) -> int | None:
@@ -141,7 +152,7 @@ def sae_bytes(d_in: int, d_sae: int, copies: int) -> int:
 
 def code_bytes(options: TrainConfig) -> int:
     """Computes the bytes of a batch's pre-activations and codes, both dense and in float32."""
-    return 2 * options.batch_size * options.d_sae * 4
+    return 2 * options.batch_size * options.largest_d_sae * 4
 
 
 def most_rates(options: TrainConfig) -> int:
@@ -164,7 +175,7 @@ def lab_seconds(experiment: Experiment) -> float:
 
 
 def _gpus(config: Config, stage: str, model: ModelConfig) -> int:
-    if not config.gpus or stage not in ("extract", "train"):
+    if not config.gpus or stage not in ("extract", "train", "evaluate"):
         return 0
     given: StageResources = getattr(model.resources, stage)
     if given.gpu is not None:
@@ -197,14 +208,31 @@ def _bytes(config: Config, stage: str, model: ModelConfig) -> float:
         options = config.init_death
         counted = options.d_sae * options.seeds * (len(options.preprocessings) + 1)
         return 4 * d_in * (counted + 2 * PROBES) + 4 * square  # probes, and as many sampled tokens
+    if stage == "evaluate":
+        return _forward_bytes(config, model, d_in) + _evaluation_bytes(config, model, d_in)
     # The matrices with their gradients, two moments and a copy in another order; the codes of a batch.
     options = config.train
-    sweep = sae_bytes(d_in, options.d_sae, copies=5) * most_rates(options) + 4 * square
+    sweep = sae_bytes(d_in, options.largest_d_sae, copies=5) * most_rates(options) + 4 * square
     codes = code_bytes(options)
     if model.stream is None:
         return 2 * WINDOW_BYTES + sweep + codes  # two windows, while one is read and the next is loaded
     buffer = max(model.stream.buffer_rows, options.batch_size) * d_in * 2 * len(model.trained_places)
     return buffer + sweeps_of_a_job(config, model) * sweep + codes + _forward_bytes(config, model, d_in)
+
+
+def _evaluation_bytes(config: Config, model: ModelConfig, d_in: int) -> float:
+    """Estimates the bytes of all SAEs of all layers, a block of dense codes, and one SAE's sparse codes, twice."""
+    assert config.evaluation is not None
+    saes = _evaluated_saes(config) * len(model.trained_places)
+    codes = config.evaluation.tokens * (config.train.k * 8 * 3 + 4 * saes)
+    labels = 2**29 if config.evaluation.labels else 0
+    return saes * sae_bytes(d_in, config.train.largest_d_sae, copies=2) + ENCODED_BYTES + codes + labels
+
+
+def _evaluated_saes(config: Config) -> int:
+    """Counts the SAEs of a layer that an evaluation compares."""
+    assert config.evaluation is not None
+    return len(config.train.variants) + len(config.evaluation.baselines)
 
 
 def _forward_bytes(config: Config, model: ModelConfig, d_in: int) -> float:
@@ -230,11 +258,24 @@ def _seconds(config: Config, stage: str, model: ModelConfig, gpu: int) -> float:
         layers = min(options.layers_per_job, len(model.places))
         latents = options.seeds * len(options.preprocessings) * options.d_sae + PROBES
         return layers * latents * 2 * settings.heldout_tokens * d_in / CPU_FLOPS
+    if stage == "evaluate":
+        return _evaluation_seconds(config, model, gpu)
     options = config.train
     speed = GPU_FLOPS if gpu else CPU_FLOPS * options.threads
     tokens = options.steps * options.batch_size
-    training = sweeps_of_a_job(config, model) * most_rates(options) * 4 * tokens * d_in * options.d_sae / speed
+    training = sweeps_of_a_job(config, model) * most_rates(options) * 4 * tokens * d_in * options.largest_d_sae / speed
     return training + (_forward_seconds(config, model, gpu, tokens) if model.stream else 0)
+
+
+def _evaluation_seconds(config: Config, model: ModelConfig, gpu: int) -> float:
+    """Estimates the seconds of the pass and of matching the latents of every two SAEs."""
+    assert config.evaluation is not None
+    d_in, tokens, d_sae = model.width or UNKNOWN_WIDTH, config.evaluation.tokens, config.train.largest_d_sae
+    saes, layers = _evaluated_saes(config), len(model.trained_places)
+    encoding = 8 * saes * tokens * d_in * d_sae
+    matching = saes**2 / 2 * 10 * d_sae**3
+    passes = 1 + (3 * saes * layers if config.evaluation.ce_loss else 0)
+    return passes * _forward_seconds(config, model, gpu, tokens) + layers * (encoding + matching) / CPU_FLOPS
 
 
 def _forward_seconds(config: Config, model: ModelConfig, gpu: int, tokens: int) -> float:

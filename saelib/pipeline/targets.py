@@ -72,6 +72,9 @@ class Target:
         if self.stage == "extract":
             remove_store(self.path)
             return
+        if self.stage == "evaluate":  # a folder of which this is the last file
+            shutil.rmtree(self.output.parent)
+            return
         self.output.unlink()
         for kept in self.output.parent.glob(f"{self.output.stem}.seed_*.json") if self.stage == "lab" else ():
             kept.unlink()  # a cell with the same key would resume from them
@@ -99,9 +102,10 @@ def wanted_targets(config: Config) -> Iterator[Target]:
     death = list(_init_death_targets(config, stats.values()))
     theory = [_theory_target(config, stats.values())] if config.models else []
     train = list(_train_targets(config, stats))
+    evaluations = list(_evaluate_targets(config, stats, train))
     lab = list(_lab_targets(config))
-    yield from (*extract.values(), *stats.values(), *death, *theory, *train, *lab)
-    yield _report_target(config, [*stats.values(), *death, *theory, *train, *lab])
+    yield from (*extract.values(), *stats.values(), *death, *theory, *train, *evaluations, *lab)
+    yield _report_target(config, [*stats.values(), *death, *theory, *train, *evaluations, *lab])
 
 
 def _make(
@@ -238,11 +242,12 @@ def _theory_target(config: Config, stats: Iterable[Target]) -> Target:
 
 def _train_targets(config: Config, stats: dict[tuple[str, Layer], Target]) -> Iterator[Target]:
     for name, model in config.models.items():
-        shared = {"seed": config.seed, "stream": model.stream and model.stream.deciding()}
+        shared = {"stream": model.stream and model.stream.deciding()}
         names = {"": "train", "seed": "seed", "stream": f"models.{name}.stream"}
         for layer, (variant, options) in product(model.trained_places, config.train.variants.items()):
             path = config.train_path(name, layer, variant) / "sweep.json"
-            settings = config.train.deciding(options) | shared
+            seed = config.seed if options.seed is None else options.seed
+            settings = config.train.deciding(options) | shared | {"seed": seed}
             called = names | {
                 "options": f"train.variants.{variant}",
                 "options.learning_rates": "train.learning_rates",
@@ -250,6 +255,36 @@ def _train_targets(config: Config, stats: dict[tuple[str, Layer], Target]) -> It
             read = [stats[name, layer]]
             modules = ["saelib.train.stage", *rule_modules(options)]
             yield _make("train", path, settings, modules, read, called, (name, layer, variant))
+
+
+def _evaluate_targets(
+    config: Config, stats: dict[tuple[str, Layer], Target], train: Iterable[Target]
+) -> Iterator[Target]:
+    settings = config.evaluation
+    if settings is None:
+        return
+    train = list(train)
+    for name, model in config.models.items():
+        source, names = _extract_settings(config, name, model)
+        own = settings.model_dump(mode="json", exclude={"labels", "embeddings"})
+        own |= {"k": config.train.k, "d_sae": config.train.d_sae, "model": source}
+        modules = ["saelib.evaluation.stage", *_modules_behind(config, model)]
+        names = {f"model.{path}": key for path, key in names.items()} | {"": "evaluation"}
+        names |= {"k": "train.k", "d_sae": "train.d_sae", "model": f"models.{name}"}
+        labels = settings.labels.get(model.dataset or "") or settings.labels.get(name)
+        if labels is not None:
+            files = list(_local_files(labels))
+            own |= {"labels": labels.model_dump(mode="json"), "label_files": [fingerprint(str(file)) for file in files]}
+            names["label_files"] = f"contents of {', '.join(map(str, files))}"
+        if name in settings.embeddings:
+            asked = settings.embeddings[name]
+            other, _ = _extract_settings(config, asked.model, config.models[asked.model])
+            own["embeddings"] = asked.model_dump(mode="json") | {"of": other}
+            modules += _modules_behind(config, config.models[asked.model])
+        for layer in model.trained_places:
+            trained = [target for target in train if (target.model, target.layer) == (name, layer)]
+            path = config.evaluation_path(name, layer) / "evaluation.json"
+            yield _make("evaluate", path, own, modules, [stats[name, layer], *trained], names, (name, layer, ""))
 
 
 def _lab_targets(config: Config) -> Iterator[Target]:

@@ -73,12 +73,13 @@ def _start(config: Config, target: "Target", store: Store) -> RunningSweep:
     subject = Subject(target.model, target.layer, target.variant)
     origin = origin_of_layer(config, target.model, target.layer)
     variant, reason = config.train.variants[target.variant], None
-    choice = choose(data, load_stats(statistics), config.train, variant, subject, config.seed)
+    settings, seed = config.train.of(variant), config.seed if variant.seed is None else variant.seed
+    choice = choose(data, load_stats(statistics), settings, variant, subject, seed)
     if choice is not None:
         preprocessing = PlainPreprocessing(kind=choice.preprocessing)
         variant, reason = variant.model_copy(update={"preprocessing": preprocessing}), choice.reason
         log.info("%s: %s is chosen. %s", subject, choice.preprocessing, reason)
-    return start_sweep(data, config.train, variant, subject=subject, seed=config.seed, reason=reason, origin=origin)
+    return start_sweep(data, settings, variant, subject=subject, seed=seed, reason=reason, origin=origin)
 
 
 def _destination(target: "Target") -> Destination:

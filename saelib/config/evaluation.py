@@ -1,0 +1,85 @@
+"""Settings of stage `evaluate`: what is measured of trained SAEs, on which tokens, and against which labels."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from saelib.config.base import Count, Name, Section
+from saelib.config.files import FilesConfig, LocalFiles
+
+Baseline = Literal["random", "neurons", "pca"]
+
+
+class AnnotationLabels(Section):
+    """Annotations of sequences in Swiss-Prot flat files, GenBank or EMBL files, found by the letters of a sequence."""
+
+    kind: Literal["annotations"]
+    files: Annotated[tuple[FilesConfig, ...], Field(min_length=1)]
+    """Files that `saelib.evaluation.read_annotations` reads. The data set may read other files with the same sequences,
+    such as FASTA."""
+
+
+class FolderLabels(Section):
+    """The folder of an image is its class."""
+
+    kind: Literal["folders"]
+
+
+class TableLabels(Section):
+    """A table with a row for each row of the activation files, in the same order."""
+
+    kind: Literal["table"]
+    file: LocalFiles
+    """A .csv, .tsv or .parquet file. Truth values, whole numbers and texts are labels."""
+    columns: tuple[str, ...] | None = None
+    """Columns to read. Without it, all."""
+
+
+LabelsConfig = Annotated[AnnotationLabels | FolderLabels | TableLabels, Field(discriminator="kind")]
+
+
+LABELED = {"annotations": "sequences", "folders": "images", "table": "arrays"}
+"""Kind of labels -> the kind of data sets, or the family of models, that they are for."""
+
+
+class ProbingConfig(Section):
+    """k-sparse probing of the labels (docs/evaluation.md)."""
+
+    ks: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 4, 16)
+    """Numbers of latents that a probe may use."""
+    concepts: Count = 20
+    """Concepts to probe for, the most frequent ones. Each takes about a second for each SAE."""
+
+
+class EmbeddingsConfig(Section):
+    """Embeddings of the examples by an independent model, for monosemanticity scores."""
+
+    model: Name
+    """Another model of the suite that reads the same data set."""
+    layer: Annotated[int, Field(ge=0)]
+    """Layer whose activations, averaged over the tokens of an example, are its embedding."""
+
+
+class EvaluationConfig(Section):
+    """Stage `evaluate`: measures the trained SAEs on held-out examples, next to baselines (docs/evaluation.md)."""
+
+    tokens: Count = 100_000
+    """Held-out tokens to measure on. The pass ends with the batch that reaches this number, or with the data. With more
+    tokens, fewer latents count as dead and rare concepts are scored better."""
+    baselines: tuple[Baseline, ...] = ("random", "neurons", "pca")
+    """SAEs that nobody trained, to compare with: random directions, raw neurons, principal components. Each keeps
+    `train.k` latents for a token."""
+    reference: Name | None = None
+    """Variant that all others are compared with. Without it, the first one of `train.variants`."""
+    labels: dict[Name, LabelsConfig] = {}
+    """Labels of the examples, by the name of a data set or, for activations in files, of the model. With labels,
+    latents are scored as detectors of concepts."""
+    min_domains: Count = 10
+    """Occurrences that a concept needs to be scored, in each of the two halves of the examples. InterPLM takes 25."""
+    probing: ProbingConfig | None = None
+    """Probing of the labels. Without it, there is none. `{}` has the defaults."""
+    embeddings: dict[Name, EmbeddingsConfig] = {}
+    """Embeddings for monosemanticity scores, by the name of the model whose SAEs are scored."""
+    ce_loss: bool = False
+    """Measure how much of the model's loss is recovered if the reconstruction replaces the activations. It runs the
+    model three times or more for each SAE. Family transformers only: language models, and masked ones with a head."""

@@ -1,0 +1,49 @@
+"""Stage `evaluate`: measures all SAEs of a model's layers in one pass over held-out examples."""
+
+import logging
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from saelib.config import Config
+from saelib.config.sites import in_order
+from saelib.evaluation.held_out import HeldOut, SeenTables
+from saelib.evaluation.layer_pass import LayerPass
+from saelib.evaluation.layer_report import finish_layer, open_context
+from saelib.files.publish import published_folder, remove_drafts
+from saelib.progress import progress
+from saelib.sources.precision import exact_float32, pick_device
+
+if TYPE_CHECKING:
+    from saelib.pipeline.plan import Job
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Config, job: "Job") -> None:
+    """Evaluates the SAEs of each target's layer; all targets are of one model, which runs once.
+
+    Raises:
+        UserError: If an SAE is missing, or if the labels or embeddings do not fit the examples.
+    """
+    assert config.evaluation is not None
+    name, tokens = job.targets[0].model, config.evaluation.tokens
+    keys = {target.layer: target.key for target in job.targets}
+    folders = {target.layer: target.output.parent for target in job.targets}
+    held_out = HeldOut(config, name)
+    seen = SeenTables(held_out.kind)
+    with ExitStack() as stack:
+        stack.enter_context(exact_float32())
+        for folder in folders.values():
+            remove_drafts(folder.parent, f"{folder.name}.")
+        drafts = {layer: stack.enter_context(published_folder(folder)) for layer, folder in folders.items()}
+        layers = in_order(keys)
+        passes = {layer: LayerPass(config, name, layer, drafts[layer], pick_device()) for layer in layers}
+        with progress(f"evaluate {name}", tokens, "tokens", log) as advance:
+            for batch in held_out.batches(layers, tokens):
+                seen.add(batch)
+                for layer, one in passes.items():
+                    one.add(batch.layers[layer])
+                advance(sum(batch.counts))
+        context = open_context(config, held_out, seen)
+        for layer, one in passes.items():
+            finish_layer(context, one, keys[layer])
