@@ -20,8 +20,8 @@ def features(
     ] = None,
     annotations: Annotated[
         Path | None,
-        typer.Option(help="Annotated sequences to show along the examples whose ids begin with their names: a "
-                          "Swiss-Prot, GenBank or EMBL file."),
+        typer.Option(help="Annotations to show along sequences: a Swiss-Prot, GenBank or EMBL file with the same "
+                          "sequences."),
     ] = None,
 ) -> None:  # fmt: skip
     """Write pages that show what each latent of an SAE fires on, to open from disk in any browser.
@@ -32,16 +32,21 @@ def features(
     Example: saelib features results/evaluation/gpt2/layer_5 baseline-seed0 --to pages
     """
     from saelib.cli.watch import log_to_stderr
+    from saelib.config.evaluation import AnnotationLabels
+    from saelib.config.files import LocalFiles
     from saelib.evaluation.seen import read_seen
     from saelib.features.annotations import annotations_of
     from saelib.features.index import Names
     from saelib.features.pages import write_pages
     from saelib.interchange.collection import load_any
+    from saelib.sae.fold import fold_preprocess
 
     log_to_stderr()
     seen, name = read_seen(evaluation), Path(sae).name
-    decoder = None if weights is None else load_any(weights)[0].sae.W_dec.detach().numpy()
-    notes = None if annotations is None else annotations_of(seen, annotations)
+    decoder = None if weights is None else fold_preprocess(load_any(weights)[0]).sae.W_dec.detach().numpy()
+    labels = AnnotationLabels(kind="annotations", files=(LocalFiles(path=annotations),)) if annotations else None
+    notes = None if labels is None else annotations_of(seen, labels, str(evaluation))
     siblings = {other: f"../{other}/index.html" for other in seen.saes if (to.parent / other / "index.html").is_file()}
-    page = write_pages(seen, name, to, Names(name, "/".join(evaluation.resolve().parts[-2:]), twins=siblings), decoder, notes)
+    place = "/".join(evaluation.resolve().parts[-2:])
+    page = write_pages(to, seen, name, Names(name, place, twins=siblings), decoder, notes)
     typer.echo(f"{page}: written")

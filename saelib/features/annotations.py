@@ -1,50 +1,52 @@
-"""Annotations of sequences, as the page shows them along the examples."""
+"""Annotations of texts and sequences, as the page shows them along the examples."""
 
-from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from saelib.errors import UserError
-from saelib.evaluation.annotations import Record, read_annotations
+from saelib.config.evaluation import AnnotationLabels
+from saelib.evaluation.example_labels import label_tokens
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from saelib.evaluation.labels import Labels
     from saelib.evaluation.seen import Seen
 
 
-def annotations_of(seen: "Seen", path: Path) -> "pl.DataFrame":
-    """Reads the annotations of a file that belong to the examples of an evaluation.
+def annotations_of(seen: "Seen", labels: AnnotationLabels, name: str) -> "pl.DataFrame":
+    """Reads the annotations that belong to the examples of an evaluation.
 
-    A record belongs to the examples whose sequence is part of its own.
+    Args:
+        seen: The evaluation.
+        labels: The files with the annotations.
+        name: The name of the model in messages.
 
     Returns:
         A table with the columns example, start, end (exclusive) and concept.
 
     Raises:
-        UserError: If no example is part of a record.
+        UserError: If the files cannot be read, or if no example is a sequence of theirs.
     """
+    return stretches(label_tokens(labels, seen.examples, seen.tokens, name), seen.tokens)
+
+
+def stretches(labels: "Labels", tokens: "pl.DataFrame") -> "pl.DataFrame":
+    """Joins labels of neighboring tokens that belong to one occurrence of a concept."""
     import polars as pl
 
-    records = {record.name: record for record in read_annotations(path)}
-    rows = []
-    for example, name, text in seen.examples.select("example", "id", "text").iter_rows():
-        record = records.get(name.partition(":")[0])
-        place = -1 if record is None or text is None else record.sequence.find(text)
-        if record is not None and place >= 0:
-            rows += [(example, *stretch) for stretch in _stretches(record, place, place + len(text))]
-    if not rows:
-        raise UserError(f"{path}: no example of {seen.folder} has the name and the letters of an annotated record")
-    return pl.DataFrame(rows, ["example", "start", "end", "concept"], orient="row")
-
-
-def _stretches(record: Record, start: int, stop: int) -> list[tuple[int, int, str]]:
-    """Finds the unbroken stretches of a record's annotations between two places, relative to the first."""
-    found = []
-    for concept, positions in record.annotations:
-        inside = positions[(positions >= start) & (positions < stop)] - start
-        bounds = [0, *(np.flatnonzero(np.diff(inside) > 1) + 1), len(inside)]
-        found += [(int(inside[a]), int(inside[b - 1]) + 1, concept) for a, b in pairwise(bounds) if b > a]
-    return found
+    order = np.lexsort((labels.token, labels.domain))
+    token, domain = labels.token[order], labels.domain[order]
+    start, end, example = (tokens[name].to_numpy()[token] for name in ("start", "end", "example"))
+    apart = (np.diff(token) > 1) | (np.diff(domain) != 0) | (np.diff(example) != 0)
+    first = np.append(0, np.flatnonzero(apart) + 1)[: len(token)]
+    if not len(first):
+        return pl.DataFrame(schema={"example": pl.Int64, "start": pl.Int64, "end": pl.Int64, "concept": pl.String})
+    return pl.DataFrame(
+        {
+            "example": example[first],
+            "start": np.minimum.reduceat(start, first),
+            "end": np.maximum.reduceat(end, first),
+            "concept": [labels.concepts[number] for number in labels.concept[order][first]],
+        }
+    )

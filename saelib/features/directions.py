@@ -1,11 +1,14 @@
 """Neighbors of decoder directions, and a map on which neighbors lie close together."""
 
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from saelib.files.compiled import compiled_from
+from saelib.files.digest import file_sha256
 from saelib.progress import announce_compiling
 
 announce_compiling()
@@ -62,7 +65,7 @@ def layout(directions: NDArray[np.floating], neighbors: Neighbors, seed: int = 0
         seed: Decides the random pushes.
     """
     places = _leading(_unit(directions), seed)
-    _settle(places, neighbors.latents, np.clip(neighbors.cosines, 0, 1), seed)
+    _settled(places, neighbors.latents, np.clip(neighbors.cosines, 0, 1), np.random.default_rng(seed))
     low, high = np.quantile(places, (0.001, 0.999), axis=0)  # a few stragglers would shrink the rest
     return np.clip((places - low) / np.maximum(high - low, 1e-9), 0, 1).astype(np.float32)
 
@@ -82,17 +85,14 @@ def _leading(unit: NDArray[np.float32], seed: int) -> NDArray[np.float64]:
 
 
 @numba.njit(cache=True, fastmath=True)
-def _settle(
-    places: NDArray[np.float64], neighbors: NDArray[np.int64], weights: NDArray[np.float32], seed: int
-) -> None:
+def _settle(places: NDArray[np.float64], neighbors: NDArray[np.int64], weights: NDArray[np.float32], rng: Any) -> None:
     """Moves the places [latents, 2] by gradient steps on UMAP's cross-entropy, with steps that shrink to 0."""
-    np.random.seed(seed)
     latents, count = neighbors.shape
     for epoch in range(EPOCHS):
         step = 1.0 - epoch / EPOCHS
         for i in range(latents):
             for n in range(count):
-                if np.random.random() >= weights[i, n]:
+                if rng.random() >= weights[i, n]:
                     continue
                 j = neighbors[i, n]
                 x, y = places[i, 0] - places[j, 0], places[i, 1] - places[j, 1]
@@ -105,10 +105,13 @@ def _settle(
                     places[j, 0] -= x
                     places[j, 1] -= y
                 for _ in range(PUSHES):
-                    other = np.random.randint(latents)
+                    other = rng.integers(latents)
                     x, y = places[i, 0] - places[other, 0], places[i, 1] - places[other, 1]
                     square = x * x + y * y
                     if square > 0:
                         push = 2 * POWER / ((0.001 + square) * (1 + SPREAD * square**POWER))
                         places[i, 0] += step * min(4.0, max(-4.0, push * x))
                         places[i, 1] += step * min(4.0, max(-4.0, push * y))
+
+
+_settled = compiled_from(_settle, file_sha256(Path(__file__)))

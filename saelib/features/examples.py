@@ -38,7 +38,10 @@ class Examples:
         self.rows = seen.examples.to_dicts()
         self.first_token = seen.examples["first_token"].to_numpy()
         names = ("x0", "y0", "x1", "y1") if "x0" in seen.tokens.columns else ("start", "end")
-        self._spans = seen.tokens.select(names).to_numpy()
+        traced = bool(self.rows) and not seen.tokens[names[0]].null_count()
+        self.kind = self.rows[0]["kind"] if traced else "row"
+        """What the page shows: text, sequence, image or row. Tokens that nobody can trace back are rows."""
+        self._spans = seen.tokens.select(names).to_numpy() if traced else self._numbers()
         self._massive = seen.tokens["massive"].to_numpy()
         self.sizes: dict[int, tuple[int, int]] = {}
         self._notes: dict[int, list[tuple[int, int, str]]] = {}
@@ -46,16 +49,16 @@ class Examples:
             for number, *note in annotations.select("example", "start", "end", "concept").iter_rows():
                 self._notes.setdefault(number, []).append(tuple(note))
 
-    @property
-    def kind(self) -> str:
-        """Text, sequence, image or row; an evaluation without examples counts as rows."""
-        return self.rows[0]["kind"] if self.rows else "row"
+    def _numbers(self) -> NDArray[np.int64]:
+        """Numbers the tokens of each example, [tokens, 1], in place of their spans."""
+        counts = [row["tokens"] for row in self.rows]
+        return np.concatenate([np.arange(count) for count in counts] or [np.zeros(0, np.int64)])[:, None]
 
     def peak_text(self, shown: Shown) -> str:
         """Gives the text of the token at the peak; of a sequence, with three letters on either side."""
         row = self.rows[shown.example]
         start, end = (int(place) for place in self._spans[row["first_token"] + shown.peak])
-        around = 3 if row["kind"] == "sequence" else 0
+        around = 3 if self.kind == "sequence" else 0
         text = row["text"]
         if not around:
             return text[start:end][:LONGEST_PREVIEW]
@@ -68,10 +71,9 @@ class Examples:
 
     def write_pictures(self, folder: Path, shown: Sequence[Shown]) -> None:
         """Writes the pictures of the examples that are shown, if they have any, into a new folder."""
-        images = {number: self.rows[number]["image"] for number in sorted({one.example for one in shown})}
-        images = {number: image for number, image in images.items() if image is not None}
-        if images:
-            self.sizes = write_pictures(folder, images)
+        if self.kind == "image":
+            numbers = sorted({one.example for one in shown})
+            self.sizes = write_pictures(folder, {number: self.rows[number]["image"] for number in numbers})
 
     def records(self, shown: Sequence[Shown]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yields number and record of each example that is shown, in order."""
@@ -83,7 +85,7 @@ class Examples:
             yield number, self._record(self.rows[number], peaks[number])
 
     def _record(self, row: Mapping[str, Any], peaks: tuple[int, int]) -> dict[str, Any]:
-        whole = row["kind"] == "image"
+        whole = self.kind == "image"
         start = 0 if whole else max(0, peaks[0] - REACH)
         stop = row["tokens"] if whole else min(row["tokens"], peaks[1] + REACH + 1)
         inside = slice(row["first_token"] + start, row["first_token"] + stop)
@@ -94,7 +96,7 @@ class Examples:
             "massive": (np.flatnonzero(self._massive[inside]) + start).tolist(),
         }
         spans = self._spans[inside].astype(np.int64)
-        if row["text"] is not None:
+        if self.kind in ("text", "sequence"):
             return record | self._text(row, spans)
         if whole:
             return record | {"boxes": spans.ravel().tolist(), "size": self.sizes[row["example"]]}

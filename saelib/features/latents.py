@@ -42,7 +42,7 @@ def write_latents(folder: Path, found: Sequence[LatentExamples], near: "Neighbor
 
 
 def _packed(shown: Shown) -> list[Any]:
-    """Packs an example as [example, peak, tokens and levels in turn]; each token as the distance from the one before."""
+    """Packs an example as [example, peak, tokens and levels in turn]; tokens as steps from the one before."""
     steps = np.diff(shown.tokens, prepend=0)
     return [shown.example, shown.peak, np.column_stack([steps, shown.levels]).ravel().tolist()]
 

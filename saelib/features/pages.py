@@ -23,31 +23,48 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+
 def write_pages(
+    out: Path,
     seen: "Seen",
     sae: str,
-    out: Path,
     names: Names,
     decoder: NDArray[np.floating] | None = None,
     annotations: "pl.DataFrame | None" = None,
     seed: int = 0,
 ) -> Path:
-    """Writes the pages of an SAE's latents, which open from disk without a network.
+    """Writes the pages of an SAE's latents, which open from disk without a network, and returns `out/index.html`.
 
     Args:
+        out: The folder to write, which is replaced as a whole.
         seen: The evaluation of the layer.
         sae: Name of the SAE in it.
-        out: The folder to write, which is replaced as a whole.
         names: What the page calls the SAE, and where it links to.
         decoder: Its decoder directions [latents, d]. Without them, the page has no neighbors and no map.
         annotations: Parts of the examples to show along them, with the columns example, start, end and concept.
         seed: Decides the random examples and the layout of the map.
 
-    Returns:
-        The page, `out/index.html`.
-
     Raises:
         UserError: If the files of the evaluation do not fit together.
+    """
+    with published_folder(out) as draft:
+        fill_pages(draft, seen, sae, names, decoder, annotations, seed)
+    return out / "index.html"
+
+
+def fill_pages(
+    draft: Path,
+    seen: "Seen",
+    sae: str,
+    names: Names,
+    decoder: NDArray[np.floating] | None,
+    annotations: "pl.DataFrame | None",
+    seed: int,
+) -> dict[str, int]:
+    """Writes the pages into an empty folder; the rest is as in `write_pages`.
+
+    Returns:
+        Number of `latents`, of `alive`, `dense` and `dead` ones, and of `tokens` and `examples`.
     """
     from saelib.features.directions import layout, nearest
 
@@ -58,33 +75,34 @@ def write_pages(
         for one in latent_examples(codes, examples.first_token, seed, whole=examples.kind == "image"):
             found.append(one)
             advance(1)
-    with published_folder(out) as draft:
-        chunks = _write_examples(draft, examples, found)
-        near = nearest(decoder) if decoder is not None and len(decoder) > 1 else None
-        write_latents(draft / "data", found, near)
-        places = layout(decoder, near, seed) if near else None
-        columns = list_columns(latents, found, examples, places)
-        write_script(draft / "data", "list", columns | {"first_of_chunk": chunks})
-        about = {
-            "sae": sae,
-            "kind": examples.kind,
-            "latents": len(found),
-            "per_chunk": PER_CHUNK,
-            "levels": LEVELS,
-            "twins": dict(names.twins),
-        }
-        counts = {"alive": 0, "dense": 0, "dead": 0} | dict(latents["state"].value_counts().iter_rows())
-        counts |= {"tokens": codes.shape[0], "examples": len(examples.rows)}
-        page = render_index(names, about, counts, has_map=places is not None)
-        (draft / "index.html").write_text(page, encoding="utf-8")
-    return out / "index.html"
+    chunks = _write_examples(draft, examples, found)
+    near = nearest(decoder) if decoder is not None and len(decoder) > 1 else None
+    write_latents(draft / "data", found, near)
+    places = layout(decoder, near, seed) if decoder is not None and near else None
+    columns = list_columns(latents, found, examples, places)
+    write_script(draft / "data", "list", columns | {"first_of_chunk": chunks})
+    about = {
+        "sae": sae,
+        "kind": examples.kind,
+        "latents": len(found),
+        "per_chunk": PER_CHUNK,
+        "levels": LEVELS,
+        "twins": dict(names.twins),
+    }
+    counts = {"latents": len(found), "alive": 0, "dense": 0, "dead": 0, "tokens": codes.shape[0]}
+    counts |= {"examples": len(examples.rows)} | dict(latents["state"].value_counts().iter_rows())
+    page = render_index(names, about, counts, has_map=places is not None)
+    (draft / "index.html").write_text(page, encoding="utf-8")
+    return counts
 
 
 def _check(seen: "Seen", sae: str, codes: Any, rows: int, decoder: NDArray[np.floating] | None) -> None:
     """Raises `UserError` if codes, tokens, latents and decoder have different sizes."""
     tokens, width = codes.shape
     if tokens != seen.tokens.height:
-        raise UserError(f"{seen.folder}: codes of '{sae}' have {tokens} tokens, tokens.parquet has {seen.tokens.height}")
+        raise UserError(
+            f"{seen.folder}: codes of '{sae}' have {tokens} tokens, tokens.parquet has {seen.tokens.height}"
+        )
     if width != rows:
         raise UserError(f"{seen.folder}: codes of '{sae}' have {width} latents, its latents.parquet has {rows}")
     if decoder is not None and len(decoder) != width:

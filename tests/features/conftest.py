@@ -34,7 +34,11 @@ def texts() -> list[tuple[str, list[tuple[int, int]]]]:
     long = "huge " * 60_000
     emoji = "a 👩‍🚀 b"  # one sign of several code points, which tokens share
     found = [(text, text_tokens(text)) for text in (f"{EVIL} {number}" for number in range(8))]
-    found += [(LINES, text_tokens(LINES)), (long, text_tokens(long)[:2000]), ("x" * 9000 + " end", [(0, 9000), (9000, 9004)])]
+    found += [
+        (LINES, text_tokens(LINES)),
+        (long, text_tokens(long)[:2000]),
+        ("x" * 9000 + " end", [(0, 9000), (9000, 9004)]),
+    ]
     return [*found, (emoji, [(0, 0), (0, 2), (2, 3), (2, 3), (2, 3), (3, 5), (5, 7)])]
 
 
@@ -59,7 +63,9 @@ def tables(kind: str) -> tuple[pl.DataFrame, pl.DataFrame]:
         boxes = [(0, 0, 42, 28), *((x, y, x + 14, y + 14) for y in (0, 14) for x in (0, 14, 28))]
         content = [(None, picture(number), boxes) for number in range(10)]
     elif kind == "row":
-        content = [(None, None, [(row, row + 1) for row in range(10 * number, 10 * number + 10)]) for number in range(5)]
+        content = [
+            (None, None, [(row, row + 1) for row in range(10 * number, 10 * number + 10)]) for number in range(5)
+        ]
     else:
         content = [(text, None, spans) for text, spans in (texts() if kind == "text" else sequences())]
     names = ("x0", "y0", "x1", "y1") if kind == "image" else ("start", "end")
@@ -73,7 +79,9 @@ def tables(kind: str) -> tuple[pl.DataFrame, pl.DataFrame]:
         "first_token": np.cumsum([0, *counts[:-1]]),
         "tokens": counts,
     }
-    rows = [(number, *span, place == 1) for number, (*_, spans) in enumerate(content) for place, span in enumerate(spans)]
+    rows = [
+        (number, *span, place == 1) for number, (*_, spans) in enumerate(content) for place, span in enumerate(spans)
+    ]
     return pl.DataFrame(examples), pl.DataFrame(rows, ["example", *names, "massive"], orient="row")
 
 
@@ -138,14 +146,16 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Write:
 def pages(written: Write, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Writes the pages of an evaluation of the kind, once, and returns their folder."""
     known: dict[str, Path] = {}
-    notes = pl.DataFrame([(0, 2, 30, f"Helix {EVIL}"), (0, 10, 11, "Site")], ["example", "start", "end", "concept"], orient="row")
+    notes = pl.DataFrame(
+        [(0, 2, 30, f"Helix {EVIL}"), (0, 10, 11, "Site")], ["example", "start", "end", "concept"], orient="row"
+    )
 
     def write(kind: str) -> Path:
         if kind not in known:
             names = Names(f"{SAE} {EVIL}", EVIL, "../report.html", {"auxk-seed1": "../auxk-seed1/index.html"})
             annotations = notes if kind == "sequence" else None
             out = tmp_path_factory.mktemp("pages") / kind
-            known[kind] = write_pages(written(kind), SAE, out, names, decoder(), annotations).parent
+            known[kind] = write_pages(out, written(kind), SAE, names, decoder(), annotations).parent
         return known[kind]
 
     return write

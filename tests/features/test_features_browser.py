@@ -105,7 +105,9 @@ def test_annotations_run_along_the_sequence(browser: Any, pages: Any):
     name, left, width = script(browser, lane)
     assert name.startswith("Helix </script>")
     assert (left, width) == ("2ch", "28ch")
-    letters = script(browser, "return [...document.querySelectorAll('.letters > span:not(.place)')].map((s) => s.innerText)")
+    letters = script(
+        browser, "return [...document.querySelectorAll('.letters > span:not(.place)')].map((s) => s.innerText)"
+    )
     assert all(len(letter) == 1 for letter in letters if not letter.startswith(("Helix", "Site")))
 
 
@@ -113,7 +115,8 @@ def test_pictures_are_darkened_where_the_latent_is_silent(browser: Any, pages: A
     read(browser, pages("image"), 3)
     loaded = "return [...document.images].every((image) => image.complete && image.naturalWidth === 42)"
     until(browser, lambda window: script(window, loaded))
-    dark = "return [...document.querySelectorAll('.frame svg')].map((svg) => svg.querySelectorAll('[fill-opacity]').length)"
+    patches = "svg.querySelectorAll('[fill-opacity]').length"
+    dark = f"return [...document.querySelectorAll('.frame svg')].map((svg) => {patches})"
     assert set(script(browser, dark)) == {6}  # the seventh token stands for the whole picture
     assert "whole picture (special token): 9.00" in text(browser, "#latent")
     thumbs = "return [...document.querySelectorAll('.row .thumb')].every((one) => one.style.backgroundImage)"
@@ -131,7 +134,10 @@ def test_the_list_is_searched_filtered_and_sorted(browser: Any, pages: Any):
     assert rows(browser)[:3] == [69, 66, 63]
     script(browser, "document.querySelector('[data-sort=concept]').click()")
     assert rows(browser)[:3] == [0, 3, 6]
-    script(browser, "document.querySelector('[name=concept]').click(); document.querySelector('[data-sort=density]').click()")
+    script(
+        browser,
+        "document.querySelector('[name=concept]').click(); document.querySelector('[data-sort=density]').click()",
+    )
     assert rows(browser)[0] == 1
     type_keys(browser, "/", "42")
     assert 42 in rows(browser)

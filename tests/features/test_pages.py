@@ -75,7 +75,7 @@ def test_the_policy_names_the_script_and_no_network(pages):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_evaluation_gives_the_same_files(pages, written, tmp_path, kind):
-    out = write_pages(written(kind), SAE, tmp_path / "again", Names("again"), decoder()).parent
+    out = write_pages(tmp_path / "again", written(kind), SAE, Names("again"), decoder()).parent
     kept = pages(kind)
     files = [file.relative_to(kept) for file in kept.rglob("*") if file.is_file() and file.name != "index.html"]
     assert len(files) >= 4
@@ -103,7 +103,7 @@ def test_text_around_the_tokens_is_kept_and_the_rest_is_not(pages):
 
 
 def test_without_a_decoder_there_is_neither_map_nor_neighbor(written, tmp_path):
-    out = write_pages(written("row"), SAE, tmp_path / "out", Names("x")).parent
+    out = write_pages(tmp_path / "out", written("row"), SAE, Names("x")).parent
     assert 'id="map"' not in (out / "index.html").read_text()
     assert script(out / "data/list.js")[1]["places"] is None
     assert {len(one["near"]) for one in script(out / "data/latents/0.js")[1]} == {0}
@@ -112,7 +112,7 @@ def test_without_a_decoder_there_is_neither_map_nor_neighbor(written, tmp_path):
 def test_an_earlier_page_is_replaced_as_a_whole(written, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old.js").touch()
-    out = write_pages(written("row"), SAE, tmp_path / "out", Names("x")).parent
+    out = write_pages(tmp_path / "out", written("row"), SAE, Names("x")).parent
     assert not (out / "old.js").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -130,13 +130,13 @@ def test_files_that_do_not_fit_together_get_one_clear_error(tmp_path, change, me
     seen = write_evaluation(tmp_path / "layer_3", "row")
     change(seen.folder, seen.codes(SAE))
     with pytest.raises(UserError, match=re.escape(message)):
-        write_pages(read_seen(seen.folder), SAE, tmp_path / "out", Names("x"), decoder())
+        write_pages(tmp_path / "out", read_seen(seen.folder), SAE, Names("x"), decoder())
     assert not (tmp_path / "out").exists()
 
 
 def test_a_decoder_of_another_sae_is_refused(written, tmp_path):
     with pytest.raises(UserError, match="have 70 latents, the SAE's decoder has 71"):
-        write_pages(written("row"), SAE, tmp_path / "out", Names("x"), decoder(71))
+        write_pages(tmp_path / "out", written("row"), SAE, Names("x"), decoder(71))
 
 
 def test_a_damaged_picture_is_named(tmp_path):
@@ -147,7 +147,7 @@ def test_a_damaged_picture_is_named(tmp_path):
     write_codes(tmp_path, SAE, codes)
     write_latents(tmp_path, SAE, latents_table(codes, None))
     with pytest.raises(UserError, match="example 0: its picture cannot be read as PNG"):
-        write_pages(read_seen(tmp_path), SAE, tmp_path / "out", Names("x"))
+        write_pages(tmp_path / "out", read_seen(tmp_path), SAE, Names("x"))
 
 
 def test_json_of_hostile_text_is_ascii_and_comes_back():
