@@ -105,7 +105,7 @@ def _settle(places: NDArray[np.float64], neighbors: NDArray[np.int64], weights: 
                     places[j, 0] -= x
                     places[j, 1] -= y
                 for _ in range(PUSHES):
-                    other = rng.integers(latents)
+                    other = rng.integers(0, latents)
                     x, y = places[i, 0] - places[other, 0], places[i, 1] - places[other, 1]
                     square = x * x + y * y
                     if square > 0:
