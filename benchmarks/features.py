@@ -5,6 +5,7 @@ import io
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -33,14 +34,16 @@ def main(argv: list[str]) -> None:
     decoder = rng.standard_normal((options.latents, options.d_in), np.float32)
     few = decoder[:64]
     layout(few, nearest(few))  # compiles
-    found, lines = {}, [f"{options.latents:,} latents, k = {options.k}, d_in = {options.d_in}"]
+    found: dict[str, object] = {}
+    lines = [f"{options.latents:,} latents, k = {options.k}, d_in = {options.d_in}"]
     for kind in ("text", "sequence", "image"):
         with tempfile.TemporaryDirectory() as folder:
             one = measured(Path(folder), kind, rng, options, decoder)
         found[kind] = one
         lines.append(
-            f"{kind:9}{one['tokens']:10,} tokens {one['seconds']:7.1f} s ({one['cpu']:.1f} of CPU) {one['bytes'] / 1e6:7.1f} MB on disk in "
-            f"{one['files']:,} files, {one['opened'] / 1e6:.2f} MB to open, {one['peak'] / 1e6:,.0f} MB of memory"
+            f"{kind:9}{one['tokens']:10,} tokens {one['seconds']:7.1f} s ({one['cpu']:.1f} s of CPU) "
+            f"{one['bytes'] / 1e6:7.1f} MB on disk in {one['files']:,} files, "
+            f"{one['opened'] / 1e6:.2f} MB to open, {one['peak'] / 1e6:,.0f} MB of memory"
         )
     show(found | {"environment": environment(*PACKAGES)}, [*lines, environment_line(*PACKAGES)], options.json)
 
@@ -66,7 +69,9 @@ def write_evaluation(folder: Path, kind: str, rng: np.random.Generator, options:
     count = options.images if kind == "image" else options.tokens // per_example
     example = np.repeat(np.arange(count), per_example)
     number = np.tile(np.arange(per_example), count)
-    text, image, spans = [None] * count, [None] * count, {"start": number, "end": number + 1}
+    text: list[str | None] = [None] * count
+    image: list[bytes | None] = [None] * count
+    spans = {"start": number, "end": number + 1}
     if kind == "image":
         image = [picture(rng) for _ in range(min(count, 50))] * -(-count // 50)
         x, y = number % 16 * 14, number // 16 * 14
@@ -87,7 +92,7 @@ def write_evaluation(folder: Path, kind: str, rng: np.random.Generator, options:
     write_seen(folder, pl.DataFrame(examples), pl.DataFrame({"example": example} | spans | {"massive": number == 0}))
     codes = random_codes(rng, len(example), options.latents, options.k)
     codes.sum_duplicates()
-    matrix = sparse.csc_array(codes)
+    matrix: Any = sparse.csc_array(codes)
     write_codes(folder, "sae", matrix)
     write_latents(folder, "sae", latents(matrix))
     return len(example)
@@ -102,7 +107,7 @@ def picture(rng: np.random.Generator) -> bytes:
     return file.getvalue()
 
 
-def latents(codes: sparse.csc_array) -> pl.DataFrame:
+def latents(codes: Any) -> pl.DataFrame:
     count = codes.shape[1]
     density = np.diff(codes.indptr) / codes.shape[0]
     columns = {
