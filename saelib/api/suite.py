@@ -41,6 +41,11 @@ class Suite:
         """One row per rank correlation, with intervals."""
         return self._table("spearman")
 
+    @cached_property
+    def evaluation(self) -> "pl.DataFrame":
+        """One row per evaluated SAE, trained or baseline (docs/evaluation.md). Needs `evaluation` in the config."""
+        return self._table("evaluation")
+
     def experiment(self, name: str) -> "pl.DataFrame":
         """One row per record of an experiment of the lab: coordinates, means, 95 % intervals and predictions.
 

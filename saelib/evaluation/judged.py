@@ -21,13 +21,17 @@ AT_A_TIME = 2**23
 """Pre-activations that are held at once."""
 
 
+BASELINES = {"random": "random directions", "neurons": "raw neurons", "pca": "principal components"}
+"""Baseline in the config -> its kind. Names of variants have no blanks, so the two cannot be confused."""
+
+
 class Judged(NamedTuple):
     """An SAE to evaluate."""
 
     name: str
-    """Folder of its results: `pca-seed0`, or a baseline's name."""
+    """Folder of its results: `center_median-seed0`, or a baseline's name in the config."""
     kind: str
-    """Variant of which it is one seed, or the baseline."""
+    """Variant of which it is one seed, or the baseline in words."""
     seed: int
     trained: bool
     directions: NDArray[np.float32]
@@ -108,7 +112,7 @@ def baseline_saes(
             sae = FixedDirections(np.concatenate([components, -components]), center, min(k, 2 * len(components)))
         else:
             continue
-        yield Judged(name, name, config.seed, False, sae.directions, sae.k, sae)
+        yield Judged(name, BASELINES[name], config.seed, False, sae.directions, sae.k, sae)
 
 
 def encode(judged: Judged, acts: NDArray[np.float32]) -> Iterator[Encoded]:

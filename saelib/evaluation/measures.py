@@ -118,9 +118,11 @@ def probe(codes: Any, labeled: LabeledTokens, options: ProbingConfig, seed: int)
 
 def probing_figures(found: "pl.DataFrame") -> ProbingFigures | None:
     """Averages probes over concepts; None if there is none."""
+    import polars as pl
+
     if found.is_empty():
         return None
-    means = found.group_by("k").mean().sort("k")
+    means = found.group_by("k").agg(pl.col("auc").mean()).sort("k")
     return ProbingFigures(found["concept"].n_unique(), tuple(means["k"].to_list()), tuple(means["auc"].to_list()))
 
 

@@ -15,6 +15,7 @@ from saelib.files.sealed import write_result
 from saelib.files.tables import write_table
 from saelib.pipeline.failures import Failures
 from saelib.report.compare import compared_table
+from saelib.report.evaluation import differences_table, evaluation_table
 from saelib.report.lab import ExperimentTable, LabGap, read_lab
 from saelib.report.provenance import provenance
 from saelib.report.results import NO_FAILURES, Gap, Results, read_results
@@ -66,7 +67,7 @@ def _lab_gap(gap: LabGap) -> dict[str, Any]:
 
 
 def make_tables(config: Config, results: Results) -> dict[str, pl.DataFrame]:
-    """Make `layers`, `saes`, `spearman`, `training` and `landscape`, and `compared` if there is another table."""
+    """Make `layers`, `saes`, `spearman`, `training` and `landscape`, and those of an evaluation or another table."""
     layers = layers_table(config, results)
     tables = {
         "layers": layers,
@@ -75,6 +76,9 @@ def make_tables(config: Config, results: Results) -> dict[str, pl.DataFrame]:
         "training": training_table(config, results),
         "landscape": landscape_table(config, results),
     }
+    if config.evaluation is not None:
+        tables["evaluation"] = evaluation_table(config, results.evaluations)
+        tables["evaluation_differences"] = differences_table(config, results.evaluations)
     if config.compare is None:
         return tables
     try:
@@ -98,6 +102,7 @@ def _write_figures(
     """Draw the figures and return their names. One without anything to show is left out, and its old file removed."""
     from saelib.report.figures.death_by_layer import death_by_layer
     from saelib.report.figures.death_vs_gamma import death_vs_gamma
+    from saelib.report.figures.evaluation import evaluation_figure
     from saelib.report.figures.lab import lab_figures
     from saelib.report.figures.landscapes import landscapes
     from saelib.report.figures.style import remove, save, styled
@@ -111,6 +116,7 @@ def _write_figures(
             "trained_death": trained_death(config, tables["saes"]),
             "training": training_curves(config, tables["training"]),
             "landscapes": landscapes(config, tables["layers"]),
+            "evaluation": evaluation_figure(tables["evaluation"]) if "evaluation" in tables else None,
             **{name: figure for found in lab for name, figure in lab_figures(found).items()},
         }
         for name, figure in figures.items():

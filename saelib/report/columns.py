@@ -21,7 +21,8 @@ class Column:
     """Converts a number to text; None: the column holds text."""
 
 
-def _decimals(digits: int) -> Callable[[float], str]:
+def decimals(digits: int) -> Callable[[float], str]:
+    """Makes a function that writes a number with this many decimals."""
     return lambda value: f"{value:.{digits}f}"
 
 
@@ -32,10 +33,10 @@ LAYER_COLUMNS = (
     SITE,
     Column("domain", "domain"),
     Column("recommendation", "recommendation"),
-    Column("gamma_unit", "γ", "outlier severity of the tokens scaled to length 1: it predicts death", _decimals(2)),
-    Column("gamma", "γ LN", "the same after LayerNorm of each token, as in the paper", _decimals(2)),
-    Column("gamma_raw", "γ raw", "the same on the tokens as they are", _decimals(2)),
-    Column("effective_rank", "eff. rank", "directions in which the activations vary", _decimals(0)),
+    Column("gamma_unit", "γ", "outlier severity of the tokens scaled to length 1: it predicts death", decimals(2)),
+    Column("gamma", "γ LN", "the same after LayerNorm of each token, as in the paper", decimals(2)),
+    Column("gamma_raw", "γ raw", "the same on the tokens as they are", decimals(2)),
+    Column("effective_rank", "eff. rank", "directions in which the activations vary", decimals(0)),
     Column("d_in", "of", "dimensions of the activations", str),
     Column("predicted_dead_total", "theory", "all dead, as the closed form predicts from γ (the solid line)", percent),
     Column("dead_relu", "ReLU-dead", "never positive; raw activations", percent),
@@ -57,15 +58,15 @@ SAE_COLUMNS = (
         "token_fvu_median",
         "typical FVU",
         "median of each token's unexplained fraction; 0 is perfect",
-        _decimals(3),
+        decimals(3),
     ),
-    Column("variance_explained", "variance explained", "over all tokens together; 1 is perfect", _decimals(3)),
+    Column("variance_explained", "variance explained", "over all tokens together; 1 is perfect", decimals(3)),
     Column(
         "few_tokens_decide",
         "few tokens decide?",
         "whether the two disagree (docs/training.md); if so, go by the typical FVU",
     ),
-    Column("l0", "L0", "latents that fire per token, on average", _decimals(1)),
+    Column("l0", "L0", "latents that fire per token, on average", decimals(1)),
     Column("dead_relu", "ReLU-dead", "never positive", percent),
     Column("dead_topk_only", "TopK-dead", "positive somewhere, never selected", percent),
     Column("dead_total", "all dead", "never selected", percent),
@@ -74,10 +75,10 @@ SAE_COLUMNS = (
 COMPARED_COLUMNS = (
     Column("model", "model"),
     Column("layer", "layer", show=str),
-    Column("gamma", "γ here", "outlier severity after LayerNorm, as the paper measures it", _decimals(2)),
-    Column("gamma_there", "γ there", "the same in the other table", _decimals(2)),
-    Column("effective_rank", "rank here", "effective rank of the covariance after LayerNorm", _decimals(0)),
-    Column("effective_rank_there", "rank there", "the same in the other table", _decimals(0)),
+    Column("gamma", "γ here", "outlier severity after LayerNorm, as the paper measures it", decimals(2)),
+    Column("gamma_there", "γ there", "the same in the other table", decimals(2)),
+    Column("effective_rank", "rank here", "effective rank of the covariance after LayerNorm", decimals(0)),
+    Column("effective_rank_there", "rank there", "the same in the other table", decimals(0)),
     Column("dead_total", "all dead here", "latents that are never selected, without preprocessing", percent),
     Column("dead_total_there", "all dead there", "the same in the other table", percent),
     Column("dead_total_center_median", "centered here", "all dead after centering on the geometric median", percent),
@@ -103,6 +104,6 @@ def cost_columns() -> tuple[Column, ...]:
         columns += [
             Column(f"born_dead_{name}", f"{label}: born dead", "all dead at initialization", percent),
             Column(f"dead_{name}", "dead, trained", f"{label}: all dead after training", percent),
-            Column(f"explained_{name}", "explained", f"{label}: 1 - typical FVU of the trained SAE", _decimals(3)),
+            Column(f"explained_{name}", "explained", f"{label}: 1 - typical FVU of the trained SAE", decimals(3)),
         ]
     return tuple(columns)

@@ -23,6 +23,7 @@ from saelib.preprocessing.recommend import ACCEPTED_AFTER, ORDER, TOLERATED, per
 from saelib.report.charts import make_charts
 from saelib.report.columns import COMPARED_COLUMNS, LAYER_COLUMNS, SAE_COLUMNS, cost_columns, telling
 from saelib.report.compare import comparison
+from saelib.report.evaluation import difference_columns, evaluation_columns
 from saelib.report.finding import agreements, costs, count_advice, gamma_at, still_dead
 from saelib.report.lab import ExperimentTable
 from saelib.report.lab_charts import lab_sections
@@ -35,6 +36,8 @@ from saelib.report.training import NOT_DRAWN, PROBED, SHOWN, thinned
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("rows.js", "filter.js", "tables.js", "downloads.js", "charts.js", "cards.js", "start.js")
 """The page's own scripts, in the order in which they run; together they are one."""
+EVALUATED = ("evaluation", "evaluation_differences")
+"""Tables of an evaluation, which a suite need not have."""
 PLACES_OF_A_MACHINE = {"results", "stores", "dask"}
 """Settings that the page leaves out, because it may travel to other machines."""
 
@@ -75,6 +78,8 @@ def render_page(
             experiments=experiments,
             layer_columns=telling(LAYER_COLUMNS, layers),
             sae_columns=telling(SAE_COLUMNS, saes),
+            **_evaluation(tables),
+            evaluation_notes=grouped([(n, p) for p, (found, _) in results.evaluations.items() for n in found.notes]),
             cost_columns=telling(cost_columns(), layers),
             costs=costs(results, layers),
             saes=_with_files(config, saes),
@@ -129,6 +134,7 @@ def _rows(config: Config, results: Results, tables: Mapping[str, pl.DataFrame]) 
         "layers": tables["layers"].drop("key").to_dicts(),
         "saes": tables["saes"].drop("key").to_dicts(),
         "compared": tables["compared"].to_dicts() if "compared" in tables else [],
+        **{name: tables[name].drop("key", strict=False).to_dicts() for name in EVALUATED if name in tables},
         "training": thinned(tables["training"]).drop(NOT_DRAWN).to_dicts(),
         "models": models,
         "outliers": [
@@ -138,6 +144,16 @@ def _rows(config: Config, results: Results, tables: Mapping[str, pl.DataFrame]) 
         "landscape": _landscapes(results),
         "files": _layer_files(config, results),
         "advice": ADVICE,
+    }
+
+
+def _evaluation(tables: Mapping[str, pl.DataFrame]) -> dict[str, Any]:
+    """The columns of the evaluation's tables, if there are any."""
+    if "evaluation" not in tables:
+        return {}
+    return {
+        "evaluation_columns": evaluation_columns(tables["evaluation"]),
+        "difference_columns": difference_columns(tables["evaluation_differences"]),
     }
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from saelib.config import Config
 from saelib.config.sites import Layer, at_site, names, number_of, site_of
 from saelib.errors import UserError
+from saelib.evaluation.layer_result import LayerEvaluation, SAEEvaluation, load_layer
 from saelib.init_death.result import InitDeath, load_result
 from saelib.pipeline.failures import Failures
 from saelib.stats.layer_stats import LayerStats, load_arrays, load_stats
@@ -70,6 +71,8 @@ class Results:
     predictions: dict[Place, LayerPrediction]
     sweeps: dict[Place, SweepResult]
     gaps: list[Gap]
+    evaluations: dict[Place, tuple[LayerEvaluation, list[SAEEvaluation]]] = field(default_factory=dict)
+    """The evaluation of each layer and of each of its SAEs; empty unless the config asks for them."""
 
 
 Result = TypeVar("Result")
@@ -103,12 +106,15 @@ def read_results(config: Config, failures: Failures = NO_FAILURES) -> Results:
     stats = {p: config.stats_path(p.model, p.layer) for p in layers}
     death = {p: config.init_death_path(p.model, p.layer) for p in layers}
     sweeps = {p: config.train_path(*p) / "sweep.json" for p in wanted_saes(config)}
+    evaluated = dict.fromkeys(Place(p.model, p.layer) for p in sweeps if config.evaluation)
+    evaluations = {p: config.evaluation_path(p.model, p.layer) / "evaluation.json" for p in evaluated}
     results = Results(
         stats=_read_all("stats", load_stats, stats, failures, gaps),
         init_death=_read_all("init_death", load_result, death, failures, gaps),
         predictions=_read_predictions(config.theory_path(), gaps) if config.models else {},
         sweeps=_read_all("train", load_sweep, sweeps, failures, gaps),
         gaps=gaps,
+        evaluations=_read_all("evaluate", load_layer, evaluations, failures, gaps),
     )
     if results.predictions:
         unpredicted = [place for place in results.stats if place not in results.predictions]

@@ -14,19 +14,19 @@ from saelib.stats.layer_stats import LayerStats
 from saelib.theory.result import LayerPrediction
 from saelib.train.result import MeasuredRun, SweepResult
 
-_TYPES = {int: pl.Int64, float: pl.Float64, str: pl.String}
+_TYPES = {bool: pl.Boolean, int: pl.Int64, float: pl.Float64, str: pl.String}
 
 OPTIONS = ("preprocessing", "architecture", "dead_latents")
 """The options of a variant whose kind has a column."""
 
 
-def _columns(kind: type, *names: str) -> dict[str, Any]:
+def typed_columns(kind: type, *names: str) -> dict[str, Any]:
     """Columns for fields of a stage's result, with the types that they have there."""
     hints = get_type_hints(kind)
     return {name: next(_TYPES[one] for one in get_args(hints[name]) or (hints[name],)) for name in names}
 
 
-STATISTICS = _columns(
+STATISTICS = typed_columns(
     LayerStats,
     *(
         "gamma",
@@ -39,7 +39,7 @@ STATISTICS = _columns(
         "massive_share",
     ),
 )
-PREDICTIONS = _columns(LayerPrediction, "dead_relu", "dead_total", "dead_total_paper")
+PREDICTIONS = typed_columns(LayerPrediction, "dead_relu", "dead_total", "dead_total_paper")
 
 PLACE = {"model": pl.String, "layer": pl.Int64, "site": pl.String}
 """Columns that name a layer and its site."""
@@ -47,19 +47,19 @@ PLACE = {"model": pl.String, "layer": pl.Int64, "site": pl.String}
 SAES = {
     **PLACE,
     "domain": pl.String,
-    **_columns(Place, "variant"),
+    **typed_columns(Place, "variant"),
     "preprocessing": pl.String,
-    **_columns(SweepResult, "preprocessing_reason"),
+    **typed_columns(SweepResult, "preprocessing_reason"),
     "architecture": pl.String,
     "dead_latents": pl.String,
-    **_columns(SweepResult, "d_in", "d_sae", "k"),
-    **_columns(MeasuredRun, "learning_rate"),
+    **typed_columns(SweepResult, "d_in", "d_sae", "k"),
+    **typed_columns(MeasuredRun, "learning_rate"),
     "learning_rate_at_end": pl.String,
-    **_columns(SweepResult, "steps"),
-    **_columns(MeasuredRun, "mse", "normalized_mse", "variance_explained", "token_fvu_median", "token_fvu_mean"),
+    **typed_columns(SweepResult, "steps"),
+    **typed_columns(MeasuredRun, "mse", "normalized_mse", "variance_explained", "token_fvu_median", "token_fvu_mean"),
     "few_tokens_decide": pl.String,
-    **_columns(MeasuredRun, "l0", "dead_relu", "dead_topk_only", "dead_total"),
-    **_columns(SweepResult, "backend", "key"),
+    **typed_columns(MeasuredRun, "l0", "dead_relu", "dead_topk_only", "dead_total"),
+    **typed_columns(SweepResult, "backend", "key"),
 }
 """Columns of `saes`: the run at the best learning rate of each sweep."""
 
@@ -86,7 +86,7 @@ narrow."""
 LANDSCAPE = {
     **PLACE,
     "preprocessing": pl.String,
-    **_columns(InitDeath, "d_sae", "k"),
+    **typed_columns(InitDeath, "d_sae", "k"),
     "dead_total": pl.Float64,
     "standard_error": pl.Float64,
 }
@@ -105,7 +105,7 @@ def _layers_schema(config: Config) -> dict[str, Any]:
     return {
         **PLACE,
         "domain": pl.String,
-        **_columns(LayerStats, "d_in", "tokens"),
+        **typed_columns(LayerStats, "d_in", "tokens"),
         **STATISTICS,
         **{f"predicted_{name}": kind for name, kind in PREDICTIONS.items()},
         "dead_relu": pl.Float64,

@@ -1,0 +1,62 @@
+"""Figure of the evaluation: each measure in a panel, each layer a row, each kind of SAE a color."""
+
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from saelib.report.figures.style import QUIET, letters, new_figure
+from saelib.report.palette import line_colors
+
+MEASURES = {
+    "typical_explained_variance": "explained variance",
+    "mcc_between_seeds": "MCC between seeds",
+    "twin_cosine_mean": "cosine with nearest twin",
+    "concept_f1": "mean concept F1",
+    "probe_auc": "probe AUC",
+    "monosemanticity": "monosemanticity",
+    "ce_loss_score": "loss recovered",
+}
+"""Column of `evaluation` -> the title of its panel. Higher is better in each."""
+LOWEST = -0.25
+"""Points further to the left are drawn here: an untrained SAE can explain less than nothing."""
+
+
+def evaluation_figure(table: pl.DataFrame) -> Figure | None:
+    """Draws the measures that some SAE has; None if nothing was evaluated."""
+    shown = [name for name in MEASURES if not table.is_empty() and table[name].count()]
+    if not shown:
+        return None
+    site = pl.when(pl.col("site") == "residual").then(pl.lit("")).otherwise(pl.format(" {}", "site"))
+    table = table.with_columns(place=pl.format("{} L{}{}", "model", "layer", site))
+    places = table["place"].unique(maintain_order=True).to_list()
+    trained = table.filter("trained")["kind"].unique(maintain_order=True).to_list()
+    baselines = table.filter(~pl.col("trained"))["kind"].unique(maintain_order=True).to_list()
+    colors = line_colors(trained, ordered=False)
+    figure = new_figure(1.3 + 0.3 * len(places))
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, name in zip(panels, shown, strict=True):
+        for number, kind in enumerate([*trained, *baselines]):
+            rows = table.filter(pl.col("kind") == kind).drop_nulls([name])
+            _points(axes, rows, name, places, kind, colors.get(kind), 0.1 * (number - len(trained) / 2))
+        axes.set_title(MEASURES[name], fontsize=8)
+        axes.grid(True, axis="x")
+        axes.tick_params(axis="y", length=0)
+    letters(panels)
+    panels[0].set_yticks(range(len(places)), places)
+    panels[0].set_ylim(len(places) - 0.4, -0.6)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=4)
+    return figure
+
+
+def _points(
+    axes: Axes, rows: pl.DataFrame, name: str, places: list[str], kind: str, color: str | None, shift: float
+) -> None:
+    """Draws the SAEs of a kind: filled points if they were trained, hollow gray ones if they are a baseline."""
+    markers = {"random directions": "s", "raw neurons": "^", "principal components": "D"}
+    x = rows[name].clip(LOWEST, None).to_list()
+    y = [places.index(place) + (shift if color else 0.3) for place in rows["place"]]
+    face = color or "none"
+    axes.scatter(
+        x, y, s=16, marker=markers.get(kind, "o"), c=face, edgecolors=color or QUIET, linewidths=0.8, label=kind
+    )
