@@ -8,6 +8,7 @@ import typer
 
 import saelib
 from saelib.cli.diagnose import diagnose_app
+from saelib.cli.features import features_app
 from saelib.cli.plan import plan_app
 from saelib.cli.sae import sae_app
 from saelib.cli.show import FillMissingChunks, show_rows, show_values
@@ -24,6 +25,7 @@ store_app = typer.Typer(help="Check and delete activation stores.", no_args_is_h
 app.add_typer(store_app, name="store")
 app.add_typer(diagnose_app)
 app.add_typer(sae_app)
+app.add_typer(features_app)
 app.add_typer(plan_app)
 app.add_typer(suite_app)
 

@@ -122,6 +122,8 @@ class ModelResources(Section):
     """Resources of each training."""
     evaluate: StageResources = StageResources()
     """Resources of the job that evaluates the model's SAEs."""
+    features: StageResources = StageResources()
+    """Resources of each job that writes pages of latents."""
 
 
 class ModelConfig(Section):
@@ -311,6 +313,9 @@ class Config(Section):
     evaluation: Annotated[EvaluationConfig | None, BeforeValidator(_switch, EvaluationConfig | bool | None)] = None
     """Measure the trained SAEs on held-out examples, next to baselines; `true` means the defaults. Without it, they are
     measured by the figures of their training alone."""
+    features: bool = True
+    """Write pages that show what each latent of the evaluated SAEs fires on (docs/features.md). Without `evaluation`,
+    there are none."""
     compare: CompareConfig | None = None
     """Another table of layers, which the report shows next to this suite's."""
 
@@ -381,6 +386,10 @@ class Config(Section):
     def evaluation_path(self, model: str, layer: Layer) -> Path:
         """Returns the folder of the evaluation of a layer's SAEs."""
         return self.results / "evaluation" / model / file_stem(layer)
+
+    def features_path(self, model: str, layer: Layer, variant: str) -> Path:
+        """Returns the folder of the pages of an SAE's latents."""
+        return self.results / "features" / model / file_stem(layer) / variant
 
     def theory_path(self) -> Path:
         """Returns the file of the predictions by the closed forms."""

@@ -22,8 +22,9 @@ READS = {
     "theory": ("stats",),
     "train": ("extract", "stats"),
     "evaluate": ("stats", "train"),
+    "features": ("evaluate",),
     "lab": (),
-    "report": ("stats", "init_death", "theory", "train", "evaluate", "lab"),
+    "report": ("stats", "init_death", "theory", "train", "evaluate", "features", "lab"),
 }
 WHOLE_SUITE = ("theory", "report")
 SAVED = ("stage", "path", "key", "model", "layer", "variant", "experiment", "cell")
@@ -135,7 +136,10 @@ def _grouped(config: Config, stage: str, stale: list[Target]) -> Iterator[tuple[
         return
     for name, model in config.models.items():
         own = [target for target in stale if target.model == name]
-        if stage != "train":
+        if stage == "features":
+            for layer in dict.fromkeys(target.layer for target in own):
+                yield f"{name}/{file_stem(layer)}", [target for target in own if target.layer == layer]
+        elif stage != "train":
             # One forward pass serves all layers of a model, so extraction and evaluation are never split.
             sizes = {"stats": config.stats.layers_per_job, "init_death": config.init_death.layers_per_job}
             by_site = [own] if stage in ("extract", "evaluate") else _split_by_site(own)

@@ -37,8 +37,8 @@ def chosen_targets(
         raise UserError(f"no stage '{stage}'; there are: {', '.join(READS)}")
     if stage in WHOLE_SUITE and (models or layers or sites):
         raise UserError(f"stage '{stage}' has one result for the whole suite; remove --model, --layers and --site")
-    if variants and stage != "train":
-        raise UserError(f"stage '{stage}' has no variants, only 'train' has; remove --variant")
+    if variants and stage not in ("train", "features"):
+        raise UserError(f"stage '{stage}' has no variants, only 'train' and 'features' have; remove --variant")
     if experiments and stage != "lab":
         raise UserError(f"stage '{stage}' has no experiments, only 'lab' has; remove --experiment")
     if stage == "lab" and (models or layers or sites):

@@ -27,6 +27,7 @@ BASE_MB = {
     "theory": 600,
     "train": 1500,
     "evaluate": 2000,
+    "features": 1500,
     "lab": 1500,
     "report": 1500,
 }
@@ -211,6 +212,8 @@ def _bytes(config: Config, stage: str, model: ModelConfig) -> float:
         return 4 * d_in * (counted + 2 * PROBES) + 4 * square  # probes, and as many sampled tokens
     if stage == "evaluate":
         return _forward_bytes(config, model, d_in) + _evaluation_bytes(config, model, d_in)
+    if stage == "features":
+        return _features_bytes(config, d_in)
     # The matrices with their gradients, two moments and a copy in another order; the codes of a batch.
     options = config.train
     sweep = sae_bytes(d_in, options.largest_d_sae, copies=5) * most_rates(options) + 4 * square
@@ -228,6 +231,18 @@ def _evaluation_bytes(config: Config, model: ModelConfig, d_in: int) -> float:
     codes = config.evaluation.tokens * (config.train.k * 8 * 3 + 4 * saes)
     labels = 2**29 if config.evaluation.labels else 0
     return saes * sae_bytes(d_in, config.train.largest_d_sae, copies=2) + ENCODED_BYTES + codes + labels
+
+
+def _features_bytes(config: Config, d_in: int) -> float:
+    """Estimates the bytes of all decoders of a layer, a block of cosines, codes and tokens, and what is shown."""
+    assert config.evaluation is not None
+    d_sae, variants = config.train.largest_d_sae, len(config.train.variants)
+    return (
+        variants * sae_bytes(d_in, d_sae, 2)
+        + 3 * 2**12 * d_sae
+        + 2**16 * d_sae
+        + config.evaluation.tokens * (config.train.k * 8 * 2 + 64)
+    )
 
 
 def _evaluated_saes(config: Config) -> int:
@@ -261,6 +276,9 @@ def _seconds(config: Config, stage: str, model: ModelConfig, gpu: int) -> float:
         return layers * latents * 2 * settings.heldout_tokens * d_in / CPU_FLOPS
     if stage == "evaluate":
         return _evaluation_seconds(config, model, gpu)
+    if stage == "features":
+        d_sae = config.train.largest_d_sae
+        return len(config.train.variants) * d_sae * (0.02 + 2 * d_in * d_sae / CPU_FLOPS)
     options = config.train
     speed = GPU_FLOPS if gpu else CPU_FLOPS * options.threads
     tokens = options.steps * options.batch_size

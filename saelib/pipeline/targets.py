@@ -72,7 +72,7 @@ class Target:
         if self.stage == "extract":
             remove_store(self.path)
             return
-        if self.stage == "evaluate":  # a folder of which this is the last file
+        if self.stage in ("evaluate", "features"):  # a folder of which this is the last file
             shutil.rmtree(self.output.parent)
             return
         self.output.unlink()
@@ -103,9 +103,10 @@ def wanted_targets(config: Config) -> Iterator[Target]:
     theory = [_theory_target(config, stats.values())] if config.models else []
     train = list(_train_targets(config, stats))
     evaluations = list(_evaluate_targets(config, stats, train))
+    features = list(_features_targets(config, evaluations))
     lab = list(_lab_targets(config))
-    yield from (*extract.values(), *stats.values(), *death, *theory, *train, *evaluations, *lab)
-    yield _report_target(config, [*stats.values(), *death, *theory, *train, *evaluations, *lab])
+    yield from (*extract.values(), *stats.values(), *death, *theory, *train, *evaluations, *features, *lab)
+    yield _report_target(config, [*stats.values(), *death, *theory, *train, *evaluations, *features, *lab])
 
 
 def _make(
@@ -285,6 +286,17 @@ def _evaluate_targets(
             trained = [target for target in train if (target.model, target.layer) == (name, layer)]
             path = config.evaluation_path(name, layer) / "evaluation.json"
             yield _make("evaluate", path, own, modules, [stats[name, layer], *trained], names, (name, layer, ""))
+
+
+def _features_targets(config: Config, evaluations: Iterable[Target]) -> Iterator[Target]:
+    if not config.features:
+        return
+    pages = [PACKAGE / "features" / "assets", PACKAGE / "report" / "assets" / "page.css"]
+    settings = {"seed": config.seed, "page": [fingerprint(str(path)) for path in pages]}
+    names = {"seed": "seed", "page": "the page's template"}
+    for t, variant in product(evaluations, config.train.variants):
+        path = config.features_path(t.model, t.layer, variant) / "features.json"
+        yield _make("features", path, settings, ["saelib.features.stage"], [t], names, (t.model, t.layer, variant))
 
 
 def _lab_targets(config: Config) -> Iterator[Target]:

@@ -183,14 +183,15 @@ def _layer_files(config: Config, results: Results) -> list[dict[str, Any]]:
 
 
 def _with_files(config: Config, saes: pl.DataFrame) -> list[dict[str, Any]]:
-    """The rows of `saes`, each with links to the files of its sweep."""
-    names = {"sweep": "sweep.json", "weights": "weights.safetensors"}
-    rows = saes.to_dicts()
-    folders = [config.train_path(*place_of(row)) for row in rows]
-    return [
-        row | {"files": {name: _link(config, folder / file) for name, file in names.items()}}
-        for row, folder in zip(rows, folders, strict=True)
-    ]
+    """The rows of `saes`, each with links to the files of its sweep and, if there is one, the page of its latents."""
+    rows = []
+    for row in saes.to_dicts():
+        place = place_of(row)
+        trained, latents = config.train_path(*place), config.features_path(*place) / "index.html"
+        files = {"sweep": trained / "sweep.json", "weights": trained / "weights.safetensors"}
+        files |= {"latents": latents} if latents.is_file() else {}
+        rows.append(row | {"files": {name: _link(config, file) for name, file in files.items()}})
+    return rows
 
 
 def _link(config: Config, path: Path) -> str:

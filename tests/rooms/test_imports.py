@@ -14,7 +14,8 @@ LOOSE = {"__init__", "__main__", "environments", "errors", "progress"}
 BOTTOM_UP = (
     *("errors", "files", "progress", "environments", "config", "devices", "fetch", "store", "activations", "datasets"),
     *("sources", "extract", "stats", "theory", "preprocessing", "sae", "evaluation", "init_death", "train"),
-    *("synthetic", "lab", "interchange", "diagnosis", "integrations", "report", "pipeline", "api", "cli", "__main__"),
+    *("synthetic", "lab", "interchange", "diagnosis", "integrations", "report", "features", "pipeline", "api", "cli"),
+    "__main__",
 )
 UPWARD = {
     ("config", "fetch"): "sizes: what cached checkpoints say of themselves",
