@@ -1,0 +1,1 @@
+"""The law of `saelib recovery` against trainings that it has not seen."""
