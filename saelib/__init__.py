@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from saelib.api.suite import Suite, open_suite
     from saelib.diagnosis.result import Diagnosis
     from saelib.errors import UserError
+    from saelib.theory.recovery import recovery_steps
 
 __version__ = "0.1.0"
 
@@ -46,6 +47,7 @@ __all__ = [
     "open_activations",
     "open_suite",
     "predict_death",
+    "recovery_steps",
 ]
 
 _HOMES = {
@@ -63,6 +65,7 @@ _HOMES = {
     "open_activations": "saelib.api.activations",
     "open_suite": "saelib.api.suite",
     "predict_death": "saelib.api.death",
+    "recovery_steps": "saelib.theory.recovery",
 }
 
 

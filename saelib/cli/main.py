@@ -10,6 +10,7 @@ import saelib
 from saelib.cli.diagnose import diagnose_app
 from saelib.cli.features import features_app
 from saelib.cli.plan import plan_app
+from saelib.cli.recovery import recovery_app
 from saelib.cli.sae import sae_app
 from saelib.cli.show import FillMissingChunks, show_rows, show_values
 from saelib.cli.suite import suite_app
@@ -28,6 +29,7 @@ app.add_typer(sae_app)
 app.add_typer(features_app)
 app.add_typer(plan_app)
 app.add_typer(suite_app)
+app.add_typer(recovery_app)
 
 MANY = 10**15
 """Largest size that the closed forms accept; a larger one could overflow float64."""

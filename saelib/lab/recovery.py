@@ -20,6 +20,9 @@ REVIVED = 0.05
 """`steps_revived`: steps until less than this fraction of the latents is dead by ReLU."""
 FIRST_LOOK, GROWTH = 10, 1.02
 """Step of the first look at the SAE, and the ratio of the steps of two looks."""
+PATIENCE = 1.2
+"""A training whose latents have not come to life ends after this many times the steps until 99 % of the mean is in the
+bias. By then, nothing that could wake them is left to happen."""
 
 
 def run_cells(experiment: RecoveryExperiment, cells: Sequence[Cell], seed: int, outbox: "Outbox") -> None:
@@ -35,11 +38,13 @@ def run_cells(experiment: RecoveryExperiment, cells: Sequence[Cell], seed: int, 
 
 
 def recover(trainee: "Trainee") -> Row:
-    """Trains one SAE until everything has happened, or to the limit, and returns when.
+    """Trains one SAE until everything has happened, or to a limit, and returns when each event happened.
 
-    It looks at steps that grow by 2 %, and interpolates the step of an event between two looks. An event that has not
-    happened is None; one that had happened before training is at step 0. `least_steps` is ||mu||_inf / learning rate:
-    Adam moves a coordinate of the bias by about the learning rate a step, so the bias alone needs as long.
+    The limit is `experiment.steps`, or `PATIENCE` times the steps until the bias holds 99 % of the mean. The SAE is
+    looked at after steps that grow by 2 %, and the step of an event is interpolated between two looks. An event that
+    has not happened by `last_step` is None; one that had happened before training is at step 0. `dead_relu_last` is
+    the fraction that is dead by ReLU at `last_step`. `least_steps` is ||mu||_inf / learning rate: Adam moves a
+    coordinate of the bias by about the learning rate a step, so the bias alone needs as long.
     """
     from saelib.lab.trainees import Class
 
@@ -52,11 +57,13 @@ def recover(trainee: "Trainee") -> Row:
             steps.append(step)
             looks.append(_look(trainee, group, samples))
             next_look = max(step + 1, round(step * GROWTH))
-            if _is_over(looks[-1]):
+            home = crossing(steps, [look[0] for look in looks], max(SHARES.values()))
+            if home is not None and (looks[-1][1] < REVIVED or step >= PATIENCE * home):
                 break
     mean = trainee.data.mean
     row: Row = {name: crossing(steps, [look[0] for look in looks], share) for name, share in SHARES.items()}
     row["steps_revived"] = crossing(steps, [-look[1] for look in looks], -REVIVED)
+    row["last_step"], row["dead_relu_last"] = steps[-1], looks[-1][1]
     row["mean_norm"], row["gamma_seen"] = float(np.linalg.norm(mean)), trainee.data.gamma
     row["least_steps"] = float(np.abs(mean).max()) / trainee.cell.settings["learning_rate"]
     return row
@@ -71,10 +78,6 @@ def _look(trainee: "Trainee", group: "Class", samples: Sequence["Sample"]) -> tu
     with torch.no_grad():
         positive = torch.stack([sae.hidden_pre(sample.x).amax(0) > 0 for sample in samples]).any(0)
     return float(bias @ mean / (mean @ mean)), 1 - positive.double().mean().item()
-
-
-def _is_over(look: tuple[float, float]) -> bool:
-    return look[0] >= max(SHARES.values()) and look[1] < REVIVED
 
 
 def crossing(steps: Sequence[int], values: Sequence[float], level: float) -> float | None:

@@ -8,10 +8,11 @@ import polars as pl
 
 from saelib.config import Config
 from saelib.config.grid import plain
-from saelib.config.lab import ExperimentConfig, LabFigure
+from saelib.config.lab import ExperimentConfig, LabFigure, RecoveryExperiment
 from saelib.errors import UserError
 from saelib.lab.result import load_cell, rows_of
 from saelib.pipeline.failures import Failures
+from saelib.report.recovery import predicted_steps
 
 DEFAULT_Y = {
     "init_death": ("dead_relu", "dead_total"),
@@ -60,6 +61,9 @@ COLUMNS = {
     "steps_bias_99": "steps to 99 %",
     "steps_revived": "steps to 5 % ReLU-dead",
     "least_steps": "least steps of a bias alone",
+    "predicted_steps_bias_50": "predicted steps to half of the mean in the bias",
+    "predicted_steps_bias_90": "predicted steps to 90 %",
+    "predicted_steps_bias_99": "predicted steps to 99 %",
     "batch_size": "batch",
 }
 """Words for the columns of the lab's tables; other columns keep their names."""
@@ -118,7 +122,10 @@ def _read(config: Config, name: str, experiment: ExperimentConfig, failures: Fai
             continue
         try:
             axes = {axis: plain(value) for axis, value in cell.axes.items()}
-            rows += rows_of(load_cell(path), axes)
+            of_cell = rows_of(load_cell(path), axes)
+            if isinstance(experiment, RecoveryExperiment):
+                of_cell = [row | predicted_steps(experiment, cell, row) for row in of_cell]
+            rows += of_cell
         except UserError as error:
             missing.append(LabGap(name, cell.name, str(error).replace(str(path), path.name)))
     return ExperimentTable(name, experiment, pl.DataFrame(rows, infer_schema_length=None), tuple(missing))

@@ -115,7 +115,7 @@ def _chart(shown: Layout, y: str, panel: str, rows: str) -> dict[str, Any]:
             alt.Y(f"{column}:Q", title=None),
             line,
             *([color] if several else []),
-            tooltip=[*tooltip[:2], alt.Tooltip(f"{column}:Q", title=name, format=".2%")],
+            tooltip=[*tooltip[:2], alt.Tooltip(f"{column}:Q", title=name, format=format_y)],
         )
         for column, name in shown.theory[y].items()
     ]

@@ -130,3 +130,28 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "loaded:"
+
+
+def test_recovery_says_how_long_with_its_error_and_what_takes_no_time() -> None:
+    settings = ("recovery", "--gamma", 20, "--mu-norm", 60, "--lr", 2e-3, "--batch-size", 256)
+    values = as_json(*settings)
+    assert values["least"] == pytest.approx(30_000)
+    assert values["least"] < values["bias_50"] < values["bias_90"] < values["bias_99"]
+    assert values["outside"] == []
+    assert set(values["errors"]) == {"bias_50", "bias_90", "bias_99"}
+    text = saelib(*settings)
+    assert "b_dec holds half of the mean" in text
+    assert "Least steps of any bias, ||mean||_inf / learning rate: 30,000." in text
+    assert "geometric median" in text
+    assert "Extrapolated" not in text
+
+
+def test_recovery_names_what_is_outside_of_its_range_or_impossible() -> None:
+    settings = ("recovery", "--gamma", 20, "--mu-norm", 60, "--lr", 2e-3)
+    text = saelib(*settings, "--d-sae", 8192, "--k", 8)
+    assert "Extrapolated: d_sae = 8192 is outside of the tested range" in text
+    assert "the error of an extrapolation is unknown" in text
+    assert "not expected" in saelib(*settings[:-1], 0.016)
+    assert saelib(*settings, "--mu-inf", 70, code=1).strip() == (
+        "error: mean_largest = 70 exceeds mean_norm = 60; the largest coordinate of the mean cannot exceed its norm"
+    )

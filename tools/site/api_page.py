@@ -10,6 +10,7 @@ RESULTS = (
     "saelib.stats.layer_stats.LayerStats",
     "saelib.init_death.result.InitDeath",
     "saelib.theory.closed_forms.Prediction",
+    "saelib.theory.recovery.RecoverySteps",
     "saelib.preprocessing.transform.Preprocessing",
     "saelib.evaluation.result.Evaluation",
 )

@@ -73,8 +73,8 @@ def _panel(axes: Axes, shown: Layout, y: str, rows: pl.DataFrame) -> None:
         color, label = colors[group], group or "measured"
         if shown.points:
             axes.scatter(own[shown.x], own[y], s=7, color=color, alpha=0.6, lw=0, label=label)
-            continue
-        _measured(axes, shown.x, y, own, color, label)
+        else:
+            _measured(axes, shown.x, y, own, color, label)
         for column, name in shown.theory[y].items():
             known = own.drop_nulls([column])
             ink = INK if len(shown.lines) == 1 else color
