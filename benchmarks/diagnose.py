@@ -13,7 +13,16 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks.timing import command_line, cpu_seconds, environment, environment_line, median_cpu, peak_memory, show
+from benchmarks.timing import (
+    Task,
+    command_line,
+    cpu_seconds,
+    environment,
+    environment_line,
+    median_cpu,
+    peak_memory,
+    show,
+)
 from saelib.activations.open import open_rows
 from saelib.activations.rows import Rows, read_float32
 from saelib.diagnosis.diagnose import Question, diagnose_rows
@@ -58,7 +67,7 @@ def main(argv: list[str]) -> None:
             check_sae(saved, open_rows(file), stats)
             check_walls.append(time.perf_counter() - start)
 
-        tasks = {"floor": lambda: floor(open_rows(file)), "saelib": ours, "SAE check": check}
+        tasks: dict[str, Task] = {"floor": lambda: floor(open_rows(file)), "saelib": ours, "SAE check": check}
         with threadpool_limits(threads, "blas"):
             seconds = median_cpu(tasks)
         memory, check_memory = peak_memory(ours), peak_memory(check)
