@@ -1,4 +1,7 @@
-"""Times `saelib diagnose` by part, against its floor: reading, one Gram matrix and three encoder products."""
+"""Times `saelib diagnose` by part, against its floor: reading, one Gram matrix and three encoder products.
+
+What `--sae` adds (`saelib.diagnosis.sae_check.check_sae`) is timed by itself.
+"""
 
 import tempfile
 import time
@@ -7,17 +10,32 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks.timing import command_line, cpu_seconds, environment, environment_line, median_cpu, peak_memory, show
+from benchmarks.timing import (
+    Task,
+    command_line,
+    cpu_seconds,
+    environment,
+    environment_line,
+    median_cpu,
+    peak_memory,
+    show,
+)
 from saelib.activations.open import open_rows
 from saelib.activations.rows import Rows, read_float32
 from saelib.diagnosis.diagnose import Question, diagnose_rows
+from saelib.diagnosis.sae_check import check_sae
 from saelib.environments import available_cpus
+from saelib.preprocessing.transform import Preprocessing
+from saelib.sae.file import SavedSAE
+from saelib.sae.model import SAE
+from saelib.stats import compute_stats
 
 D_IN, D_SAE, K = 768, 8192, 64
 BLOCK = 2048
-PACKAGES = ("numpy", "numba", "scipy")
+PACKAGES = ("numpy", "numba", "scipy", "torch")
 
 
 def main(argv: list[str]) -> None:
@@ -41,9 +59,18 @@ def main(argv: list[str]) -> None:
                 diagnose_rows(open_rows(file), question, threads=threads, watch=watch)
             walls.append(time.perf_counter() - start)
 
+        saved, stats = random_sae(), compute_stats(open_rows(file), workers=threads)
+        check_walls: list[float] = []
+
+        def check() -> None:
+            start = time.perf_counter()
+            check_sae(saved, open_rows(file), stats)
+            check_walls.append(time.perf_counter() - start)
+
+        tasks: dict[str, Task] = {"floor": lambda: floor(open_rows(file)), "saelib": ours, "SAE check": check}
         with threadpool_limits(threads, "blas"):
-            seconds = median_cpu({"floor": lambda: floor(open_rows(file)), "saelib": ours})
-        memory = peak_memory(ours)
+            seconds = median_cpu(tasks)
+        memory, check_memory = peak_memory(ours), peak_memory(check)
 
     ratio = seconds["saelib"] / seconds["floor"]
     lines = [f"{tokens} tokens, d_in {D_IN}, d_sae {D_SAE}, k {K}; {threads} CPUs"]
@@ -52,7 +79,9 @@ def main(argv: list[str]) -> None:
     lines.append(
         f"{ratio:.2f} times the floor; {min(walls):.1f} s on the clock at best; {memory / 2**20:.0f} MiB at most"
     )
+    lines.append(f"SAE check: {min(check_walls):.1f} s on the clock at best; {check_memory / 2**20:.0f} MiB at most")
     figures = {"tokens": tokens, "cpu_seconds": seconds, "parts": parts, "wall_seconds": walls, "peak_bytes": memory}
+    figures |= {"check_wall_seconds": check_walls, "check_peak_bytes": check_memory}
     show(figures | {"environment": environment(*PACKAGES)}, [*lines, environment_line(*PACKAGES)], options.json)
 
 
@@ -62,6 +91,19 @@ def activations(tokens: int) -> np.ndarray:
     x = rng.standard_normal((tokens, D_IN), dtype=np.float32) * rng.uniform(0.3, 1.2, D_IN).astype(np.float32)
     x[:, 296] += 60
     return x
+
+
+def random_sae() -> SavedSAE:
+    """Draws a TopK SAE whose decoder is the transpose of its encoder."""
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.nn.functional.normalize(torch.randn(D_SAE, D_IN, generator=generator), dim=1)
+    weights = {
+        "W_enc": directions.T,
+        "W_dec": directions.clone(),
+        "b_enc": torch.zeros(D_SAE),
+        "b_dec": torch.zeros(D_IN),
+    }
+    return SavedSAE(SAE("topk", weights, K), Preprocessing(np.zeros(D_IN)), {})
 
 
 def floor(rows: Rows) -> None:

@@ -117,9 +117,9 @@ def load_sae(path: str | Path, library: Library | None = None) -> LoadedSAE:
     """Loads an SAE: a file of saelib's, or one that SAELens, dictionary_learning or sparsify wrote.
 
     Args:
-        path: `weights.safetensors` of a trained variant; another library's folder; `org/name` or `org/name@revision` on
-            the Hugging Face hub; or `RELEASE::SAE_ID` of SAELens, if that is installed. `PATH::NAME` picks one of
-            several SAEs.
+        path: A trained variant's folder, or the file in it; another library's folder; `org/name` or
+            `org/name@revision` on the Hugging Face hub; or `RELEASE::SAE_ID` of SAELens, if that is installed.
+            `PATH::NAME` picks one of several SAEs.
         library: The library that wrote it; recognized by the files if None.
 
     Raises:

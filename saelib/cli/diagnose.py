@@ -73,7 +73,10 @@ MaxLength = Annotated[int | None, typer.Option(min=1, help="Tokens that the mode
 Configfile = Annotated[Path, typer.Option(help="A suite whose models --model may name.")]
 GivenSAE = Annotated[
     str | None,
-    typer.Option(help="An SAE that came out wrong: anything that 'saelib import' takes, or a file of saelib."),
+    typer.Option(
+        help="An SAE that came out wrong: a file of saelib, the folder of a trained variant, or anything "
+        "that 'saelib import' takes."
+    ),
 ]
 DSae = Annotated[int, typer.Option(min=1, help="Latents of the SAE that is planned.")]
 K = Annotated[int, typer.Option(min=1, help="Latents that fire for a token.")]

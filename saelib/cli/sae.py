@@ -25,7 +25,7 @@ CORE = ("cossim", "l2_ratio", "relative_reconstruction_bias", "freq_over_1_perce
 """Figures of `saelib.evaluation.core.CoreMetrics` that `measure` does not have."""
 
 sae_app = typer.Typer()
-Ours = Annotated[Path, typer.Argument(help="An SAE in saelib's format: weights.safetensors of a variant.")]
+Ours = Annotated[Path, typer.Argument(help="An SAE of saelib: its file, or the folder of a trained variant.")]
 Tokens = Annotated[
     int | None, typer.Option(min=1, help="Number of rows to measure on, from the first; all by default.")
 ]
@@ -33,7 +33,8 @@ Tokens = Annotated[
 
 @sae_app.command()
 def evaluate(
-    sae: Annotated[str, typer.Argument(help="An SAE: a file of saelib, or anything that 'saelib import' takes.")],
+    sae: Annotated[str, typer.Argument(help="An SAE: a file of saelib, the folder of a trained variant, or anything "
+                                            "that 'saelib import' takes.")],
     rows: Annotated[str, typer.Argument(help="Activations of the layer it was trained on: anything that 'saelib stats' "
                                              "reads. FILE::NAME names one of several arrays in a file.")],
     tokens: Tokens = None,

@@ -36,6 +36,8 @@ UNKNOWN_BLOCKS = (
 LayerSpan = Annotated[int, Field(ge=0)] | Annotated[str, StringConstraints(pattern=r"^\s*(all|\d+|\d+\s*-\s*\d*)\s*$")]
 Layers = LayerSpan | list[LayerSpan]
 """Layers as they are written in the file; `parse_layers` reads them."""
+ANY_LAYERS = tuple(range(1_000))
+"""Layers of a model whose source or layers have a mistake, so that this mistake is the only one reported."""
 
 
 def parse_layers(value: Any, every: Callable[[], Sequence[int] | None]) -> Any:
@@ -80,7 +82,7 @@ def _open_range(first: int, item: str, every: Sequence[int] | None) -> Sequence[
 def _model_layers(value: Any, info: ValidationInfo) -> Any:
     source = info.data.get("source")
     if source is None:  # the source has a mistake, which is reported by itself
-        return parse_layers(value, lambda: (0,))
+        return parse_layers(value, lambda: ANY_LAYERS)
     if isinstance(source, ArraysSource) and value == "all":
         return tuple(sorted(source.files))
     return parse_layers(value, lambda: every_layer(source, info.data.get("blocks")))
@@ -88,7 +90,7 @@ def _model_layers(value: Any, info: ValidationInfo) -> Any:
 
 def _some_of_the_layers(value: Any, info: ValidationInfo) -> Any:
     """Parses layers that are chosen from `layers`, all of which `all` means."""
-    layers = info.data.get("layers", (0,))
+    layers = info.data.get("layers", ANY_LAYERS)
     return None if value is None else layers if value == "all" else parse_layers(value, lambda: layers)
 
 

@@ -66,5 +66,5 @@ def _over_sizes(axes: "Axes", found: "Diagnosis") -> None:
     axes.set_xlabel("k / d_sae")
     axes.set_ylabel("dead latents (%), predicted, TopK")
     axes.set_title(f"(b) for other sizes, {found.tokens:,} tokens", loc="left", fontsize=10)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper right", bbox_to_anchor=(1, 0.94))
     axes.spines[["top", "right"]].set_visible(False)

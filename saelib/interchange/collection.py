@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from saelib.config.files import HubFiles
 from saelib.errors import UserError
-from saelib.interchange.registry import FORMATS, check_output, import_sae, load_own
+from saelib.interchange.registry import FORMATS, WEIGHTS, check_output, import_sae, load_own
 from saelib.sae.file import SavedSAE, save_sae
 
 HUB = re.compile(r"(?P<id>[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*)(@(?P<revision>[^@:]+))?")
@@ -177,8 +177,9 @@ def _from_saelens(release: str, sae_id: str) -> SavedSAE:
 
 
 def load_any(place: str, library: str | None = None) -> tuple[SavedSAE, str]:
-    """Loads one SAE from wherever it lies: a file of saelib's, or what `open_collection` opens. Also gives its name."""
-    if Path(place).is_file() or place.endswith(".safetensors"):
-        return load_own(Path(place)), Path(place).name
+    """Loads one SAE from wherever it lies: what `load_own` or `open_collection` opens. Also gives its name."""
+    path = Path(place)
+    if path.is_file() or path.suffix == ".safetensors" or (path / WEIGHTS).is_file():
+        return load_own(path), path.name
     collection, name = open_collection(place, library)
     return collection.load(name, library), name or Path(collection.place).name

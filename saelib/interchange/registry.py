@@ -9,6 +9,9 @@ from saelib.files.publish import published_folder
 from saelib.interchange import dictionary_learning, saelens, sparsify
 from saelib.sae.file import SavedSAE, load_sae
 
+WEIGHTS = "weights.safetensors"
+"""The SAE in the folder of a variant that the suite trained."""
+
 
 class Format(NamedTuple):
     """The format in which one library stores an SAE: a folder with two files."""
@@ -66,7 +69,7 @@ def import_sae(folder: Path, name: str | None = None) -> SavedSAE:
 
 
 def load_own(path: Path) -> SavedSAE:
-    """Read an SAE that saelib wrote (`load_sae`).
+    """Read an SAE that saelib wrote (`load_sae`): its file, or the folder of a trained variant.
 
     Raises:
         UserError: if it is something else; for an SAE of another library, the message says how to import it.
@@ -75,7 +78,7 @@ def load_own(path: Path) -> SavedSAE:
     for name, form in FORMATS.items():
         if _holds(folder, form) and (folder == path or path.name in form.files):
             raise UserError(f"{path}: an SAE of {name}; first: saelib import {folder} sae.safetensors")
-    return load_sae(path)
+    return load_sae(path / WEIGHTS if (path / WEIGHTS).is_file() else path)
 
 
 def check_output(path: Path) -> None:

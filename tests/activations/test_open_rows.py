@@ -195,6 +195,16 @@ def test_folders_and_patterns_are_read_in_natural_order(tmp_path: Path, name: st
     assert open_rows(tmp_path).notes[1] == "2 others passed over (1 .json, 1 .txt)"  # pyright: ignore
 
 
+@pytest.mark.parametrize(
+    ("folders", "counted"), [(1, "1 other passed over (1 folder)"), (2, "2 others passed over (2 folders)")]
+)
+def test_a_folder_of_one_file_and_of_folders(tmp_path: Path, folders: int, counted: str) -> None:
+    np.save(tmp_path / "acts.npy", VALUES)
+    for index in range(folders):
+        (tmp_path / f"more_{index}").mkdir()
+    assert open_rows(tmp_path).notes == ["1 file, acts.npy", counted]  # pyright: ignore
+
+
 def test_folders_of_zarr_arrays_and_of_data_sets(tmp_path: Path) -> None:
     """SAELens leaves a data set for each buffer where it is stopped before it has put them together."""
     for index in range(3):

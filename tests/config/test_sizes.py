@@ -191,6 +191,12 @@ def test_a_stated_number_of_blocks_bounds_the_layers():
         loaded(source, "1-13", blocks=12)
 
 
-def test_a_wrong_source_is_the_only_mistake():
+@pytest.mark.parametrize("layers", ["all", "1-"])
+def test_a_wrong_source_is_the_only_mistake(layers: str):
     with pytest.raises(UserError, match=r"1 mistake\n  models\.m\.source\.weights: needs one of the keys"):
-        loaded({"family": "transformers", "weights": {}}, "all", representative_layer=3)
+        loaded({"family": "transformers", "weights": {}}, layers, representative_layer=3)
+
+
+def test_wrong_layers_are_the_only_mistake():
+    with pytest.raises(UserError, match=r"1 mistake\n  models\.m\.layers: 'five' is not a layer number"):
+        loaded({"family": "transformers", "weights": {"path": "/nowhere"}}, "five", train_layers="3-")

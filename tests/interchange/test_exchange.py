@@ -165,6 +165,18 @@ def test_an_sae_of_another_library_is_not_one_of_ours_and_the_message_says_what_
         load_any(str(tmp_path / "saelens" / "sae_weights.safetensors"))
 
 
+def test_the_folder_of_a_trained_variant_stands_for_the_sae_in_it(make: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "baseline"
+    folder.mkdir()
+    save_sae(make("topk", "raw"), folder / "weights.safetensors")
+    (folder / "sweep.json").write_text("{}")
+    wanted = load_own(folder / "weights.safetensors").sae.W_enc
+    saved, name = load_any(str(folder))
+    assert name == "baseline"
+    for sae in (load_own(folder).sae, saved.sae):
+        torch.testing.assert_close(sae.W_enc, wanted, rtol=0, atol=0)
+
+
 def test_where_an_import_may_be_written(make: Any, tmp_path: Path) -> None:
     for name in ("back.pt", "back", "back.npz"):
         with pytest.raises(UserError, match=r"the output is a \.safetensors file; name it back\.safeten"):

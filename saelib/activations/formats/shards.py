@@ -43,10 +43,11 @@ def find_files(location: str) -> tuple[list[Path], list[str]]:
         suffix = next(path.suffix for path in readable if _format(path) == kinds.most_common(1)[0][0])
         pattern = (f"{location.rstrip('/')}/" if folder else "") + f"*{suffix}"
         raise UserError(f"{location}: files of several formats ({counts}); name those of one, as in '{pattern}'")
-    notes = [_count(len(readable), "file") + f", {readable[0].name} to {readable[-1].name}, one after another"]
+    names = f"{readable[0].name} to {readable[-1].name}, one after another"
+    notes = [f"{len(readable):,} files, {names}" if len(readable) > 1 else f"1 file, {readable[0].name}"]
     others = [path for path in inside if not _format(path)]
     if others:
-        notes.append(_count(len(others), "other") + f" passed over ({_suffixes(others)})")
+        notes.append(f"{len(others):,} other{'s' * (len(others) > 1)} passed over ({_suffixes(others)})")
     return readable, notes
 
 
@@ -67,10 +68,8 @@ def _natural(path: Path) -> list[tuple[bool, int, str]]:
     return [(index % 2 == 0, int(word) if index % 2 else 0, word) for index, word in enumerate(words)]
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' if number > 1 else ''}"
-
-
 def _suffixes(paths: Iterable[Path]) -> str:
-    counts = Counter("folders" if path.is_dir() else path.suffix or "without suffix" for path in paths)
+    counts = Counter("folder" if path.is_dir() else path.suffix or "without suffix" for path in paths)
+    if counts["folder"] > 1:
+        counts["folders"] = counts.pop("folder")
     return ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
