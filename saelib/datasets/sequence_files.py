@@ -24,7 +24,7 @@ class Record:
     """The name that all forms and versions of an entry share: `P12345` for `sp|P12345-2|NAME`; otherwise the id."""
     letters: bytes
     features: int = 0
-    """Number of entries in its feature table (FT lines of flat files), which nothing uses yet."""
+    """Number of entries in its feature table (FT lines of flat files), which only the evaluation reads."""
 
 
 def read_records(path: Path, advance: Callable[[int], object] = lambda size: None) -> Iterator[Record]:

@@ -34,7 +34,7 @@ COUNTS = {
     "partly unknown": "examples among them with some letters outside the alphabet",
     "unknown": "left out for letters outside the alphabet",
     "repeated": "left out because an earlier one has the same letters",
-    "annotated": "with a feature table, which nothing uses yet",
+    "annotated": "with a feature table, which the model does not see (evaluation.labels can read it)",
     "features": "entries in these tables",
     "rests": "ends of records left out because they are shorter than half a window",
     "not drawn": "not drawn",

@@ -282,11 +282,12 @@ def test_windows_do_not_copy_a_chromosome(tmp_path):
         assert example.content.encode() == letters[start:stop]
 
 
-def test_feature_tables_that_nothing_uses_are_counted_and_said(tmp_path, caplog):
+def test_feature_tables_are_counted_and_said_to_be_left_out(tmp_path, caplog):
     with caplog.at_level("INFO"):
         data = dataset(tmp_path, SWISS_PROT.replace("SQ   SEQ", "FT   DOMAIN          3..5\nSQ   SEQ", 1), "a.dat")
     assert (data.counts["annotated"], data.counts["features"]) == (1, 2)
-    assert "1 with a feature table, which nothing uses yet, 2 entries in these tables" in caplog.text
+    assert "1 with a feature table, which the model does not see (evaluation.labels can read it)" in caplog.text
+    assert "2 entries in these tables" in caplog.text
     assert "annotated" not in dataset(tmp_path, EMBL, alphabet="dna").counts
 
 
