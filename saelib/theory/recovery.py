@@ -127,7 +127,7 @@ ERRORS = MappingProxyType({"bias_50": 0.13, "bias_90": 0.18, "bias_99": 0.22})
 """Relative error that nine in ten trainings stay within, if the fit has not seen them."""
 HARMLESS_RATE = 2.2e-3
 """Largest learning_rate * sqrt(memory / 1000) / signal_norm at which latents come to life with the bias. Above it,
-the collapse of the threshold leaves more than 5 % of them dead by ReLU for good."""
+training leaves more than 5 % of them dead by ReLU. Between 0.002 and 0.0033, either happened."""
 
 
 @dataclass(frozen=True)
