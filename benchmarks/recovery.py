@@ -10,14 +10,14 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from benchmarks.timing import command_line, show
-from saelib.theory.recovery import HARMLESS_RATE, LAWS, REFERENCE, Law, relative_rate
+from saelib.theory.recovery import HARMLESS_RATE, LAWS, REFERENCE, Law, logarithms, relative_rate
 
 CONFIG = Path(__file__).parents[1] / "configs" / "lab-recovery.yaml"
 TABLE = Path(__file__).with_suffix(".csv")
 """The trainings that the constants of `saelib.theory.recovery` were fitted to."""
 RIDGE = 1e-3
 """Pull of exponents towards 0. It decides only those of settings that do not differ between the fitted trainings."""
-LABELS = {"bias_50": "half of the mean in the bias", "bias_90": "90 %", "bias_99": "99 %"}
+LABELS = {"bias_50": "50 % of the mean in the bias", "bias_90": "90 %", "bias_99": "99 %"}
 FOLDS, SPLITS = 3, 10
 """Each split deals the trainings into three folds; each fold is predicted by the law fitted to the other two."""
 
@@ -42,8 +42,6 @@ class Training:
     bias_90: float | None
     bias_99: float | None
     revived: float | None
-    last_step: float
-    dead_relu_last: float
 
     @property
     def settings(self) -> dict[str, float]:
@@ -135,8 +133,6 @@ def read_results(results: Path) -> Iterator[Training]:
                 d_sae=cell.sae.d_sae,
                 k=cell.sae.k,
                 **{event: found[f"steps_{event}"] for event in ("bias_50", "bias_90", "bias_99", "revived")},
-                last_step=found["last_step"],
-                dead_relu_last=found["dead_relu_last"],
             )
 
 
@@ -161,12 +157,13 @@ def read_table(path: Path) -> list[Training]:
 def fit(trainings: Sequence[Training], event: str) -> Law:
     """Fits the powers of an event to the logarithms of the steps, by least squares."""
     reached = [one for one in trainings if getattr(one, event) is not None]
-    ratios = [[1.0, *(np.log(one.settings[name] / REFERENCE[name]) for name in REFERENCE)] for one in reached]
+    logs = [logarithms(one.settings) for one in reached]
+    names = list(logs[0])
     steps = np.log([getattr(one, event) for one in reached])
-    x = np.array(ratios)
-    pull = RIDGE * len(x) * np.diag([0.0, *(1.0 for _ in REFERENCE)])
+    x = np.array([[1.0, *(one[name] for name in names)] for one in logs])
+    pull = RIDGE * len(x) * np.diag([0.0, *(1.0 for _ in names)])
     constant, *powers = np.linalg.solve(x.T @ x + pull, x.T @ steps).tolist()
-    return Law(float(np.exp(constant)), dict(zip(REFERENCE, powers, strict=True)))
+    return Law(float(np.exp(constant)), dict(zip(names, powers, strict=True)))
 
 
 def predicted_unseen(trainings: Sequence[Training], event: str, seen: Callable[[Training], bool]) -> list[float]:
@@ -249,7 +246,7 @@ def draw(trainings: Sequence[Training], path: Path) -> None:
             axes.scatter(x, steps, s=9, color=color, alpha=0.75, lw=0, label=label)
     for axes, name in zip(panels, ("\u2016\u03bc\u2016\u221e / learning rate, steps", "predicted steps"), strict=True):
         axes.set(xscale="log", yscale="log", xlabel=name)
-        axes.axline((1e4, 1e4), (1e5, 1e5), color=INK, lw=0.8, ls="--", label="as many as on the horizontal axis")
+        axes.axline((1e4, 1e4), (1e5, 1e5), color=INK, lw=0.8, ls="--", label="both axes equal")
     panels[0].set_ylabel("measured steps")
     letters(panels)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)

@@ -22,7 +22,7 @@ FIRST_LOOK, GROWTH = 10, 1.02
 """Step of the first look at the SAE, and the ratio of the steps of two looks."""
 PATIENCE = 1.2
 """A training whose latents have not come to life ends after this many times the steps until 99 % of the mean is in the
-bias. By then, nothing that could wake them is left to happen."""
+bias. Latents that come to life do so by the time the bias is home."""
 
 
 def run_cells(experiment: RecoveryExperiment, cells: Sequence[Cell], seed: int, outbox: "Outbox") -> None:

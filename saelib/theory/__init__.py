@@ -1,1 +1,1 @@
-"""Closed-form predictions of how many latents are dead at initialization (stage `theory`)."""
+"""Predictions of how many latents are dead at initialization (stage `theory`), and of how long recovery takes."""

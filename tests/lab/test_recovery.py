@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from saelib.config.lab import RecoveryExperiment
-from saelib.lab.recovery import crossing, recover
+from saelib.lab.recovery import PATIENCE, REVIVED, crossing, recover
 from saelib.lab.trainees import Trainee
 from tests.lab.cells import run
 
@@ -50,6 +50,13 @@ def test_events_come_in_order_and_sooner_with_a_larger_rate() -> None:
         assert most is not None
         assert (found["least_steps"] or 0) / 2 < half < most
     assert (slow["steps_bias_90"] or 0) > 1.5 * (fast["steps_bias_90"] or 0)
+
+
+def test_a_training_whose_latents_stay_dead_ends_soon_after_the_bias_is_home() -> None:
+    found = recover(trainee(learning_rate=0.04, steps=20_000))
+    assert found["steps_revived"] is None
+    assert found["last_step"] == pytest.approx(PATIENCE * (found["steps_bias_99"] or 0), rel=0.03)
+    assert (found["dead_relu_last"] or 0) >= REVIVED
 
 
 def test_a_cell_has_a_value_for_each_seed() -> None:

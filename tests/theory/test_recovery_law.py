@@ -120,7 +120,7 @@ def test_the_tested_range_is_that_of_the_table() -> None:
 
 def test_a_fit_finds_the_law_that_made_the_steps() -> None:
     law = Law(5000, {"gamma": 0.7, "signal_norm": 0.3, "learning_rate": -0.8, "batch_size": 0.1, "memory": 0.5})
-    law = replace(law, powers=dict.fromkeys(REFERENCE, 0.0) | dict(law.powers))
+    law = replace(law, powers=dict.fromkeys([*REFERENCE, "interplay"], 0.0) | dict(law.powers))
     made = [replace(one, bias_50=law.steps(one.settings)) for one in trainings()]
     found = fit([*made, replace(made[0], bias_50=None)], "bias_50")
     assert found.factor == pytest.approx(law.factor, rel=0.02)
