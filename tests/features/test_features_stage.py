@@ -49,7 +49,7 @@ def test_pages_and_report_link_to_one_another(tree: Tree):
     page = (folder / "index.html").read_text()
     assert 'href="../../../../report.html"' in page
     assert (folder / "../../../../report.html").resolve() == tree.results.resolve() / "report.html"
-    assert '"baseline-seed5": "../again/index.html"' in page
+    assert '"again-seed5": "../again/index.html"' in page
     report = (tree.results / "report.html").read_text()
     for variant in VARIANTS:
         assert f'href="features/severe/layer_2/{variant}/index.html"' in report
