@@ -80,6 +80,7 @@ class EvaluationConfig(Section):
     """Probing of the labels. Without it, there is none. `{}` has the defaults."""
     embeddings: dict[Name, EmbeddingsConfig] = {}
     """Embeddings for monosemanticity scores, by the name of the model whose SAEs are scored."""
-    ce_loss: bool = False
-    """Measure how much of the model's loss is recovered if the reconstruction replaces the activations. It runs the
-    model three times or more for each SAE. Family transformers only: language models, and masked ones with a head."""
+    ce_loss_tokens: Count | None = None
+    """Predicted tokens on which to measure how much of the model's loss is recovered if an SAE's reconstructions
+    replace the activations. It runs the model once for each SAE and twice more. Without it, the loss is not measured.
+    Families transformers (language models, and masked ones), antiberty and esm2; others say that they have no head."""

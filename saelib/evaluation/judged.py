@@ -123,6 +123,12 @@ def encode(judged: Judged, acts: NDArray[np.float32]) -> Iterator[Encoded]:
         yield _of_fixed(judged.sae, x) if isinstance(judged.sae, FixedDirections) else _of_saved(judged.sae, x)
 
 
+def reconstruct(judged: Judged, acts: NDArray[np.float32]) -> NDArray[np.floating]:
+    """Encodes and decodes activations: [tokens, d_in] -> the same shape."""
+    parts = [part.reconstructions for part in encode(judged, acts)]
+    return np.concatenate(parts) if parts else acts
+
+
 def _of_fixed(sae: FixedDirections, x: NDArray[np.float32]) -> Encoded:
     codes = sparse.csr_array(sae.encode(x))
     positive = (((x - sae.center) @ sae.directions.T) > 0).any(axis=0)

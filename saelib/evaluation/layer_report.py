@@ -1,6 +1,7 @@
 """Measures and publishes everything about a layer's SAEs after the pass."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -116,10 +117,11 @@ class _Measured:
     """Measure -> scores of items, for paired comparisons."""
 
 
-def finish_layer(
-    context: Context, layer: LayerPass, key: str, ce_losses: dict[str, CELossFigures] | None = None
-) -> None:
-    """Measures every SAE of a layer and writes all files of its folder; `evaluation.json` comes last."""
+def finish_layer(context: Context, layer: LayerPass, key: str, losses: Mapping[str, CELossFigures]) -> None:
+    """Measures every SAE of a layer and writes all files of its folder; `evaluation.json` comes last.
+
+    `losses` holds the loss with each SAE's reconstructions, where it was measured.
+    """
     import polars as pl
 
     massive = layer.massive
@@ -130,7 +132,7 @@ def finish_layer(
     where = {"model": layer.model, "layer": number_of(layer.layer), "site": site_of(layer.layer)}
     for one in measured:
         _add_twins(one, trained, alive)
-        one.figures["ce_loss"] = (ce_losses or {}).get(one.judged.name)
+        one.figures["ce_loss"] = losses.get(one.judged.name)
         write_latents(layer.folder, one.judged.name, pl.DataFrame(one.latents))
         result = SAEEvaluation(
             schema=SCHEMA, **where, **one.figures, examples=context.examples.height, massive_norm=layer.massive_norm

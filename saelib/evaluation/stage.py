@@ -1,14 +1,22 @@
 """Stage `evaluate`: measures all SAEs of a model's layers in one pass over held-out examples."""
 
 import logging
+from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 from saelib.config import Config
-from saelib.config.sites import in_order
+from saelib.config.sites import Layer, in_order
+from saelib.config.sources import ArraysSource
+from saelib.errors import UserError
+from saelib.evaluation.ce_loss import ce_losses
+from saelib.evaluation.heads import open_predictor
 from saelib.evaluation.held_out import HeldOut, SeenTables
+from saelib.evaluation.judged import reconstruct
 from saelib.evaluation.layer_pass import LayerPass
 from saelib.evaluation.layer_report import finish_layer, open_context
+from saelib.evaluation.layer_result import CELossFigures
 from saelib.files.publish import published_folder, remove_drafts
 from saelib.progress import progress
 from saelib.sources.precision import exact_float32, pick_device
@@ -45,5 +53,30 @@ def run(config: Config, job: "Job") -> None:
                     one.add(batch.layers[layer])
                 advance(sum(batch.counts))
         context = open_context(config, held_out, seen)
+        losses = measure_losses(config, held_out, passes, context.notes)
         for layer, one in passes.items():
-            finish_layer(context, one, keys[layer])
+            finish_layer(context, one, keys[layer], losses.get(layer, {}))
+
+
+def measure_losses(
+    config: Config, held_out: HeldOut, passes: Mapping[Layer, LayerPass], notes: list[str]
+) -> dict[Layer, dict[str, CELossFigures]]:
+    """Measures the loss that each SAE recovers, if the config asks; if that is impossible, `notes` says why."""
+    assert config.evaluation is not None
+    tokens, source = config.evaluation.ce_loss_tokens, held_out.model.source
+    if tokens is None:
+        return {}
+    if isinstance(source, ArraysSource):
+        notes.append("the loss of activations in files cannot be measured, because there is no model to run")
+        return {}
+    found: dict[Layer, dict[str, CELossFigures]] = {}
+    try:
+        predictor = open_predictor(source, pick_device(), source.dtype or config.extraction.dtype)
+        for layer, one in passes.items():
+            saes = {sae.judged.name: partial(reconstruct, sae.judged) for sae in one.passes}
+            log.info("%s layer %s: measuring the loss with %d SAEs", held_out.name, layer, len(saes))
+            examples = held_out.examples()
+            found[layer] = ce_losses(predictor, examples, layer, saes, tokens, source.batch_size, config.seed)
+    except UserError as error:
+        notes.append(f"the loss could not be measured: {error}")
+    return found

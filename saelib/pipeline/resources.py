@@ -292,8 +292,8 @@ def _evaluation_seconds(config: Config, model: ModelConfig, gpu: int) -> float:
     saes, layers = _evaluated_saes(config), len(model.trained_places)
     encoding = 8 * saes * tokens * d_in * d_sae
     matching = saes**2 / 2 * 10 * d_sae**3
-    passes = 1 + (3 * saes * layers if config.evaluation.ce_loss else 0)
-    return passes * _forward_seconds(config, model, gpu, tokens) + layers * (encoding + matching) / CPU_FLOPS
+    tokens += (2 + saes) * layers * (config.evaluation.ce_loss_tokens or 0)
+    return _forward_seconds(config, model, gpu, tokens) + layers * (encoding + matching) / CPU_FLOPS
 
 
 def _forward_seconds(config: Config, model: ModelConfig, gpu: int, tokens: int) -> float:
