@@ -45,16 +45,21 @@ class _WithoutTitles(GenerateJsonSchema):
 
 def _description(section: type[Section], key: str, parts: dict[str, Any]) -> str:
     for base in section.__mro__:
-        if issubclass(base, Section) and not hasattr(base, "of") and key in (found := _docstrings(base)):
+        if issubclass(base, Section) and not _grid_of(base) and key in (found := _docstrings(base)):
             return found[key]
-    grid = getattr(section, "of", None)
-    if grid is not None:  # its keys are those of another section
+    if (grid := _grid_of(section)) is not None:  # its keys are those of another section
         return f"{_description(grid, key, parts)} It may be a list, which becomes an axis of the grid."
     annotation = section if key in TAGS else section.model_fields[key].annotation
     name = getattr(annotation, "__name__", "")
     if name not in parts:
         raise LookupError(f"{section.__name__}.{key} has no docstring")
     return parts[name]["description"]
+
+
+def _grid_of(section: type[Section]) -> type[Section] | None:
+    """Returns the section whose keys are a grid's axes; None for a section that is no grid."""
+    found = getattr(section, "of", None)
+    return found if isinstance(found, type) else None
 
 
 @cache

@@ -26,7 +26,7 @@ class Shown(NamedTuple):
     tokens: NDArray[np.int64]
     """Tokens of the example in which it fires, in order."""
     levels: NDArray[np.int64]
-    """Their activations as whole numbers up to `LEVELS`, which is the latent's largest; negative ones keep the sign."""
+    """Their activations as whole numbers from 1 to `LEVELS`, which is the latent's largest, with their signs."""
 
 
 class LatentExamples(NamedTuple):
@@ -71,7 +71,7 @@ def _of_latent(
         return LatentExamples(0.0, [], [], [])
     size = np.abs(values)
     largest = float(size.max())
-    levels = np.rint(values / largest * LEVELS).astype(np.int64)
+    levels = (np.sign(values) * np.maximum(1, np.rint(size / largest * LEVELS))).astype(np.int64)
     example = np.searchsorted(first_token, rows, side="right") - 1
     bounds = np.append(np.flatnonzero(np.diff(example, prepend=-1)), len(rows))
     order = np.argsort(-np.maximum.reduceat(size, bounds[:-1]), kind="stable")

@@ -35,7 +35,7 @@ class Examples:
             seen: The evaluation.
             annotations: Parts of sequences to show along them, with the columns example, start, end and concept.
         """
-        self.rows = seen.examples.to_dicts()
+        self.rows, self._images = seen.examples.drop("image").to_dicts(), seen.examples["image"]
         self.first_token = seen.examples["first_token"].to_numpy()
         names = ("x0", "y0", "x1", "y1") if "x0" in seen.tokens.columns else ("start", "end")
         traced = bool(self.rows) and not seen.tokens[names[0]].null_count()
@@ -73,7 +73,7 @@ class Examples:
         """Writes the pictures of the examples that are shown, if they have any, into a new folder."""
         if self.kind == "image":
             numbers = sorted({one.example for one in shown})
-            self.sizes = write_pictures(folder, {number: self.rows[number]["image"] for number in numbers})
+            self.sizes = write_pictures(folder, numbers, lambda number: self._images[number])
 
     def records(self, shown: Sequence[Shown]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yields number and record of each example that is shown, in order."""

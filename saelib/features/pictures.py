@@ -1,7 +1,7 @@
 """Pictures as files, small enough that thousands of them fit into the budget of a page."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from saelib.errors import UserError
@@ -15,12 +15,13 @@ BYTES_PER_PIXEL = 0.2
 QUALITY = 60
 
 
-def write_pictures(folder: Path, images: Mapping[int, bytes]) -> dict[int, tuple[int, int]]:
+def write_pictures(folder: Path, numbers: Sequence[int], image: Callable[[int], bytes]) -> dict[int, tuple[int, int]]:
     """Writes `NUMBER.webp` for each picture, and returns their sizes before they were made smaller: width, height.
 
     Args:
         folder: A new folder.
-        images: Number of an example -> its picture as PNG.
+        numbers: Numbers of examples.
+        image: Gives the picture of an example as PNG.
 
     Raises:
         UserError: If a picture cannot be read.
@@ -28,12 +29,12 @@ def write_pictures(folder: Path, images: Mapping[int, bytes]) -> dict[int, tuple
     from PIL import Image
 
     folder.mkdir()
-    fitting = [side for side in SIDES if len(images) * side**2 * BYTES_PER_PIXEL <= BUDGET]
+    fitting = [side for side in SIDES if len(numbers) * side**2 * BYTES_PER_PIXEL <= BUDGET]
     side = fitting[0] if fitting else SIDES[-1]
     sizes = {}
-    for number, content in images.items():
+    for number in numbers:
         try:
-            with Image.open(io.BytesIO(content), formats=["PNG"]) as opened:
+            with Image.open(io.BytesIO(image(number)), formats=["PNG"]) as opened:
                 picture = opened.convert("RGB")
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"example {number}: its picture cannot be read as PNG ({error})") from None

