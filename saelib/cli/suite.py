@@ -23,7 +23,7 @@ DEFAULT = Path("workflow_config.yaml")
 
 @suite_app.command()
 def redo(
-    stage: Annotated[str, typer.Argument(help="extract, stats, init_death, theory, train, lab or report.")],
+    stage: Annotated[str, typer.Argument(help="extract, stats, init_death, theory, train, evaluate, lab or report.")],
     model: Annotated[list[str] | None, typer.Option(help="Remove only results of this model; may be repeated.")] = None,
     layers: Annotated[str | None, typer.Option(help="Remove only results of these layers, such as 3,5-7.")] = None,
     site: Annotated[
