@@ -290,8 +290,10 @@ class TrainConfig(Section):
     """Steps between checkpoints, from which a killed job resumes. Lower it if jobs have short time limits."""
     log_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
     """Logger that receives the rows of the history as they are recorded. Its package must be installed."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the encoder's matrix product in torch. `bfloat16` is faster on GPUs; the CPU kernels ignore it."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Precision of matrix products in torch. `tf32` rounds the factors of all products of a step on NVIDIA GPUs, which
+    compute them faster then; elsewhere it is the same as `float32`. `bfloat16` rounds the factors of the encoder's
+    product more. The CPU kernels ignore both."""
     selection: Literal["screened", "float32"] = "screened"
     """Method of the CPU kernels to find the k largest pre-activations: `screened` finds candidates by a fast product in
     16-bit integers, whose error is bounded, and decides among them in float32; `float32` computes everything in
