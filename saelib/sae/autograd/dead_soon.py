@@ -15,7 +15,8 @@ class DeadSoon:
     A latent that has not fired for n tokens cannot be dead before `dead_after` - n more tokens have come. Every 50
     steps the latents that can be dead within 100 steps are put first in a list, and their number starts its way to the
     host, where it is read 50 steps later. This list then serves for 50 steps; only the first one is waited for. If
-    batches grow so much that a list does not reach far enough, all latents are listed. Losses are the same for every list that holds the dead.
+    batches grow so much that a list does not reach far enough, all latents are listed. Losses are the same for every
+    list that holds the dead.
     """
 
     def __init__(self, dead_after: int, refresh: int = REFRESH) -> None:

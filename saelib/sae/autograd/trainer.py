@@ -209,7 +209,12 @@ class TorchTrainer:
         """
         counts = {"steps_done": torch.tensor(self.steps_done), "examples": torch.tensor(self.examples)}
         rows = torch.contiguous_format
-        copies = {name: value.detach().to("cpu", copy=True, memory_format=rows) for name, value in self._live().items()}
+        live = {name: value.detach() for name, value in self._live().items()}
+        if not self._sae.b_enc.is_cuda:
+            return {name: value.to("cpu", copy=True, memory_format=rows) for name, value in live.items()} | counts
+        # To pinned memory, all at the same time; the host waits once.
+        copies = {name: value.contiguous().to("cpu", non_blocking=True) for name, value in live.items()}
+        torch.cuda.synchronize(self._sae.b_enc.device)
         return copies | counts
 
     @torch.no_grad()
