@@ -18,8 +18,7 @@ def make(setting: Setting) -> Step:
     options: Mapping[str, Any] = {"dead_latents": {"kind": "auxk", "k": setting.k_aux}} if setting.dead else {}
     variant = VariantConfig.model_validate({"architecture": setting.architecture, **options})
     shape = {"d_sae": setting.d_sae, "k": setting.k, "batch_size": setting.batch_size, "steps": 1_000_000}
-    precision = "bfloat16" if setting.precision == "bfloat16" else "float32"
-    config = TrainConfig.model_validate(shape | {"selection": setting.selection, "precision": precision})
+    config = TrainConfig.model_validate(shape | {"selection": setting.selection, "precision": setting.precision})
     sae = initial_sae(setting.d_in, config, variant, seed=0)
     raise_biases(sae.b_enc, setting)
     sae = sae.to(setting.device)

@@ -291,12 +291,16 @@ class TrainConfig(Section):
     are so short that `dead_latents` would have no effect."""
     record_every: Count = 20
     """Steps between rows of the history (history.parquet)."""
-    checkpoint_every: Count = 1_000
-    """Steps between checkpoints, from which a killed job resumes. Lower it if jobs have short time limits."""
+    checkpoint_minutes: Positive = 10.0
+    """Minutes between checkpoints, from which a killed job resumes. Lower it if jobs have short time limits."""
+    checkpoint_every: Count | None = None
+    """Steps between checkpoints. Without it, they are `checkpoint_minutes` apart."""
     log_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
     """Logger that receives the rows of the history as they are recorded. Its package must be installed."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the encoder's matrix product in torch. `bfloat16` is faster on GPUs; the CPU kernels ignore it."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Precision of matrix products in torch. `tf32` rounds the factors of all products of a step on NVIDIA GPUs, which
+    compute them faster then; elsewhere it is the same as `float32`. `bfloat16` rounds the factors of the encoder's
+    product more. The CPU kernels ignore both."""
     selection: Literal["screened", "float32"] = "screened"
     """Method of the CPU kernels to find the k largest pre-activations: `screened` finds candidates by a fast product in
     16-bit integers, whose error is bounded, and decides among them in float32; `float32` computes everything in
@@ -343,7 +347,15 @@ class TrainConfig(Section):
 
     def deciding(self, variant: VariantConfig) -> dict[str, Any]:
         """Returns the settings that can change the results of a variant's training, as JSON."""
-        elsewhere = {"variants", "learning_rates", "device", "threads", "checkpoint_every", "log_to"}
+        elsewhere = {
+            "variants",
+            "learning_rates",
+            "device",
+            "threads",
+            "checkpoint_minutes",
+            "checkpoint_every",
+            "log_to",
+        }
         rates = {"learning_rates": variant.learning_rates or self.learning_rates}
         own = variant.model_copy(update=rates).model_dump(mode="json", exclude={"seed", "d_sae"})
         return self.sized_for(variant).model_dump(mode="json", exclude=elsewhere) | {"options": own}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
 
 
 def measure(
-    rows: Rows, preprocessings: Mapping[str, Preprocessing], d_sae: int, k: int, seeds: Sequence[int], threads: int = 1
+    rows: Rows,
+    preprocessings: Mapping[str, Preprocessing],
+    d_sae: int,
+    k: int,
+    seeds: Sequence[int],
+    threads: int = 1,
+    device: str = "cpu",
 ) -> InitDeath:
     """Count the dead latents of untrained TopK SAEs: random unit encoder, no encoder bias, TopK of ReLU.
 
@@ -34,6 +41,7 @@ def measure(
         k: latents selected per token.
         seeds: one random dictionary is drawn for each.
         threads: threads that share the tokens; they do not change the result.
+        device: "cuda" multiplies on a GPU, in one thread, with the same result (`saelib.init_death.device_trial`).
 
     Raises:
         UserError: for impossible settings, and for activations that hold NaN or infinity.
@@ -44,7 +52,13 @@ def measure(
     tokens, d_in = rows.shape
     groups = group_shifts(rows, preprocessings)
     encoders = {(d, seed): random_encoder(d, d_sae, seed) for d in {g.base.d_out for g in groups} for seed in seeds}
-    trials = [[Trial(encoders[group.base.d_out, seed], group.deltas, k) for seed in seeds] for group in groups]
+    if device == "cpu":
+        make = partial(Trial, k=k)
+    else:
+        from saelib.init_death.device_trial import DeviceTrial
+
+        make, threads = partial(DeviceTrial, k=k, device=device), 1
+    trials = [[make(encoders[group.base.d_out, seed], group.deltas) for seed in seeds] for group in groups]
     spans = _spans(rows, threads)
     parts = [trials, *([[trial.unread() for trial in of_group] for of_group in trials] for _ in spans[1:])]
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:

@@ -36,6 +36,14 @@ class Near:
         row = self.row[:, start:stop]
         return self.values[first:last], np.where(row >= 0, row - np.int32(first), row)
 
+    def at(self, tokens: NDArray[np.intp]) -> "Near":
+        """Gives the same for some tokens of the block, in increasing order."""
+        row = self.row[:, tokens]
+        kept = np.isin(self.tokens, tokens)
+        places = np.cumsum(kept) - 1
+        renumbered = np.where(row >= 0, places[np.maximum(row, 0)] if len(places) else row, row).astype(np.int32)
+        return Near(self.values[kept], np.searchsorted(tokens, self.tokens[kept]), renumbered)
+
 
 def nothing_near(variants: int, x: NDArray[np.float32]) -> Near:
     """Make a `Near` for an `x` that is precise for every token."""

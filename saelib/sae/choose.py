@@ -43,8 +43,8 @@ def make_trainer(sae: SAE, settings: TrainerSettings) -> Trainer:
     """
     kind, reason = trainer_kind(sae, settings)
     log.info(reason)
-    if kind not in (TorchTrainer, _sweep_of_one) and settings.config.precision == "bfloat16":
-        log.info("the kernels select in float32: precision: bfloat16 has no effect")
+    if kind not in (TorchTrainer, _sweep_of_one) and settings.config.precision != "float32":
+        log.info("the kernels select in float32: precision: %s has no effect", settings.config.precision)
     return kind(sae, settings)
 
 

@@ -1,5 +1,7 @@
 """Dense matrix products, by the fastest route that torch has for them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -26,7 +28,7 @@ def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return chosen, candidates.gather(1, places)
 
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 
 _HAS_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")  # as torch.compile calls it; it has no derivative
 
@@ -47,8 +49,31 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 def encoder_product(centered: Tensor, W_enc: Tensor, b_enc: Tensor, precision: Precision) -> Tensor:
     """Pre-activations [tokens, latents] of x - b_dec [tokens, d_in].
 
-    `bfloat16` rounds both factors (after b_dec has been subtracted) and the product; the bias is added unrounded.
+    `bfloat16` rounds both factors, after b_dec has been subtracted; products are added up and kept in float32. A GPU
+    does so on its tensor cores, and other devices compute the same in float32. `tf32` is for `tf32_products` to set.
     """
-    if precision == "float32":
+    if precision != "bfloat16":
         return product(centered, W_enc, b_enc)
-    return torch.mm(centered.bfloat16(), W_enc.bfloat16()).to(centered.dtype).add_(b_enc)
+    a, b = centered.bfloat16(), W_enc.bfloat16()
+    if a.is_cuda:
+        return torch.mm(a, b, out_dtype=torch.float32).to(centered.dtype).add_(b_enc)
+    return product(a.to(centered.dtype), b.to(centered.dtype), b_enc)
+
+
+@contextmanager
+def tf32_products(allowed: bool) -> Iterator[None]:
+    """Lets NVIDIA GPUs round the factors of float32 products to TF32 in the `with` block, if `allowed`.
+
+    The switch is torch's own and holds for the whole process, so it is set back afterwards.
+    """
+    if not allowed:
+        yield
+        return
+    matmul = torch.backends.cuda.matmul
+    name, value = ("fp32_precision", "tf32") if hasattr(matmul, "fp32_precision") else ("allow_tf32", True)  # from 2.9
+    before = getattr(matmul, name)
+    setattr(matmul, name, value)
+    try:
+        yield
+    finally:
+        setattr(matmul, name, before)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from saelib.errors import UserError
 from saelib.files.digest import file_sha256
+from saelib.files.hashed_tensors import save_hashed
 from saelib.files.publish import published_folder, remove_drafts
 from saelib.files.sealed import seal, unseal
 from saelib.train.batches_from_model import Position
@@ -89,11 +91,22 @@ class Checkpoints:
         """`root`: a folder for checkpoints alone, of any config."""
         self.root, self.identity = root, identity
         self.folder = root / hashlib.sha256(identity.key.encode()).hexdigest()[:12]
+        self._last = time.monotonic()
 
     def observe(self, sweep: RunningSweep) -> None:
-        """Save every `checkpoint_every` steps, and when the last learning rate has diverged: it is not tried again."""
-        if sweep.steps_done % sweep.config.checkpoint_every == 0 or not sweep.alive:
+        """Save every `checkpoint_minutes`, or every `checkpoint_every` steps if the config says how many.
+
+        The sweep is also saved when the last learning rate has diverged: it is not tried again.
+        """
+        if self._is_due(sweep) or not sweep.alive:
             self.save(sweep)
+            self._last = time.monotonic()
+
+    def _is_due(self, sweep: RunningSweep) -> bool:
+        every = sweep.config.checkpoint_every
+        if every is not None:
+            return sweep.steps_done % every == 0
+        return time.monotonic() - self._last >= 60 * sweep.config.checkpoint_minutes
 
     def save(self, sweep: RunningSweep) -> None:
         """Publish the state of a sweep, then remove all checkpoints but the last two.
@@ -165,8 +178,7 @@ def _save_run(run: Run, file: Path) -> dict[str, Any]:
     record = {"learning_rate": run.learning_rate, "status": run.status, "history": run.history}
     if run.status == "diverged":
         return record | {"sha256": None}
-    save_file(run.trainer.state_dict(), file)
-    return record | {"sha256": file_sha256(file)}
+    return record | {"sha256": save_hashed(run.trainer.state_dict(), file)}
 
 
 def _found(folder: Path) -> list[Checkpoint]:

@@ -9,14 +9,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from saelib.config import TrainConfig, VariantConfig
 from saelib.config.synthetic import SyntheticConfig
 from saelib.errors import UserError
+from saelib.files.digest import file_sha256
+from saelib.files.hashed_tensors import save_hashed
 from saelib.files.sealed import seal, unseal
 from saelib.synthetic import make_data
 from saelib.train import checkpoint, sweep
@@ -301,7 +306,7 @@ def test_a_full_disk_is_one_clear_error_and_the_earlier_checkpoint_stays(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint, "save_hashed", full)
     with pytest.raises(UserError, match=r"step_00000040: the checkpoint could not be written.*No space left"):
         train()
     assert sorted(path.name for path in stopped.iterdir()) == ["step_00000020", "step_00000030"]
@@ -322,3 +327,31 @@ def test_a_disk_that_really_is_full(train: Train, tmp_path: Path):
         assert steps_of(folder) == [10, 20]
     finally:
         subprocess.run(["umount", folder], check=True)
+
+
+def test_without_a_number_of_steps_checkpoints_are_minutes_apart(
+    train: Train, interrupt_at: Interrupt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    now = iter(range(0, 10**6, 20))  # every look at the clock takes 20 seconds
+    monkeypatch.setattr(checkpoint, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    config = CONFIG.model_copy(update={"checkpoint_every": None, "checkpoint_minutes": 2.5})
+    interrupt_at(30)
+    with pytest.raises(Interrupted):
+        train(config)
+    assert steps_of(tmp_path / "out") == [16, 24]
+    assert config.deciding(AUXK) == CONFIG.deciding(AUXK)
+
+
+def test_files_are_safetensors_with_the_checksum_that_was_found_while_writing(tmp_path: Path):
+    tensors = {
+        "W": torch.randn(5, 3).T,
+        "count": torch.tensor(7),
+        "half": torch.randn(3).half(),
+        "mask": torch.tensor([True, False, True]),
+        "empty": torch.zeros(0, 2, dtype=torch.float64),
+    }
+    digest = save_hashed(tensors, tmp_path / "x.safetensors")
+    assert digest == file_sha256(tmp_path / "x.safetensors")
+    found = load_file(tmp_path / "x.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    assert {name: t.dtype for name, t in found.items()} == {name: t.dtype for name, t in tensors.items()}

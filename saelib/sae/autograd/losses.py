@@ -15,7 +15,9 @@ def reconstruction_loss(x: Tensor, x_hat: Tensor, variance: float) -> Tensor:
     return (x - x_hat).square().sum() / (len(x) * variance)
 
 
-def auxk_loss(sae: SAE, x: Tensor, x_hat: Tensor, hidden_pre: Tensor, dead: Tensor, k_aux: int) -> Tensor:
+def auxk_loss(
+    sae: SAE, x: Tensor, x_hat: Tensor, hidden_pre: Tensor, dead: Tensor, k_aux: int, among: Tensor | None = None
+) -> Tensor:
     """Error of the dead latents' fit to what the living ones left over (Gao et al. 2024, appendix A.2).
 
     The residual x - x_hat is a constant here, fitted by the `k_aux` largest dead latents of each token after the
@@ -30,10 +32,11 @@ def auxk_loss(sae: SAE, x: Tensor, x_hat: Tensor, hidden_pre: Tensor, dead: Tens
         hidden_pre: [tokens, d_sae], constants.
         dead: [d_sae], boolean.
         k_aux: Dead latents used for a token; all of them where fewer are dead.
+        among: Latents [some], all dead ones among them, which alone are looked at. None: they are found here.
     """
     residual = (x - x_hat).detach()
     # A latent that is positive nowhere adds nothing, but its matrix products would cost as much.
-    latents = _candidates(dead & (sae.sizes(hidden_pre).amax(0) > 0))
+    latents = _candidates(dead & (sae.sizes(hidden_pre).amax(0) > 0)) if among is None else among
     if len(latents) == 0:
         return x.new_zeros(())
     pre, W_dec = _pre_activations_of(latents, dead, sae, x, hidden_pre, alive=0.0)
@@ -47,7 +50,9 @@ def auxk_loss(sae: SAE, x: Tensor, x_hat: Tensor, hidden_pre: Tensor, dead: Tens
     return error * torch.where(scale > 0, scale.reciprocal(), 0)
 
 
-def ghost_loss(sae: SAE, x: Tensor, x_hat: Tensor, hidden_pre: Tensor, dead: Tensor, mse: Tensor) -> Tensor:
+def ghost_loss(
+    sae: SAE, x: Tensor, x_hat: Tensor, hidden_pre: Tensor, dead: Tensor, mse: Tensor, among: Tensor | None = None
+) -> Tensor:
     """Error of the dead latents' fit to the residual, through exp instead of the ReLU (Jermyn and Templeton 2024).
 
     Their reconstruction, without b_dec, is scaled for each token to half the residual's norm, and the loss to the
@@ -60,9 +65,10 @@ def ghost_loss(sae: SAE, x: Tensor, x_hat: Tensor, hidden_pre: Tensor, dead: Ten
         hidden_pre: [tokens, d_sae], constants.
         dead: [d_sae], boolean.
         mse: The reconstruction loss, [].
+        among: See `auxk_loss`.
     """
     residual = (x - x_hat).detach()
-    latents = _candidates(dead)
+    latents = _candidates(dead) if among is None else among
     if len(latents) == 0:
         return x.new_zeros(())
     pre, W_dec = _pre_activations_of(latents, dead, sae, x, hidden_pre, alive=-torch.inf)

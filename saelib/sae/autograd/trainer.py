@@ -11,11 +11,13 @@ from saelib.config.training import VariantConfig
 from saelib.errors import UserError
 from saelib.sae.aligned import align, align_gradients
 from saelib.sae.autograd import forward
+from saelib.sae.autograd.dead_soon import DeadSoon
 from saelib.sae.autograd.forward import Forward
 from saelib.sae.autograd.losses import auxk_loss, ghost_loss, pre_act_loss, reconstruction_loss
 from saelib.sae.autograd.optimizer import make_optimizer
 from saelib.sae.autograd.resample import resample
 from saelib.sae.model import SAE
+from saelib.sae.products import tf32_products
 from saelib.sae.schedule import k_at, rate_at, risen
 from saelib.sae.trainer import TrainerSettings
 
@@ -36,9 +38,11 @@ class TorchTrainer:
 
     Gradients of what is frozen are not computed, and count as 0 in `gradient_norms`.
 
-    With `precision="bfloat16"` parameters, gradients and losses stay float32 and only the encoder's product is rounded,
-    on every device. That changed held-out errors by up to 0.6 % (TopK, BatchTopK, ReLU) and 1.2 % (JumpReLU), in either
-    direction (synthetic data, d_in 128, d_sae 1,024, k 16, 500 steps, two seeds, on a CPU).
+    With `precision="tf32"` an NVIDIA GPU rounds the factors of all products of a step to 10 bits of mantissa; other
+    devices do not. With `precision="bfloat16"` parameters, gradients and losses stay float32, and only the factors of
+    the encoder's product are rounded, on every device. When its output was rounded too, held-out errors changed by up
+    to 0.6 % (TopK, BatchTopK, ReLU) and 1.2 % (JumpReLU), in either direction (synthetic data, d_in 128, d_sae 1,024,
+    k 16, 500 steps, two seeds, on a CPU).
     """
 
     def __init__(self, sae: SAE, settings: TrainerSettings) -> None:
@@ -59,6 +63,7 @@ class TorchTrainer:
         self._optimizer = make_optimizer(self._trained, variant.optimizer)
         self._unit = (settings.variance / sae.d_in) ** 0.5  # the root mean square of the standard deviations
         self._norms = torch.zeros(2, device=sae.b_enc.device)
+        self._dead_soon = DeadSoon(self.config.dead_after_examples) if sae.b_enc.is_cuda else None
 
     @property
     def sae(self) -> SAE:
@@ -72,6 +77,10 @@ class TorchTrainer:
 
     def step(self, x: Tensor) -> None:
         """See `Trainer`."""
+        with tf32_products(self.config.precision == "tf32"):
+            self._step(x)
+
+    def _step(self, x: Tensor) -> None:
         self.steps_done += 1
         result = self._forward(x)
         inner = [self._sae.add_bypass(x_hat, x) for x_hat in result.inner]
@@ -126,15 +135,17 @@ class TorchTrainer:
         dead_latents, hidden_pre = self.variant.dead_latents, result.hidden_pre
         if dead_latents.kind == "pre_act" and hidden_pre is not None:
             return loss + dead_latents.coefficient / self._unit * pre_act_loss(self._sae, x, hidden_pre)
-        if hidden_pre is None or self.examples < self.config.dead_after_examples:
+        if hidden_pre is None or dead_latents.kind not in ("auxk", "ghost_grads"):
+            return loss
+        soon = self._dead_soon
+        among = None if soon is None else soon.latents(self.tokens_since_fired, self.examples, len(x))
+        if self.examples < self.config.dead_after_examples:
             return loss
         if dead_latents.kind == "auxk":
             k_aux = dead_latents.k or self._sae.d_in // 2
-            auxiliary = auxk_loss(self._sae, x, result.x_hat, hidden_pre, self.dead, k_aux)
+            auxiliary = auxk_loss(self._sae, x, result.x_hat, hidden_pre, self.dead, k_aux, among)
             return loss + dead_latents.auxk_coefficient * auxiliary
-        if dead_latents.kind == "ghost_grads":
-            return loss + ghost_loss(self._sae, x, result.x_hat, hidden_pre, self.dead, mse.detach())
-        return loss
+        return loss + ghost_loss(self._sae, x, result.x_hat, hidden_pre, self.dead, mse.detach(), among)
 
     @torch.no_grad()
     def _update(self) -> None:
@@ -198,7 +209,12 @@ class TorchTrainer:
         """
         counts = {"steps_done": torch.tensor(self.steps_done), "examples": torch.tensor(self.examples)}
         rows = torch.contiguous_format
-        copies = {name: value.detach().to("cpu", copy=True, memory_format=rows) for name, value in self._live().items()}
+        live = {name: value.detach() for name, value in self._live().items()}
+        if not self._sae.b_enc.is_cuda:
+            return {name: value.to("cpu", copy=True, memory_format=rows) for name, value in live.items()} | counts
+        # To pinned memory, all at the same time; the host waits once.
+        copies = {name: value.contiguous().to("cpu", non_blocking=True) for name, value in live.items()}
+        torch.cuda.synchronize(self._sae.b_enc.device)
         return copies | counts
 
     @torch.no_grad()
@@ -207,6 +223,8 @@ class TorchTrainer:
         for name, value in self._live().items():
             value.copy_(state[name])
         self.steps_done, self.examples = int(state["steps_done"]), int(state["examples"])
+        if self._dead_soon is not None:
+            self._dead_soon = DeadSoon(self.config.dead_after_examples)
 
     def _live(self) -> dict[str, Tensor]:
         counters = {"tokens_since_fired": self.tokens_since_fired, "tokens_since_positive": self.tokens_since_positive}

@@ -18,7 +18,7 @@ from saelib.sae.gpu.rates import Rates
 from saelib.sae.gpu.rows import Gradients, update_rows
 from saelib.sae.gpu.stack import Stack
 from saelib.sae.model import SAE
-from saelib.sae.products import encoder_product
+from saelib.sae.products import encoder_product, tf32_products
 from saelib.sae.trainer import TrainerSettings
 
 
@@ -61,7 +61,8 @@ class SweepTrainer:
         """One step of every SAE on a batch, float32 [tokens, d_in], contiguous. It does not wait for the device."""
         self.steps_done += 1
         self.examples += len(x)
-        self._replayed(x)
+        with tf32_products(self.config.precision == "tf32"):
+            self._replayed(x)
 
     def _step(self, x: Tensor) -> None:
         """The step on the device; all that differs from step to step is read there."""
