@@ -17,7 +17,7 @@ from saelib.sae.trainer import Trainer, TrainerSettings
 
 log = logging.getLogger(__name__)
 
-ON_GPU = {"architecture": ("topk", "batch_topk"), "dead_latents": ("none",), "optimizer": ("adam",)}
+ON_GPU = {"architecture": ("topk", "batch_topk"), "dead_latents": ("none", "auxk"), "optimizer": ("adam",)}
 """Kinds of options that the kernels for GPUs have."""
 
 

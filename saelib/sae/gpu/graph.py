@@ -19,6 +19,10 @@ class Replayed:
     def __init__(self, function: Callable[[Tensor], None]) -> None:
         """Nothing is captured yet."""
         self._function = function
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what was captured, because the function does something else from now on."""
         self._calls = 0
         self._x: Tensor | None = None
         self._graph: torch.cuda.CUDAGraph | None = None

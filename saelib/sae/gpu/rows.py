@@ -8,6 +8,7 @@ from torch import Tensor
 
 from saelib.config.training import Adam
 from saelib.sae.autograd.trainer import UNIT
+from saelib.sae.gpu.auxk import DeadGradients
 from saelib.sae.gpu.by_latent import ByLatent
 from saelib.sae.gpu.entries import Entries
 from saelib.sae.gpu.launch import ROWS, launch, power_of_two, warps
@@ -39,10 +40,13 @@ def _moved(
 @triton.jit
 def rows_kernel(
     x, b_dec, g, codes, d_codes, rows, order, starts, W_enc, W_dec, m_enc, v_enc, m_dec, v_dec, squares,
-    step, table, beta1, fresh1, beta2, fresh2, epsilon, rounding, n, d, saes,
-    D: tl.constexpr, E: tl.constexpr, PROJECT: tl.constexpr, SPARSE: tl.constexpr,
+    places, more_enc, more_dec, step, table, beta1, fresh1, beta2, fresh2, epsilon, rounding, n, d, saes,
+    D: tl.constexpr, E: tl.constexpr, PROJECT: tl.constexpr, SPARSE: tl.constexpr, MORE: tl.constexpr,
 ):  # fmt: skip
-    """One latent: sums the gradients of its two rows over its entries, then moves both, in place."""
+    """One latent: sums the gradients of its two rows over its entries, then moves both, in place.
+
+    With MORE, latents that have a place get the gradients there in addition.
+    """
     j = tl.program_id(0)
     sae = j // n
     c = tl.arange(0, D)
@@ -62,10 +66,14 @@ def rows_kernel(
         wanted = here[:, None] & inside[None, :]
         token = tl.load(x + (row // saes).to(tl.int64)[:, None] * d + c[None, :], mask=wanted, other=0.0)
         d_enc += tl.sum(d_code[:, None] * (token - center[None, :]), 0)
-        d_dec += tl.sum(
-            code[:, None] * tl.load(g + row.to(tl.int64)[:, None] * d + c[None, :], mask=wanted, other=0.0), 0
-        )
+        error = tl.load(g + row.to(tl.int64)[:, None] * d + c[None, :], mask=wanted, other=0.0)
+        d_dec += tl.sum(code[:, None] * error, 0)
         first += E
+    if MORE:
+        place = tl.load(places + j)
+        there = place.to(tl.int64) * d + c
+        d_enc += tl.load(more_enc + there, mask=inside & (place >= 0), other=0.0)
+        d_dec += tl.load(more_dec + there, mask=inside & (place >= 0), other=0.0)
     tl.store(squares + j, tl.sum(d_enc * d_enc, 0) + tl.sum(d_dec * d_dec, 0))
     numbers = table + (tl.load(step) * saes + sae) * 2
     rate = tl.load(numbers)
@@ -100,6 +108,8 @@ class Gradients:
     """[tokens, saes, d_in]; of the reconstructions."""
     d_codes: Tensor
     """[entries]; of the codes."""
+    of_dead: DeadGradients | None
+    """Gradients that some latents get in addition."""
 
 
 def update_rows(stack: Stack, gradients: Gradients, rates: Rates, optimizer: Adam, project: bool) -> None:
@@ -111,10 +121,12 @@ def update_rows(stack: Stack, gradients: Gradients, rates: Rates, optimizer: Ada
     saes, n, d = p.W_enc.shape
     D = power_of_two(d)
     entries, found = gradients.entries, gradients.sorted_entries
+    more = gradients.of_dead
+    added = (found.starts, gradients.g, gradients.g) if more is None else (more.places, more.W_enc, more.W_dec)
     one, two = optimizer.beta1, optimizer.beta2
     launch(
         rows_kernel, (saes * n,), gradients.x, p.b_dec, gradients.g, entries.codes, gradients.d_codes, entries.rows,
         found.order, found.starts, p.W_enc, p.W_dec, m.W_enc, v.W_enc, m.W_dec, v.W_dec, stack.squares,
-        rates.step, rates.table, one, 1 - one, two, 1 - two, optimizer.epsilon, ROUNDING, n, d, saes,
-        D=D, E=ROWS, PROJECT=project, SPARSE=optimizer.sparse, num_warps=warps(D),
+        *added, rates.step, rates.table, one, 1 - one, two, 1 - two, optimizer.epsilon, ROUNDING, n, d, saes,
+        D=D, E=ROWS, PROJECT=project, SPARSE=optimizer.sparse, MORE=more is not None, num_warps=warps(D),
     )  # fmt: skip

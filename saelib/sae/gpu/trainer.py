@@ -1,12 +1,14 @@
 """Training of several TopK SAEs on the same batches as one program."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from saelib.config.training import Adam
+from saelib.config.training import Adam, AuxK
 from saelib.sae.autograd.trainer import THRESHOLD_DECAY
+from saelib.sae.gpu.auxk import Room, dead_gradients
 from saelib.sae.gpu.batch_select import batch_topk_entries
 from saelib.sae.gpu.biases import bias_gradients, move_biases
 from saelib.sae.gpu.by_latent import by_latent
@@ -48,6 +50,8 @@ class SweepTrainer:
         self.stack, self.members, self.k = stack, members, like.k
         self.config, self.variant, self.optimizer = settings.config, settings.variant, settings.variant.optimizer
         self.steps_done = self.examples = 0
+        self._auxk = self.variant.dead_latents if isinstance(self.variant.dead_latents, AuxK) else None
+        self._room = Room()
         self._rates = Rates([member.settings for member in members], self.optimizer, stack.threshold.device)
         self._latents = torch.arange(1 + stack.parameters.b_enc.numel(), dtype=torch.int32, device=stack.squares.device)
         self._scale = 2 / settings.variance
@@ -59,6 +63,9 @@ class SweepTrainer:
     @torch.no_grad()
     def step(self, x: Tensor) -> None:
         """One step of every SAE on a batch, float32 [tokens, d_in], contiguous. It does not wait for the device."""
+        dead_after = self.config.dead_after_examples
+        if self._auxk and self._room.renew(self.stack.tokens_since_fired, dead_after, self.examples, len(x)):
+            self._replayed.forget()
         self.steps_done += 1
         self.examples += len(x)
         with tf32_products(self.config.precision == "tf32"):
@@ -68,13 +75,23 @@ class SweepTrainer:
         """The step on the device; all that differs from step to step is read there."""
         self._rates.advance()
         p = self.stack.parameters
-        selected = self._select(self._pre_activations(x))
+        center = self._center()
+        hidden = self._pre_activations(x - center, p.b_dec - center)
+        selected = self._select(hidden)
         self._count(selected, len(x))
         g, d_codes = decode(x, selected.entries, p.W_dec, p.b_dec, self._scale / len(x))
         ordered = by_latent(selected.entries, self._latents)
         d_b_enc = bias_gradients(ordered, d_codes).view_as(p.b_enc)
+        of_dead = None
+        if self._auxk and self._room.size:
+            residual = g * (-len(x) / self._scale)
+            dead = self.stack.tokens_since_fired >= self.config.dead_after_examples
+            of_dead = dead_gradients(
+                hidden, residual, dead, self._room.size, (p.W_dec, p.b_dec - center), x - center, self._auxk
+            )
+            d_b_enc = d_b_enc + of_dead.b_enc
         d_b_dec = g.sum(0) - torch.einsum("snd,sn->sd", p.W_enc, d_b_enc)
-        gradients = Gradients(x, selected.entries, ordered, g, d_codes)
+        gradients = Gradients(x, selected.entries, ordered, g, d_codes, of_dead)
         update_rows(self.stack, gradients, self._rates, self.optimizer, self.variant.project_decoder)
         moves = d_b_enc != 0 if self.optimizer.sparse else None
         move_biases(self.stack, "b_enc", d_b_enc, self._rates, self.optimizer, moves)
@@ -82,19 +99,18 @@ class SweepTrainer:
             self.stack.b_dec_gradient.copy_(d_b_dec)
             move_biases(self.stack, "b_dec", d_b_dec, self._rates, self.optimizer)
 
-    def _pre_activations(self, x: Tensor) -> Tensor:
-        """[tokens, saes, d_sae], by one product about a center that all SAEs share.
+    def _center(self) -> Tensor:
+        """The median of all b_dec, [d_in], so an SAE that diverges does not spoil the others; of one, its own."""
+        b_dec = self.stack.parameters.b_dec
+        return b_dec[0] if len(b_dec) == 1 else b_dec.nan_to_num().sort(0).values[(len(b_dec) - 1) // 2]
 
-        The center is the median of all b_dec, so an SAE that diverges does not spoil the others'.
-        """
+    def _pre_activations(self, x: Tensor, b_dec: Tensor) -> Tensor:
+        """[tokens, saes, d_sae], by one product; `x` and `b_dec` are relative to a center that all SAEs share."""
         p = self.stack.parameters
         saes, n, d = p.W_enc.shape
-        center, bias = p.b_dec[0], p.b_enc
-        if saes > 1:
-            center = p.b_dec.nan_to_num().sort(0).values[(saes - 1) // 2]
-            bias = p.b_enc - torch.einsum("snd,sd->sn", p.W_enc, p.b_dec - center)
+        bias = p.b_enc if saes == 1 else p.b_enc - torch.einsum("snd,sd->sn", p.W_enc, b_dec)
         W_enc = p.W_enc.view(saes * n, d).T
-        return encoder_product(x - center, W_enc, bias.flatten(), self.config.precision).view(len(x), saes, n)
+        return encoder_product(x, W_enc, bias.flatten(), self.config.precision).view(len(x), saes, n)
 
     def _select(self, hidden: Tensor) -> Selected:
         if self.variant.architecture.kind == "topk":
@@ -112,12 +128,13 @@ class SweepTrainer:
         """Move `members` into one new sweep and the others into another one, each with copies of its states."""
         for group in (list(members), [member for member in self.members if member not in members]):
             sweep = SweepTrainer(self.stack.only([member.index for member in group]), self._saes[0], group)
-            sweep.go_to(self.steps_done, self.examples)
+            sweep.go_to(self.steps_done, self.examples, self._room)
 
-    def go_to(self, steps_done: int, examples: int) -> None:
+    def go_to(self, steps_done: int, examples: int, room: Room) -> None:
         """Continue with the step after `steps_done`."""
-        self.steps_done, self.examples = steps_done, examples
+        self.steps_done, self.examples, self._room = steps_done, examples, replace(room)
         self._rates.go_to(steps_done)
+        self._replayed.forget()
 
     def sae(self, i: int) -> SAE:
         """SAE number `i`, whose tensors are views."""
@@ -127,13 +144,17 @@ class SweepTrainer:
         """See `Trainer`."""
         rows = torch.contiguous_format
         copies = {name: value.to("cpu", copy=True, memory_format=rows) for name, value in self._live(i).items()}
-        return copies | {"steps_done": torch.tensor(self.steps_done), "examples": torch.tensor(self.examples)}
+        numbers = {"steps_done": self.steps_done, "examples": self.examples}
+        if self._auxk:
+            numbers |= {"auxk_room": self._room.size, "auxk_room_until": self._room.until}
+        return copies | {name: torch.tensor(number) for name, number in numbers.items()}
 
     def load_state_dict(self, i: int, state: dict[str, Tensor]) -> None:
         """See `Trainer`."""
         for name, value in self._live(i).items():
             value.copy_(state[name])
-        self.go_to(int(state["steps_done"]), int(state["examples"]))
+        numbers = {name: int(state.get(name, 0)) for name in ("auxk_room", "auxk_room_until")}
+        self.go_to(int(state["steps_done"]), int(state["examples"]), Room(*numbers.values()))
 
     def _live(self, i: int) -> dict[str, Tensor]:
         threshold = {"threshold": self.stack.threshold[i]} if self._saes[i].architecture == "batch_topk" else {}

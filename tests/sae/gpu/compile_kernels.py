@@ -22,7 +22,9 @@ from saelib.sae.gpu.launch import ROWS, WIDEST, WIDEST_ROW, power_of_two, warps
 WIDTHS = (768, WIDEST_ROW)
 FLOATS, INTEGERS, FLAGS = "*fp32", "*i32", "*i8"
 KINDS = {
-    **dict.fromkeys(("names", "latents", "rows", "order", "starts", "step", "counts", "above", "tied"), INTEGERS),
+    **dict.fromkeys(
+        ("names", "latents", "rows", "order", "starts", "places", "step", "counts", "above", "tied"), INTEGERS
+    ),
     **dict.fromkeys(("prefix", "bar", "before", "room"), INTEGERS),
     **dict.fromkeys(("positive", "fired"), FLAGS),
     **dict.fromkeys(("n", "d", "saes", "width", "shift"), "i32"),
@@ -44,8 +46,8 @@ def cases() -> Iterator[tuple[str, Any, dict[str, Any], int]]:
         D = power_of_two(d)
         yield f"decode {d}", decode.decode_kernel, {"D": D, "J": ROWS}, warps(D)
         for sparse in (False, True):
-            constants = {"D": D, "E": ROWS, "PROJECT": True, "SPARSE": sparse}
-            yield f"rows {d}{' sparse' if sparse else ''}", rows.rows_kernel, constants, warps(D)
+            constants = {"D": D, "E": ROWS, "PROJECT": True, "SPARSE": sparse, "MORE": sparse}
+            yield f"rows {d}{' sparse, auxk' if sparse else ''}", rows.rows_kernel, constants, warps(D)
 
 
 def compiled(kernel: Any, constants: Mapping[str, Any], n_warps: int, capability: int) -> Any:

@@ -35,7 +35,13 @@ def has_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("has_triton")
 @pytest.mark.parametrize(
     "options",
-    [{}, {"architecture": "batch_topk"}, {"frozen": "b_dec"}, {"optimizer": {"kind": "adam", "sparse": True}}],
+    [
+        {},
+        {"architecture": "batch_topk"},
+        {"dead_latents": "auxk"},
+        {"frozen": "b_dec"},
+        {"optimizer": {"kind": "adam", "sparse": True}},
+    ],
     ids=str,
 )
 def test_nothing_hinders(options: dict[str, Any], start: Start) -> None:

@@ -32,12 +32,15 @@ def assert_same_bits(some: list[dict[str, Tensor]], others: list[dict[str, Tenso
             assert torch.equal(value, other[name]), name
 
 
-@pytest.mark.parametrize("architecture", ["topk", "batch_topk"])
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    ("architecture", "dead_latents", "count"),
+    [("topk", "none", 1), ("topk", "auxk", 2), ("batch_topk", "none", 2), ("batch_topk", "auxk", 1)],
+)
 def test_resuming_from_a_state_gives_the_same_bits(
-    architecture: str, count: int, start: Start, settings: Settings, batches: Batches
+    architecture: str, dead_latents: str, count: int, start: Start, settings: Settings, batches: Batches
 ) -> None:
-    own, xs = settings(RATES[:count], architecture=architecture, schedule={"warmup": 0.5}), batches(4)
+    options = {"architecture": architecture, "dead_latents": dead_latents, "schedule": {"warmup": 0.5}}
+    own, xs = settings(RATES[:count], **options), batches(4)
     whole, before = (make_members([start(architecture)] * count, own) for _ in range(2))
     for x in xs[:2]:
         step_all(before, x, threads=1)

@@ -81,3 +81,13 @@ def test_batch_topk_agrees_with_float64(mean: float, start: Start, settings: Set
 def test_batch_topk_of_more_latents_than_are_positive(start: Start, settings: Settings, batches: Batches) -> None:
     own = settings(d_sae=20, k=20, architecture="batch_topk")
     check([start("batch_topk", d_sae=20, k=20)], own, batches(3))
+
+
+@pytest.mark.parametrize("architecture", ["topk", "batch_topk"])
+@pytest.mark.parametrize("k_aux", [3, None], ids=["some of the dead", "all of the dead"])
+def test_auxk_agrees_with_float64(
+    architecture: str, k_aux: int | None, start: Start, settings: Settings, batches: Batches
+) -> None:
+    auxk = {"kind": "auxk", "k": k_aux, "auxk_coefficient": 0.5}
+    own = settings((1e-3, 1e-2), architecture=architecture, dead_latents=auxk, k=1)
+    check([start(architecture, k=1)] * 2, own, batches(5, mean=3.0))
