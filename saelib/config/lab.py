@@ -299,8 +299,8 @@ class RemedyExperiment(Trainings):
 
     def own_axes(self) -> dict[str, tuple[Any, ...]]:
         """Returns learning rates, batch sizes and the names of the architectures and the variants."""
-        own = super().own_axes()
-        return own | {"architecture": tuple(self.architectures), "variant": own["variant"]}
+        *others, variant = super().own_axes().items()
+        return dict([*others, ("architecture", tuple(self.architectures)), variant])
 
     def cells(self) -> Iterator[Cell]:
         """Yields the cells of the grid whose variant can be combined with their architecture."""
