@@ -14,7 +14,8 @@ from saelib.errors import UserError
 ROOT = Path(__file__).parents[2]
 SCHEMA = config_schema()
 EDITOR = Draft202012Validator(SCHEMA)
-SUITES = ("workflow_config.yaml", "configs/paper.yaml", "configs/lab.yaml", "configs/lab-full.yaml")
+REMEDIES = tuple(f"configs/remedies{scale}.yaml" for scale in ("", "-full", "-whitened"))
+SUITES = ("workflow_config.yaml", "configs/paper.yaml", "configs/lab.yaml", "configs/lab-full.yaml", *REMEDIES)
 
 
 def suite(**model: Any) -> dict[str, Any]:

@@ -16,8 +16,13 @@ from saelib.report.figures.remedies import remedies_figure
 from saelib.report.remedies import remedies_table
 
 COLUMNS = ("born_dead_relu", "born_dead", *MEASURED, "fvu", "token_fvu", "choosing_token_fvu", *SCORES)
-NONE = {"dead_total": (0.9, 0.8, 0.85), "fvu": (0.8, 0.7, 0.75), "token_fvu": (0.8, 0.7, 0.75), "f1": (0.1, 0.2, 0.15)}
-CENTERED = {
+NONE: dict[str, tuple[float | None, ...]] = {
+    "dead_total": (0.9, 0.8, 0.85),
+    "fvu": (0.8, 0.7, 0.75),
+    "token_fvu": (0.8, 0.7, 0.75),
+    "f1": (0.1, 0.2, 0.15),
+}
+CENTERED: dict[str, tuple[float | None, ...]] = {
     "dead_total": (0.0, 0.01, 0.0),
     "fvu": (0.2, 0.21, 0.19),
     "token_fvu": (0.2, 0.21, 0.19),
@@ -53,11 +58,11 @@ def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
     assert table["variant"].to_list() == ["none", "center_median", "auxk"]
     assert set(table["learning_rate"]) == {1e-3}  # it has the smaller error on the tokens for choosing
     row = table.filter(variant="center_median").row(0, named=True)
-    changes = np.subtract(CENTERED["dead_total"], NONE["dead_total"])
+    changes = np.array(CENTERED["dead_total"], float) - np.array(NONE["dead_total"], float)
     half = student.ppf(0.975, 2) * changes.std(ddof=1) / np.sqrt(3)
     found = [row[f"dead_total_minus_none{end}"] for end in ("", "_low", "_high")]
     assert found == pytest.approx([changes.mean(), changes.mean() - half, changes.mean() + half])
-    ratios = np.log(np.divide(CENTERED["fvu"], NONE["fvu"]))
+    ratios = np.log(np.array(CENTERED["fvu"], float) / np.array(NONE["fvu"], float))
     assert row["fvu_over_none"] == pytest.approx(np.exp(ratios.mean()))
     assert row["fvu_over_none_low"] < row["fvu_over_none"] < row["fvu_over_none_high"]
     assert (row["data"], row["architecture"], row["verdict"]) == ("small, γ = 5", "topk", None)
