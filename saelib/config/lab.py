@@ -279,6 +279,11 @@ AnyGrid = Annotated[
 ]
 
 
+def _has_own_architecture(variant: VariantConfig) -> bool:
+    """Checks whether a variant names another architecture than the default, which stands for all of an experiment's."""
+    return variant.architecture != TopK()
+
+
 class RemedyExperiment(Trainings):
     """Trains SAEs with every remedy, and compares them at the end: death by cause, error, recovered features.
 
@@ -293,7 +298,8 @@ class RemedyExperiment(Trainings):
     model. Every key may be a list, which becomes an axis of the grid."""
     architectures: Annotated[dict[Name, ArchitectureConfig], Field(min_length=1)] = {"topk": TopK()}
     """Architectures, under names of your choice. Every variant is trained with each of them that it can be combined
-    with (docs/training.md). A variant that names an architecture of its own is trained once, in place of the first."""
+    with (docs/training.md). A variant with an architecture of its own (other than `topk`) is trained once, in place of
+    the first."""
     compare_with: Annotated[tuple[Name, ...], Field(min_length=1)] = ("none", "center_median")
     """Variants that all others are compared with; the last one decides the verdict."""
 
@@ -306,8 +312,8 @@ class RemedyExperiment(Trainings):
         """Yields the cells of the grid whose variant can be combined with their architecture."""
         first = next(iter(self.architectures))
         for cell in super().cells():
-            chosen = "architecture" in self.variants[cell.settings["variant"]].model_fields_set
-            if cell.settings["architecture"] == first if chosen else self._combined(cell.settings) is not None:
+            own = _has_own_architecture(self.variants[cell.settings["variant"]])
+            if cell.settings["architecture"] == first if own else self._combined(cell.settings) is not None:
                 yield cell
 
     def variant_of(self, settings: Coordinates) -> VariantConfig:
@@ -318,9 +324,10 @@ class RemedyExperiment(Trainings):
 
     def _combined(self, settings: Coordinates) -> VariantConfig | None:
         variant = self.variants[settings["variant"]]
-        given = {name: getattr(variant, name) for name in variant.model_fields_set}
+        if _has_own_architecture(variant):
+            return variant
         try:
-            return VariantConfig.model_validate({"architecture": self.architectures[settings["architecture"]]} | given)
+            return VariantConfig(**dict(variant) | {"architecture": self.architectures[settings["architecture"]]})
         except ValidationError:
             return None
 

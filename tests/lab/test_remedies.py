@@ -57,6 +57,16 @@ def test_every_variant_meets_every_architecture_that_it_fits() -> None:
     assert len({cell.digest for cell in experiment.cells()}) == 6
 
 
+def test_a_job_that_reads_its_plan_has_the_same_cells() -> None:
+    """A plan holds the config with all of its defaults written out."""
+    variants = VARIANTS | {"abs": {"architecture": "abs_topk"}}
+    config = suite(variants=variants, architectures={"topk": "topk", "batch": "batch_topk"})
+    read = Config.model_validate_json(config.model_dump_json())
+    before, after = config.experiments["e"], read.experiments["e"]
+    assert [cell.name for cell in before.cells()] == [cell.name for cell in after.cells()]
+    assert [before.deciding(cell) for cell in before.cells()] == [after.deciding(cell) for cell in after.cells()]
+
+
 def test_a_variant_keeps_its_options_with_another_architecture() -> None:
     variants = VARIANTS | {"w": {"preprocessing": {"kind": "partial_pca", "alpha": 0.3}, "dead_latents": "auxk"}}
     experiment: Any = suite(variants=variants, architectures={"batch": "batch_topk"}).experiments["e"]
