@@ -96,8 +96,8 @@ def _rows(name: str, experiment: RemedyExperiment, group: Mapping[str, _Trained]
             of_seeds = interval(found.measured[column])
             row |= {column: of_seeds.mean, f"{column}_low": of_seeds.low, f"{column}_high": of_seeds.high}
         for other in experiment.compare_with:
-            if other in group and other != variant:
-                row |= _differences(found.measured, group[other].measured, other)
+            reference = group[other].measured if other in group and other != variant else {}
+            row |= _differences(found.measured, reference, other)
         yield row | {"verdict": _verdict(row, experiment.compare_with[-1])}
 
 
@@ -126,10 +126,11 @@ def is_error(column: str) -> bool:
 
 
 def _differences(one: Mapping[str, PerSeed], other: Mapping[str, PerSeed], name: str) -> dict[str, float | None]:
-    """Compares two remedies seed by seed."""
+    """Compares two remedies seed by seed; without values of the other one, all differences are None."""
     row: dict[str, float | None] = {}
     for column in BETTER:
-        pairs = [(a, b) for a, b in zip(one[column], other[column], strict=True) if a is not None and b is not None]
+        both = zip(one[column], other.get(column, ()), strict=False)
+        pairs = [(a, b) for a, b in both if a is not None and b is not None]
         ends: Sequence[float | None] = (None, None, None)
         if len(pairs) > 1:
             values = np.log(pairs) if is_error(column) else np.array(pairs)

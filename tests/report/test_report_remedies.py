@@ -13,7 +13,7 @@ from saelib.config.load import check_config
 from saelib.lab.remedies import MEASURED, SCORES
 from saelib.lab.result import cell_result, save_cell
 from saelib.report.figures.remedies import remedies_figure
-from saelib.report.remedies import remedies_table
+from saelib.report.remedies import ratio_columns, remedies_table
 
 COLUMNS = ("born_dead_relu", "born_dead", *MEASURED, "fvu", "token_fvu", "choosing_token_fvu", *SCORES)
 NONE: dict[str, tuple[float | None, ...]] = {
@@ -66,6 +66,7 @@ def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
     assert row["fvu_over_none"] == pytest.approx(np.exp(ratios.mean()))
     assert row["fvu_over_none_low"] < row["fvu_over_none"] < row["fvu_over_none_high"]
     assert (row["data"], row["architecture"], row["verdict"]) == ("small, γ = 5", "topk", None)
+    assert ratio_columns(table.columns)[-1] == "token_fvu_over_center_median"  # what the figure shows
     same = table.filter(variant="auxk").row(0, named=True)
     assert [same[f"dead_total_minus_none{end}"] for end in ("", "_low", "_high")] == [0, 0, 0]
 

@@ -27,6 +27,7 @@ def remedies_figure(rows: pl.DataFrame) -> Figure | None:
         return None
     remedies = rows["variant"].unique(maintain_order=True).to_list()
     places = rows.select(PLACE).unique(maintain_order=True).rows()
+    several = rows["experiment"].n_unique() > 1
     figure = new_figure(1.8 + 0.19 * len(remedies))
     left, right = figure.subplots(1, 2, sharey=True)
     death, error = (_values(rows, column, remedies, places) for column in ("dead_total", ratios[-1]))
@@ -37,7 +38,7 @@ def remedies_figure(rows: pl.DataFrame) -> Figure | None:
     right.set_title(f"typical FVU / {ratios[-1].partition('_over_')[2]}")
     left.set_yticks(range(len(remedies)), remedies, fontsize=7)
     for axes in (left, right):
-        labels = [", ".join(place[1:]) for place in places]
+        labels = [", ".join(place if several else place[1:]) for place in places]
         axes.set_xticks(range(len(labels)), labels, rotation=60, ha="right", rotation_mode="anchor", fontsize=6)
         axes.tick_params(length=0)
     letters((left, right))
