@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationError, model_validator
 
 from saelib.config.base import Count, Name, Positive, Section
 from saelib.config.grid import Coordinates, Grid, axis, combinations, grid_of, label, repeated
 from saelib.config.preprocessings import PlainPreprocessing, PreprocessingConfig
-from saelib.config.synthetic import SyntheticConfig
+from saelib.config.sae_architectures import ArchitectureConfig, TopK
+from saelib.config.synthetic import BenchmarkDataConfig, StoredDataConfig, SyntheticConfig
 from saelib.config.training import VariantConfig
 
 
@@ -35,9 +36,13 @@ class SaeSize(Section):
 
 if TYPE_CHECKING:
     SyntheticGrid = Grid
+    BenchmarkGrid = Grid
+    StoredGrid = Grid
     SaeGrid = Grid
 else:
     SyntheticGrid = grid_of(SyntheticConfig, "SyntheticGrid")
+    BenchmarkGrid = grid_of(BenchmarkDataConfig, "BenchmarkGrid")
+    StoredGrid = grid_of(StoredDataConfig, "StoredGrid")
     SaeGrid = grid_of(SaeSize, "SaeGrid")
 
 
@@ -79,7 +84,7 @@ class Cell:
 
     axes: Coordinates
     """The coordinates that differ between the cells of the experiment."""
-    data: SyntheticConfig
+    data: SyntheticConfig | BenchmarkDataConfig | StoredDataConfig
     sae: SaeSize
     settings: Coordinates
     """The values of the axes that belong to the kind of the experiment."""
@@ -124,7 +129,8 @@ class Experiment(Section):
             for s in combinations(sae):
                 for o in combinations(own):
                     axes = {name: value for name, value in (d | s | o).items() if name in several}
-                    yield Cell(axes, SyntheticConfig(**d), SaeSize(**s), o, self.tokens_of(o))
+                    of_data: Any = self.data.of(**d)
+                    yield Cell(axes, of_data, SaeSize(**s), o, self.tokens_of(o))
 
     def own_axes(self) -> dict[str, tuple[Any, ...]]:
         """Returns the axes that only this kind of experiment has."""
@@ -214,12 +220,15 @@ class Trainings(Experiment):
         """Counts the tokens of all steps."""
         return self.steps * settings["batch_size"]
 
+    def variant_of(self, settings: Coordinates) -> VariantConfig:
+        """Returns the way to train at these coordinates."""
+        return self.variants[settings["variant"]]
+
     def deciding(self, cell: Cell) -> dict[str, Any]:
         """Returns the settings that can change the results of a cell, as JSON."""
-        variant = self.variants[cell.settings["variant"]].model_dump(mode="json")
         shared = super().deciding(cell)
         del shared["variants"]
-        return shared | {"variant": variant}
+        return shared | {"variant": self.variant_of(cell.settings).model_dump(mode="json")}
 
     @model_validator(mode="after")
     def _rows_are_the_variants(self) -> Self:
@@ -256,6 +265,86 @@ class RecoveryExperiment(Trainings):
     kind: Literal["recovery"]
 
 
+def _generator(data: Any) -> str:
+    """Names the generator that the keys of `data` belong to."""
+    keys = data if isinstance(data, dict) else dict(data) if isinstance(data, Section) else {}
+    return "stored" if "store" in keys else "benchmark" if "edition" in keys else "synthetic"
+
+
+AnyGrid = Annotated[
+    Annotated[SyntheticGrid, Tag("synthetic")]
+    | Annotated[BenchmarkGrid, Tag("benchmark")]
+    | Annotated[StoredGrid, Tag("stored")],
+    Discriminator(_generator),
+]
+
+
+def _has_own_architecture(variant: VariantConfig) -> bool:
+    """Checks whether a variant names another architecture than the default, which stands for all of an experiment's."""
+    return variant.architecture != TopK()
+
+
+class RemedyExperiment(Trainings):
+    """Trains SAEs with every remedy, and compares them at the end: death by cause, error, recovered features.
+
+    The remedies of one seed read the same batches. The learning rate of each remedy is the one with the least error on
+    held-out tokens of its own; all other measures are of other held-out tokens. Table `remedies` has each remedy's
+    differences from those of `compare_with`, paired by seed.
+    """
+
+    kind: Literal["remedies"]
+    data: AnyGrid  # type: ignore[reportIncompatibleVariableOverride]
+    """Activations: keys of the paper's data; with `edition`, those of the benchmark; with `store`, a layer of a real
+    model. Every key may be a list, which becomes an axis of the grid."""
+    architectures: Annotated[dict[Name, ArchitectureConfig], Field(min_length=1)] = {"topk": TopK()}
+    """Architectures, under names of your choice. Every variant is trained with each of them that it can be combined
+    with (docs/training.md). A variant with an architecture of its own (other than `topk`) is trained once, in place of
+    the first."""
+    compare_with: Annotated[tuple[Name, ...], Field(min_length=1)] = ("none", "center_median")
+    """Variants that all others are compared with; the last one decides the verdict."""
+
+    def own_axes(self) -> dict[str, tuple[Any, ...]]:
+        """Returns learning rates, batch sizes and the names of the architectures and the variants."""
+        *others, variant = super().own_axes().items()
+        return dict([*others, ("architecture", tuple(self.architectures)), variant])
+
+    def cells(self) -> Iterator[Cell]:
+        """Yields the cells of the grid whose variant can be combined with their architecture."""
+        first = next(iter(self.architectures))
+        for cell in super().cells():
+            own = _has_own_architecture(self.variants[cell.settings["variant"]])
+            if cell.settings["architecture"] == first if own else self._combined(cell.settings) is not None:
+                yield cell
+
+    def variant_of(self, settings: Coordinates) -> VariantConfig:
+        """Returns the way to train at these coordinates: the variant, with the architecture unless it has its own."""
+        found = self._combined(settings)
+        assert found is not None  # other cells are not yielded
+        return found
+
+    def _combined(self, settings: Coordinates) -> VariantConfig | None:
+        variant = self.variants[settings["variant"]]
+        if _has_own_architecture(variant):
+            return variant
+        try:
+            return VariantConfig(**dict(variant) | {"architecture": self.architectures[settings["architecture"]]})
+        except ValidationError:
+            return None
+
+    def deciding(self, cell: Cell) -> dict[str, Any]:
+        """Returns the settings that can change the results of a cell, as JSON."""
+        shared = super().deciding(cell)
+        return {name: value for name, value in shared.items() if name not in ("architectures", "compare_with")}
+
+    @model_validator(mode="after")
+    def _compares_with_variants(self) -> Self:
+        for name in self.compare_with:
+            if name not in self.variants:
+                raise ValueError(f"compare_with: {name} is no variant; should be among {', '.join(self.variants)}")
+        return self
+
+
 ExperimentConfig = Annotated[
-    InitDeathExperiment | GradientExperiment | TrainingExperiment | RecoveryExperiment, Field(discriminator="kind")
+    InitDeathExperiment | GradientExperiment | TrainingExperiment | RecoveryExperiment | RemedyExperiment,
+    Field(discriminator="kind"),
 ]

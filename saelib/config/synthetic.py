@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from saelib.config.base import Count, Fraction, Section
 
@@ -86,3 +86,21 @@ class BenchmarkDataConfig(Section):
     """Outlier severity ||mean|| / ||sigma|| of the raw activations, set by the offset (the bias of the recipe) along
     its random direction; nothing else changes. Without it, the published offset of length 0.5: gamma is then 0.17 for
     `16k` and 0.29 for `small`."""
+
+    @property
+    def d_in(self) -> int:
+        """Width of the activations."""
+        return 768 if self.edition == "16k" else 128
+
+    @property
+    def n_features(self) -> int:
+        """Number of true features."""
+        return 16_384 if self.edition == "16k" else 1024
+
+
+class StoredDataConfig(Section):
+    """A layer of a real model, from the store that stage `extract` has written."""
+
+    store: Annotated[str, StringConstraints(min_length=1)]
+    """Folder (or s3:// URL) of the store, such as results/extract/gpt2/layer_6.zarr. It must exist. Trainings read its
+    training rows; results are measured on its held-out rows."""

@@ -5,5 +5,6 @@ KINDS = {
     "gradient": "saelib.lab.gradient",
     "training": "saelib.lab.training",
     "recovery": "saelib.lab.recovery",
+    "remedies": "saelib.lab.remedies",
 }
 """Kind of an experiment -> the module whose function `run_cells` computes its cells."""

@@ -7,8 +7,8 @@ import numpy as np
 
 from saelib.config.lab import Cell, GradientExperiment
 from saelib.config.training import TrainConfig, VariantConfig
+from saelib.lab.data import cell_data
 from saelib.lab.result import cell_result
-from saelib.synthetic import make_data
 
 if TYPE_CHECKING:
     from saelib.lab.stage import Outbox
@@ -29,10 +29,10 @@ def _measure(experiment: GradientExperiment, cell: Cell, seed: int) -> dict[str,
     from saelib.sae.initial_weights import initial_sae
     from saelib.sae.trainer import TrainerSettings
 
-    data = make_data(cell.data, seed)
+    data = cell_data(cell.data, seed)
     config = TrainConfig(d_sae=cell.sae.d_sae, k=cell.sae.k, batch_size=experiment.batch_size)
     variant = VariantConfig.model_validate({"init": {"rows": cell.sae.rows}})
-    sae = initial_sae(cell.data.d_in, config, variant, seed=seed)
+    sae = initial_sae(data.features.shape[1], config, variant, seed=seed)
     trainer = TorchTrainer(sae, TrainerSettings(config, variant, 1e-6, data.signal_norm**2, seed))
     trainer.step(torch.from_numpy(data.sample(experiment.batch_size, np.random.default_rng((seed, 2)))))
     norms = trainer.gradient_norms()

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from saelib.activations.rows import ArrayRows
 from saelib.config.lab import Cell, InitDeathExperiment
 from saelib.config.preprocessings import ActiveSubspace, PartialWhitening, PreprocessingConfig
+from saelib.lab.data import cell_data
 from saelib.lab.encoders import draw_encoder
 from saelib.lab.result import CellResult, Coordinate, cell_result
 from saelib.lab.theory import PREDICTED, Severity, predictions, severity
 from saelib.preprocessing.fit import make_preprocessing
 from saelib.preprocessing.transform import Preprocessing
 from saelib.stats import compute_stats
-from saelib.synthetic import make_data
 
 if TYPE_CHECKING:
     from saelib.lab.stage import Outbox
@@ -62,7 +62,7 @@ def _measure(experiment: InitDeathExperiment, cell: Cell, seed: int) -> list[_Fi
     from saelib.init_death.near import nothing_near
     from saelib.init_death.trial import Trial
 
-    data = make_data(cell.data, seed)
+    data = cell_data(cell.data, seed)
     calibration = data.sample(experiment.calibration_tokens, np.random.default_rng((seed, 1)))
     fitted = _fit(experiment.preprocessings, calibration)
     encoders = [draw_encoder(cell.sae, p.d_out, seed, p.subspace) for p in fitted]

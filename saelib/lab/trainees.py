@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from saelib.activations.rows import ArrayRows
 from saelib.config.lab import Cell, Trainings
 from saelib.config.training import TrainConfig, VariantConfig
 from saelib.evaluation.space import Sample, Space
+from saelib.lab.data import DataConfig, StoredSignal, cell_data
 from saelib.preprocessing.fit import make_preprocessing
 from saelib.preprocessing.transform import Preprocessing
 from saelib.sae.choose import make_trainer
@@ -21,7 +22,7 @@ from saelib.sae.model import SAE, WITH_K
 from saelib.sae.population import PopulationTrainer
 from saelib.sae.trainer import Trainer, TrainerSettings
 from saelib.stats import compute_stats
-from saelib.synthetic import SyntheticData, make_data
+from saelib.synthetic import SyntheticData
 from saelib.train.first_sae import first_sae
 
 CALIBRATION_TOKENS = 8_192
@@ -41,21 +42,22 @@ class Trainee:
     @cached_property
     def stream(self) -> str:
         """Names the stream of data; trainees of one stream also have SAEs of the same size."""
-        data = self.cell.data.model_dump(mode="json", exclude=set(OF_THE_OFFSET))
-        if self.cell.data.contaminated:  # whose direction depends on `rotated`
-            data["rotated"] = self.cell.data.rotated
+        everything = self.cell.data.model_dump(mode="json")
+        data = {name: value for name, value in everything.items() if name not in OF_THE_OFFSET}
+        if data.get("contaminated"):  # whose direction depends on `rotated`
+            data["rotated"] = everything["rotated"]
         has_k = self.variant.trained_architecture in WITH_K  # a population has one k
         return json.dumps([self.seed, data, self.cell.sae.model_dump(), self.cell.settings["batch_size"], has_k])
 
     @cached_property
     def data(self) -> SyntheticData:
         """The data of this seed."""
-        return make_data(self.cell.data, self.seed)
+        return cell_data(self.cell.data, self.seed)
 
     @cached_property
     def variant(self) -> VariantConfig:
         """The way to train."""
-        return self.experiment.variants[self.cell.settings["variant"]]
+        return self.experiment.variant_of(self.cell.settings)
 
     @cached_property
     def config(self) -> TrainConfig:
@@ -69,22 +71,25 @@ class Trainee:
             dead_after_examples=self.experiment.dead_after_examples,
         )
 
-    @cached_property
+    @property
     def calibration(self) -> ArrayRows:
         """Tokens that the preprocessing is fitted to."""
-        tokens = self.data.sample(CALIBRATION_TOKENS, np.random.default_rng((self.seed, 1)))
-        return ArrayRows(tokens, "the calibration tokens")
+        return self._fitted_to[0]
 
-    @cached_property
+    @property
     def statistics(self) -> Mapping[str, NDArray[Any]]:
         """Statistics of these tokens, as `make_preprocessing` takes them."""
-        return compute_stats(self.calibration).arrays
+        return self._fitted_to[1]
+
+    @property
+    def _fitted_to(self) -> tuple[ArrayRows, Mapping[str, NDArray[Any]]]:
+        return _calibration(self.cell.data, self.seed)  # type: ignore[reportArgumentType] # frozen, so it has a hash
 
     @cached_property
     def preprocess(self) -> Preprocessing:
         """The variant's preprocessing, fitted to these tokens."""
-        kind = self.variant.preprocessing
-        return make_preprocessing(kind, self.statistics, tokens=CALIBRATION_TOKENS, name=self.cell.name)
+        tokens = self.calibration.shape[0]
+        return make_preprocessing(self.variant.preprocessing, self.statistics, tokens=tokens, name=self.cell.name)
 
     @cached_property
     def space(self) -> Space:
@@ -106,6 +111,18 @@ class Trainee:
         """Draws held-out tokens."""
         rows = ArrayRows(self.data.sample(tokens, np.random.default_rng((self.seed, 4))), "the held-out tokens")
         return list(self.space.samples(rows, tokens, tokens))
+
+
+@lru_cache(maxsize=8)
+def _calibration(config: DataConfig, seed: int) -> tuple[ArrayRows, Mapping[str, NDArray[Any]]]:
+    """Draws the tokens that preprocessings are fitted to, all training rows of a real layer, and their statistics."""
+    data = cell_data(config, seed)
+    if isinstance(data.source, StoredSignal):
+        tokens = data.source.rows
+    else:
+        tokens = data.sample(CALIBRATION_TOKENS, np.random.default_rng((seed, 1)))
+    rows = ArrayRows(tokens, "the calibration tokens")
+    return rows, compute_stats(rows).arrays
 
 
 class Class:

@@ -8,10 +8,12 @@ import math
 from dataclasses import dataclass
 
 from saelib.config import Config, ModelConfig, TrainConfig
-from saelib.config.lab import Experiment
+from saelib.config.lab import Cell, Experiment
 from saelib.config.schema import StageResources
 from saelib.config.sizes import known_size
 from saelib.config.sources import AlphaFold3Source, ArraysSource, TokenModelSource
+from saelib.config.synthetic import StoredDataConfig
+from saelib.store import open_store, read_key
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PATCH = {"stable_diffusion_3": 16, "transformers_vision": 14, "dinov2_onnx": 14}
@@ -34,6 +36,8 @@ BASE_MB = {
 """Memory of an idle job in MB: its process with the stage's libraries, and the two Snakemakes of a cluster job."""
 UNKNOWN_WIDTH, UNKNOWN_PARAMETERS = 4096, 10**9
 """Sizes that are assumed for a model whose config does not state them."""
+UNKNOWN_TOKENS = 100_000
+"""Training tokens that are assumed for a store that does not exist yet."""
 PROBES = 3 * 2048
 """Latents that the stage `init_death` multiplies by all held-out rows in addition to those that it counts."""
 ENCODED_BYTES = 2**28
@@ -164,15 +168,35 @@ def most_rates(options: TrainConfig) -> int:
 
 def lab_bytes(experiment: Experiment) -> float:
     """Estimates the memory that a job of the lab needs in addition to `BASE_MB`, in bytes."""
-    at_once = min(SYNTHETIC_TOKENS, max(cell.tokens for cell in experiment.cells()))
-    return max(8 * at_once * (cell.data.d_in + 2 * cell.data.n_features) for cell in experiment.cells())
+    return max(_lab_cell_bytes(cell) for cell in experiment.cells())
+
+
+def _lab_cell_bytes(cell: Cell) -> float:
+    if isinstance(cell.data, StoredDataConfig):  # training rows in memory, and centered in float64
+        d_in, tokens = _stored_size(cell.data)
+        return 24 * d_in * tokens
+    return 8 * min(SYNTHETIC_TOKENS, cell.tokens) * (cell.data.d_in + 2 * cell.data.n_features)
+
+
+def _stored_size(data: StoredDataConfig) -> tuple[int, int]:
+    """Returns the width and the training tokens of a store, or guesses if there is none yet."""
+    if read_key(data.store) is None:
+        return UNKNOWN_WIDTH, UNKNOWN_TOKENS
+    metadata = open_store(data.store).metadata
+    return metadata.d_in, metadata.train_tokens
 
 
 def lab_seconds(experiment: Experiment) -> float:
     """Estimates the seconds that a job of the lab needs in addition to `START_MINUTES`."""
     cells = list(experiment.cells())
-    largest = max(cell.tokens * cell.data.d_in * (cell.sae.d_sae + cell.data.n_features) for cell in cells)
+    largest = max(cell.tokens * _lab_token_flops(cell) for cell in cells)
     return 4.0 * min(experiment.cells_per_job, len(cells)) * experiment.seeds * largest / CPU_FLOPS
+
+
+def _lab_token_flops(cell: Cell) -> int:
+    if isinstance(cell.data, StoredDataConfig):
+        return _stored_size(cell.data)[0] * cell.sae.d_sae
+    return cell.data.d_in * (cell.sae.d_sae + cell.data.n_features)
 
 
 def _gpus(config: Config, stage: str, model: ModelConfig) -> int:

@@ -17,12 +17,13 @@ from saelib.config.datasets import PythonDocs
 from saelib.config.files import LocalFiles
 from saelib.config.sites import Layer, number_of
 from saelib.config.sources import ArraysSource, ModuleSource, PluginSource
+from saelib.config.synthetic import StoredDataConfig
 from saelib.files.sealed import unseal
 from saelib.lab import KINDS
 from saelib.pipeline.keys import PACKAGE, code_hash, fingerprint, make_key, module_hashes
 from saelib.pipeline.reasons import MadeFrom, named
 from saelib.sources.loading.user_code import code_versions
-from saelib.store import read_keys, remove_store
+from saelib.store import read_key, read_keys, remove_store
 from saelib.store.remote import is_url
 from saelib.train.rules import rule_modules
 
@@ -304,6 +305,8 @@ def _lab_targets(config: Config) -> Iterator[Target]:
         modules = ["saelib.lab.stage", KINDS[experiment.kind]]
         for cell in experiment.cells():
             settings = experiment.deciding(cell) | {"seed": config.seed}
+            if isinstance(cell.data, StoredDataConfig):
+                settings["store"] = read_key(cell.data.store)
             names = {"": f"experiments.{name}", "seed": "seed"}
             target = _make("lab", config.lab_path(name, cell), settings, modules, (), names)
             yield replace(target, experiment=name, cell=cell.name)

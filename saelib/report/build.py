@@ -18,6 +18,7 @@ from saelib.report.compare import compared_table
 from saelib.report.evaluation import differences_table, evaluation_table
 from saelib.report.lab import ExperimentTable, LabGap, read_lab
 from saelib.report.provenance import provenance
+from saelib.report.remedies import remedies_table
 from saelib.report.results import NO_FAILURES, Gap, Results, read_results
 from saelib.report.tables import landscape_table, layers_table, saes_table, spearman_rows
 from saelib.report.training import training_table
@@ -41,7 +42,9 @@ def run(config: Config, key: str, failures: Failures = NO_FAILURES) -> None:
     for gap in (gap for found in lab for gap in found.missing):
         log.warning("lab: %s, %s: %s", gap.experiment, gap.cell, gap.reason)
     tables = make_tables(config, results)
-    of_lab = {found.table: found.rows for found in lab}
+    of_lab, remedies = {found.table: found.rows for found in lab}, remedies_table(config)
+    if not remedies.is_empty():
+        of_lab["remedies"] = remedies
     for folder in ("tables", "figures"):
         (config.results / folder).mkdir(parents=True, exist_ok=True)
         remove_drafts(config.results / folder)
@@ -49,8 +52,8 @@ def run(config: Config, key: str, failures: Failures = NO_FAILURES) -> None:
     gaps += [_lab_gap(gap) for found in lab for gap in found.missing]
     written = (tables if config.models else {}) | of_lab
     _write_tables(written, config.results / "tables")
-    figures = _write_figures(config, tables, lab, config.results / "figures")
-    _write_page(config, results, tables, lab)
+    figures = _write_figures(config, tables, lab, remedies, config.results / "figures")
+    _write_page(config, results, tables, lab, remedies)
     report = {
         "tables": {name: table.height for name, table in written.items()},
         "figures": figures,
@@ -97,7 +100,11 @@ def _write_tables(tables: dict[str, pl.DataFrame], folder: Path) -> None:
 
 
 def _write_figures(
-    config: Config, tables: dict[str, pl.DataFrame], lab: Sequence[ExperimentTable], folder: Path
+    config: Config,
+    tables: dict[str, pl.DataFrame],
+    lab: Sequence[ExperimentTable],
+    remedies: pl.DataFrame,
+    folder: Path,
 ) -> list[str]:
     """Draw the figures and return their names. One without anything to show is left out, and its old file removed."""
     from saelib.report.figures.death_by_layer import death_by_layer
@@ -105,6 +112,7 @@ def _write_figures(
     from saelib.report.figures.evaluation import evaluation_figure
     from saelib.report.figures.lab import lab_figures
     from saelib.report.figures.landscapes import landscapes
+    from saelib.report.figures.remedies import remedies_figure
     from saelib.report.figures.style import remove, save, styled
     from saelib.report.figures.trained_death import trained_death
     from saelib.report.figures.training import training_curves
@@ -117,6 +125,7 @@ def _write_figures(
             "training": training_curves(config, tables["training"]),
             "landscapes": landscapes(config, tables["layers"]),
             "evaluation": evaluation_figure(tables["evaluation"]) if "evaluation" in tables else None,
+            "remedies": remedies_figure(remedies),
             **{name: figure for found in lab for name, figure in lab_figures(found).items()},
         }
         for name, figure in figures.items():
@@ -128,10 +137,14 @@ def _write_figures(
 
 
 def _write_page(
-    config: Config, results: Results, tables: dict[str, pl.DataFrame], lab: Sequence[ExperimentTable]
+    config: Config,
+    results: Results,
+    tables: dict[str, pl.DataFrame],
+    lab: Sequence[ExperimentTable],
+    remedies: pl.DataFrame,
 ) -> None:
     from saelib.report.page import render_page
 
-    page = render_page(config, results, tables, provenance(results), lab)
+    page = render_page(config, results, tables, provenance(results), lab, remedies)
     with published_file(config.results / "report.html") as draft:
         draft.write_text(page, encoding="utf-8")

@@ -8,6 +8,7 @@ import polars as pl
 
 from saelib.preprocessing.recommend import ORDER, percent
 from saelib.report.palette import PREPROCESSINGS
+from saelib.report.remedies import ratio_columns
 
 
 @dataclass(frozen=True)
@@ -107,3 +108,33 @@ def cost_columns() -> tuple[Column, ...]:
             Column(f"explained_{name}", "explained", f"{label}: 1 - typical FVU of the trained SAE", decimals(3)),
         ]
     return tuple(columns)
+
+
+def remedy_columns(names: Sequence[str]) -> list[Column]:
+    """Returns the columns of the table that compares remedies, of those that it has."""
+    shown = [
+        Column("data", "data"),
+        Column("architecture", "architecture"),
+        Column("variant", "remedy"),
+        Column("learning_rate", "learning rate", "the best of those tried", lambda value: f"{value:g}"),
+        Column("born_dead", "born dead", "all dead before training", percent),
+        Column("dead_relu", "ReLU-dead", "never positive, after training", percent),
+        Column("dead_total", "all dead", "never selected, after training", percent),
+        Column("fvu", "FVU", "fraction of variance unexplained, in the model's own activations", _decimals(3)),
+        Column("token_fvu", "typical FVU", "the same of a typical token: the median over tokens", _decimals(3)),
+        *(
+            Column(name, _ratio_title(name), "errors of the two, as a ratio", _decimals(2))
+            for name in ratio_columns(names)
+        ),
+        Column("l0", "L0", "active latents per token", _decimals(1)),
+        Column("f1", "F1", "of latents as detectors of the true features", _decimals(3)),
+        Column("mcc", "MCC", "of decoder directions and true features, matched one-to-one", _decimals(3)),
+        Column("verdict", "verdict", "against the last variant of compare_with"),
+    ]
+    return [column for column in shown if column.name in names]
+
+
+def _ratio_title(name: str) -> str:
+    """Turns 'token_fvu_over_center_median' into 'typical FVU / center_median'."""
+    error, _, other = name.partition("_over_")
+    return f"{'typical FVU' if error == 'token_fvu' else 'FVU'} / {other}"

@@ -19,6 +19,7 @@ DEFAULT_Y = {
     "gradient": ("gradient_ratio",),
     "training": ("dead_relu", "dead_topk_only"),
     "recovery": ("steps_bias_50", "steps_bias_90", "steps_bias_99", "steps_revived"),
+    "remedies": ("dead_total", "token_fvu"),
 }
 """Columns that a kind of experiment shows if its config names none."""
 COLUMNS = {
@@ -37,6 +38,11 @@ COLUMNS = {
     "bias_capture": "share of the mean in the bias",
     "feature_capture": "share of the mean in the latents",
     "mmcs": "recovered features (MMCS)",
+    "mcc": "recovered features (MCC)",
+    "f1": "latents as detectors of features (F1)",
+    "fvu": "variance unexplained",
+    "token_fvu": "variance unexplained of a typical token",
+    "born_dead": "dead before training",
     "collateral_ratio": "collateral ratio: ReLU-dead gained / TopK-dead lost",
     "d_sae": "latents",
     "kurtosis": "excess kurtosis of the signal",
@@ -157,7 +163,12 @@ class Layout:
 
 
 def layouts(found: ExperimentTable) -> dict[str, Layout]:
-    """Decides the layouts of an experiment's figures, by their names; those with nothing to show are left out."""
+    """Decides the layouts of an experiment's figures, by their names; those with nothing to show are left out.
+
+    Remedies share the figure `remedies`, so they have others only if the config names some.
+    """
+    if found.experiment.kind == "remedies" and "figures" not in found.experiment.model_fields_set:
+        return {}
     figures = found.experiment.figures.values()
     shown = {name: _layout(found, options) for name, options in zip(found.figure_names, figures, strict=True)}
     return {name: one for name, one in shown.items() if one is not None}

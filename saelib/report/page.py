@@ -21,7 +21,7 @@ import vl_convert
 from saelib.config import Config
 from saelib.preprocessing.recommend import ACCEPTED_AFTER, ORDER, TOLERATED, percent
 from saelib.report.charts import make_charts
-from saelib.report.columns import COMPARED_COLUMNS, LAYER_COLUMNS, SAE_COLUMNS, cost_columns, telling
+from saelib.report.columns import COMPARED_COLUMNS, LAYER_COLUMNS, SAE_COLUMNS, cost_columns, remedy_columns, telling
 from saelib.report.compare import comparison
 from saelib.report.evaluation import difference_columns, evaluation_columns
 from saelib.report.finding import agreements, costs, count_advice, gamma_at, still_dead
@@ -48,6 +48,7 @@ def render_page(
     tables: Mapping[str, pl.DataFrame],
     provenance: Mapping[str, str],
     lab: Sequence[ExperimentTable] = (),
+    remedies: pl.DataFrame | None = None,
 ) -> str:
     """Render the whole page as HTML.
 
@@ -57,6 +58,7 @@ def render_page(
         tables: the tables by name, as `make_tables` returns them.
         provenance: the origin of the report, in words.
         lab: the experiments of the lab.
+        remedies: the table that compares remedies, if there is one.
     """
     layers, saes, training = tables["layers"], tables["saes"], tables["training"]
     experiments, lab_charts, lab_rows = lab_sections(lab)
@@ -76,6 +78,8 @@ def render_page(
             charts={name: asdict(chart) for name, chart in (charts | lab_charts).items()},
             rows=_rows(config, results, tables) | lab_rows,
             experiments=experiments,
+            remedies=[] if remedies is None else remedies.to_dicts(),
+            remedy_columns=[] if remedies is None else remedy_columns(remedies.columns),
             layer_columns=telling(LAYER_COLUMNS, layers),
             sae_columns=telling(SAE_COLUMNS, saes),
             **_evaluation(tables),
@@ -88,7 +92,8 @@ def render_page(
             tolerated=TOLERATED,
             probed=min(PROBED, config.extraction.heldout_tokens),
             shown=SHOWN,
-            table_names=[*(tables if config.models else ()), *(found.table for found in lab)],
+            table_names=[*(tables if config.models else ()), *(found.table for found in lab)]
+            + (["remedies"] if remedies is not None and remedies.height else []),
             domains=layers["domain"].unique(maintain_order=True).to_list(),
             trained_layers=training.select(*PLACE, "domain").unique(maintain_order=True).to_dicts(),
             wanted={"layers": len(wanted_layers(config)), "saes": len(wanted_saes(config))},

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[2]
 SCHEMA = config_schema()
 EDITOR = Draft202012Validator(SCHEMA)
 LAB = ("configs/lab.yaml", "configs/lab-full.yaml", "configs/lab-recovery.yaml")
-SUITES = ("workflow_config.yaml", "configs/paper.yaml", *LAB)
+REMEDIES = tuple(f"configs/remedies{scale}.yaml" for scale in ("", "-full", "-whitened"))
+SUITES = ("workflow_config.yaml", "configs/paper.yaml", *LAB, *REMEDIES)
 
 
 def suite(**model: Any) -> dict[str, Any]:
