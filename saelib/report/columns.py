@@ -120,15 +120,15 @@ def remedy_columns(names: Sequence[str]) -> list[Column]:
         Column("born_dead", "born dead", "all dead before training", percent),
         Column("dead_relu", "ReLU-dead", "never positive, after training", percent),
         Column("dead_total", "all dead", "never selected, after training", percent),
-        Column("fvu", "FVU", "fraction of variance unexplained, in the model's own activations", _decimals(3)),
-        Column("token_fvu", "typical FVU", "the same of a typical token: the median over tokens", _decimals(3)),
+        Column("fvu", "FVU", "fraction of variance unexplained, in the model's own activations", decimals(3)),
+        Column("token_fvu", "typical FVU", "the same of a typical token: the median over tokens", decimals(3)),
         *(
-            Column(name, _ratio_title(name), "errors of the two, as a ratio", _decimals(2))
+            Column(name, _ratio_title(name), "errors of the two, as a ratio", decimals(2))
             for name in ratio_columns(names)
         ),
-        Column("l0", "L0", "active latents per token", _decimals(1)),
-        Column("f1", "F1", "of latents as detectors of the true features", _decimals(3)),
-        Column("mcc", "MCC", "of decoder directions and true features, matched one-to-one", _decimals(3)),
+        Column("l0", "L0", "active latents per token", decimals(1)),
+        Column("f1", "F1", "of latents as detectors of the true features", decimals(3)),
+        Column("mcc", "MCC", "of decoder directions and true features, matched one-to-one", decimals(3)),
         Column("verdict", "verdict", "against the last variant of compare_with"),
     ]
     return [column for column in shown if column.name in names]
