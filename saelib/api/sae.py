@@ -70,12 +70,19 @@ class LoadedSAE:
 
     def reconstruct(self, x: Array) -> Array:
         """Encodes and decodes activations, and returns to the model's own space: [..., d_in] -> the same shape."""
+        return self.reconstruct_and_encode(x)[0]
+
+    def reconstruct_and_encode(self, x: Array) -> tuple[Array, Array]:
+        """Gives the results of `reconstruct` and of `encode`, and encodes once for both."""
         import torch
 
         rows, shape = self._rows(x)
         with torch.no_grad():
-            x_hat = self.model(self._read(rows)).cpu().numpy()
-        return _like(self.preprocessing.restore(x_hat, rows).astype(np.float32).reshape(shape), x)
+            read = self._read(rows)
+            codes = self.model.encode(read)
+            x_hat = self.model.add_bypass(self.model.decode(codes), read).cpu().numpy()
+        restored = self.preprocessing.restore(x_hat, rows).astype(np.float32).reshape(shape)
+        return _like(restored, x), _like(codes.cpu().numpy().reshape(*shape[:-1], self.d_sae), x)
 
     def save(self, path: str | Path) -> None:
         """Writes one .safetensors file that `load_sae` and the command `saelib evaluate` read."""

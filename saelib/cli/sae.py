@@ -38,6 +38,8 @@ def evaluate(
                                              "reads. FILE::NAME names one of several arrays in a file.")],
     tokens: Tokens = None,
     fill_missing_chunks: FillMissingChunks = False,
+    saebench: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the figures in the layout of "
+                                                  "SAEBench's result files.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:  # fmt: skip
     """Measure an SAE, ours or another library's, on your own activations: dead latents, L0, errors, dense latents.
@@ -67,6 +69,13 @@ def evaluate(
     (saved, name), measured = load_any(sae), open_measured(rows, fill_missing_chunks)
     found = measure(saved, measured.rows, tokens)
     core = core_metrics(measured.rows, LoadedSAE(saved, name), tokens)
+    if saebench is not None:
+        from saelib.evaluation.measures import core_figures
+        from saelib.evaluation.saebench import saebench_result, write_saebench
+
+        sizes = {"d_in": saved.sae.d_in, "d_sae": saved.sae.d_sae, "k": saved.sae.k}
+        about = {"architecture": saved.sae.architecture, **sizes}
+        write_saebench(saebench_result(core_figures(core.all), name, **about), saebench)
     available, d_in = measured.rows.shape
     sizes = {"tokens": min(tokens or available, available), "tokens_available": available}
     names = ("l0", "mse", "variance_explained", "token_fvu_median", "token_fvu_mean")

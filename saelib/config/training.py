@@ -329,7 +329,7 @@ class TrainConfig(Section):
                 )
         return self
 
-    def of(self, variant: VariantConfig) -> "TrainConfig":
+    def sized_for(self, variant: VariantConfig) -> "TrainConfig":
         """Returns the settings of a variant's training: these, with the variant's own number of latents."""
         return self if variant.d_sae is None else self.model_copy(update={"d_sae": variant.d_sae})
 
@@ -343,4 +343,4 @@ class TrainConfig(Section):
         elsewhere = {"variants", "learning_rates", "threads", "checkpoint_every", "log_to"}
         rates = {"learning_rates": variant.learning_rates or self.learning_rates}
         own = variant.model_copy(update=rates).model_dump(mode="json", exclude={"seed", "d_sae"})
-        return self.of(variant).model_dump(mode="json", exclude=elsewhere) | {"options": own}
+        return self.sized_for(variant).model_dump(mode="json", exclude=elsewhere) | {"options": own}

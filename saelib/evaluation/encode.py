@@ -74,6 +74,8 @@ def sparse_codes(activations: Matrix, sae: Any, tokens: int | None = None) -> An
 
 def _run(sae: Any, x: NDArray[np.float32]) -> tuple[Any, Any]:
     """Gives the reconstructions [tokens, d] and the codes [tokens, latents] of activations."""
+    if hasattr(sae, "reconstruct_and_encode"):
+        return sae.reconstruct_and_encode(x)
     if hasattr(sae, "reconstruct"):
         return sae.reconstruct(x), sae.encode(x)
     if not (hasattr(sae, "encode") and hasattr(sae, "decode")):

@@ -73,7 +73,7 @@ def _start(config: Config, target: "Target", store: Store) -> RunningSweep:
     subject = Subject(target.model, target.layer, target.variant)
     origin = origin_of_layer(config, target.model, target.layer)
     variant, reason = config.train.variants[target.variant], None
-    settings, seed = config.train.of(variant), config.seed if variant.seed is None else variant.seed
+    settings, seed = config.train.sized_for(variant), config.seed if variant.seed is None else variant.seed
     choice = choose(data, load_stats(statistics), settings, variant, subject, seed)
     if choice is not None:
         preprocessing = PlainPreprocessing(kind=choice.preprocessing)

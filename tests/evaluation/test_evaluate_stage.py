@@ -1,6 +1,10 @@
-"""The stage in its pipeline: a miniature suite through Snakemake, what an edit makes stale, and the report of it."""
+"""The stage in its suite: results of a miniature one, what an edit makes stale, and the report of it."""
 
 import json
+import os
+import shutil
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +12,14 @@ import numpy as np
 import polars as pl
 import pytest
 
+from saelib.config import Config
+from saelib.config.load import check_config
+from saelib.errors import UserError
 from saelib.evaluation.layer_result import load_layer
 from saelib.evaluation.seen import read_seen
+from saelib.pipeline.plan import make_plan
+from saelib.pipeline.targets import wanted_targets
 from saelib.sae.file import load_sae
-from tests.pipeline.test_redo import saelib
 from tools.miniature import Tree, make_tree
 
 ROWS = 3200
@@ -19,14 +27,27 @@ VARIANTS = {"baseline": {}, "again": {"seed": 5}, "wide": {"d_sae": 96, "preproc
 JOB = "evaluate/severe/layers_2-2"
 
 
+def run_jobs(config: Config) -> None:
+    """Runs every stale job of a suite in this process."""
+    for job in make_plan(config).jobs.values():
+        stage = "evaluation" if job.stage == "evaluate" else job.stage
+        import_module(f"saelib.{stage}.stage").run(config, job)
+
+
+def stale(config: dict[str, Any]) -> set[str]:
+    return set(make_plan(check_config(config, "test")).jobs)
+
+
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
-    """A suite that is evaluated with labels, run to its end. Not to be changed: take `edited`."""
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A suite that is evaluated with labels, run to its end. Not to be changed."""
     tree = make_tree(tmp_path_factory.mktemp("evaluate") / "tree")
-    acts = np.load(tree.root / "arrays" / "severe_2.npy")
-    large = acts[:, 23] > 2
-    pl.DataFrame({"large": large, "even": np.arange(ROWS) % 2}).write_csv(tree.root / "labels.csv")
+    before = Path.cwd()
+    os.chdir(tree.root)
+    acts = np.load(Path("arrays/severe_2.npy"))
+    pl.DataFrame({"large": acts[:, 23] > 2, "even": np.arange(ROWS) % 2}).write_csv("labels.csv")
     config = tree.config
+    del config["models"]["calm"]
     config["train"]["variants"] = VARIANTS
     config["evaluation"] = {
         "tokens": 1024,
@@ -34,30 +55,23 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
         "probing": {"ks": [1, 2]},
     }
     tree.config = config
-    assert JOB in tree.stale()
-    tree.run()
-    return tree
+    run_jobs(check_config(config, "test"))
+    yield tree.root
+    os.chdir(before)
 
 
 @pytest.fixture
-def edited(tree: Tree, tmp_path: Path) -> Tree:
-    return tree.copy(tmp_path / "edited")
+def config(root: Path) -> dict[str, Any]:
+    """The config of the suite, to edit."""
+    return Tree(root).config
 
 
-def edit(tree: Tree, section: str, **changes: Any) -> set[str]:
-    config = tree.config
-    config[section] |= changes
-    tree.config = config
-    return tree.stale()
+def folder(root: Path) -> Path:
+    return root / "results" / "evaluation" / "severe" / "layer_2"
 
 
-def folder(tree: Tree) -> Path:
-    return tree.results / "evaluation" / "severe" / "layer_2"
-
-
-def test_every_sae_is_evaluated(tree: Tree) -> None:
-    assert tree.stale() == set()
-    layer, saes = load_layer(folder(tree) / "evaluation.json")
+def test_every_sae_is_evaluated(root: Path) -> None:
+    layer, saes = load_layer(folder(root) / "evaluation.json")
     assert layer.saes == ("baseline-seed0", "baseline-seed5", "wide-seed0", "random", "neurons", "pca")
     assert [(one.kind, one.d_sae, one.tokens) for one in saes][:4] == [
         ("baseline", 64, 1024),
@@ -74,13 +88,13 @@ def test_every_sae_is_evaluated(tree: Tree) -> None:
     assert (wide.seeds, wide.reference_seeds, wide.reference) == (1, 2, "baseline")
 
 
-def test_codes_are_those_of_the_sae(tree: Tree) -> None:
-    seen = read_seen(folder(tree))
+def test_codes_are_those_of_the_sae(root: Path) -> None:
+    seen = read_seen(folder(root))
     rows = seen.tokens["start"].to_numpy()
     assert rows.tolist() == list(range(ROWS - 1024, ROWS))
     assert (seen.tokens["end"].to_numpy() == rows + 1).all()
-    acts = np.load(tree.root / "arrays" / "severe_2.npy")[rows]
-    saved = load_sae(tree.results / "train" / "severe" / "layer_2" / "wide" / "weights.safetensors")
+    acts = np.load(root / "arrays" / "severe_2.npy")[rows]
+    saved = load_sae(root / "results" / "train" / "severe" / "layer_2" / "wide" / "weights.safetensors")
     import torch
 
     with torch.no_grad():
@@ -94,58 +108,84 @@ def test_codes_are_those_of_the_sae(tree: Tree) -> None:
     assert set(latents["twin_sae"]) <= {"baseline-seed0", "baseline-seed5"}
 
 
-def test_seeds_differ_and_the_reference_training_does_not(tree: Tree) -> None:
+def test_seeds_differ_and_the_reference_training_does_not(root: Path) -> None:
     saved = {
-        name: load_sae(tree.results / "train" / "severe" / "layer_2" / name / "weights.safetensors")
+        name: load_sae(root / "results" / "train" / "severe" / "layer_2" / name / "weights.safetensors")
         for name in VARIANTS
     }
     assert saved["wide"].sae.d_sae == 96
     assert abs(saved["baseline"].sae.W_enc - saved["again"].sae.W_enc).max() > 0.01
 
 
-def test_tables_and_page(tree: Tree) -> None:
-    table = pl.read_parquet(tree.results / "tables" / "evaluation.parquet")
+def test_tables_and_page(root: Path) -> None:
+    table = pl.read_parquet(root / "results" / "tables" / "evaluation.parquet")
     assert table["sae"].to_list()[:3] == ["baseline-seed0", "baseline-seed5", "wide-seed0"]
     assert table.filter("trained")["concept_f1"].is_not_null().all()
     assert table["typical_tokens"].max() <= 1024
     neurons = table.filter(sae="neurons").row(0, named=True)
     assert neurons["concept_f1"] > 0.4  # a label is one neuron above a value
-    assert pl.read_csv(tree.results / "tables" / "evaluation.csv").columns == table.columns
-    differences = pl.read_parquet(tree.results / "tables" / "evaluation_differences.parquet")
+    assert pl.read_csv(root / "results" / "tables" / "evaluation.csv").columns == table.columns
+    differences = pl.read_parquet(root / "results" / "tables" / "evaluation_differences.parquet")
     assert (differences["high"] - differences["low"]).to_list() == pytest.approx(
         (2 * differences["smallest_reliable"]).to_list()
     )
-    report = json.loads((tree.results / "report.json").read_text())
+    report = json.loads((root / "results" / "report.json").read_text())
     assert report["gaps"] == []
     assert "evaluation" in report["figures"]
-    page = (tree.results / "report.html").read_text()
+    page = (root / "results" / "report.html").read_text()
     assert 'id="evaluation"' in page
     assert "baseline-seed5" in page
 
 
-def test_an_edit_makes_what_it_touches_stale(edited: Tree) -> None:
-    assert edit(edited, "evaluation", tokens=512) == {JOB, "report/all"}
-    config = edited.config
-    config["train"]["variants"]["again"]["seed"] = 6
+def test_an_edit_makes_what_it_touches_stale(root: Path, config: dict[str, Any]) -> None:
+    assert stale(config) == set()
+    config["evaluation"]["tokens"] = 512
+    assert stale(config) == {JOB, "report/all"}
     config["evaluation"]["tokens"] = 1024
-    edited.config = config
-    assert edited.stale() == {"train/severe/layer_2/again", JOB, "report/all"}
-    config["train"]["variants"]["again"]["seed"] = 5
-    edited.config = config
-    assert edited.stale() == set()
-    labels = edited.root / "labels.csv"
-    labels.write_text(labels.read_text().replace("false,1", "true,1", 1))
-    assert edited.stale() == {JOB, "report/all"}
-
-
-def test_without_the_section_nothing_is_evaluated(edited: Tree) -> None:
-    config = edited.config
+    config["train"]["variants"]["again"]["seed"] = 6
+    assert stale(config) == {"train/severe/layer_2/again", JOB, "report/all"}
+    job = make_plan(check_config(config, "test")).jobs[JOB]
+    assert job.after == ("train/severe/layer_2/again",)
     del config["evaluation"]
-    edited.config = config
-    assert edited.stale() == {"report/all"}
+    config["train"]["variants"]["again"]["seed"] = 5
+    assert stale(config) == {"report/all"}
 
 
-def test_redo_removes_the_folder(edited: Tree) -> None:
-    assert "1 of evaluate" in saelib(edited, "redo", "evaluate", "--yes")
-    assert not folder(edited).exists()
-    assert edited.stale() == {JOB, "report/all"}
+def test_an_edited_label_makes_the_evaluation_stale(root: Path, config: dict[str, Any]) -> None:
+    before = Path("labels.csv").read_text()
+    Path("labels.csv").write_text(before.replace("false,1", "true,1", 1))
+    try:
+        assert stale(config) == {JOB, "report/all"}
+    finally:
+        Path("labels.csv").write_text(before)
+
+
+def test_settings_of_variants_without_a_seed_keep_their_keys(config: dict[str, Any]) -> None:
+    """The suite's own seed and size are what a variant has that names none."""
+    config["train"]["variants"]["baseline"] = {"seed": 0, "d_sae": 64}
+    assert "train/severe/layer_2/baseline" not in stale(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reference": "x"}, "reference: 'x' is no variant"),
+        ({"labels": {"x": {"kind": "folders"}}}, "labels of kind folders are for images, and x is neither a data set"),
+        ({"labels": {"severe": {"kind": "folders"}}}, "labels of kind folders are for images, and severe is arrays"),
+        ({"embeddings": {"severe": {"model": "x", "layer": 1}}}, "severe and x should be two models of the suite"),
+    ],
+)
+def test_a_section_that_does_not_fit_is_refused(config: dict[str, Any], changes: Any, message: str) -> None:
+    config["evaluation"] |= changes
+    with pytest.raises(UserError, match=message):
+        check_config(config, "test")
+
+
+def test_removing_an_evaluation_removes_its_folder(root: Path, config: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(root / "results", tmp_path / "results")
+    config["results"] = str(tmp_path / "results")
+    assert stale(config) == set()
+    (target,) = (one for one in wanted_targets(check_config(config, "test")) if one.stage == "evaluate")
+    target.remove()
+    assert not target.output.parent.exists()
+    assert stale(config) == {JOB, "report/all"}
