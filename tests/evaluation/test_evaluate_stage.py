@@ -25,6 +25,7 @@ from tools.miniature import Tree, make_tree
 ROWS = 3200
 VARIANTS = {"baseline": {}, "again": {"seed": 5}, "wide": {"d_sae": 96, "preprocessing": "center_median"}}
 JOB = "evaluate/severe/layers_2-2"
+AFTER = {"features/severe/layer_2", "report/all"}
 
 
 def run_jobs(config: Config) -> None:
@@ -140,10 +141,10 @@ def test_tables_and_page(root: Path) -> None:
 def test_an_edit_makes_what_it_touches_stale(root: Path, config: dict[str, Any]) -> None:
     assert stale(config) == set()
     config["evaluation"]["tokens"] = 512
-    assert stale(config) == {JOB, "report/all"}
+    assert stale(config) == {JOB, *AFTER}
     config["evaluation"]["tokens"] = 1024
     config["train"]["variants"]["again"]["seed"] = 6
-    assert stale(config) == {"train/severe/layer_2/again", JOB, "report/all"}
+    assert stale(config) == {"train/severe/layer_2/again", JOB, *AFTER}
     job = make_plan(check_config(config, "test")).jobs[JOB]
     assert job.after == ("train/severe/layer_2/again",)
     del config["evaluation"]
@@ -155,7 +156,7 @@ def test_an_edited_label_makes_the_evaluation_stale(root: Path, config: dict[str
     before = Path("labels.csv").read_text()
     Path("labels.csv").write_text(before.replace("false,1", "true,1", 1))
     try:
-        assert stale(config) == {JOB, "report/all"}
+        assert stale(config) == {JOB, *AFTER}
     finally:
         Path("labels.csv").write_text(before)
 
@@ -188,4 +189,4 @@ def test_removing_an_evaluation_removes_its_folder(root: Path, config: dict[str,
     (target,) = (one for one in wanted_targets(check_config(config, "test")) if one.stage == "evaluate")
     target.remove()
     assert not target.output.parent.exists()
-    assert stale(config) == {JOB, "report/all"}
+    assert stale(config) == {JOB, *AFTER}
