@@ -170,6 +170,7 @@ def test_single_layers_and_gamma_of_zero_can_be_drawn(suite: Config):
 
 def test_without_results_figures_disappear_and_the_page_says_so(suite: Config):
     from saelib.report.build import _write_figures
+    from saelib.report.remedies import remedies_table
 
     stale = suite.results / "figures" / "trained_death.png"
     stale.parent.mkdir()
@@ -178,5 +179,5 @@ def test_without_results_figures_disappear_and_the_page_says_so(suite: Config):
         path.write_bytes(b"broken")
     tables = report.make_tables(suite, report.read_results(suite))
     tables = {name: table.clear() for name, table in tables.items()}
-    assert _write_figures(suite, tables, [], stale.parent) == []
+    assert _write_figures(suite, tables, [], remedies_table(suite), stale.parent) == []
     assert not stale.exists()
