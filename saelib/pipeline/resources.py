@@ -164,14 +164,16 @@ def lab_seconds(experiment: Experiment) -> float:
 
 
 def _gpus(config: Config, stage: str, model: ModelConfig) -> int:
-    device = {"extract": config.extraction.device, "train": config.train.device}.get(stage, "cpu")
-    if not config.gpus or device == "cpu":
+    part = {"extract": config.extraction, "init_death": config.init_death, "train": config.train}.get(stage)
+    if not config.gpus or part is None or part.device == "cpu":
         return 0
     given: StageResources = getattr(model.resources, stage)
     if given.gpu is not None:
         return given.gpu
     if stage == "train":
         return max(1, _forward_gpus(config, model)) if model.stream else 1
+    if stage == "init_death":
+        return 1
     return _forward_gpus(config, model)
 
 
