@@ -13,6 +13,7 @@ rule init_death:
     resources:
         mem_mb=SUITE.resource("init_death", "mem_mb"),
         runtime=SUITE.resource("init_death", "runtime"),
+        gpu=SUITE.resource("init_death", "gpu"),
     params:
         script=SUITE.script("init_death"),
         plan=f"{RUN}/plan.json",

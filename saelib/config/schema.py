@@ -262,6 +262,10 @@ class InitDeathConfig(Section):
         "pca",
     )
     """Preprocessings to compare by the latents that are dead under each (docs/training.md)."""
+    device: Device = "cpu"
+    """Device that multiplies tokens and latents: `cpu`, or a GPU (`auto`, `cuda` or `cuda:1`, as in
+    `extraction.device`). Counts are the same to the last latent, so it is not part of keys. Predictions for other sizes
+    stay on the CPU."""
     layers_per_job: Count = 8
     """Layers of one model that share a job, which saves start-up time. Lower it to spread layers over more cores."""
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from saelib.init_death.kernels import NEVER, SHARED
 from saelib.init_death.near import Near
 from saelib.init_death.trial import Trial
+from saelib.sae.products import float32_products
 
 BLOCK_VALUES = 2**25
 """Pre-activations that are computed at a time."""
@@ -61,6 +62,10 @@ class DeviceTrial:
 
     def add(self, x: NDArray[np.float32], near: Near, first_token: int) -> None:
         """Reads the tokens from number `first_token` on; see `Trial.add`."""
+        with float32_products(tf32=False):
+            self._add(x, near, first_token)
+
+    def _add(self, x: NDArray[np.float32], near: Near, first_token: int) -> None:
         rows = max(1, BLOCK_VALUES // self._w_enc.shape[1])
         for start in range(0, len(x), rows):
             stop = min(start + rows, len(x))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from saelib.activations.rows import Rows
 from saelib.config import Config, InitDeathConfig
+from saelib.devices.cards import job_device
 from saelib.init_death.landscape import Landscape, predict_landscape
 from saelib.init_death.measure import measure
 from saelib.init_death.probes import probe_death
@@ -31,13 +32,14 @@ def run(config: Config, job: "Job") -> None:
     """
     options = config.init_death
     seeds = [config.seed + offset for offset in range(options.seeds)]
+    device = job_device(options.device, "init_death.device", float64=True)  # Apple's GPUs are left out
     with progress(f"init_death {job.name}", len(job.targets), "layers", log) as advance:
         for target in job.targets:
             store = open_store(config.store_path(target.model, target.layer))
             arrays = load_arrays(config.stats_path(target.model, target.layer))
             fitted = {"tokens": store.train.shape[0], "name": f"{target.model} layer {target.layer}"}
             preprocessings = {name: make_preprocessing(name, arrays, **fitted) for name in options.preprocessings}
-            result = measure(store.heldout, preprocessings, options.d_sae, options.k, seeds, threads=1)
+            result = measure(store.heldout, preprocessings, options.d_sae, options.k, seeds, threads=1, device=device)
             landscape = _landscape(store.heldout, preprocessings, options, config.seed + options.seeds)
             save_result(replace(result, landscape=landscape), target.output, target.key)
             advance(1, note=f"{target.model} layer {target.layer}")

@@ -200,14 +200,17 @@ def _lab_token_flops(cell: Cell) -> int:
 
 
 def _gpus(config: Config, stage: str, model: ModelConfig) -> int:
-    devices = {"extract": config.extraction.device, "train": config.train.device, "evaluate": config.extraction.device}
-    if not config.gpus or devices.get(stage, "cpu") == "cpu":
+    parts = {"extract": config.extraction, "init_death": config.init_death, "train": config.train}
+    part = {**parts, "evaluate": config.extraction}.get(stage)
+    if not config.gpus or part is None or part.device == "cpu":
         return 0
     given: StageResources = getattr(model.resources, stage)
     if given.gpu is not None:
         return given.gpu
     if stage == "train":
         return max(1, _forward_gpus(config, model)) if model.stream else 1
+    if stage == "init_death":
+        return 1
     return _forward_gpus(config, model)
 
 

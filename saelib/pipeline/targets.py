@@ -225,7 +225,7 @@ def _stats_targets(config: Config, extract: Iterable[Target]) -> Iterator[Target
 
 
 def _init_death_targets(config: Config, stats: Iterable[Target]) -> Iterator[Target]:
-    settings = config.init_death.model_dump(mode="json", exclude={"layers_per_job"}) | {"seed": config.seed}
+    settings = config.init_death.model_dump(mode="json", exclude={"layers_per_job", "device"}) | {"seed": config.seed}
     names = {"": "init_death", "seed": "seed"}
     for t in stats:
         path = config.init_death_path(t.model, t.layer)

@@ -50,7 +50,7 @@ def encoder_product(centered: Tensor, W_enc: Tensor, b_enc: Tensor, precision: P
     """Pre-activations [tokens, latents] of x - b_dec [tokens, d_in].
 
     `bfloat16` rounds both factors, after b_dec has been subtracted; products are added up and kept in float32. A GPU
-    does so on its tensor cores, and other devices compute the same in float32. `tf32` is for `tf32_products` to set.
+    does so on its tensor cores, and other devices compute the same in float32. `tf32` is for `float32_products` to set.
     """
     if precision != "bfloat16":
         return product(centered, W_enc, b_enc)
@@ -61,18 +61,15 @@ def encoder_product(centered: Tensor, W_enc: Tensor, b_enc: Tensor, precision: P
 
 
 @contextmanager
-def tf32_products(allowed: bool) -> Iterator[None]:
-    """Lets NVIDIA GPUs round the factors of float32 products to TF32 in the `with` block, if `allowed`.
+def float32_products(tf32: bool) -> Iterator[None]:
+    """Makes an NVIDIA GPU round the factors of float32 products to TF32 in the `with` block, or not, if not `tf32`.
 
     The switch is torch's own and holds for the whole process, so it is set back afterwards.
     """
-    if not allowed:
-        yield
-        return
     matmul = torch.backends.cuda.matmul
-    name, value = ("fp32_precision", "tf32") if hasattr(matmul, "fp32_precision") else ("allow_tf32", True)  # from 2.9
+    name, values = ("fp32_precision", ("ieee", "tf32")) if hasattr(matmul, "fp32_precision") else ("allow_tf32", None)
     before = getattr(matmul, name)
-    setattr(matmul, name, value)
+    setattr(matmul, name, values[tf32] if values else tf32)  # values: from torch 2.9 on
     try:
         yield
     finally:

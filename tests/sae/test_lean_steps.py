@@ -12,7 +12,7 @@ from saelib.sae.autograd import losses
 from saelib.sae.autograd.dead_soon import DeadSoon
 from saelib.sae.autograd.trainer import TorchTrainer
 from saelib.sae.model import SAE
-from saelib.sae.products import encoder_product, tf32_products
+from saelib.sae.products import encoder_product, float32_products
 from saelib.sae.trainer import TrainerSettings
 from saelib.sources.precision import exact_float32
 from tests.waits import HostReads
@@ -119,7 +119,7 @@ def test_a_step_in_tf32_allows_it_for_its_own_products_alone(
         for precision in ("tf32", "float32", "bfloat16"):
             make_trainer(make_sae("topk"), {}, precision=precision).step(batches(1)[0])
             assert matmul.fp32_precision == "ieee"
-        with pytest.raises(ValueError, match="stop"), tf32_products(True):
+        with pytest.raises(ValueError, match="stop"), float32_products(True):
             raise ValueError("stop")
         assert matmul.fp32_precision == "ieee"
     assert seen == ["tf32", "ieee", "ieee"]

@@ -17,7 +17,7 @@ from saelib.sae.autograd.losses import auxk_loss, ghost_loss, pre_act_loss, reco
 from saelib.sae.autograd.optimizer import make_optimizer
 from saelib.sae.autograd.resample import resample
 from saelib.sae.model import SAE
-from saelib.sae.products import tf32_products
+from saelib.sae.products import float32_products
 from saelib.sae.schedule import k_at, rate_at, risen
 from saelib.sae.trainer import TrainerSettings
 
@@ -77,7 +77,7 @@ class TorchTrainer:
 
     def step(self, x: Tensor) -> None:
         """See `Trainer`."""
-        with tf32_products(self.config.precision == "tf32"):
+        with float32_products(self.config.precision == "tf32"):
             self._step(x)
 
     def _step(self, x: Tensor) -> None:
