@@ -10,6 +10,7 @@ from benchmarks.contenders.worker import Setting, Step, raise_biases, serve
 from saelib.config import TrainConfig, VariantConfig
 from saelib.sae.autograd.trainer import TorchTrainer
 from saelib.sae.choose import make_trainers, step_all
+from saelib.sae.gpu.member import SweepMember
 from saelib.sae.initial_weights import initial_sae
 from saelib.sae.trainer import TrainerSettings
 
@@ -35,7 +36,8 @@ def make(setting: Setting) -> Step:
         if setting.dead:
             for trainer in trainers:
                 trainer.tokens_since_fired[: setting.dead] = config.dead_after_examples
-                trainer.examples = max(trainer.examples, config.dead_after_examples)
+                if not isinstance(trainer, SweepMember):  # which reads the counters alone
+                    trainer.examples = max(trainer.examples, config.dead_after_examples)
         step_all(trainers, x, setting.threads)
 
     return step

@@ -133,14 +133,10 @@ def _why_not_on_cpu(variant: VariantConfig) -> str | None:
 
 def why_not_on_gpu(sae: SAE, variant: VariantConfig) -> str | None:
     """The obstacle to the kernels for GPUs, apart from the device of `sae`; None if they can do it."""
-    kinds = {name: getattr(variant, name).kind for name in ("architecture", "dead_latents", "optimizer")}
-    for name, known in (
-        ("architecture", ("topk", "batch_topk")),
-        ("dead_latents", ("none",)),
-        ("optimizer", ("adam",)),
-    ):
-        if kinds[name] not in known:
-            return f"the kernels for GPUs have no {name} {kinds[name]}"
+    for name, known in ON_GPU.items():
+        kind = getattr(variant, name).kind
+        if kind not in known:
+            return f"the kernels for GPUs have no {name} {kind}"
     if variant.frozen == "features":
         return "the kernels for GPUs do not freeze features"
     if sae.d_in > WIDEST_ROW:

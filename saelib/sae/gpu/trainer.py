@@ -8,7 +8,7 @@ from torch import Tensor
 
 from saelib.config.training import Adam, AuxK
 from saelib.sae.autograd.trainer import THRESHOLD_DECAY
-from saelib.sae.gpu.auxk import Room, dead_gradients
+from saelib.sae.gpu.auxk import DeadGradients, Room, dead_gradients
 from saelib.sae.gpu.batch_select import batch_topk_entries
 from saelib.sae.gpu.biases import bias_gradients, move_biases
 from saelib.sae.gpu.by_latent import by_latent
@@ -62,7 +62,10 @@ class SweepTrainer:
 
     @torch.no_grad()
     def step(self, x: Tensor) -> None:
-        """One step of every SAE on a batch, float32 [tokens, d_in], contiguous. It does not wait for the device."""
+        """One step of every SAE on a batch, float32 [tokens, d_in], contiguous.
+
+        It does not wait for the device, except that with AuxK it counts, now and then, how many latents may be dead.
+        """
         dead_after = self.config.dead_after_examples
         if self._auxk and self._room.renew(self.stack.tokens_since_fired, dead_after, self.examples, len(x)):
             self._replayed.forget()
@@ -76,19 +79,15 @@ class SweepTrainer:
         self._rates.advance()
         p = self.stack.parameters
         center = self._center()
-        hidden = self._pre_activations(x - center, p.b_dec - center)
+        centered, drift = x - center, p.b_dec - center
+        hidden = self._pre_activations(centered, drift)
         selected = self._select(hidden)
         self._count(selected, len(x))
         g, d_codes = decode(x, selected.entries, p.W_dec, p.b_dec, self._scale / len(x))
         ordered = by_latent(selected.entries, self._latents)
         d_b_enc = bias_gradients(ordered, d_codes).view_as(p.b_enc)
-        of_dead = None
-        if self._auxk and self._room.size:
-            residual = g * (-len(x) / self._scale)
-            dead = self.stack.tokens_since_fired >= self.config.dead_after_examples
-            of_dead = dead_gradients(
-                hidden, residual, dead, self._room.size, (p.W_dec, p.b_dec - center), x - center, self._auxk
-            )
+        of_dead = self._of_dead(hidden, g * (-len(x) / self._scale), centered, drift)
+        if of_dead is not None:
             d_b_enc = d_b_enc + of_dead.b_enc
         d_b_dec = g.sum(0) - torch.einsum("snd,sn->sd", p.W_enc, d_b_enc)
         gradients = Gradients(x, selected.entries, ordered, g, d_codes, of_dead)
@@ -118,6 +117,14 @@ class SweepTrainer:
         selected, smallest = batch_topk_entries(hidden, self.k)
         self.stack.threshold.lerp_(smallest, torch.where(self._rates.step > 1, 1 - THRESHOLD_DECAY, 1.0))
         return selected
+
+    def _of_dead(self, hidden: Tensor, residual: Tensor, x: Tensor, b_dec: Tensor) -> DeadGradients | None:
+        """Gradients by AuxK, if latents may be dead; `x` and `b_dec` are relative to the same center."""
+        if self._auxk is None or self._room.size == 0:
+            return None
+        dead = self.stack.tokens_since_fired >= self.config.dead_after_examples
+        W_dec = self.stack.parameters.W_dec
+        return dead_gradients(hidden, residual, dead, self._room.size, (W_dec, b_dec), x, self._auxk)
 
     def _count(self, selected: Selected, tokens: int) -> None:
         stack = self.stack

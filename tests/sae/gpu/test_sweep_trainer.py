@@ -84,7 +84,7 @@ def test_batch_topk_of_more_latents_than_are_positive(start: Start, settings: Se
 
 
 @pytest.mark.parametrize("architecture", ["topk", "batch_topk"])
-@pytest.mark.parametrize("k_aux", [3, None], ids=["some of the dead", "all of the dead"])
+@pytest.mark.parametrize("k_aux", [3, None], ids=["three of the dead", "half of d_in"])
 def test_auxk_agrees_with_float64(
     architecture: str, k_aux: int | None, start: Start, settings: Settings, batches: Batches
 ) -> None:
