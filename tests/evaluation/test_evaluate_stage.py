@@ -1,62 +1,88 @@
 """The stage in its suite: results of a miniature one, what an edit makes stale, and the report of it."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
+from saelib import compute_stats
 from saelib.config import Config
 from saelib.config.load import check_config
 from saelib.errors import UserError
 from saelib.evaluation.layer_result import load_layer
 from saelib.evaluation.seen import read_seen
-from saelib.pipeline.plan import make_plan
+from saelib.evaluation.stage import run
+from saelib.pipeline.plan import Job, make_plan
 from saelib.pipeline.targets import wanted_targets
-from saelib.sae.file import load_sae
+from saelib.preprocessing.transform import Preprocessing
+from saelib.report.evaluation import difference_columns, differences_table, evaluation_columns, evaluation_table
+from saelib.report.figures.evaluation import evaluation_figure
+from saelib.report.page import _environment
+from saelib.report.results import Place
+from saelib.sae.file import SavedSAE, latent_by_latent, load_sae, save_sae
+from saelib.sae.model import SAE
+from saelib.stats import save_stats
 from tools.miniature import Tree, make_tree
 
 ROWS = 3200
 VARIANTS = {"baseline": {}, "again": {"seed": 5}, "wide": {"d_sae": 96, "preprocessing": "center_median"}}
 JOB = "evaluate/severe/layers_2-2"
-AFTER = {"features/severe/layer_2", "report/all"}
 
 
-def run_jobs(config: Config) -> None:
-    """Runs every stale job of a suite in this process."""
-    for job in make_plan(config).jobs.values():
-        stage = "evaluation" if job.stage == "evaluate" else job.stage
-        import_module(f"saelib.{stage}.stage").run(config, job)
+SIZES = {"baseline": 64, "again": 64, "wide": 96}
 
 
-def stale(config: dict[str, Any]) -> set[str]:
-    return set(make_plan(check_config(config, "test")).jobs)
+def keys(config: dict[str, Any]) -> dict[str, str]:
+    """The wanted key of every result."""
+    return {str(target): target.key for target in wanted_targets(check_config(config, "test"))}
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+def save_random_sae(config: Config, variant: str, seed: int) -> None:
+    """What training would have published, but untrained."""
+    torch.manual_seed(seed)
+    W_dec = torch.nn.functional.normalize(torch.randn(SIZES[variant], 24), dim=1)
+    zeros = {"b_enc": torch.zeros(SIZES[variant]), "b_dec": torch.zeros(24)}
+    sae = SAE("topk", latent_by_latent({"W_enc": W_dec.T.clone(), "W_dec": W_dec, **zeros}), 4)
+    folder = config.train_path("severe", 2, variant)
+    folder.mkdir(parents=True)
+    save_sae(SavedSAE(sae, Preprocessing(np.full(24, seed / 10)), {}), folder / "weights.safetensors")
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A suite that is evaluated with labels, run to its end. Not to be changed."""
+    """A suite whose untrained SAEs are evaluated with labels. Not to be changed."""
     tree = make_tree(tmp_path_factory.mktemp("evaluate") / "tree")
     before = Path.cwd()
     os.chdir(tree.root)
-    acts = np.load(Path("arrays/severe_2.npy"))
+    acts = np.load("arrays/severe_2.npy")
     pl.DataFrame({"large": acts[:, 23] > 2, "even": np.arange(ROWS) % 2}).write_csv("labels.csv")
-    config = tree.config
-    del config["models"]["calm"]
-    config["train"]["variants"] = VARIANTS
-    config["evaluation"] = {
+    raw = tree.config
+    del raw["models"]["calm"]
+    raw["models"]["severe"]["layers"] = [2]
+    raw["train"]["variants"] = VARIANTS
+    raw["evaluation"] = {
         "tokens": 1024,
         "labels": {"severe": {"kind": "table", "file": {"path": "labels.csv"}}},
         "probing": {"ks": [1, 2]},
     }
-    tree.config = config
-    run_jobs(check_config(config, "test"))
+    tree.config = raw
+    config = check_config(raw, "test")
+    targets = {target.stage: target for target in wanted_targets(config)}
+    statistics = compute_stats(acts[:2048], whitening=True)
+    save_stats(statistics, config.stats_path("severe", 2), targets["stats"].key)
+    for seed, variant in enumerate(VARIANTS):
+        save_random_sae(config, variant, seed)
+    run(config, Job("evaluate", "severe/layers_2-2", (targets["evaluate"],), ()))
     yield tree.root
     os.chdir(before)
 
@@ -96,8 +122,6 @@ def test_codes_are_those_of_the_sae(root: Path) -> None:
     assert (seen.tokens["end"].to_numpy() == rows + 1).all()
     acts = np.load(root / "arrays" / "severe_2.npy")[rows]
     saved = load_sae(root / "results" / "train" / "severe" / "layer_2" / "wide" / "weights.safetensors")
-    import torch
-
     with torch.no_grad():
         expected = saved.sae.encode(torch.from_numpy(saved.preprocess.apply(acts))).numpy()
     np.testing.assert_allclose(seen.codes("wide-seed0").toarray(), expected, atol=1e-5)
@@ -109,62 +133,74 @@ def test_codes_are_those_of_the_sae(root: Path) -> None:
     assert set(latents["twin_sae"]) <= {"baseline-seed0", "baseline-seed5"}
 
 
-def test_seeds_differ_and_the_reference_training_does_not(root: Path) -> None:
-    saved = {
-        name: load_sae(root / "results" / "train" / "severe" / "layer_2" / name / "weights.safetensors")
-        for name in VARIANTS
-    }
-    assert saved["wide"].sae.d_sae == 96
-    assert abs(saved["baseline"].sae.W_enc - saved["again"].sae.W_enc).max() > 0.01
-
-
-def test_tables_and_page(root: Path) -> None:
-    table = pl.read_parquet(root / "results" / "tables" / "evaluation.parquet")
+def test_table_and_page(root: Path, config: dict[str, Any]) -> None:
+    suite = check_config(config, "test")
+    found = {Place("severe", 2): load_layer(folder(root) / "evaluation.json")}
+    table, differences = evaluation_table(suite, found), differences_table(suite, found)
     assert table["sae"].to_list()[:3] == ["baseline-seed0", "baseline-seed5", "wide-seed0"]
     assert table.filter("trained")["concept_f1"].is_not_null().all()
-    assert table["typical_tokens"].max() <= 1024
+    assert table["mcc_between_seeds"].is_not_null().to_list() == [True, True, False, False, False, False]
     neurons = table.filter(sae="neurons").row(0, named=True)
-    assert neurons["concept_f1"] > 0.4  # a label is one neuron above a value
-    assert pl.read_csv(root / "results" / "tables" / "evaluation.csv").columns == table.columns
-    differences = pl.read_parquet(root / "results" / "tables" / "evaluation_differences.parquet")
+    assert neurons["concept_f1"] > table.filter(sae="random")["concept_f1"][0]  # a label is one neuron above a value
     assert (differences["high"] - differences["low"]).to_list() == pytest.approx(
         (2 * differences["smallest_reliable"]).to_list()
     )
-    report = json.loads((root / "results" / "report.json").read_text())
-    assert report["gaps"] == []
-    assert "evaluation" in report["figures"]
-    page = (root / "results" / "report.html").read_text()
-    assert 'id="evaluation"' in page
-    assert "baseline-seed5" in page
+    rows = {"evaluation": table.to_dicts(), "evaluation_differences": differences.to_dicts()}
+    page = '{% import "macros.html" as part with context %}{% include "evaluation.html" %}'
+    html = (
+        _environment()
+        .from_string(page)
+        .render(
+            config=suite,
+            rows=rows,
+            evaluation_columns=evaluation_columns(table),
+            difference_columns=difference_columns(differences),
+            evaluation_notes=[("nothing", ["severe layer 2"])],
+        )
+    )
+    assert "baseline-seed5" in html
+    assert 'href="tables/evaluation_differences.csv"' in html
+    assert evaluation_figure(table) is not None
 
 
-def test_an_edit_makes_what_it_touches_stale(root: Path, config: dict[str, Any]) -> None:
-    assert stale(config) == set()
+EVALUATED, REPORT = "evaluate of severe layer 2", "report"
+
+
+def test_an_edit_makes_what_it_touches_stale(config: dict[str, Any]) -> None:
+    before = keys(config)
     config["evaluation"]["tokens"] = 512
-    assert stale(config) == {JOB, *AFTER}
+    assert changed(before, keys(config)) == {EVALUATED, REPORT}
     config["evaluation"]["tokens"] = 1024
     config["train"]["variants"]["again"]["seed"] = 6
-    assert stale(config) == {"train/severe/layer_2/again", JOB, *AFTER}
-    job = make_plan(check_config(config, "test")).jobs[JOB]
-    assert job.after == ("train/severe/layer_2/again",)
-    del config["evaluation"]
+    assert changed(before, keys(config)) == {"train of severe layer 2 again", EVALUATED, REPORT}
     config["train"]["variants"]["again"]["seed"] = 5
-    assert stale(config) == {"report/all"}
+    del config["evaluation"]
+    assert changed(before, keys(config)) == {EVALUATED, REPORT}
 
 
-def test_an_edited_label_makes_the_evaluation_stale(root: Path, config: dict[str, Any]) -> None:
-    before = Path("labels.csv").read_text()
-    Path("labels.csv").write_text(before.replace("false,1", "true,1", 1))
+def test_an_edited_label_makes_the_evaluation_stale(config: dict[str, Any]) -> None:
+    before, text = keys(config), Path("labels.csv").read_text()
+    Path("labels.csv").write_text(text.replace("false,1", "true,1", 1))
     try:
-        assert stale(config) == {JOB, *AFTER}
+        assert changed(before, keys(config)) == {EVALUATED, REPORT}
     finally:
-        Path("labels.csv").write_text(before)
+        Path("labels.csv").write_text(text)
 
 
-def test_settings_of_variants_without_a_seed_keep_their_keys(config: dict[str, Any]) -> None:
-    """The suite's own seed and size are what a variant has that names none."""
+def test_an_evaluation_waits_for_every_variant(config: dict[str, Any]) -> None:
+    jobs = make_plan(check_config(config, "test")).jobs
+    assert JOB not in jobs  # it is fresh
+    config["evaluation"]["tokens"] = 512
+    jobs = make_plan(check_config(config, "test")).jobs
+    trainings = {f"train/severe/layer_2/{variant}" for variant in VARIANTS}
+    assert set(jobs[JOB].after) == trainings
+    assert JOB in jobs["report/all"].after
+
+
+def test_a_variants_own_seed_and_size_that_are_the_suites_keep_its_key(config: dict[str, Any]) -> None:
+    before = keys(config)
     config["train"]["variants"]["baseline"] = {"seed": 0, "d_sae": 64}
-    assert "train/severe/layer_2/baseline" not in stale(config)
+    assert changed(before, keys(config)) == set()
 
 
 @pytest.mark.parametrize(
@@ -185,8 +221,8 @@ def test_a_section_that_does_not_fit_is_refused(config: dict[str, Any], changes:
 def test_removing_an_evaluation_removes_its_folder(root: Path, config: dict[str, Any], tmp_path: Path) -> None:
     shutil.copytree(root / "results", tmp_path / "results")
     config["results"] = str(tmp_path / "results")
-    assert stale(config) == set()
     (target,) = (one for one in wanted_targets(check_config(config, "test")) if one.stage == "evaluate")
+    assert target.is_fresh()
     target.remove()
     assert not target.output.parent.exists()
-    assert stale(config) == {JOB, *AFTER}
+    assert not target.is_fresh()
