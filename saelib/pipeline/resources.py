@@ -291,7 +291,7 @@ def _evaluation_seconds(config: Config, model: ModelConfig, gpu: int) -> float:
     d_in, tokens, d_sae = model.width or UNKNOWN_WIDTH, config.evaluation.tokens, config.train.largest_d_sae
     saes, layers = _evaluated_saes(config), len(model.trained_places)
     encoding = 8 * saes * tokens * d_in * d_sae
-    matching = saes**2 / 2 * 10 * d_sae**3
+    matching = saes**2 / 2 * d_sae**3
     tokens += (2 + saes) * layers * (config.evaluation.ce_loss_tokens or 0)
     return _forward_seconds(config, model, gpu, tokens) + layers * (encoding + matching) / CPU_FLOPS
 
