@@ -3,19 +3,32 @@
 import json
 import os
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from saelib.config import Config
 from saelib.config.load import check_config
+from saelib.pipeline.plan import make_plan
 from saelib.pipeline.redo import chosen_targets
-from tests.evaluation.test_evaluate_stage import run_jobs, stale
 from tests.features.test_pages import script
 from tools.miniature import Tree, make_tree
 
 VARIANTS = {"baseline": {}, "again": {"seed": 5, "d_sae": 96}}
 JOB = "features/severe/layer_2"
+
+
+def run_jobs(config: Config) -> None:
+    """Runs every stale job of a suite in this process."""
+    for job in make_plan(config).jobs.values():
+        stage = "evaluation" if job.stage == "evaluate" else job.stage
+        import_module(f"saelib.{stage}.stage").run(config, job)
+
+
+def stale(config: dict[str, Any]) -> set[str]:
+    return set(make_plan(check_config(config, "test")).jobs)
 
 
 @pytest.fixture(scope="module")
