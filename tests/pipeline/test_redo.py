@@ -59,7 +59,7 @@ def test_the_next_run_ends_in_the_same_results(edited: Tree, finished: Tree) -> 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("stat",), "no stage 'stat'; there are: extract, stats, init_death, theory, train, lab, report"),
+        (("stat",), "no stage 'stat'; there are: extract, stats, init_death, theory, train, evaluate, features"),
         (("stats", "--model", "clam"), "stage 'stats': no model clam; there are: calm, severe"),
         (("stats", "--model", "calm", "--layers", "2,5-6"), "stage 'stats' of calm: no layer 5, 6; there are: 1-2"),
         (("train", "--model", "calm"), "stage 'train': no model calm; there are: severe"),
