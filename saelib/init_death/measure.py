@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -52,6 +52,7 @@ def measure(
     tokens, d_in = rows.shape
     groups = group_shifts(rows, preprocessings)
     encoders = {(d, seed): random_encoder(d, d_sae, seed) for d in {g.base.d_out for g in groups} for seed in seeds}
+    make: Any
     if device == "cpu":
         make = partial(Trial, k=k)
     else:

@@ -59,6 +59,7 @@ def train_on(tmp_path: Path) -> Callable[..., Path]:
         key: str = "k1",
         arrays: Mapping[str, np.ndarray] | None = None,
         heldout_examples: np.ndarray | None = None,
+        device: str = "cpu",
     ) -> Path:
         rows = ArrayRows(train, "toy (train)", block_rows=512)
         data = LayerData(
@@ -67,7 +68,7 @@ def train_on(tmp_path: Path) -> Callable[..., Path]:
             _statistics(train) if arrays is None else arrays,
             heldout_examples,
         )
-        sweep = start_sweep(data, config, variant, subject=Subject("toy", 4, "test"), seed=seed, device="cpu")
+        sweep = start_sweep(data, config, variant, subject=Subject("toy", 4, "test"), seed=seed, device=device)
         train_from_store(sweep, rows, Destination(tmp_path / folder, key))
         return tmp_path / folder
 
