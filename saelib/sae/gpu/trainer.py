@@ -20,7 +20,7 @@ from saelib.sae.gpu.rates import Rates
 from saelib.sae.gpu.rows import Gradients, update_rows
 from saelib.sae.gpu.stack import Stack
 from saelib.sae.model import SAE
-from saelib.sae.products import encoder_product, tf32_products
+from saelib.sae.products import encoder_product, float32_products
 from saelib.sae.trainer import TrainerSettings
 
 
@@ -71,7 +71,7 @@ class SweepTrainer:
             self._replayed.forget()
         self.steps_done += 1
         self.examples += len(x)
-        with tf32_products(self.config.precision == "tf32"):
+        with float32_products(self.config.precision == "tf32"):
             self._replayed(x)
 
     def _step(self, x: Tensor) -> None:
