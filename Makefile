@@ -5,7 +5,7 @@ SLURM_TESTS ?= slurm
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: run lab test test-interop test-slurm drill env-esm3 docs lint format clean help
+.PHONY: run lab test test-interop test-slurm test-triton drill env-esm3 docs lint format clean help
 
 run: $(VENV)/.installed  ## install, fetch weights and data, run the default suite
 	saelib fetch
@@ -26,6 +26,10 @@ test-interop: $(VENV)/.installed-dev  ## exchange SAEs with SAELens, dictionary_
 test-slurm: $(VENV)/.installed-dev  ## test the pipeline on a Slurm on this machine (root on Debian or Ubuntu)
 	@if scontrol ping >/dev/null 2>&1; then exec pytest tests/slurm -m "$(SLURM_TESTS)"; fi; \
 	  tools/slurm/start.sh && { pytest tests/slurm -m "$(SLURM_TESTS)"; code=$$?; tools/slurm/stop.sh; exit $$code; }
+
+test-triton: $(VENV)/.installed-dev  ## test the kernels for GPUs in Triton's interpreter, and compile them (installs Triton, 0.6 GB; Linux)
+	pip install -q -c constraints.txt triton
+	pytest tests/sae/gpu -n logical --maxprocesses 4
 
 drill: $(VENV)/.installed-dev  ## kill, starve and damage runs of a miniature suite (Linux, best as root)
 	python -m tools.drill

@@ -61,7 +61,7 @@ class Setting:
     def batches(self, source: Any, d_in: int, batch_size: int, buffer_rows: int, seed: int = 0) -> StreamedBatches:
         """Opens a source's batches through a shuffle buffer, rounded around 0."""
         offsets: dict[Layer, NDArray[np.float32] | None] = {layer: np.zeros(d_in, np.float32) for layer in self.layers}
-        sizes = {"batch_size": batch_size, "buffer_rows": buffer_rows, "seed": seed}
+        sizes: dict[str, Any] = {"batch_size": batch_size, "buffer_rows": buffer_rows, "seed": seed}
         return StreamedBatches(source, offsets, name=self.name, threads=self.config.extraction.threads, **sizes)
 
     def sweep(

@@ -116,7 +116,7 @@ def _stats(
 
 def _init_death(config: Config, model: ModelConfig, needs: ModelNeeds, costs: Costs, hardware: Hardware) -> StageCost:
     options, layers = config.init_death, len(model.layers)
-    size = Size(config.extraction.heldout_tokens, needs.width or 0, options.largest_d_sae)
+    size = Size(config.extraction.heldout_tokens, needs.width or 0, options.d_sae)
     return StageCost(
         cpu_hours=layers * options.seeds * costs.seconds["init_death"](size) / 3600,
         disk_hours=layers * size.tokens * size.d_in * 2 / hardware.disk_bandwidth / 3600,

@@ -327,7 +327,8 @@ class RemedyExperiment(Trainings):
         if _has_own_architecture(variant):
             return variant
         try:
-            return VariantConfig(**dict(variant) | {"architecture": self.architectures[settings["architecture"]]})
+            chosen = {"architecture": self.architectures[settings["architecture"]]}
+            return VariantConfig.model_validate(dict(variant) | chosen)
         except ValidationError:
             return None
 

@@ -42,7 +42,7 @@ def save_hashed(tensors: Mapping[str, "Tensor"], file: Path) -> str:
             digest.update(part)
             stream.write(part)
         for tensor in tensors.values():
-            data = memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+            data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
             for start in range(0, len(data), PIECE):
                 digest.update(data[start : start + PIECE])
                 stream.write(data[start : start + PIECE])

@@ -72,9 +72,16 @@ class Outbox:
 
 
 def run(config: Config, job: "Job") -> None:
-    """Computes each target's cell. A killed job keeps the cells and seeds that it has finished, and checkpoints."""
+    """Computes each target's cell. A killed job keeps the cells and seeds that it has finished, and checkpoints.
+
+    Raises:
+        UserError: If the config has no such cell.
+    """
     experiment = config.experiments[job.targets[0].experiment]
     targets = {target.cell: target for target in job.targets}
     cells = [cell for cell in experiment.cells() if cell.name in targets]
+    if missing := targets.keys() - {cell.name for cell in cells}:
+        names = ", ".join(sorted(missing))
+        raise UserError(f"experiments.{job.targets[0].experiment}: has no cell {names}; start the run again")
     with progress(f"lab {job.name}", len(cells), "cells", log) as advance:
         import_module(KINDS[experiment.kind]).run_cells(experiment, cells, config.seed, Outbox(targets, advance))

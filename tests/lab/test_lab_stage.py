@@ -8,6 +8,11 @@ from typing import Any
 import polars as pl
 import pytest
 
+from saelib.config.load import check_config
+from saelib.errors import UserError
+from saelib.lab.stage import run
+from saelib.pipeline.plan import Job
+from saelib.pipeline.targets import Target
 from tests.pipeline.test_redo import saelib
 from tools.miniature import Tree, make_tree
 
@@ -157,6 +162,13 @@ def test_kept_seeds_of_another_key_are_not_used(edited: Tree, lab: Tree) -> None
     cell.with_name(f"{cell.stem}.seed_0.json").write_text(text.replace('"key": "', '"key": "0'))
     edited.run()
     assert edited.hashes() == lab.hashes()
+
+
+def test_a_cell_that_the_config_does_not_have_is_refused() -> None:
+    config = check_config({"experiments": {"slopes": EXPERIMENTS["slopes"]}}, "test")
+    lost = Target("lab", "lab/slopes/cell.json", "key", experiment="slopes", cell="gamma=7")
+    with pytest.raises(UserError, match=r"experiments\.slopes: has no cell gamma=7"):
+        run(config, Job("lab", "slopes/cell_1", (lost,), ()))
 
 
 def test_redo_knows_experiments(edited: Tree) -> None:
