@@ -116,6 +116,7 @@ def remedy_columns(names: Sequence[str]) -> list[Column]:
         Column("data", "data"),
         Column("architecture", "architecture"),
         Column("variant", "remedy"),
+        Column("verdict", "verdict", "against the last variant of compare_with"),
         Column("learning_rate", "learning rate", "the best of those tried", lambda value: f"{value:g}"),
         Column("born_dead", "born dead", "all dead before training", percent),
         Column("dead_relu", "ReLU-dead", "never positive, after training", percent),
@@ -129,7 +130,6 @@ def remedy_columns(names: Sequence[str]) -> list[Column]:
         Column("l0", "L0", "active latents per token", decimals(1)),
         Column("f1", "F1", "of latents as detectors of the true features", decimals(3)),
         Column("mcc", "MCC", "of decoder directions and true features, matched one-to-one", decimals(3)),
-        Column("verdict", "verdict", "against the last variant of compare_with"),
     ]
     return [column for column in shown if column.name in names]
 

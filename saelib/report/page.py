@@ -79,6 +79,7 @@ def render_page(
             rows=_rows(config, results, tables) | lab_rows,
             experiments=experiments,
             remedies=[] if remedies is None else remedies.to_dicts(),
+            remedies_picture=_picture(config.results / "figures" / "remedies.svg"),
             remedy_columns=[] if remedies is None else remedy_columns(remedies.columns),
             layer_columns=telling(LAYER_COLUMNS, layers),
             sae_columns=telling(SAE_COLUMNS, saes),
@@ -215,4 +216,9 @@ def _policy(scripts: list[str]) -> str:
     """Write the content security policy: these scripts, styles inside the page, and nothing from elsewhere."""
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
-    return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'"
+    return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:"
+
+
+def _picture(file: Path) -> str | None:
+    """Returns the address of an SVG picture that holds the picture itself; None if there is no such file."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(file.read_bytes()).decode()}" if file.exists() else None

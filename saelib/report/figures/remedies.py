@@ -56,8 +56,9 @@ def _values(
 
 def _table(axes: Axes, values: NDArray[np.float64], texts: Sequence[str], colors: tuple[str, float, float]) -> None:
     name, low, high = colors
-    axes.imshow(values, cmap=name, vmin=low, vmax=high, aspect="auto")
+    image = axes.imshow(values, cmap=name, vmin=low, vmax=high, aspect="auto")
     for ((y, x), value), text in zip(np.ndenumerate(values), texts, strict=True):
         if np.isfinite(value):
-            dark = abs(value - low - (high - low) / 2) > 0.35 * (high - low) and (name != "Reds" or value > high / 2)
+            red, green, blue, _ = image.to_rgba(np.array([value]))[0]
+            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
             axes.text(x, y, text, ha="center", va="center", fontsize=5.5, color="white" if dark else INK)
