@@ -204,8 +204,9 @@ class VariantConfig(Section):
     project_decoder: bool = True
     """Remove from W_dec's gradient its component along each row. Rows are set back to norm 1 after each step in any
     case."""
-    frozen: Literal["none", "b_dec", "features"] = "none"
-    """Parameters that training must not change: `b_dec`, or `features` (all others). It is meant for ablations."""
+    frozen: Literal["none", "b_dec", "decoder", "features"] = "none"
+    """Parameters that training must not change: `b_dec`, `decoder` (W_dec), or `features` (all but b_dec). It is meant
+    for ablations. `decoder` trains an encoder for random directions, a strong baseline (docs/evaluation.md)."""
     learning_rates: Rates | None = None
     """Learning rates of this variant. Without it, `train.learning_rates`."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
@@ -219,6 +220,8 @@ class VariantConfig(Section):
         if self.architecture.kind == "abs_topk":
             self._refuse_what_one_sign_needs()
         self._refuse_other_starts()
+        if self.aligned and self.frozen == "decoder":
+            raise ValueError("aligned moves encoder and decoder together, which frozen: decoder forbids")
         if self.k_annealing is not None and self.architecture.kind in ("relu", "jumprelu"):
             raise ValueError(
                 f"k_annealing needs an architecture that selects k latents (found {self.architecture.kind})"

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MASKED = 0.15
 """Share of the tokens that a masked model has to predict, as in BERT's training."""
+SMALL_GAP = 0.1
+"""With zeros in a layer, the loss should rise by more than this share of itself; else there is little to recover."""
 Reconstruct = Callable[[NDArray[np.float32]], NDArray[np.floating]]
 """Turns activations [tokens, d_in] into an SAE's reconstructions of them."""
 
@@ -93,6 +95,17 @@ class _Batch(NamedTuple):
     """[rows, tokens]: tokens to predict."""
     wanted: "torch.Tensor"
     """[targets]: their ids."""
+
+
+def why_unreliable(figures: CELossFigures) -> str | None:
+    """Says so if zeros hardly change the loss, because a score then divides by next to nothing; otherwise None."""
+    own, zeros = figures.ce_loss_without_sae, figures.ce_loss_with_ablation
+    if zeros - own > SMALL_GAP * zeros:
+        return None
+    return (
+        f"the model's own loss ({own:.2f}) is hardly better than with activations of zero ({zeros:.2f}), so the loss "
+        "recovered means little: the model may not know such data"
+    )
 
 
 def _batches(predictor: Predictor, examples: Sequence[Example], rng: np.random.Generator) -> Iterator[_Batch]:

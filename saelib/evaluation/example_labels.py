@@ -30,7 +30,13 @@ def label_tokens(labels: LabelsConfig, examples: "pl.DataFrame", tokens: "pl.Dat
         UserError: If the labels cannot be read, or if none of them is about these examples.
     """
     if isinstance(labels, FolderLabels):
-        return _of_examples([str(one).rpartition("#")[0].rpartition("/")[0] for one in examples["id"]], tokens)
+        folders = [str(one).rpartition("#")[0].rpartition("/")[0] for one in examples["id"]]
+        if len(set(folders)) < 2:
+            raise UserError(
+                f"{name}: its {examples.height} held-out images are all from one folder; labels of kind folders need "
+                "two or more, each named in the data set's files"
+            )
+        return _of_examples(folders, tokens)
     if tokens["start"].null_count():
         raise UserError(f"{name}: its tokens cannot be traced back to the examples, so annotations do not apply")
     if isinstance(labels, AnnotationLabels):

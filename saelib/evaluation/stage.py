@@ -11,7 +11,7 @@ from saelib.config.sites import Layer, in_order
 from saelib.config.sources import ArraysSource
 from saelib.devices.cards import job_device
 from saelib.errors import UserError
-from saelib.evaluation.ce_loss import ce_losses
+from saelib.evaluation.ce_loss import ce_losses, why_unreliable
 from saelib.evaluation.heads import open_predictor
 from saelib.evaluation.held_out import HeldOut, SeenTables
 from saelib.evaluation.judged import reconstruct
@@ -80,6 +80,8 @@ def measure_losses(
             log.info("%s layer %s: measuring the loss with %d SAEs", held_out.name, layer, len(saes))
             examples = held_out.examples()
             found[layer] = ce_losses(predictor, examples, layer, saes, tokens, source.batch_size, config.seed)
+            if why := why_unreliable(next(iter(found[layer].values()))):
+                notes.append(f"layer {layer}: {why}")
     except UserError as error:
         notes.append(f"the loss could not be measured: {error}")
     return found

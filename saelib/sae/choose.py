@@ -150,6 +150,8 @@ def why_not_on_gpu(sae: SAE, variant: VariantConfig) -> str | None:
 
 def _why_not_in_kernels(variant: VariantConfig) -> str | None:
     """An option that no kernels have; None if there is none."""
+    if variant.frozen == "decoder":
+        return "the kernels do not freeze the decoder alone"
     if variant.aligned:
         return "the kernels do not align encoder and decoder"
     if variant.bypass is not None:

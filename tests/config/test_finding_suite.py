@@ -10,8 +10,9 @@ PROJECT = Path(__file__).parents[2]
 
 
 def test_every_kind_has_three_seeds() -> None:
+    kinds = ("baseline", "auxk", "center_median", "pca", "wide", "frozen_decoder")
     config = _merged([PROJECT / "workflow_config.yaml", PROJECT / "configs" / "finding.yaml"], {})
-    assert Counter(kinds_of(config).values()) == dict.fromkeys(("baseline", "auxk", "center_median", "pca", "wide"), 3)
+    assert Counter(kinds_of(config).values()) == dict.fromkeys(kinds, 3)
     seeds = {config.train.variants[name].seed for name, kind in kinds_of(config).items() if kind == "wide"}
     assert seeds == {None, 1, 2}
     assert config.seed == 0

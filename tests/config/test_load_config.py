@@ -192,6 +192,11 @@ def test_what_is_read_survives_being_written() -> None:
         ),
         (
             "train.variants",
+            {"x": {"frozen": "decoder", "aligned": True}},
+            ["train.variants.x: aligned moves encoder and decoder together, which frozen: decoder forbids"],
+        ),
+        (
+            "train.variants",
             {"x": {"init": {"calibrate": True}, "architecture": "jumprelu"}},
             ["train.variants.x: init.calibrate would scale pre-activations, but not the thresholds of jumprelu"],
         ),

@@ -14,8 +14,9 @@ from saelib.config.files import LocalFiles
 from saelib.config.sources import TransformersSource
 from saelib.datasets import Example
 from saelib.errors import UserError
-from saelib.evaluation.ce_loss import ce_losses
+from saelib.evaluation.ce_loss import ce_losses, why_unreliable
 from saelib.evaluation.heads import open_predictor
+from saelib.evaluation.layer_result import CELossFigures
 
 WORDS = ["[PAD]", "[MASK]", *"abcdefghijkl"]
 SMALL = {"vocab_size": len(WORDS), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -110,6 +111,19 @@ def test_a_scale_after_the_last_block_costs_nothing(folders):
     """The final RMSNorm divides it out."""
     found = losses(folders["causal"][0], LAST, larger=lambda acts: 3 * acts)["larger"]
     assert found.ce_loss_score == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("own", "zeros", "reliable"), [(3.14, 3.21, False), (3.21, 3.14, False), (2.8, 3.2, True), (0.17, 3.09, True)]
+)
+def test_a_model_that_zeros_hardly_harm_is_no_judge(own: float, zeros: float, reliable: bool):
+    assert (why_unreliable(CELossFigures(700, zeros, 3.0, own, 0.5)) is None) == reliable
+
+
+def test_an_untrained_model_is_no_judge(folders):
+    found = losses(folders["causal"][0], LAST, same=same)["same"]
+    assert found.ce_loss_without_sae > 0.9 * math.log(len(WORDS))  # it knows no more than zeros do
+    assert "hardly better" in (why_unreliable(found) or "")
 
 
 def test_masked_tokens_are_predicted_from_the_others(folders):

@@ -75,6 +75,9 @@ def test_the_folder_of_an_image_is_its_class():
     assert labels.concepts == ("cat", "dog")
     assert labels.matrix().toarray().tolist() == [[True, False], [True, False], [False, True], [True, False]]
     assert labels.table() == {"cat": 2, "dog": 1}
+    one_folder = examples.with_columns(id=pl.lit("astronaut.png#1"))
+    with pytest.raises(UserError, match="m: its 3 held-out images are all from one folder"):
+        label_tokens(FolderLabels(kind="folders"), one_folder, tokens, "m")
 
 
 def test_a_table_labels_rows_by_their_number(tmp_path):

@@ -102,7 +102,8 @@ def test_happens_at_its_steps_and_resets_the_counters(
     assert happened == expected
 
 
-def test_frozen_features_cannot_be_resampled(make_sae: Make, variant: Variant):
-    method = variant(dead_latents={"kind": "resample"}, frozen="features")
-    with pytest.raises(UserError, match="frozen: features"):
+@pytest.mark.parametrize("frozen", ["features", "decoder"])
+def test_frozen_directions_cannot_be_resampled(make_sae: Make, variant: Variant, frozen: str):
+    method = variant(dead_latents={"kind": "resample"}, frozen=frozen)
+    with pytest.raises(UserError, match=f"frozen: {frozen}"):
         TorchTrainer(make_sae(), TrainerSettings(TrainConfig(d_sae=64, k=2), method, learning_rate=1e-3, variance=1.0))

@@ -160,6 +160,32 @@ def test_frozen_features_move_the_bias_by_the_rate_each_step(make_sae: Make, var
         assert torch.equal(sae.state_dict()[name], before[name])
 
 
+@pytest.mark.parametrize("dead_latents", ["none", "auxk", "ghost_grads", "pre_act"])
+@pytest.mark.parametrize("architecture", ["topk", "batch_topk", "matryoshka_batch_topk", "relu", "jumprelu"])
+def test_a_frozen_decoder_keeps_its_bits_and_all_else_moves(
+    make_sae: Make, variant: Variant, batches: Batches, architecture: str, dead_latents: str
+):
+    method = variant(architecture=architecture, dead_latents=dead_latents, frozen="decoder")
+    sae = make_sae(method.trained_architecture)
+    before = {name: value.clone() for name, value in sae.state_dict().items()}
+    trainer = make_trainer(sae, method)
+    for x in batches(20):
+        trainer.step(x)
+    moved = {name for name, value in sae.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == before.keys() - {"W_dec"}
+
+
+def test_the_gradients_of_others_do_not_know_that_the_decoder_is_frozen(
+    make_sae: Make, variant: Variant, batches: Batches
+):
+    (x,) = batches(1)
+    frozen, free = (make_trainer(make_sae(), variant(frozen=parameters)) for parameters in ("decoder", "none"))
+    for trainer in (frozen, free):
+        trainer.step(x)
+    for name in ("W_enc", "b_enc", "b_dec"):
+        assert torch.equal(frozen.sae.state_dict()[name], free.sae.state_dict()[name])
+
+
 @pytest.mark.parametrize("project", [True, False])
 def test_decoder_rows_keep_unit_norm_and_their_gradient_is_tangent_if_asked(
     make_sae: Make, variant: Variant, batches: Batches, project: bool

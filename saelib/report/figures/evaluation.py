@@ -17,8 +17,9 @@ MEASURES = {
     "ce_loss_score": "loss recovered",
 }
 """Column of `evaluation` -> the title of its panel. Higher is better in each."""
+LEFT = "$\\leftarrow$"
 LOWEST = -0.25
-"""Points further to the left are drawn here: an untrained SAE can explain less than nothing."""
+"""Points further to the left are drawn here, as arrows: an untrained SAE can explain less than nothing."""
 
 
 def evaluation_figure(table: pl.DataFrame) -> Figure | None:
@@ -53,10 +54,10 @@ def _points(
     axes: Axes, rows: pl.DataFrame, name: str, places: list[str], kind: str, color: str | None, shift: float
 ) -> None:
     """Draws the SAEs of a kind: filled points if they were trained, hollow gray ones if they are a baseline."""
-    markers = {"random directions": "s", "raw neurons": "^", "principal components": "D"}
-    x = rows[name].clip(LOWEST, None).to_list()
-    y = [places.index(place) + (shift if color else 0.3) for place in rows["place"]]
-    face = color or "none"
-    axes.scatter(
-        x, y, s=16, marker=markers.get(kind, "o"), c=face, edgecolors=color or QUIET, linewidths=0.8, label=kind
-    )
+    marker = {"random directions": "s", "raw neurons": "^", "principal components": "D"}.get(kind, "o")
+    style = {"c": color or "none", "edgecolors": color or QUIET, "linewidths": 0.8}
+    outside = rows[name] < LOWEST
+    axes.scatter([], [], s=16, marker=marker, label=kind, **style)
+    for part, symbol, size in ((rows.filter(~outside), marker, 16), (rows.filter(outside), LEFT, 30)):
+        y = [places.index(place) + (shift if color else 0.3) for place in part["place"]]
+        axes.scatter(part[name].clip(LOWEST, None).to_list(), y, s=size, marker=symbol, **style)

@@ -52,8 +52,11 @@ class TorchTrainer:
             UserError: if the variant resamples latents that it freezes.
         """
         variant = settings.variant
-        if variant.dead_latents.kind == "resample" and variant.frozen == "features":
-            raise UserError("dead_latents: resample moves features, which frozen: features forbids; use one of them")
+        if variant.dead_latents.kind == "resample" and variant.frozen in ("decoder", "features"):
+            raise UserError(
+                f"dead_latents: resample moves directions of latents, which frozen: {variant.frozen} forbids; "
+                "use one of them"
+            )
         self.settings, self.config, self.variant = settings, settings.config, variant
         self._sae = sae
         self.steps_done = self.examples = 0
@@ -234,7 +237,13 @@ class TorchTrainer:
 def _trained_parameters(sae: SAE, variant: VariantConfig) -> dict[str, Parameter]:
     """The parameters that training may move; the others stop asking for gradients."""
     for name, parameter in sae.named_parameters():
-        parameter.requires_grad_({"none": True, "b_dec": name != "b_dec", "features": name == "b_dec"}[variant.frozen])
+        frozen = {
+            "none": False,
+            "b_dec": name == "b_dec",
+            "decoder": name == "W_dec",
+            "features": name != "b_dec",
+        }
+        parameter.requires_grad_(not frozen[variant.frozen])
     return {name: parameter for name, parameter in sae.named_parameters() if parameter.requires_grad}
 
 

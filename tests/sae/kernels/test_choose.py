@@ -62,6 +62,7 @@ def test_kernels_train_what_they_can(
         (VariantConfig(dead_latents=GhostGradients(kind="ghost_grads")), "dead_latents ghost"),
         (VariantConfig(clip=1.0), "clip"),
         (VariantConfig(aligned=True), "align"),
+        (VariantConfig(frozen="decoder"), "freeze the decoder"),
         (VariantConfig(bypass=Bypass()), "bypass"),
         (VariantConfig(k_annealing=KAnnealing()), "constant k"),
     ],
