@@ -109,12 +109,14 @@ def read_results(results: Path) -> Iterator[Training]:
     """Reads the cells that exist of configs/lab-recovery.yaml."""
     from saelib.config.lab import RecoveryExperiment
     from saelib.config.load import load_config
+    from saelib.config.synthetic import SyntheticConfig
     from saelib.lab.result import load_cell
 
     config = load_config(CONFIG).model_copy(update={"results": results})
     for entry, experiment in config.experiments.items():
         assert isinstance(experiment, RecoveryExperiment)
         for cell in experiment.cells():
+            assert isinstance(cell.data, SyntheticConfig), "the experiments of this kind take no other data"
             if not (path := config.lab_path(entry, cell)).exists():
                 continue
             found: dict[str, Any] = {name: values[0][0] for name, values in load_cell(path).measured.items()}
