@@ -56,8 +56,9 @@ class Training:
 
     @property
     def covered(self) -> bool:
-        """True for trainings that the law is about: the whole SAE is trained, by Adam, on one outlier dimension."""
-        return self.variant not in ("frozen_features", "sign_sgd") and self.outlier_dimensions == 1
+        """True for trainings that the law is about: a small SAE, trained as a whole by Adam, on one outlier dimension."""
+        whole_by_adam = self.variant not in ("frozen_features", "sign_sgd")
+        return whole_by_adam and self.outlier_dimensions == 1 and self.d_in <= 100
 
 
 @dataclass(frozen=True)
