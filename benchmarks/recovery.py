@@ -56,8 +56,9 @@ class Training:
 
     @property
     def covered(self) -> bool:
-        """True for trainings that the law is about: the whole SAE is trained, by Adam, on one outlier dimension."""
-        return self.variant not in ("frozen_features", "sign_sgd") and self.outlier_dimensions == 1
+        """True for trainings that the law is about: a small SAE, trained as a whole by Adam, on one outlier dimension."""
+        whole_by_adam = self.variant not in ("frozen_features", "sign_sgd")
+        return whole_by_adam and self.outlier_dimensions == 1 and self.d_in <= 100
 
 
 @dataclass(frozen=True)
@@ -109,12 +110,14 @@ def read_results(results: Path) -> Iterator[Training]:
     """Reads the cells that exist of configs/lab-recovery.yaml."""
     from saelib.config.lab import RecoveryExperiment
     from saelib.config.load import load_config
+    from saelib.config.synthetic import SyntheticConfig
     from saelib.lab.result import load_cell
 
     config = load_config(CONFIG).model_copy(update={"results": results})
     for entry, experiment in config.experiments.items():
         assert isinstance(experiment, RecoveryExperiment)
         for cell in experiment.cells():
+            assert isinstance(cell.data, SyntheticConfig), "the experiments of this kind take no other data"
             if not (path := config.lab_path(entry, cell)).exists():
                 continue
             found: dict[str, Any] = {name: values[0][0] for name, values in load_cell(path).measured.items()}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from saelib.config.lab import Cell, RecoveryExperiment
+from saelib.config.synthetic import SyntheticConfig
 from saelib.config.training import VariantConfig
 from saelib.theory.recovery import SHARES, recovery_steps
 
@@ -16,6 +17,7 @@ def predicted_steps(experiment: RecoveryExperiment, cell: Cell, row: Mapping[str
     gamma, mean_norm, least = (row[name] for name in ("gamma_seen", "mean_norm", "least_steps"))
     if not (gamma and mean_norm and least) or not _is_plain(variant) or least * rate < 0.9 * mean_norm:
         return {}
+    assert isinstance(cell.data, SyntheticConfig), "the experiments of this kind take no other data"
     found = recovery_steps(
         gamma,
         mean_norm,

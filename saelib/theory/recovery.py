@@ -79,53 +79,53 @@ def logarithms(settings: Mapping[str, float]) -> dict[str, float]:
 LAWS = MappingProxyType(
     {
         "bias_50": Law(
-            14752,
+            15577,
             {
-                "gamma": 0.58,
-                "signal_norm": 0.36,
-                "learning_rate": -0.62,
-                "batch_size": 0.10,
-                "memory": 0.54,
-                "d_in": -0.16,
-                "d_sae": -0.07,
-                "k": -0.06,
-                "interplay": -0.13,
+                "gamma": 0.57,
+                "signal_norm": 0.41,
+                "learning_rate": -0.75,
+                "batch_size": 0.12,
+                "memory": 0.53,
+                "d_in": -0.17,
+                "d_sae": -0.08,
+                "k": -0.07,
+                "interplay": -0.08,
             },
         ),
         "bias_90": Law(
-            27625,
+            28821,
             {
-                "gamma": 0.56,
-                "signal_norm": 0.41,
-                "learning_rate": -0.98,
-                "batch_size": 0.19,
-                "memory": 0.48,
+                "gamma": 0.55,
+                "signal_norm": 0.46,
+                "learning_rate": -1.07,
+                "batch_size": 0.21,
+                "memory": 0.45,
                 "d_in": -0.44,
-                "d_sae": -0.08,
-                "k": -0.10,
-                "interplay": -0.08,
+                "d_sae": -0.09,
+                "k": -0.11,
+                "interplay": -0.05,
             },
         ),
         "bias_99": Law(
-            34395,
+            36432,
             {
-                "gamma": 0.60,
-                "signal_norm": 0.42,
-                "learning_rate": -1.09,
-                "batch_size": 0.20,
-                "memory": 0.46,
+                "gamma": 0.58,
+                "signal_norm": 0.49,
+                "learning_rate": -1.18,
+                "batch_size": 0.23,
+                "memory": 0.42,
                 "d_in": -0.43,
                 "d_sae": -0.12,
                 "k": -0.08,
-                "interplay": -0.08,
+                "interplay": -0.06,
             },
         ),
     }
 )
 """Fitted by `python -m benchmarks recovery`, which prints them."""
-ERRORS = MappingProxyType({"bias_50": 0.13, "bias_90": 0.18, "bias_99": 0.22})
+ERRORS = MappingProxyType({"bias_50": 0.26, "bias_90": 0.27, "bias_99": 0.30})
 """Relative error that nine in ten trainings stay within, if the fit has not seen them."""
-HARMLESS_RATE = 2.2e-3
+HARMLESS_RATE = 2.7e-3
 """Largest learning_rate * sqrt(memory / 1000) / signal_norm at which latents come to life with the bias. Above it,
 training leaves more than 5 % of them dead by ReLU. Between 0.002 and 0.0033, either happened."""
 

@@ -8,6 +8,7 @@ import pytest
 
 from saelib.config import Config
 from saelib.config.load import check_config
+from saelib.config.synthetic import SyntheticConfig
 from saelib.lab.result import cell_result, save_cell
 from saelib.report.figures.lab import lab_figures
 from saelib.report.lab import ExperimentTable, read_lab
@@ -26,6 +27,7 @@ def found(results: Path, **changes: Any) -> ExperimentTable:
     }
     config: Config = check_config({"results": str(results), "experiments": {"e": experiment | changes}}, "lab")
     for cell in config.experiments["e"].cells():
+        assert isinstance(cell.data, SyntheticConfig)
         gamma, several = cell.data.gamma or 0.0, cell.data.outlier_dimensions
         least = 2 * gamma / several**0.5 / 0.004
         values = {
