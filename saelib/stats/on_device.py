@@ -12,11 +12,18 @@ from saelib.devices.memory import usable_bytes
 from saelib.stats.kernels import NORMALIZED, RAW, UNIT
 from saelib.stats.medians import Pull
 from saelib.stats.moments import Moments, Plan
-from saelib.stats.slabs import Slabs
+from saelib.stats.slabs import SLAB_VALUES, Slabs
 
 _FLOAT32_MAX = torch.finfo(torch.float32).max
 _SHARE_OF_MEMORY = 0.5
 """Share of the usable memory that tokens may stay in; Gram matrices and the arithmetic on a slab need the rest."""
+_SLABS_AT_ONCE = 12
+"""Arrays in float64, as large as a slab, that a pass holds at the same time."""
+
+
+def least_bytes(d_in: int) -> float:
+    """Estimates the GPU memory that a pass takes without any tokens that stay there."""
+    return 8.0 * (2 * d_in**2 + _SLABS_AT_ONCE * SLAB_VALUES)
 
 
 class DeviceTokens:
