@@ -13,6 +13,7 @@ rule stats:
     resources:
         mem_mb=SUITE.resource("stats", "mem_mb"),
         runtime=SUITE.resource("stats", "runtime"),
+        gpu=SUITE.resource("stats", "gpu"),
     params:
         script=SUITE.script("stats"),
         plan=f"{RUN}/plan.json",

@@ -240,6 +240,10 @@ class ExtractionConfig(Section):
 class StatsConfig(Section):
     """Stage `stats`: computes the statistics of every layer."""
 
+    device: Device = "cpu"
+    """Device of Gram matrices, moments and geometric medians: `cpu`, or a GPU (`auto`, `cuda` or `cuda:1`, as in
+    `extraction.device`). Set it for wide layers or many tokens. Results differ by rounding, less than 1e-6, so keys
+    depend on it, but not on the GPU's number."""
     layers_per_job: Count = 8
     """Layers of one model that share a job, which saves start-up time. Lower it to spread layers over more cores."""
 
@@ -304,8 +308,9 @@ class Config(Section):
     """Fraction of a data set's examples that is held out, between 0 and 1, in whole groups (documents, photographs,
     records)."""
     gpus: bool = False
-    """Request GPUs from a cluster for extractions and trainings. On a single machine the key has no effect: each job
-    takes a free GPU if there are any (`extraction.device`, `train.device`)."""
+    """Request GPUs from a cluster for extractions, trainings, and every other stage whose `device` is not `cpu`. On a
+    single machine the key has no effect: each job takes a free GPU if there are any (`extraction.device`,
+    `train.device`)."""
     datasets: dict[Name, DatasetConfig] = {}
     """Data that models read, under names of your choice; `kind` says what each data set is (docs/models.md)."""
     models: dict[Name, ModelConfig] = {}
@@ -331,6 +336,15 @@ class Config(Section):
         if unknown:
             raise ValueError(
                 f"compare.names: {unknown[0]!r} is no model of the suite; models are {', '.join(self.models)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _statistics_have_one_place(self) -> Self:
+        if self.dask and self.stats.device != "cpu":
+            raise ValueError(
+                f"stats.device: {self.stats.device} is for jobs that compute their own statistics, and `dask` names a "
+                "cluster that computes them; leave out one of the two"
             )
         return self
 

@@ -200,8 +200,8 @@ def _lab_token_flops(cell: Cell) -> int:
 
 
 def _gpus(config: Config, stage: str, model: ModelConfig) -> int:
-    parts = {"extract": config.extraction, "init_death": config.init_death, "train": config.train}
-    part = {**parts, "evaluate": config.extraction}.get(stage)
+    parts = {"extract": config.extraction, "stats": config.stats, "init_death": config.init_death}
+    part = {**parts, "train": config.train, "evaluate": config.extraction}.get(stage)
     if not config.gpus or part is None or part.device == "cpu":
         return 0
     given: StageResources = getattr(model.resources, stage)
@@ -209,7 +209,7 @@ def _gpus(config: Config, stage: str, model: ModelConfig) -> int:
         return given.gpu
     if stage == "train":
         return max(1, _forward_gpus(config, model)) if model.stream else 1
-    if stage == "init_death":
+    if stage in ("stats", "init_death"):
         return 1
     return _forward_gpus(config, model)
 

@@ -217,8 +217,8 @@ def _modules_behind(config: Config, model: ModelConfig) -> list[str]:
 
 
 def _stats_targets(config: Config, extract: Iterable[Target]) -> Iterator[Target]:
-    settings = {"whitening": config.needs_whitening()}
-    names = {"whitening": "whether any stage whitens"}
+    settings = {"whitening": config.needs_whitening(), "device": config.stats.device.partition(":")[0]}
+    names = {"whitening": "whether any stage whitens", "device": "stats.device"}
     for t in extract:
         path = config.stats_path(t.model, t.layer)
         yield _make("stats", path, settings, ["saelib.stats.stage"], [t], names, (t.model, t.layer, ""))

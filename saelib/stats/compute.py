@@ -15,6 +15,7 @@ from saelib.stats.outliers import MASSIVE, outlier_dimensions
 
 if TYPE_CHECKING:
     from saelib.stats.moments import Kind, Moments
+    from saelib.stats.on_device import DeviceTokens
     from saelib.stats.slabs import Slabs, Workers
 
 LEADING_EIGENVALUES = 64
@@ -36,7 +37,7 @@ QUANTILES = {"p01": 0.01, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p99": 0.99}
 CENTERS = ("mean", "center_median", "center_coordinate_median", "center_trimmed_mean")
 
 
-def compute_stats(rows: Rows, *, workers: "Workers" = 1, whitening: bool = True) -> LayerStats:
+def compute_stats(rows: Rows, *, workers: "Workers" = 1, whitening: bool = True, device: str = "cpu") -> LayerStats:
     """Computes statistics of all tokens in `rows`, which may be far larger than memory.
 
     One pass collects moments and Gram matrices. Each step of the two geometric medians (usually 5 to 15 steps) is
@@ -52,6 +53,8 @@ def compute_stats(rows: Rows, *, workers: "Workers" = 1, whitening: bool = True)
         rows: Activations [tokens, d_in].
         workers: Number of threads that share the work, or a cluster (`saelib.stats.cluster.connected`).
         whitening: Also compute eigenvalues and eigenvectors of the raw covariance, for the preprocessing `pca`.
+        device: "cuda" collects moments and geometric medians on a GPU (`saelib.stats.on_device`). Results differ from
+            the CPU's by rounding: less than 1e-6 of a gamma, of the effective rank, and of sigma for a center.
 
     Raises:
         UserError: if there are no tokens, a value is NaN or infinite, or all tokens are the same. The message contains
@@ -68,9 +71,10 @@ def compute_stats(rows: Rows, *, workers: "Workers" = 1, whitening: bool = True)
         raise UserError(f"{rows.name}: no activations (its shape is {rows.shape[0]} x {rows.shape[1]})")
     with threadpool_limits(1, "blas"):
         slabs = open_slabs(rows)
-        moments = collect_moments(slabs, workers, whitening)
+        on_device = _on_device(slabs, device)
+        moments = collect_moments(slabs, workers, whitening, on_device)
         gammas = _gammas(moments, rows.name)
-        centers, unsettled = robust_centers(slabs, workers)
+        centers, unsettled = robust_centers(slabs, workers, on_device)
         arrays = _moment_arrays(moments, slabs.scale) | centers
         if whitening:
             arrays |= _raw_spectrum(moments, slabs)
@@ -98,6 +102,14 @@ def compute_stats(rows: Rows, *, workers: "Workers" = 1, whitening: bool = True)
         arrays=arrays,
     )
     return replace(stats, warnings=_warnings(stats, moments.zero_tokens) + unsettled)
+
+
+def _on_device(slabs: "Slabs", device: str) -> "DeviceTokens | None":
+    if device == "cpu":
+        return None
+    from saelib.stats.on_device import DeviceTokens
+
+    return DeviceTokens(slabs, device)
 
 
 def effective_rank(eigenvalues: NDArray[np.floating]) -> float:

@@ -2,6 +2,7 @@
 
 import logging
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,9 @@ from saelib.stats.kernels import add_pull
 from saelib.stats.layer_stats import LN_EPS
 from saelib.stats.moments import layer_norm
 from saelib.stats.slabs import Slabs, Workers, run
+
+if TYPE_CHECKING:
+    from saelib.stats.on_device import DeviceTokens
 
 TRIMMED = 0.1
 """Share of the values that the trimmed mean leaves out at each end."""
@@ -22,10 +26,11 @@ _MAX_STEPS = 200
 _log = logging.getLogger(__name__)
 
 
-class _Pull:
+class Pull:
     """The sums over some tokens that a Weiszfeld step needs."""
 
     def __init__(self, origin: NDArray[np.float64], center: NDArray[np.float64], epsilon: float | None) -> None:
+        """Starts without tokens; see `geometric_median`."""
         self.origin = origin
         self.center = center
         self.epsilon = epsilon
@@ -33,15 +38,18 @@ class _Pull:
         self.totals = np.zeros(3)
 
     def add(self, values: NDArray[np.float32], start: int) -> None:
+        """Adds the values [n, d_in] of some tokens."""
         layer_norm, epsilon = self.epsilon is not None, self.epsilon or 0.0
         add_pull(values, self.origin, layer_norm, epsilon, self.center, self.pull, self.totals)
 
-    def merge(self, other: "_Pull") -> None:
+    def merge(self, other: "Pull") -> None:
+        """Adds the tokens of another state from the same center."""
         self.pull += other.pull
         self.totals += other.totals
 
     @property
     def total_distance(self) -> float:
+        """Sum of the tokens' distances to the center."""
         return float(self.totals[1])
 
     def step(self) -> NDArray[np.float64]:
@@ -57,7 +65,11 @@ class _Pull:
 
 
 def geometric_median(
-    slabs: Slabs, start: NDArray[np.floating], epsilon: float | None, workers: Workers
+    slabs: Slabs,
+    start: NDArray[np.floating],
+    epsilon: float | None,
+    workers: Workers,
+    on_device: "DeviceTokens | None" = None,
 ) -> tuple[NDArray[np.float64], bool]:
     """Finds the point with the least total distance to all tokens, and tells whether the search has converged.
 
@@ -69,11 +81,15 @@ def geometric_median(
         start: [d_in], near the bulk of the tokens.
         epsilon: Epsilon of a LayerNorm that is applied first; None: the median of the values themselves.
         workers: Number of threads, or a cluster.
+        on_device: The same tokens on a GPU, which then does the work.
     """
     origin, center = slabs.origin.astype(np.float64), start.astype(np.float64)
     previous: tuple[NDArray[np.float64], NDArray[np.float64], float] | None = None
     for _ in range(_MAX_STEPS):
-        pull = slabs.fold(partial(_Pull, origin, center, epsilon), workers)
+        if on_device is None:
+            pull = slabs.fold(partial(Pull, origin, center, epsilon), workers)
+        else:
+            pull = on_device.pull(center, epsilon)
         step = pull.step()
         target = center + step
         if np.linalg.norm(step) <= _TOLERANCE * pull.total_distance / slabs.rows.shape[0]:
@@ -126,17 +142,21 @@ def _sort_strip(
     return middle.mean(1, dtype=np.float64), strip[:, cut : tokens - cut].mean(1, dtype=np.float64)
 
 
-def robust_centers(slabs: Slabs, workers: Workers) -> tuple[dict[str, NDArray[np.floating]], list[str]]:
+def robust_centers(
+    slabs: Slabs, workers: Workers, on_device: "DeviceTokens | None" = None
+) -> tuple[dict[str, NDArray[np.floating]], list[str]]:
     """Computes the centers, each [d_in] in the tokens' own units, by their names in the statistics.
+
+    The workers sort columns; the geometric medians are theirs too, unless the tokens are on a device.
 
     Returns:
         The centers, and one sentence for each that has not converged.
     """
     coordinate_median, trimmed_mean = coordinate_centers(slabs, workers)
-    median, settled = geometric_median(slabs, coordinate_median, None, workers)
+    median, settled = geometric_median(slabs, coordinate_median, None, workers, on_device)
     epsilon = LN_EPS * slabs.scale**2
     start = np.median(layer_norm(slabs.sample + slabs.origin.astype(np.float64), epsilon), axis=0)
-    ln_median, ln_settled = geometric_median(slabs, start, epsilon, workers)
+    ln_median, ln_settled = geometric_median(slabs, start, epsilon, workers, on_device)
     values = {
         "center_median": median,
         "center_coordinate_median": coordinate_median,

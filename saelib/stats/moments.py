@@ -7,7 +7,7 @@ the small difference of two large numbers: at gamma = 1000 it would lose six dig
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from saelib.errors import UserError
 from saelib.stats.kernels import RAW, add_moments
 from saelib.stats.layer_stats import LN_EPS
 from saelib.stats.slabs import Slabs, Workers
+
+if TYPE_CHECKING:
+    from saelib.stats.on_device import DeviceTokens
 
 # Token norms are counted by the first 9 bits of their mantissa, which gives quantiles to 0.1 %.
 _DROPPED_BITS = 14
@@ -108,16 +111,22 @@ class Moments:
         norms = np.empty(len(values), np.float32)
         epsilon = np.float32(plan.epsilon)
         add_moments(values, plan.origin, plan.pilots, epsilon, self.sums, self.squares, norms)
-        self.tokens += len(values)
-        bad = np.flatnonzero(~np.isfinite(norms))
-        if len(bad):
-            self._add_bad(len(bad), start + int(bad[0]))
+        if not self.add_norms(norms, start):
             return
-        self.norm_counts += np.bincount(norms.view(np.uint32) >> _DROPPED_BITS, minlength=_NORM_BINS)
-        self.max_norm = max(self.max_norm, float(norms.max()))
         self.gram += _gram(values.astype(plan.gram_type, copy=False))
         if raw is not None:
             self.raw_gram += _gram(raw)
+
+    def add_norms(self, norms: NDArray[np.float32], start: int) -> bool:
+        """Counts the norms [n] of the tokens from `start` on; returns False if one of them is NaN or infinite."""
+        self.tokens += len(norms)
+        bad = np.flatnonzero(~np.isfinite(norms))
+        if len(bad):
+            self._add_bad(len(bad), start + int(bad[0]))
+            return False
+        self.norm_counts += np.bincount(norms.view(np.uint32) >> _DROPPED_BITS, minlength=_NORM_BINS)
+        self.max_norm = max(self.max_norm, float(norms.max()))
+        return True
 
     def merge(self, other: "Moments") -> None:
         """Adds the tokens of another state with the same plan."""
@@ -195,14 +204,16 @@ class Moments:
         return float(self.norm_counts[place + 1 :].sum()) / self.tokens
 
 
-def collect_moments(slabs: Slabs, workers: Workers, whitening: bool) -> Moments:
-    """Collects the moments of all tokens in one pass.
+def collect_moments(
+    slabs: Slabs, workers: Workers, whitening: bool, on_device: "DeviceTokens | None" = None
+) -> Moments:
+    """Collects the moments of all tokens in one pass, by the workers or on a device.
 
     Raises:
         UserError: if a token has NaN or infinity in it.
     """
     plan = plan_pass(slabs, whitening)
-    moments = slabs.fold(partial(Moments, plan), workers)
+    moments = on_device.moments(plan) if on_device else slabs.fold(partial(Moments, plan), workers)
     if moments.bad_tokens:
         what, advice = _what_is_bad(slabs, moments.first_bad)
         raise UserError(

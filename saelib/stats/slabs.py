@@ -13,7 +13,7 @@ from saelib.activations.rows import Rows
 
 # A slab has so many rows that adding up its Gram matrix costs little compared to multiplying it, in bounded memory.
 _SLAB_ROWS = 4096
-_SLAB_VALUES = 2**23
+SLAB_VALUES = 2**23
 # A state is as large as its Gram matrices, so there are only few of them, and no more of them for a longer array.
 _GROUP_SLABS = 4
 _MAX_GROUPS = 32
@@ -90,7 +90,7 @@ class Slabs:
     def bounds(self) -> list[tuple[int, int]]:
         """Returns start and stop of every slab."""
         tokens, d_in = self.rows.shape
-        wanted = min(_SLAB_ROWS, max(1, _SLAB_VALUES // d_in))
+        wanted = min(_SLAB_ROWS, max(1, SLAB_VALUES // d_in))
         size = self.rows.block_rows * max(1, wanted // self.rows.block_rows)
         return [(start, min(start + size, tokens)) for start in range(0, tokens, size)]
 

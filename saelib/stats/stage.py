@@ -2,10 +2,12 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
+from saelib.activations.rows import Rows
 from saelib.config import Config
+from saelib.devices.cards import job_device
 from saelib.progress import progress
 from saelib.stats import compute_stats, save_stats
 from saelib.store import open_store
@@ -21,14 +23,32 @@ def run(config: Config, job: "Job") -> None:
     """Computes statistics of the training rows of each target's layer."""
     # The eigenvectors of the covariance need a second Gram matrix, so they are computed only if they are used later.
     whitening = config.needs_whitening()
+    device = job_device(config.stats.device, "stats.device", float64=True)
     with _workers(config) as workers, progress(f"stats {job.name}", len(job.targets), "layers", log) as advance:
         for target in job.targets:
             store = open_store(config.store_path(target.model, target.layer))
-            stats = compute_stats(store.train, workers=workers, whitening=whitening)
+            with _explained(store.train, device):
+                stats = compute_stats(store.train, workers=workers, whitening=whitening, device=device)
             for warning in stats.warnings:
                 log.warning("%s layer %s: %s", target.model, target.layer, warning)
             save_stats(stats, target.output, target.key)
             advance(1, note=f"{target.model} layer {target.layer}")
+
+
+def _explained(rows: Rows, device: str) -> AbstractContextManager[None]:
+    """Turns an exhausted GPU memory into a sentence."""
+    if device == "cpu":
+        return nullcontext()
+    from saelib.devices.memory import explained_shortage, gigabytes
+    from saelib.stats.on_device import least_bytes
+
+    width = rows.shape[1]
+    return explained_shortage(
+        lambda usable: (
+            f"{rows.name}: statistics of width {width:,} take at least {gigabytes(least_bytes(width))}, and the GPU "
+            f"has {gigabytes(usable)} for them; set `stats.device: cpu`"
+        )
+    )
 
 
 @contextmanager

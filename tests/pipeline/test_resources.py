@@ -98,6 +98,7 @@ def test_gpus_are_asked_for_where_the_suite_says_so_and_they_help() -> None:
     assert gpus(suite()) == [0, 0, 0, 0]
     assert gpus(suite(gpus=True)) == [1, 0, 0, 1]
     assert gpus(suite(source={"family": "arrays"}, gpus=True)) == [0, 0, 0, 1]
+    assert gpus(suite(gpus=True, stats={"device": "auto"}, init_death={"device": "cuda"})) == [1, 1, 1, 1]
     folding = {"family": "alphafold3", "inputs": "in", "outputs": "out"}
     assert gpus(suite({"source": folding, "layers": 0, "representative_layer": None}, gpus=True))[0] == 0
     spread = {"device_map": "auto", "dtype": "bfloat16"}

@@ -111,6 +111,8 @@ def set_value(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (set_value("train.variants.baseline", {"dead_latents": "auxk"}), {"train/severe/layer_2/baseline"} | ALWAYS),
         (set_value("init_death.k", 9), DEATH | THEORY | ALWAYS),
         (set_value("init_death.layers_per_job", 1), set()),
+        (set_value("stats", {"layers_per_job": 1, "device": "cpu"}), set()),
+        (set_value("stats", {"device": "cuda"}), STATS | DEATH | THEORY | TRAIN | ALWAYS),
         (set_value("models.calm.notes", "other words"), ALWAYS),
         (
             set_value("models.calm.layers", "1-3"),

@@ -1,5 +1,6 @@
 """Small text checkpoints, saved as their trainers would save them, and opened as real ones are."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from saelib.config.files import LocalFiles
 from saelib.config.sources import TransformersSource
 from saelib.datasets import Example
 from saelib.sources import open_source
+from saelib.sources.precision import exact_float32
 
 torch.set_num_threads(2)
 
@@ -45,11 +47,18 @@ def _examples(*texts: str) -> list[Example]:
     return [Example(str(i), str(i), text) for i, text in enumerate(texts)]
 
 
-def _open_text(folder: Path, dtype: str = "float32", **options):
+def _open_text(folder: Path, dtype: str = "float32", device: str = "cpu", **options):
     options = {"max_length": 32, "keep_special_tokens": True, **options}
     return open_source(
-        TransformersSource(family="transformers", weights=LocalFiles(path=folder), **options), "cpu", dtype
+        TransformersSource(family="transformers", weights=LocalFiles(path=folder), **options), device, dtype
     )
+
+
+@pytest.fixture
+def device(device: str) -> Iterator[str]:
+    """Each device, with the exact float32 in which an extraction runs a source."""
+    with exact_float32():
+        yield device
 
 
 @pytest.fixture(scope="session")

@@ -43,19 +43,19 @@ def package(tmp_path):
     return folder, model.eval()
 
 
-def opened(folder: Path, **options):
+def opened(folder: Path, device: str = "cpu", **options):
     options = {"max_length": 40, **options}
-    return open_source(AntibertySource(family="antiberty", weights=LocalFiles(path=folder), **options))
+    return open_source(AntibertySource(family="antiberty", weights=LocalFiles(path=folder), **options), device)
 
 
 def examples(*sequences: str) -> list[Example]:
     return [Example(str(i), str(i), sequence) for i, sequence in enumerate(sequences)]
 
 
-def test_layers_are_the_models_hidden_states_at_the_residues(package):
+def test_layers_are_the_models_hidden_states_at_the_residues(package, device):
     folder, model = package
     sequences = ["MKVLAAGXW", "ACDEF", "wyvtsrqpnmlkihgfedca"]
-    acts = opened(folder).forward(examples(*sequences), range(4))
+    acts = opened(folder, device=device).forward(examples(*sequences), range(4))
     assert acts.tokens_per_example == [9, 5, 20]
     start = 0
     for sequence in sequences:

@@ -92,7 +92,8 @@ def crops(count, height=70, width=70, seed=0):
 
 
 @pytest.mark.parametrize(("height", "width"), [(70, 70), (56, 42)])
-def test_layers_equal_those_of_the_model_that_was_exported(model, tiny, height, width):
+def test_layers_equal_those_of_the_model_that_was_exported(model, tiny_file, height, width, device):
+    tiny = Dinov2Onnx(tiny_file, device=device)
     examples = crops(2, height, width)
     pixels = torch.from_numpy(normalize(np.stack([example.content for example in examples])))
     with torch.inference_mode():

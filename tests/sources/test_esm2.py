@@ -53,8 +53,8 @@ def checkpoint(model, tmp_path_factory):
     return save(model, tmp_path_factory.mktemp("esm2") / "esm2_t4_tiny_UR50D.pt")
 
 
-def opened(path: Path, dtype: str = "float32", **options):
-    return open_source(Esm2Source(family="esm2", weights=LocalFiles(path=path), **options), "cpu", dtype)
+def opened(path: Path, dtype: str = "float32", device: str = "cpu", **options):
+    return open_source(Esm2Source(family="esm2", weights=LocalFiles(path=path), **options), device, dtype)
 
 
 def examples(*sequences: str) -> list[Example]:
@@ -68,8 +68,8 @@ def representations(model, sequence: str) -> dict[int, torch.Tensor]:
         return {k: v[0] for k, v in model(ids, repr_layers=range(LAYERS + 1))["representations"].items()}
 
 
-def test_layers_are_fair_esms_and_the_last_one_is_not_normed(model, checkpoint):
-    source = opened(checkpoint)
+def test_layers_are_fair_esms_and_the_last_one_is_not_normed(model, checkpoint, device):
+    source = opened(checkpoint, device=device)
     assert (source.n_layers, source.d_in(LAYERS)) == (LAYERS, WIDTH)
     acts = source.forward(examples(*SEQUENCES), range(LAYERS + 1))
     assert acts.tokens_per_example == [8, 25, 3]

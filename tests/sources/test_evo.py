@@ -83,9 +83,9 @@ def folder(tmp_path, weights):
     return tmp_path
 
 
-def opened(folder, dtype="float32", **options):
+def opened(folder, dtype="float32", device="cpu", **options):
     options = {"max_length": 256, **options}
-    return open_source(EvoSource(family="evo", weights=LocalFiles(path=folder), **options), dtype=dtype)
+    return open_source(EvoSource(family="evo", weights=LocalFiles(path=folder), **options), device, dtype)
 
 
 def dna(length, seed=1):
@@ -149,10 +149,10 @@ class Reference:
         return self.linear(mixed.reshape(len(x), WIDTH), w, "inner_mha_cls.out_proj")
 
 
-def test_every_layer_equals_the_recurrences_in_float64(folder, weights):
+def test_every_layer_equals_the_recurrences_in_float64(folder, weights, device):
     letters = dna(90)
     stream = Reference(weights).run(letters)
-    source = opened(folder)
+    source = opened(folder, device=device)
     acts = source.forward(examples(letters), range(BLOCKS + 1))
     assert (source.n_layers, source.d_in(4), acts.tokens_per_example) == (BLOCKS, WIDTH, [90])
     for layer, expected in enumerate(stream):

@@ -64,8 +64,8 @@ def folder(weights, tmp_path):
     return tmp_path
 
 
-def opened(folder: Path, dtype: str = "float32", **options):
-    return open_source(Glm2Source(family="glm2", weights=LocalFiles(path=folder), **options), "cpu", dtype)
+def opened(folder: Path, dtype: str = "float32", device: str = "cpu", **options):
+    return open_source(Glm2Source(family="glm2", weights=LocalFiles(path=folder), **options), device, dtype)
 
 
 def examples(*sequences: str) -> list[Example]:
@@ -119,8 +119,8 @@ class Reference:
         return (x[:, :half] + 1j * x[:, half:]) * np.exp(1j * np.arange(len(x))[:, None] * speeds)
 
 
-def test_every_layer_is_the_published_models(folder, weights):
-    source = opened(folder)
+def test_every_layer_is_the_published_models(folder, weights, device):
+    source = opened(folder, device=device)
     assert (source.n_layers, source.d_in(LAYERS)) == (LAYERS, WIDTH)
     acts = source.forward(examples(*SEQUENCES), range(LAYERS + 1))
     assert acts.tokens_per_example == [8, 25, 3]

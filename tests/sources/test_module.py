@@ -129,9 +129,9 @@ def folder(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def opened(folder: Path, dtype: str = "float32", **options: Any):
+def opened(folder: Path, dtype: str = "float32", device: str = "cpu", **options: Any):
     options = {"factory": "own_nets:Text", "prepare": "own_nets:letters", "hooks": "blocks.{layer}", **options}
-    return open_source(ModuleSource(family="module", import_from=LocalFiles(path=folder), **options), "cpu", dtype)
+    return open_source(ModuleSource(family="module", import_from=LocalFiles(path=folder), **options), device, dtype)
 
 
 def examples(*contents: Any) -> list[Example]:
@@ -163,9 +163,11 @@ def save_weights(folder: Path) -> None:
 
 @pytest.mark.parametrize("layout", ["example token channel", "token example channel"])
 @pytest.mark.parametrize("weights", ["net.pt", "net.safetensors"])
-def test_layers_are_the_outputs_of_the_blocks(folder, layout, weights):
+def test_layers_are_the_outputs_of_the_blocks(folder, layout, weights, device):
     save_weights(folder)
-    source = opened(folder, arguments={"layout": layout}, layout=layout, weights=LocalFiles(path=folder / weights))
+    source = opened(
+        folder, device=device, arguments={"layout": layout}, layout=layout, weights=LocalFiles(path=folder / weights)
+    )
     acts = source.forward(examples(*TEXTS), range(4))
     assert acts.tokens_per_example == [3, 11, 1]
     assert source.n_layers == 3

@@ -84,9 +84,9 @@ def folder(weights, tmp_path):
     return tmp_path
 
 
-def opened(folder: Path, dtype: str = "float32", **options):
+def opened(folder: Path, dtype: str = "float32", device: str = "cpu", **options):
     options = {"max_length": POSITIONS, **options}
-    return open_source(Progen2Source(family="progen2", weights=LocalFiles(path=folder), **options), "cpu", dtype)
+    return open_source(Progen2Source(family="progen2", weights=LocalFiles(path=folder), **options), device, dtype)
 
 
 def examples(*sequences: str) -> list[Example]:
@@ -148,8 +148,8 @@ class Reference:
         return np.concatenate([turned, x[:, ROTARY:]], axis=1)
 
 
-def test_every_layer_is_the_published_models(folder, weights):
-    source = opened(folder)
+def test_every_layer_is_the_published_models(folder, weights, device):
+    source = opened(folder, device=device)
     assert (source.n_layers, source.d_in(LAYERS)) == (LAYERS, WIDTH)
     acts = source.forward(examples(*SEQUENCES), range(LAYERS + 1))
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

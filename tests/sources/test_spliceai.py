@@ -131,7 +131,8 @@ def example(content):
     return Example("bad", "bad", content)
 
 
-def test_every_layer_equals_the_float64_reference(tiny, tiny_file):
+def test_every_layer_equals_the_float64_reference(tiny_file, device):
+    tiny = Spliceai(tiny_file, device)
     letters = dna(2 * CONTEXT + 30)
     stream, _ = Reference(read_keras(tiny_file)[1], DILATIONS, 2).run(one_hot(letters, "dna"))
     acts = tiny.forward([example(letters)], range(5))

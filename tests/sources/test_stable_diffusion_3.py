@@ -64,9 +64,9 @@ def folder(saved, tmp_path):
     return tmp_path
 
 
-def opened(folder, dtype="float32", **options):
+def opened(folder, dtype="float32", device="cpu", **options):
     config = StableDiffusion3Source(family="stable_diffusion_3", weights=LocalFiles(path=folder), **options)
-    return open_source(config, dtype=dtype)
+    return open_source(config, device, dtype)
 
 
 def photos(count, size=(48, 32), seed=0):
@@ -99,11 +99,11 @@ def zeros(count, tokens=333):
     return torch.zeros(count, tokens, JOINT), torch.zeros(count, POOLED)
 
 
-def test_layers_are_diffusers_own_image_tokens(saved, models):
+def test_layers_are_diffusers_own_image_tokens(saved, models, device):
     """Without noise, where the whole input is known. Also the last block, which returns no text tokens."""
     examples = photos(2)
     expected, out = hidden_states(models[0], latents_of(models, examples), 0.0, *zeros(2))
-    source = opened(saved, timestep=0.0)
+    source = opened(saved, device=device, timestep=0.0)
     acts = source.forward(examples, range(BLOCKS + 1))
     tokens = 48 // 16 * (32 // 16)
     assert (source.n_layers, source.d_in(3), acts.tokens_per_example) == (BLOCKS, WIDTH, [tokens] * 2)

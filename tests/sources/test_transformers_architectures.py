@@ -105,9 +105,9 @@ def saved(tmp_path, save_tokenizer, randomize, vocab_size):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_layers_are_the_models_own_hidden_states_with_any_padding(name, saved, open_text, sentences, examples):
+def test_layers_are_the_models_own_hidden_states_with_any_padding(name, saved, open_text, sentences, examples, device):
     folder, model = saved(name)
-    source = open_text(folder)
+    source = open_text(folder, device=device)
     assert (source.n_layers, source.d_in(N_LAYERS)) == (N_LAYERS, 32)
     acts = source.forward(examples(*sentences), range(N_LAYERS + 1))
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -71,9 +71,11 @@ def checkpoints(tmp_path_factory, save):
     return {name: save(tmp_path_factory.mktemp(name), *MODELS[name][:2]) for name in MODELS}
 
 
-def opened(folder: Path, dtype: str = "float32", **options):
+def opened(folder: Path, dtype: str = "float32", device: str = "cpu", **options):
     weights = LocalFiles(path=folder)
-    return open_source(TransformersVisionSource(family="transformers_vision", weights=weights, **options), "cpu", dtype)
+    return open_source(
+        TransformersVisionSource(family="transformers_vision", weights=weights, **options), device, dtype
+    )
 
 
 def pictures(count: int, height: int, width: int | None = None) -> np.ndarray:
@@ -99,8 +101,8 @@ def reference(folder: Path, pixels: np.ndarray, mean=MEAN, std=STD):
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("size", [(16, 16), (24, 24)])
-def test_layers_are_the_models_own_hidden_states_at_the_patches(checkpoints, name, size):
-    check_layers(checkpoints[name], name, size)
+def test_layers_are_the_models_own_hidden_states_at_the_patches(checkpoints, name, size, device):
+    check_layers(checkpoints[name], name, size, device)
 
 
 @pytest.mark.parametrize("name", ["dinov2", "dinov3", "vit"])
@@ -108,10 +110,10 @@ def test_images_need_not_be_square(checkpoints, name):
     check_layers(checkpoints[name], name, (24, 16))
 
 
-def check_layers(folder: Path, name: str, size: tuple[int, int]) -> None:
+def check_layers(folder: Path, name: str, size: tuple[int, int], device: str = "cpu") -> None:
     pixels = pictures(2, *size)
     states, last, model = reference(folder, pixels)
-    source = opened(folder)
+    source = opened(folder, device=device)
     assert (source.n_layers, source.d_in(3)) == (3, 32)
     acts = source.forward(examples(pixels), range(4))
     special, patches = MODELS[name][2], size[0] // PATCH * (size[1] // PATCH)

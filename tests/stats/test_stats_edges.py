@@ -21,23 +21,23 @@ def tokens(n: int = 3000, d_in: int = 16) -> np.ndarray:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite_are_counted_and_located(bad: float, dtype: type) -> None:
+def test_values_that_are_not_finite_are_counted_and_located(bad: float, dtype: type, device: str) -> None:
     x = tokens(20_000).astype(dtype)
     x[[777, 12_345, 12_345, 19_999], [3, 0, 1, 15]] = bad
     with pytest.raises(UserError, match=r"gpt layer 3: NaN or infinite values in 3 of 20000 tokens.* row 777 "):
-        compute_stats(ArrayRows(x, name="gpt layer 3", block_rows=512), workers=2)
+        compute_stats(ArrayRows(x, name="gpt layer 3", block_rows=512), workers=2, device=device)
 
 
-def test_nothing_but_nan() -> None:
+def test_nothing_but_nan(device: str) -> None:
     with pytest.raises(UserError, match="in 50 of 50 tokens, the first in row 0 "):
-        compute_stats(ArrayRows(np.full((50, 4), np.nan, np.float32)))
+        compute_stats(ArrayRows(np.full((50, 4), np.nan, np.float32)), device=device)
 
 
-def test_float64_beyond_float32_is_refused_and_not_turned_into_infinity() -> None:
+def test_float64_beyond_float32_is_refused_and_not_turned_into_infinity(device: str) -> None:
     x = tokens().astype(np.float64)
     x[5, 5] = 1e60
     with pytest.raises(UserError, match=r"values as large as 1e\+60, .*in 1 of 3000 tokens.* row 5 "):
-        compute_stats(ArrayRows(x))
+        compute_stats(ArrayRows(x), device=device)
 
 
 @pytest.mark.parametrize("bad", [1e60, 1e300, np.nan, np.inf])
@@ -52,11 +52,11 @@ def test_no_warning_of_numpy_comes_with_it(bad: float, rows: slice) -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-16, 1e-8, 1e8, 1e20, 1e24, 1e30])
-def test_activations_of_any_size_that_float32_holds(scale: float) -> None:
+def test_activations_of_any_size_that_float32_holds(scale: float, device: str) -> None:
     x = tokens().astype(np.float64)
     x[7] = 0
     expected = compute_stats(ArrayRows(x))
-    found = compute_stats(ArrayRows(x * scale))
+    found = compute_stats(ArrayRows(x * scale), device=device)
     assert found.gamma_raw == pytest.approx(expected.gamma_raw, rel=1e-6)
     assert found.gamma_unit == pytest.approx(expected.gamma_unit, rel=1e-6)
     assert found.norm_ratio == pytest.approx(expected.norm_ratio, rel=2e-3)
@@ -71,13 +71,13 @@ def test_activations_too_small_for_float32() -> None:
                 compute_stats(ArrayRows(tokens().astype(np.float64) * scale))
 
 
-def test_one_token_that_would_make_all_others_zeros() -> None:
+def test_one_token_that_would_make_all_others_zeros(device: str) -> None:
     x = tokens(300)
     x[4] = 1e25
     with pytest.raises(UserError, match=r"more than 1e\+18 times as long as most"):
-        compute_stats(ArrayRows(x))
+        compute_stats(ArrayRows(x), device=device)
     x[4] = 1e15
-    assert compute_stats(ArrayRows(x)).warnings[0].startswith("massive tokens")
+    assert compute_stats(ArrayRows(x), device=device).warnings[0].startswith("massive tokens")
 
 
 @pytest.mark.parametrize("shape", [(0, 8), (8, 0)])
@@ -88,10 +88,10 @@ def test_no_activations(shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e3])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_constant_activations(value: float, dtype: type) -> None:
+def test_constant_activations(value: float, dtype: type, device: str) -> None:
     x = np.full((5000, 8), value, dtype) * np.arange(1, 9, dtype=dtype)
     with pytest.raises(UserError, match="constant: all 5000 tokens are the same, so gamma_raw"):
-        compute_stats(ArrayRows(x, name="constant", block_rows=128))
+        compute_stats(ArrayRows(x, name="constant", block_rows=128), device=device)
 
 
 def test_one_token() -> None:
@@ -99,9 +99,9 @@ def test_one_token() -> None:
         compute_stats(ArrayRows(tokens(1)))
 
 
-def test_what_the_tokens_do_not_define_is_left_out_and_said() -> None:
+def test_what_the_tokens_do_not_define_is_left_out_and_said(device: str) -> None:
     x = np.linspace(1, 2, 3000)[:, None] * np.linspace(-100, 300, 16)
-    stats = compute_stats(ArrayRows(x))
+    stats = compute_stats(ArrayRows(x), device=device)
     assert (stats.gamma, stats.gamma_unit, stats.effective_rank, stats.effective_rank_fraction) == (None,) * 4
     assert stats.gamma_raw == pytest.approx(np.linalg.norm(x.mean(0)) / np.linalg.norm(x.std(0)), rel=1e-6)
     assert stats.warnings == [
@@ -111,9 +111,9 @@ def test_what_the_tokens_do_not_define_is_left_out_and_said() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_one_dimension(dtype: type) -> None:
+def test_one_dimension(dtype: type, device: str) -> None:
     x = (np.random.default_rng(0).standard_normal((3000, 1)) + 1).astype(dtype)
-    stats = compute_stats(ArrayRows(x))
+    stats = compute_stats(ArrayRows(x), device=device)
     assert stats.gamma is None
     assert stats.gamma_raw == pytest.approx(x.mean() / x.std(), rel=1e-5)
     assert stats.gamma_unit == pytest.approx(np.sign(x).mean() / np.sign(x).std(), rel=1e-5)

@@ -79,10 +79,10 @@ KINDS = [
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def case(request: pytest.FixtureRequest) -> Case:
+def case(request: pytest.FixtureRequest, device: str) -> Case:
     rows = make_rows(request.param)
     tokens = rows.values.astype(np.float64) + (0 if rows.offset is None else rows.offset)
-    return Case(rows, tokens, compute_stats(rows))
+    return Case(rows, tokens, compute_stats(rows, device=device))
 
 
 def layer_norm(x: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ SECTIONS = {
     "toys": "Small SAEs, whose steps are mostly launches.",
     "pieces": "Routes for the parts of a step.",
     "init_death": "Deaths at initialization counted on the device, against the same count on a CPU.",
+    "statistics": "Statistics of activations on the device, against those of a CPU, and the passes alone.",
     "extraction": "A language model's forward pass, alone and through saelib's source to the host's memory.",
 }
 """Name of the module -> what it measures."""
