@@ -56,7 +56,7 @@ class Training:
 
     @property
     def covered(self) -> bool:
-        """True for trainings that the law is about: a small SAE, trained as a whole by Adam, on one outlier dimension."""
+        """True for trainings that the law is about: small SAEs, trained whole by Adam, on one outlier dimension."""
         whole_by_adam = self.variant not in ("frozen_features", "sign_sgd")
         return whole_by_adam and self.outlier_dimensions == 1 and self.d_in <= 100
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.recovery import TABLE, Errors, Training, fit, held_out, read_table, write_table
+from benchmarks.recovery import TABLE, Errors, Training, fit, held_out, read_table, revival, write_table
 from saelib.errors import UserError
 from saelib.theory.recovery import ERRORS, LAWS, REFERENCE, SHARES, TESTED, Law, RecoverySteps, recovery_steps
 
@@ -116,6 +116,17 @@ def test_the_tested_range_is_that_of_the_table() -> None:
     for name, ends in TESTED.items():
         values = [one.settings[name] for one in trainings()]
         assert ends == pytest.approx((min(values), max(values)), rel=0.02)
+
+
+def test_the_rule_of_revival_is_right_for_nine_in_ten_trainings_of_the_table() -> None:
+    found = revival(trainings())
+    assert 0 < found["came_to_life"] < found["trainings"]
+    assert found["rule_right"] >= 0.9 * found["trainings"]
+
+
+def test_larger_saes_are_in_the_table_but_not_in_the_fit() -> None:
+    assert any(one.d_in > TESTED["d_in"][1] for one in read_table(TABLE))
+    assert not any(one.d_in > TESTED["d_in"][1] for one in trainings())
 
 
 def test_a_fit_finds_the_law_that_made_the_steps() -> None:
