@@ -3,6 +3,7 @@
 Most tests of statistics run on every device; these compare the devices.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from saelib.errors import UserError
 from saelib.extract import stage as extract
 from saelib.pipeline.plan import make_plan
 from saelib.stats import compute_stats, load_stats, stage
-from saelib.stats.medians import geometric_median
+from saelib.stats.medians import Pull, geometric_median
 from saelib.stats.moments import plan_pass
 from saelib.stats.on_device import DeviceTokens
 from saelib.stats.slabs import open_slabs
@@ -94,12 +95,16 @@ def test_tokens_are_read_once_if_they_fit_and_else_in_every_pass(monkeypatch: py
         reads.clear()
 
 
-def test_a_median_among_repeated_tokens_is_that_token(device: str) -> None:
-    """Half of all tokens at one place hold the median there, as a force that no other center balances."""
-    x = tokens(0, 500, 6, gamma=1)
-    x[::2] = x[0]
-    stats = compute_stats(ArrayRows(x.astype(np.float32)), device=device)
-    assert np.linalg.norm(stats.arrays["center_median"] - x[0].astype(np.float32)) < 1e-6 * stats.sigma
+def test_the_sums_of_a_step_are_the_kernels_at_a_center_where_tokens_lie(device: str) -> None:
+    x = tokens(0, 500, 6, gamma=1).astype(np.float32)
+    x[::5] = x[0]
+    slabs = open_slabs(ArrayRows(x))
+    center = slabs.read(0, 1)[0].astype(np.float64)
+    wanted = slabs.fold(partial(Pull, slabs.origin.astype(np.float64), center, None), 1)
+    found = DeviceTokens(slabs, "cpu:0" if device == "cpu" else device).pull(center, None)
+    assert found.totals[2] == 100
+    np.testing.assert_allclose(found.totals, wanted.totals, rtol=1e-12)
+    np.testing.assert_allclose(found.pull, wanted.pull, rtol=1e-9, atol=1e-9)
 
 
 def suite(folder: Path, device: str, **more: Any) -> Config:
