@@ -54,7 +54,8 @@ def compute_stats(rows: Rows, *, workers: "Workers" = 1, whitening: bool = True,
         workers: Number of threads that share the work, or a cluster (`saelib.stats.cluster.connected`).
         whitening: Also compute eigenvalues and eigenvectors of the raw covariance, for the preprocessing `pca`.
         device: "cuda" collects moments and geometric medians on a GPU (`saelib.stats.on_device`). Results differ from
-            the CPU's by rounding: less than 1e-6 of a gamma, of the effective rank, and of sigma for a center.
+            the CPU's by rounding: less than 1e-6 of a gamma (1e-7 if it is below 0.1), of the effective rank, and of
+            sigma for a center.
 
     Raises:
         UserError: if there are no tokens, a value is NaN or infinite, or all tokens are the same. The message contains

@@ -3,6 +3,7 @@
 Most tests of statistics run on every device; these compare the devices.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from saelib.errors import UserError
 from saelib.extract import stage as extract
 from saelib.pipeline.plan import make_plan
 from saelib.stats import compute_stats, load_stats, stage
-from saelib.stats.medians import geometric_median
+from saelib.stats.medians import Pull, geometric_median
 from saelib.stats.moments import plan_pass
 from saelib.stats.on_device import DeviceTokens
 from saelib.stats.slabs import open_slabs
@@ -35,11 +36,11 @@ def tokens(seed: int, n: int, d_in: int, gamma: float) -> np.ndarray:
     return x + gamma * np.linalg.norm(x.std(0)) * mean / np.linalg.norm(mean)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 1000),
     n=st.integers(20, 1500),
-    d_in=st.integers(8, 40),  # LayerNorm magnifies the kernels' float32 if a token has nearly the same value in each
+    d_in=st.integers(16, 40),  # LayerNorm magnifies the kernels' float32 if a token has nearly the same value in each
     gamma=st.floats(0, 20),
     dtype=st.sampled_from([np.float16, np.float32, np.float64]),
     block_rows=st.sampled_from([64, 4096]),
@@ -50,7 +51,7 @@ def test_every_statistic_is_the_cpus_but_for_rounding(
     rows = ArrayRows(tokens(seed, n, d_in, gamma).astype(dtype), block_rows=block_rows)
     wanted, found = compute_stats(rows), compute_stats(rows, device=device)
     for name in ("gamma", "gamma_raw", "gamma_unit", "effective_rank", "sigma"):
-        assert getattr(found, name) == pytest.approx(getattr(wanted, name), rel=1e-6), name
+        assert getattr(found, name) == pytest.approx(getattr(wanted, name), rel=1e-6, abs=1e-7), name
     for name in CENTERS:
         assert np.linalg.norm(found.arrays[name] - wanted.arrays[name]) <= 1e-6 * wanted.sigma, name
     assert found.norm_quantiles == pytest.approx(wanted.norm_quantiles, rel=2.1e-3)  # one bin apart at most
@@ -94,12 +95,16 @@ def test_tokens_are_read_once_if_they_fit_and_else_in_every_pass(monkeypatch: py
         reads.clear()
 
 
-def test_a_median_among_repeated_tokens_is_that_token(device: str) -> None:
-    """Half of all tokens at one place hold the median there, as a force that no other center balances."""
-    x = tokens(0, 500, 6, gamma=1)
-    x[::2] = x[0]
-    stats = compute_stats(ArrayRows(x.astype(np.float32)), device=device)
-    assert np.linalg.norm(stats.arrays["center_median"] - x[0].astype(np.float32)) < 1e-6 * stats.sigma
+def test_the_sums_of_a_step_are_the_kernels_at_a_center_where_tokens_lie(device: str) -> None:
+    x = tokens(0, 500, 6, gamma=1).astype(np.float32)
+    x[::5] = x[0]
+    slabs = open_slabs(ArrayRows(x))
+    center = slabs.read(0, 1)[0].astype(np.float64)
+    wanted = slabs.fold(partial(Pull, slabs.origin.astype(np.float64), center, None), 1)
+    found = DeviceTokens(slabs, "cpu:0" if device == "cpu" else device).pull(center, None)
+    assert found.totals[2] == 100
+    np.testing.assert_allclose(found.totals, wanted.totals, rtol=1e-12)
+    np.testing.assert_allclose(found.pull, wanted.pull, rtol=1e-9, atol=1e-9)
 
 
 def suite(folder: Path, device: str, **more: Any) -> Config:
