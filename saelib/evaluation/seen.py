@@ -123,9 +123,10 @@ def write_codes(folder: Path, sae: str, codes: Any) -> None:
 
 
 def write_latents(folder: Path, sae: str, latents: "pl.DataFrame") -> None:
-    """Writes the table of an SAE's latents."""
+    """Writes the table of an SAE's latents; the column `monosemanticity` only if it was measured."""
     (folder / sae).mkdir(parents=True, exist_ok=True)
-    write_frame(folder / sae / "latents.parquet", latents, LATENT_COLUMNS)
+    measured = {"monosemanticity": "Float64"} if "monosemanticity" in latents.columns else {}
+    write_frame(folder / sae / "latents.parquet", latents, LATENT_COLUMNS | measured)
 
 
 def write_frame(path: Path, table: "pl.DataFrame", columns: Mapping[str, str]) -> None:
