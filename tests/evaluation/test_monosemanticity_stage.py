@@ -30,7 +30,12 @@ WORDS = ["[PAD]", *"abcdefghijkl"]
 
 def save_model(folder: Path, seed: int) -> BertModel:
     torch.manual_seed(seed)
-    sizes = {"hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    sizes: dict[str, Any] = {
+        "hidden_size": WIDTH,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+    }
     model = BertModel(BertConfig(vocab_size=len(WORDS), **sizes)).eval()
     model.save_pretrained(folder)
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[PAD]"))
