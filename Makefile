@@ -28,7 +28,7 @@ test-slurm: $(VENV)/.installed-dev  ## test the pipeline on a Slurm on this mach
 	  tools/slurm/start.sh && { pytest tests/slurm -m "$(SLURM_TESTS)"; code=$$?; tools/slurm/stop.sh; exit $$code; }
 
 test-triton: $(VENV)/.installed-dev  ## test the kernels for GPUs in Triton's interpreter, and compile them (installs Triton, 0.6 GB; Linux)
-	pip install -q -c constraints.txt triton
+	pip install -q -c constraints.txt 'triton>=3.6'
 	pytest tests/sae/gpu -n logical --maxprocesses 4
 
 drill: $(VENV)/.installed-dev  ## kill, starve and damage runs of a miniature suite (Linux, best as root)

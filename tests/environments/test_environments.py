@@ -32,8 +32,8 @@ FAMILY_EXTRAS = {"esm2": "esm2", "esm3": "esm3", "stable_diffusion_3": "sd3"}
 """Family -> pip extra."""
 MAIN = sorted({"pipeline"}.union(extra for family, extra in FAMILY_EXTRAS.items() if family not in ENVIRONMENTS))
 """What the default environment holds: the pipeline, and every family that fits into it."""
-APART = {"esm3", "trackio", "wandb", "dev"}
-"""Extras that `all` leaves out: an environment of its own, services, tools."""
+APART = {"esm3", "triton", "trackio", "wandb", "dev"}
+"""Extras that `all` leaves out: an environment of its own, a compiler for GPUs, services, tools."""
 
 
 def pins(path: Path) -> dict[str, str]:
