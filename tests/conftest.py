@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 import hypothesis
 import pytest
 
+from saelib.devices.cards import count_cards, visible_cards
+
 # A busy machine is no fault of the code.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
@@ -103,14 +105,13 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(params=["cpu", "cuda"])
-def device(request: pytest.FixtureRequest) -> str:
-    """Each device of torch that tensors may lie on; a GPU only where there is one."""
-    if request.param == "cuda":
-        import torch
+CARD = ["cuda"] if count_cards() and visible_cards() else []
+"""The GPU, if this machine has one that torch can use."""
 
-        if not torch.cuda.is_available():
-            pytest.skip("no GPU")
+
+@pytest.fixture(params=["cpu", *CARD])
+def device(request: pytest.FixtureRequest) -> str:
+    """Each device of torch that tensors may lie on."""
     return request.param
 
 

@@ -67,7 +67,7 @@ def redo(
 
 
 def _layers(text: str | None) -> tuple[int, ...]:
-    from saelib.config.schema import parse_layers
+    from saelib.config.layers import parse_layers
 
     try:
         return parse_layers(text.split(","), lambda: None) if text is not None else ()

@@ -1,7 +1,5 @@
 """The configuration as types. The docstrings of their fields are its documentation."""
 
-import re
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -11,7 +9,6 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
-    ValidationInfo,
     model_validator,
 )
 
@@ -22,76 +19,11 @@ from saelib.config.datasets import DatasetConfig
 from saelib.config.evaluation import LABELED, EvaluationConfig
 from saelib.config.families import Dtype
 from saelib.config.lab import Cell, ExperimentConfig
+from saelib.config.layers import Layers, model_layers, some_of_the_layers
 from saelib.config.preprocessings import NEED_EIGENVECTORS, PreprocessingName
 from saelib.config.sites import SITE_FAMILIES, Layer, Site, compact, every_site, file_stem
-from saelib.config.sizes import every_layer
-from saelib.config.sources import ArraysSource, SourceConfig
+from saelib.config.sources import SourceConfig
 from saelib.config.training import StreamConfig, TrainConfig
-
-UNKNOWN_BLOCKS = (
-    "the model's number of blocks is not known without loading it; add it next to `layers`, such as `blocks: 12`, "
-    "or write the range out, such as 1-12"
-)
-
-LayerSpan = Annotated[int, Field(ge=0)] | Annotated[str, StringConstraints(pattern=r"^\s*(all|\d+|\d+\s*-\s*\d*)\s*$")]
-Layers = LayerSpan | list[LayerSpan]
-"""Layers as they are written in the file; `parse_layers` reads them."""
-ANY_LAYERS = tuple(range(1_000))
-"""Layers of a model whose source or layers have a mistake, so that this mistake is the only one reported."""
-
-
-def parse_layers(value: Any, every: Callable[[], Sequence[int] | None]) -> Any:
-    """Turns `3`, `"1-12"`, `"5-"`, `"all"` or a list of these into a sorted tuple of layer numbers.
-
-    Args:
-        value: The value in the file.
-        every: Returns all layers of the model, from 0, or None if they are not known. It is called for ranges without
-            an end, and for `all`, which includes layer 0 only if there is no other.
-
-    Raises:
-        ValueError: For any other value, and if all layers would have to be known and are not.
-    """
-    items = value if isinstance(value, list | tuple) else [value]
-    layers: set[int] = set()
-    for item in items:
-        span = re.fullmatch(r"\s*(\d+)\s*-\s*(\d*)\s*", str(item))
-        if item == "all" or (span and not span[2]):
-            layers.update(_open_range(1 if item == "all" else int(span[1]) if span else 0, item, every()))
-        elif span and int(span[1]) <= int(span[2]):
-            layers.update(range(int(span[1]), int(span[2]) + 1))
-        elif isinstance(item, int) and not isinstance(item, bool) and item >= 0:
-            layers.add(item)
-        elif isinstance(item, str) and item.isdigit():
-            layers.add(int(item))
-        else:
-            raise ValueError(f"{item!r} is not a layer number, a range such as '1-12' or '5-', or 'all'")
-    if not layers:
-        raise ValueError("names no layer")
-    return tuple(sorted(layers))
-
-
-def _open_range(first: int, item: str, every: Sequence[int] | None) -> Sequence[int]:
-    if every is None:
-        raise ValueError(UNKNOWN_BLOCKS)
-    found = [layer for layer in every if layer >= first] or [layer for layer in every if item == "all"]
-    if not found:
-        raise ValueError(f"{item!r} begins after the last layer, {max(every)}")
-    return found
-
-
-def _model_layers(value: Any, info: ValidationInfo) -> Any:
-    source = info.data.get("source")
-    if source is None:  # the source has a mistake, which is reported by itself
-        return parse_layers(value, lambda: ANY_LAYERS)
-    if isinstance(source, ArraysSource) and value == "all":
-        return tuple(sorted(source.files))
-    return parse_layers(value, lambda: every_layer(source, info.data.get("blocks")))
-
-
-def _some_of_the_layers(value: Any, info: ValidationInfo) -> Any:
-    """Parses layers that are chosen from `layers`, all of which `all` means."""
-    layers = info.data.get("layers", ANY_LAYERS)
-    return None if value is None else layers if value == "all" else parse_layers(value, lambda: layers)
 
 
 def _switch(value: Any) -> Any:
@@ -141,7 +73,7 @@ class ModelConfig(Section):
     blocks: Annotated[int, Field(ge=0)] | None = None
     """Number of the model's blocks. Set it for `layers: all` or `1-` if the model's config.json is not on this machine
     yet. A wrong number is an error."""
-    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_model_layers, Layers)]
+    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(model_layers, Layers)]
     """Layers to measure: `5`, `1-12`, `1-` (to the last), `all`, or a list of these. Layer i is the residual stream
     after block i, layer 0 the input of the first block. `all` means 1 to the last; for family `arrays` every layer that
     has a file."""
@@ -152,7 +84,7 @@ class ModelConfig(Section):
     representative_layer: int | None = None
     """The layer that represents the model in figures, and that SAEs are trained on unless `train_layers` says
     otherwise. Without it, none is trained."""
-    train_layers: Annotated[tuple[int, ...] | None, BeforeValidator(_some_of_the_layers, Layers | None)] = None
+    train_layers: Annotated[tuple[int, ...] | None, BeforeValidator(some_of_the_layers, Layers | None)] = None
     """Layers that SAEs are trained on, written as in `layers`. Without it, only the representative layer."""
     stream: Annotated[StreamConfig | None, BeforeValidator(_switch, StreamConfig | bool | None)] = None
     """Train on fresh activations straight from the model's forward pass, which are not stored; `true` means the

@@ -1,4 +1,4 @@
-"""How much of a model's loss is recovered if an SAE's reconstruction replaces the activations, as in SAEBench."""
+"""Measures the share of a model's loss that is recovered if reconstructions replace activations, as in SAEBench."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MASKED = 0.15
 """Share of the tokens that a masked model has to predict, as in BERT's training."""
 SMALL_GAP = 0.1
-"""With zeros in a layer, the loss should rise by more than this share of itself; else there is little to recover."""
+"""Share of itself by which the loss should rise with zeros in a layer; below it, there is little to recover."""
 Reconstruct = Callable[[NDArray[np.float32]], NDArray[np.floating]]
 """Turns activations [tokens, d_in] into an SAE's reconstructions of them."""
 

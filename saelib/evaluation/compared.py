@@ -15,7 +15,7 @@ from saelib.evaluation.layer_result import Comparison, Pair
 
 
 class Twins(NamedTuple):
-    """For each latent of an SAE, the most similar living latent of the other trained SAEs of the layer."""
+    """The most similar living latent of the other trained SAEs of the layer, for each latent of an SAE."""
 
     sae: list[str | None]
     latent: list[int | None]

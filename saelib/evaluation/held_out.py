@@ -64,7 +64,7 @@ class HeldOut:
 
     @property
     def kind(self) -> str:
-        """What an example is: text, sequence, image or row."""
+        """Names the kind of the examples: text, sequence, image or row."""
         if self.model.dataset is None:
             return "row"
         return KINDS.get(self.config.datasets[self.model.dataset].kind, "text")

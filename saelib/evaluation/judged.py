@@ -161,7 +161,7 @@ class Death:
 
 
 class SAEPass:
-    """What is added up of one SAE while the tokens pass: sums of core figures, and its codes on disk."""
+    """Adds up the core figures of one SAE while the tokens pass, and writes its codes to disk."""
 
     def __init__(self, judged: Judged, folder: Path, massive_norm: float) -> None:
         """Starts without tokens.

@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """What all layers of a model share."""
+    """Everything that the layers of a model share."""
 
     config: Config
     settings: EvaluationConfig

@@ -117,7 +117,7 @@ class SAEEvaluation:
     """The length above which a token is massive."""
     all: CoreFigures
     typical: CoreFigures
-    """Over tokens that are not massive."""
+    """The same figures over tokens that are not massive."""
     token_fvu_median: float
     """Median of each token's squared error over its squared distance from the geometric median of training rows."""
     dead_relu: float
@@ -140,7 +140,7 @@ class Pair:
     first: str
     second: str
     same_kind: bool
-    """Whether they differ in the seed alone."""
+    """True if they differ in the seed alone."""
     mcc: float
     """Mean |cosine| of latents matched one-to-one."""
     shared: int

@@ -1,4 +1,4 @@
-"""What is measured of one SAE after the pass: core figures, dense latents, concepts, probing, monosemanticity."""
+"""Measures one SAE after the pass: core figures, dense latents, concepts, probing, monosemanticity."""
 
 import math
 from dataclasses import fields

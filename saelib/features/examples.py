@@ -40,7 +40,7 @@ class Examples:
         names = ("x0", "y0", "x1", "y1") if "x0" in seen.tokens.columns else ("start", "end")
         traced = bool(self.rows) and not seen.tokens[names[0]].null_count()
         self.kind = self.rows[0]["kind"] if traced else "row"
-        """What the page shows: text, sequence, image or row. Tokens that nobody can trace back are rows."""
+        """The kind of data: text, sequence, image or row. Tokens that nobody can trace back are rows."""
         self._spans = seen.tokens.select(names).to_numpy() if traced else self._numbers()
         self._massive = seen.tokens["massive"].to_numpy()
         self.sizes: dict[int, tuple[int, int]] = {}

@@ -20,7 +20,7 @@ SCRIPTS = ("data.js", "list.js", "map.js", "examples.js", "latent.js", "start.js
 
 
 class Names(NamedTuple):
-    """What the page calls the SAE, and where it links to."""
+    """The SAE's names on the page, and the addresses of the pages that it links to."""
 
     sae: str
     place: str = ""
@@ -35,7 +35,7 @@ def render_index(names: Names, about: Mapping[str, Any], counts: Mapping[str, in
     """Renders the page.
 
     Args:
-        names: What the page calls the SAE.
+        names: The SAE's names, and addresses of other pages.
         about: What the script has to know before it loads anything.
         counts: Number of `tokens` and `examples`, and of latents that are `alive`, `dense` and `dead`.
         has_map: Whether latents have places on a map.

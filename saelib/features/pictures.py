@@ -11,7 +11,7 @@ SIDES = (448, 336, 224, 160, 112, 80)
 BUDGET = 25e6
 """Bytes of all pictures of a page, roughly."""
 BYTES_PER_PIXEL = 0.2
-"""Of a photograph as WebP at `QUALITY`, roughly."""
+"""Rough size of a photograph as WebP at `QUALITY`."""
 QUALITY = 60
 
 

@@ -15,6 +15,7 @@ from saelib.lab.result import cell_result
 if TYPE_CHECKING:
     from saelib.evaluation.result import Evaluation
     from saelib.evaluation.space import Sample
+    from saelib.lab.checkpoint import Checkpoint
     from saelib.lab.stage import Outbox
     from saelib.lab.trainees import Class, Trainee
     from saelib.sae.model import SAE
@@ -36,25 +37,25 @@ def run_cells(experiment: RemedyExperiment, cells: Sequence[Cell], seed: int, ou
         seed: The suite's seed; repetition i of every cell uses `seed + i` for features, weights and batches.
         outbox: Keeps what is finished of each cell and seed, and publishes cells.
     """
-    from saelib.lab.trainees import Trainee, classes
+    from saelib.lab.trainees import unfinished
 
     seeds = [seed + i for i in range(experiment.seeds)]
-    for one in seeds:
-        trainees = [Trainee(experiment, cell, one) for cell in cells if outbox.kept(cell, one) is None]
-        for group in classes(trainees):
-            _train(experiment, group, outbox)
+    for group, checkpoint in unfinished(experiment, cells, seeds, outbox):
+        for trainee, row in zip(group.trainees, _train(experiment, group, checkpoint), strict=True):
+            outbox.keep(trainee.cell, trainee.seed, [row])
     for cell in cells:
         rows = [row for one in seeds for row in outbox.kept(cell, one) or []]
         outbox.publish(cell, cell_result([({}, {name: [row[name] for row in rows] for name in rows[0]})]))
 
 
-def _train(experiment: RemedyExperiment, group: "Class", outbox: "Outbox") -> None:
-    """Trains the SAEs of one stream to the end, and keeps the row of each."""
-    born = {trainee: _evaluate(trainee, sae, heldout(trainee).reported) for trainee, sae in group.saes()}
-    for _ in range(experiment.steps):
+def _train(experiment: RemedyExperiment, group: "Class", checkpoint: "Checkpoint") -> list[Row]:
+    """Trains the SAEs of one stream to the end, from the checkpoint if there is one, and returns the row of each."""
+    born = [_evaluate(trainee, sae, heldout(trainee).reported) for trainee, sae in group.saes()]
+    done, _ = checkpoint.load_into(group) or (0, [])
+    for step in range(done + 1, experiment.steps + 1):
         group.step()
-    for trainee, sae in group.saes():
-        outbox.keep(trainee.cell, trainee.seed, [_measure(trainee, sae, born[trainee])])
+        checkpoint.save_if_due(group, step, [])
+    return [_measure(trainee, sae, first) for (trainee, sae), first in zip(group.saes(), born, strict=True)]
 
 
 def _measure(trainee: "Trainee", sae: "SAE", born: "Evaluation") -> Row:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +24,10 @@ from saelib.sae.trainer import Trainer, TrainerSettings
 from saelib.stats import compute_stats
 from saelib.synthetic import SyntheticData
 from saelib.train.first_sae import first_sae
+
+if TYPE_CHECKING:
+    from saelib.lab.checkpoint import Checkpoint
+    from saelib.lab.stage import Outbox
 
 CALIBRATION_TOKENS = 8_192
 """Tokens that preprocessings are fitted to, and the scale of errors is measured on."""
@@ -182,6 +186,20 @@ class Class:
 
 def _activations(data: SyntheticData, signal: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.float32(data.scale) * signal + data.offset.astype(np.float32)
+
+
+def unfinished(
+    experiment: Trainings, cells: Sequence[Cell], seeds: Sequence[int], outbox: "Outbox"
+) -> Iterator[tuple[Class, "Checkpoint"]]:
+    """Yields the SAEs that are to be trained, seed after seed and stream after stream, each with its checkpoint.
+
+    The checkpoint is removed when the next stream is asked for: its rows have been kept by then.
+    """
+    for seed in seeds:
+        for group in classes([Trainee(experiment, cell, seed) for cell in cells if outbox.kept(cell, seed) is None]):
+            checkpoint = outbox.checkpoint([trainee.cell for trainee in group.trainees], seed)
+            yield group, checkpoint
+            checkpoint.remove()
 
 
 def classes(trainees: Sequence[Trainee]) -> list[Class]:

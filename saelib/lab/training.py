@@ -31,16 +31,12 @@ def run_cells(experiment: TrainingExperiment, cells: Sequence[Cell], seed: int, 
         seed: The suite's seed; repetition i of every cell uses `seed + i` for features, weights and batches.
         outbox: Keeps what is finished of each cell and seed, and publishes cells.
     """
-    from saelib.lab.trainees import Trainee, classes
+    from saelib.lab.trainees import unfinished
 
     seeds = [seed + i for i in range(experiment.seeds)]
-    for one in seeds:
-        trainees = [Trainee(experiment, cell, one) for cell in cells if outbox.kept(cell, one) is None]
-        for group in classes(trainees):
-            checkpoint = outbox.checkpoint([trainee.cell for trainee in group.trainees], one)
-            for trainee, rows in zip(group.trainees, _train(experiment, group, checkpoint), strict=True):
-                outbox.keep(trainee.cell, one, rows)
-            checkpoint.remove()
+    for group, checkpoint in unfinished(experiment, cells, seeds, outbox):
+        for trainee, rows in zip(group.trainees, _train(experiment, group, checkpoint), strict=True):
+            outbox.keep(trainee.cell, trainee.seed, rows)
     for cell in cells:
         per_seed = [outbox.kept(cell, one) or [] for one in seeds]
         outbox.publish(cell, _of_latents(per_seed) if experiment.per_latent else _trajectory(per_seed))

@@ -60,7 +60,7 @@ def render_page(
         lab: the experiments of the lab.
         remedies: the table that compares remedies, if there is one.
     """
-    layers, saes, training = tables["layers"], tables["saes"], tables["training"]
+    layers, saes = tables["layers"], tables["saes"]
     experiments, lab_charts, lab_rows = lab_sections(lab)
     charts = make_charts(config, tables) if config.models else {}
     lab_gaps = [(f"lab: {gap.reason}", [f"{gap.experiment}: {gap.cell}"]) for found in lab for gap in found.missing]
@@ -78,9 +78,7 @@ def render_page(
             charts={name: asdict(chart) for name, chart in (charts | lab_charts).items()},
             rows=_rows(config, results, tables) | lab_rows,
             experiments=experiments,
-            remedies=[] if remedies is None else remedies.to_dicts(),
-            remedies_picture=_picture(config.results / "figures" / "remedies.svg"),
-            remedy_columns=[] if remedies is None else remedy_columns(remedies.columns),
+            **_remedies(config, remedies),
             layer_columns=telling(LAYER_COLUMNS, layers),
             sae_columns=telling(SAE_COLUMNS, saes),
             **_evaluation(tables),
@@ -95,19 +93,36 @@ def render_page(
             shown=SHOWN,
             table_names=[*(tables if config.models else ()), *(found.table for found in lab)]
             + (["remedies"] if remedies is not None and remedies.height else []),
-            domains=layers["domain"].unique(maintain_order=True).to_list(),
-            trained_layers=training.select(*PLACE, "domain").unique(maintain_order=True).to_dicts(),
-            wanted={"layers": len(wanted_layers(config)), "saes": len(wanted_saes(config))},
-            counts=count_advice(layers),
-            still_dead=still_dead(layers),
-            thresholds=gamma_at(config, (0.1, 0.5, 0.9)),
-            comparison=comparison(config.compare, tables.get("compared")),
-            compared_columns=COMPARED_COLUMNS,
-            agreements=agreements(layers, tables["spearman"]) if config.models else [],
+            **_findings(config, tables),
             gaps=[*grouped([(f"{gap.stage}: {gap.reason}", gap.place) for gap in results.gaps]), *lab_gaps],
             remarks=grouped(remarks_of(results)),
         )
     )
+
+
+def _findings(config: Config, tables: Mapping[str, pl.DataFrame]) -> dict[str, Any]:
+    """Returns the values of the page's text on what was found, and of the comparison with another table."""
+    layers = tables["layers"]
+    return {
+        "domains": layers["domain"].unique(maintain_order=True).to_list(),
+        "trained_layers": tables["training"].select(*PLACE, "domain").unique(maintain_order=True).to_dicts(),
+        "wanted": {"layers": len(wanted_layers(config)), "saes": len(wanted_saes(config))},
+        "counts": count_advice(layers),
+        "still_dead": still_dead(layers),
+        "thresholds": gamma_at(config, (0.1, 0.5, 0.9)),
+        "comparison": comparison(config.compare, tables.get("compared")),
+        "compared_columns": COMPARED_COLUMNS,
+        "agreements": agreements(layers, tables["spearman"]) if config.models else [],
+    }
+
+
+def _remedies(config: Config, remedies: pl.DataFrame | None) -> dict[str, Any]:
+    """Returns the values of the section that compares remedies."""
+    return {
+        "remedies": [] if remedies is None else remedies.to_dicts(),
+        "remedies_picture": _picture(config.results / "figures" / "remedies.svg"),
+        "remedy_columns": [] if remedies is None else remedy_columns(remedies.columns),
+    }
 
 
 def _environment() -> jinja2.Environment:

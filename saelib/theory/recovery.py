@@ -1,4 +1,4 @@
-"""How many steps a TopK SAE trains until `b_dec` holds the mean of the activations, and dead latents come to life.
+"""Predicts the steps until the bias of a TopK SAE holds the mean of the activations, and dead latents come to life.
 
 Recovery from a large mean runs against two clocks, both in steps (docs/recovery.md):
 
@@ -135,13 +135,13 @@ class RecoverySteps:
     """Predicted steps of a training from b_dec = 0, with a constant learning rate."""
 
     bias_50: float
-    """Until the bias holds half of the mean."""
+    """Steps until the bias holds half of the mean."""
     bias_90: float
-    """Until it holds 90 %."""
+    """Steps until it holds 90 %."""
     bias_99: float
-    """Until it holds 99 %."""
+    """Steps until it holds 99 %."""
     revived: float | None
-    """Until less than 5 % of the latents are dead by ReLU; None if more are predicted to stay dead."""
+    """Steps until less than 5 % of the latents are dead by ReLU; None if more are predicted to stay dead."""
     least: float
     """||mu||_inf / learning rate, which no bias under Adam can go much below."""
     outside: tuple[str, ...]

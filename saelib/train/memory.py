@@ -1,4 +1,4 @@
-"""What a training takes of a GPU's memory, and which sizes would fit."""
+"""Estimates the memory of a GPU that a training takes, and finds sizes that would fit."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -25,6 +25,10 @@ CONFIG: dict[str, Any] = {
     "record_every": 5,
     "seeds": 1,
 }
+REMEDIES = {name: value for name, value in CONFIG.items() if name != "record_every"} | {
+    "kind": "remedies",
+    "compare_with": ["baseline"],
+}
 
 
 class Killed(Exception): ...
@@ -37,7 +41,7 @@ def whole() -> Memory:
     return outbox
 
 
-def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Memory, list[int]]:
+def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any] = CONFIG) -> tuple[Memory, list[int]]:
     """Runs until `step` steps are done, with a checkpoint after each; returns what is left, and the later steps."""
     monkeypatch.setattr(checkpoints, "EVERY_SECONDS", 0.0)
     outbox, steps, train = Memory(), [], Class.step
@@ -50,7 +54,7 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Memory, list[
 
     monkeypatch.setattr(Class, "step", mortal)
     with pytest.raises(Killed):
-        run_into(outbox, **CONFIG)
+        run_into(outbox, **config)
     later: list[int] = []
     monkeypatch.setattr(Class, "step", lambda group: (later.append(1), train(group)))
     return outbox, later
@@ -62,6 +66,14 @@ def test_it_resumes_with_the_same_bits(step: int, whole: Memory, monkeypatch: py
     assert run_into(outbox, **CONFIG) == whole.results
     assert len(later) == CONFIG["steps"] - step
     assert not list(Path(outbox.folder.name).iterdir())  # nothing is left of the checkpoint
+
+
+def test_comparisons_of_remedies_resume_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Memory()
+    run_into(whole, **REMEDIES)
+    outbox, later = killed_at(12, monkeypatch, REMEDIES)
+    assert run_into(outbox, **REMEDIES) == whole.results
+    assert len(later) == CONFIG["steps"] - 12
 
 
 @pytest.mark.parametrize("file", [checkpoints.STATE, checkpoints.TENSORS])

@@ -98,7 +98,7 @@ def _clear(exact: TorchTrainer, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _bar_is_clear(exact: TorchTrainer, x: Tensor, k: int) -> bool:
-    """Whether the bar of the whole batch is clear."""
+    """Checks whether the bar of the whole batch is clear."""
     largest = exact.sae.hidden_pre(x.double()).flatten().topk(k * len(x) + 1).values
     return bool(largest[-2] - largest[-1] > MARGIN)
 

@@ -25,7 +25,7 @@ class DeadGradients:
 
 @dataclass
 class Room:
-    """How many latents of an SAE can be dead within the next examples.
+    """An upper bound of the latents of an SAE that can be dead within the next examples.
 
     The host has to know it, to start products of the right size. It waits for the device to count, but seldom: a
     latent can only die within some examples if it has not fired for long already.

@@ -126,7 +126,7 @@ def _bars(
 
 
 def _room(tied: Tensor, ties: Tensor) -> Tensor:
-    """How many of its `tied` values [tokens, saes, parts] each piece may take, if each SAE takes the first `ties`."""
+    """Counts the `tied` values [tokens, saes, parts] that each piece may take, if each SAE takes the first `ties`."""
     by_sae = tied.transpose(0, 1).flatten(1)
     earlier = by_sae.cumsum(1, dtype=torch.int32) - by_sae
     room = (ties[:, None] - earlier).clamp(min=0)

@@ -10,7 +10,7 @@ from saelib.sae.gpu.select import select
 
 @dataclass(frozen=True)
 class Entries:
-    """What tokens selected. A row is a token as one SAE reads it: row = token * SAEs + SAE."""
+    """The latents that tokens selected. A row is a token as one SAE reads it: row = token * SAEs + SAE."""
 
     codes: Tensor
     """float32 [entries]; above 0, or 0 if the entry is empty because too few latents were positive."""
@@ -24,7 +24,7 @@ class Entries:
 
 @dataclass(frozen=True)
 class Selected:
-    """What a selection found."""
+    """The result of a selection."""
 
     entries: Entries
     fired: Tensor

@@ -23,7 +23,7 @@ class SweepMember:
     index: int
 
     def __init__(self, settings: TrainerSettings) -> None:
-        """In no sweep yet."""
+        """Makes a member that has not joined a sweep."""
         self.settings = settings
 
     @property

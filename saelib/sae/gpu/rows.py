@@ -96,7 +96,7 @@ def rows_kernel(
 
 @dataclass(frozen=True)
 class Gradients:
-    """What the gradients of a batch are summed from."""
+    """The parts that the gradients of a batch are summed from."""
 
     x: Tensor
     """float32 [tokens, d_in]"""
