@@ -6,6 +6,7 @@ model's `resources` replace them.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 from saelib.config import Config, ModelConfig, TrainConfig
 from saelib.config.lab import Cell, Experiment
@@ -168,7 +169,7 @@ def most_rates(options: TrainConfig) -> int:
 
 def lab_bytes(experiment: Experiment) -> float:
     """Estimates the memory that a job of the lab needs in addition to `BASE_MB`, in bytes."""
-    return max(_lab_cell_bytes(cell) for cell in experiment.cells())
+    return _largest_cells(type(experiment), experiment.model_dump_json())[0]
 
 
 def _lab_cell_bytes(cell: Cell) -> float:
@@ -188,9 +189,18 @@ def _stored_size(data: StoredDataConfig) -> tuple[int, int]:
 
 def lab_seconds(experiment: Experiment) -> float:
     """Estimates the seconds that a job of the lab needs in addition to `START_MINUTES`."""
-    cells = list(experiment.cells())
-    largest = max(cell.tokens * _lab_token_flops(cell) for cell in cells)
-    return 4.0 * min(experiment.cells_per_job, len(cells)) * experiment.seeds * largest / CPU_FLOPS
+    _, largest, cells = _largest_cells(type(experiment), experiment.model_dump_json())
+    return 4.0 * min(experiment.cells_per_job, cells) * experiment.seeds * largest / CPU_FLOPS
+
+
+@lru_cache
+def _largest_cells(kind: type[Experiment], experiment: str) -> tuple[float, float, int]:
+    """Computes the most bytes and operations of any cell, and the number of cells.
+
+    Every job of an experiment asks for them, and there may be thousands of cells, so they are computed once.
+    """
+    cells = list(kind.model_validate_json(experiment).cells())
+    return max(map(_lab_cell_bytes, cells)), max(cell.tokens * _lab_token_flops(cell) for cell in cells), len(cells)
 
 
 def _lab_token_flops(cell: Cell) -> int:

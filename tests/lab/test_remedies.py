@@ -9,6 +9,7 @@ import torch
 
 from saelib import evaluation
 from saelib.config import Config
+from saelib.config.lab import RemedyExperiment
 from saelib.config.load import check_config
 from saelib.config.synthetic import BenchmarkDataConfig
 from saelib.errors import UserError
@@ -210,3 +211,12 @@ def test_resources_know_the_size_of_a_store(layer: Path) -> None:
     there, nowhere = suite(data={"store": str(layer)}), suite(data={"store": "/nowhere"})
     assert job_resources(there, "lab", "e/cell_1").mem_mb < job_resources(nowhere, "lab", "e/cell_1").mem_mb
     assert 0 < job_seconds(there, "lab", "e/cell_1") < job_seconds(nowhere, "lab", "e/cell_1")
+
+
+def test_jobs_share_the_estimates_of_an_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full experiment has thousands of cells and more than a hundred jobs, each of which asks for its resources."""
+    config, asked, cells = suite(steps=301), [], RemedyExperiment.cells
+    monkeypatch.setattr(RemedyExperiment, "cells", lambda own: asked.append(1) or cells(own))
+    first = job_resources(config, "lab", "e/cell_1", 1)
+    assert job_resources(config, "lab", "e/cell_2", 1) == first
+    assert len(asked) == 1
