@@ -19,6 +19,14 @@ class AnnotationLabels(Section):
     such as FASTA."""
 
 
+class TagLabels(Section):
+    """Tags of words (parts of speech and features) in word/tag or CoNLL-U files."""
+
+    kind: Literal["tags"]
+    files: Annotated[tuple[FilesConfig, ...], Field(min_length=1)]
+    """The files of the data set, which is of kind `tagged_text`."""
+
+
 class FolderLabels(Section):
     """The folder of an image is its class."""
 
@@ -35,10 +43,10 @@ class TableLabels(Section):
     """Columns to read. Without it, all."""
 
 
-LabelsConfig = Annotated[AnnotationLabels | FolderLabels | TableLabels, Field(discriminator="kind")]
+LabelsConfig = Annotated[AnnotationLabels | TagLabels | FolderLabels | TableLabels, Field(discriminator="kind")]
 
 
-LABELED = {"annotations": "sequences", "folders": "images", "table": "arrays"}
+LABELED = {"annotations": "sequences", "tags": "tagged_text", "folders": "images", "table": "arrays"}
 """Kind of labels -> the kind of data sets, or the family of models, that they are for."""
 
 

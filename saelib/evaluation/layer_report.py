@@ -72,7 +72,7 @@ def open_context(config: Config, held_out: HeldOut, tables: SeenTables) -> Conte
     given = settings.labels.get(held_out.model.dataset or "") or settings.labels.get(held_out.name)
     labeled = None
     if given is not None:
-        labels = label_tokens(given, examples, tokens, held_out.name)
+        labels = label_tokens(given, examples, tokens, held_out.name).distinct()
         halves = split_tokens(tables.groups, tables.counts, held_out.kind)
         labeled = LabeledTokens.of(labels, halves, settings.min_domains)
         if not labeled.test.concepts:
