@@ -115,8 +115,9 @@ class Labels:
         first: dict[bytes, str] = {}
         for name, start, stop in zip(self.concepts, bounds, bounds[1:], strict=False):
             own = order[start:stop]
-            numbered = np.unique(self.domain[own], return_inverse=True)[1]
-            first.setdefault(self.token[own].tobytes() + numbered.tobytes(), name)
+            _, place, number = np.unique(self.domain[own], return_index=True, return_inverse=True)
+            # Domains are told apart by the place of their first label, because their numbers differ between concepts.
+            first.setdefault(self.token[own].tobytes() + place[number].tobytes(), name)
         return self.select(list(first.values()))
 
     @property
