@@ -167,11 +167,11 @@ def fit(trainings: Sequence[Training]) -> Law:
     settings = {event: _columns(ones) for event, ones in reached.items()}
     measured = {event: np.log([getattr(one, event) for one in ones]) for event, ones in reached.items()}
 
-    def errors(constants: np.ndarray) -> np.ndarray:
-        law = _law(constants)
+    def errors(values: np.ndarray) -> np.ndarray:
+        law = _law(values)
         return np.concatenate([np.log(law.steps(event, settings[event])) - measured[event] for event in SHARES])
 
-    return _law(least_squares(errors, _constants(GUESS), x_scale="jac").x)
+    return _law(least_squares(errors, constants(GUESS), x_scale="jac").x)
 
 
 def _columns(trainings: Sequence[Training]) -> dict[str, np.ndarray]:
@@ -179,17 +179,17 @@ def _columns(trainings: Sequence[Training]) -> dict[str, np.ndarray]:
     return {name: np.array([one.settings[name] for one in trainings]) for name in REFERENCE}
 
 
-def _constants(law: Law) -> np.ndarray:
+def constants(law: Law) -> np.ndarray:
     """Lists the constants of a law: logarithms of steps and of the disturbance, and powers as they are."""
     steps = [np.log(law.undisturbed[event]) for event in SHARES]
     powers = [law.mean_norm, law.learning_rate, law.batch_size, law.memory, law.least]
     return np.array([*steps, np.log(law.disturbance), *powers])
 
 
-def _law(constants: np.ndarray) -> Law:
-    """Returns the law with the constants that `_constants` lists."""
-    *steps, disturbance = np.exp(constants[:4]).tolist()
-    mean_norm, learning_rate, batch_size, memory, least = constants[4:].tolist()
+def _law(values: np.ndarray) -> Law:
+    """Returns the law with the constants that `constants` lists."""
+    *steps, disturbance = np.exp(values[:4]).tolist()
+    mean_norm, learning_rate, batch_size, memory, least = values[4:].tolist()
     undisturbed = dict(zip(SHARES, steps, strict=True))
     return Law(undisturbed, mean_norm, learning_rate, batch_size, memory, disturbance, least)
 
