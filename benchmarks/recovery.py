@@ -2,7 +2,7 @@
 
 import csv
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -15,9 +15,14 @@ from saelib.theory.recovery import HARMLESS_RATE, LAW, REFERENCE, SHARES, TESTED
 CONFIG = Path(__file__).parents[1] / "configs" / "lab-recovery.yaml"
 TABLE = Path(__file__).with_suffix(".csv")
 """The trainings that the constants of `saelib.theory.recovery` were fitted to."""
+LATER = TABLE.with_name("recovery_later.csv")
+"""Trainings that ran when the law had been fixed. They test it, and are no part of the fit."""
+OTHER_SEED = TABLE.with_name("recovery_other_seed.csv")
+"""Some of the same trainings from another seed. How far two of a pair differ is an error that no law can avoid."""
 GUESS = Law(dict.fromkeys(SHARES, 10_000), 1, -1, 0, 0, 10_000, 1)
 """Where the fit starts: the undisturbed steps of a bias grow as ||mu|| / learning rate."""
 LABELS = {"bias_50": "50 % of the mean in the bias", "bias_90": "90 %", "bias_99": "99 %"}
+ROWS = {"all": "a third left out", "later": "trainings run later", "powers": "a third, by powers alone"}
 FOLDS, SPLITS = 3, 10
 """Each split deals the trainings into three folds; each fold is predicted by the law fitted to the other two."""
 
@@ -58,9 +63,45 @@ class Training:
         return float(f"{self.settings[name]:.3g}")
 
     @property
+    def key(self) -> tuple[str | float, ...]:
+        """The entry and the settings, which are the same for all seeds."""
+        return (self.entry, *(self.value(name) for name in TESTED))
+
+    @property
     def covered(self) -> bool:
         """True for trainings that the law is about: SAEs trained whole by Adam, on one outlier dimension."""
         return self.variant not in ("frozen_features", "sign_sgd") and self.outlier_dimensions == 1
+
+
+@dataclass(frozen=True)
+class Powers:
+    """The law's rival: for each event a product of powers of all settings, without a form from the dynamics."""
+
+    coefficients: dict[str, np.ndarray]
+
+    @classmethod
+    def fit(cls, trainings: Sequence[Training]) -> "Powers":
+        """Fits the logarithms of the steps to each event by linear least squares."""
+        reached = {event: [one for one in trainings if getattr(one, event) is not None] for event in SHARES}
+        return cls(
+            {
+                event: np.linalg.lstsq(
+                    np.stack([_logarithms(one.settings) for one in ones]),
+                    np.log([getattr(one, event) for one in ones]),
+                    rcond=None,
+                )[0]
+                for event, ones in reached.items()
+            }
+        )
+
+    def steps(self, event: str, settings: Mapping[str, float]) -> float:
+        """Returns the predicted steps of an event."""
+        return float(np.exp(_logarithms(settings) @ self.coefficients[event]))
+
+
+def _logarithms(settings: Mapping[str, float]) -> np.ndarray:
+    """Returns a 1, and the logarithms of all settings over the smallest tested value."""
+    return np.array([1.0, *(np.log(settings[name] / low) for name, (low, _) in TESTED.items())])
 
 
 @dataclass(frozen=True)
@@ -97,15 +138,17 @@ def main(argv: list[str]) -> None:
     if options.figure:
         draw(trainings, options.figure)
     covered = [one for one in trainings if one.covered]
-    law, revived = fit(covered), revival(covered)
-    errors = {"all": held_out(covered)} | extrapolated(covered)
+    law, revived, chance = fit(covered), revival(covered), noise(covered, read_table(OTHER_SEED))
+    errors = {"all": held_out(covered), "later": later(read_table(LATER))}
+    errors |= {"powers": held_out(covered, fitted=Powers.fit)} | extrapolated(covered)
     report = {
         "trainings": len(covered),
         "law": asdict(law),
         "errors": {what: {event: asdict(one) for event, one in found.items()} for what, found in errors.items()},
+        "noise": chance,
         "revival": revived,
     }
-    show(report, list(in_words(len(covered), law, errors, revived)), options.json)
+    show(report, list(in_words(len(covered), law, errors, chance, revived)), options.json)
 
 
 def read_results(results: Path) -> Iterator[Training]:
@@ -194,7 +237,7 @@ def _law(values: np.ndarray) -> Law:
     return Law(undisturbed, mean_norm, learning_rate, batch_size, memory, disturbance, least)
 
 
-def predicted(law: Law, trainings: Sequence[Training]) -> dict[str, list[float]]:
+def predicted(law: "Law | Powers", trainings: Sequence[Training]) -> dict[str, list[float]]:
     """Returns predicted over measured steps of the trainings in which an event happened, for each event."""
     return {
         event: [
@@ -206,23 +249,38 @@ def predicted(law: Law, trainings: Sequence[Training]) -> dict[str, list[float]]
     }
 
 
-def predicted_unseen(trainings: Sequence[Training], seen: Callable[[Training], bool]) -> dict[str, list[float]]:
-    """Predicts the trainings that are not seen by the law of those that are: see `predicted`."""
-    law = fit([one for one in trainings if seen(one)])
+def predicted_unseen(
+    trainings: Sequence[Training],
+    seen: Callable[[Training], bool],
+    fitted: Callable[[Sequence[Training]], "Law | Powers"],
+) -> dict[str, list[float]]:
+    """Predicts the trainings that are not seen by the law fitted to those that are: see `predicted`."""
+    law = fitted([one for one in trainings if seen(one)])
     return predicted(law, [one for one in trainings if not seen(one)])
 
 
-def held_out(trainings: Sequence[Training], splits: int = SPLITS) -> "dict[str, Errors]":
+def held_out(
+    trainings: Sequence[Training],
+    splits: int = SPLITS,
+    fitted: Callable[[Sequence[Training]], "Law | Powers"] = fit,
+) -> "dict[str, Errors]":
     """Errors on combinations of settings that the fit has not seen, for each event."""
     ratios: dict[str, list[float]] = {event: [] for event in SHARES}
     for split in range(splits):
         order = random.Random(split).sample(trainings, len(trainings))
         for fold in range(FOLDS):
             left_out = set(map(id, order[fold::FOLDS]))
-            unseen = predicted_unseen(trainings, lambda one, out=left_out: id(one) not in out)
+            unseen = predicted_unseen(trainings, lambda one, out=left_out: id(one) not in out, fitted)
             for event, found in unseen.items():
                 ratios[event] += found
     return {event: Errors.of(found) for event, found in ratios.items()}
+
+
+def later(trainings: Sequence[Training]) -> "dict[str, Errors]":
+    """Errors of the law of `saelib.theory.recovery` on trainings that ran when it had been fixed."""
+    return {
+        event: Errors.of(ratios) for event, ratios in predicted(LAW, [one for one in trainings if one.covered]).items()
+    }
 
 
 def extrapolated(trainings: Sequence[Training]) -> "dict[str, dict[str, Errors]]":
@@ -234,8 +292,20 @@ def extrapolated(trainings: Sequence[Training]) -> "dict[str, dict[str, Errors]]
     for name in TESTED:
         values = sorted({one.value(name) for one in trainings})
         for value in (values[0], values[-1]) if len(values) > 2 else ():
-            unseen = predicted_unseen(trainings, lambda one, at=(name, value): one.value(at[0]) != at[1])
+            unseen = predicted_unseen(trainings, lambda one, at=(name, value): one.value(at[0]) != at[1], fit)
             found[f"{name} = {value:g}"] = {event: Errors.of(ratios) for event, ratios in unseen.items()}
+    return found
+
+
+def noise(trainings: Sequence[Training], others: Sequence[Training]) -> dict[str, float]:
+    """Standard deviations over seeds of the logarithms of the steps, from pairs that differ only by their seed."""
+    by_settings = {one.key: one for one in others}
+    pairs = [(one, by_settings[one.key]) for one in trainings if one.key in by_settings]
+    found: dict[str, float] = {"pairs": len(pairs)}
+    for event in SHARES:
+        steps = [[getattr(one, event) for one in pair] for pair in pairs]
+        differences = np.diff(np.log([both for both in steps if None not in both]))
+        found[event] = float(np.sqrt((differences**2).mean() / 2))
     return found
 
 
@@ -254,7 +324,11 @@ def revival(trainings: Sequence[Training]) -> dict[str, float]:
 
 
 def in_words(
-    trainings: int, law: Law, errors: dict[str, dict[str, Errors]], revived: dict[str, float]
+    trainings: int,
+    law: Law,
+    errors: dict[str, dict[str, Errors]],
+    chance: dict[str, float],
+    revived: dict[str, float],
 ) -> Iterator[str]:
     """Prints the law as it stands in `saelib.theory.recovery`, and its errors."""
     yield f"{trainings} trainings; the law:"
@@ -267,8 +341,10 @@ def in_words(
     for event in SHARES:
         for what, found in errors.items():
             one = found[event]
+            name = ROWS.get(what, f"without {what}")
             numbers = f"{one.median:7.1%} {one.ninety:7.1%} {one.worst:7.1%} {one.within_20:12.0%}"
-            yield f"  {event}  {what if what == 'all' else f'without {what}':32} {one.predictions:5} {numbers}"
+            yield f"  {event}  {name:32} {one.predictions:5} {numbers}"
+    yield "standard deviations over seeds: " + ", ".join(f"{name} {value:.3g}" for name, value in chance.items())
     yield "latents come to life: " + ", ".join(f"{name} {value:.4g}" for name, value in revived.items())
 
 
@@ -279,19 +355,25 @@ def draw(trainings: Sequence[Training], path: Path) -> None:
     matplotlib.use("agg")
     from saelib.report.figures.style import INK, letters, new_figure
 
-    shown = [one for one in trainings if one.covered]
     figure = new_figure(2.9)
     panels = figure.subplots(1, 2, sharey=True)
-    for color, (event, label) in zip(("#3d6fb6", "#d0862c", "#4a9464"), LABELS.items(), strict=True):
-        reached = [one for one in shown if getattr(one, event) is not None]
-        steps = [getattr(one, event) for one in reached]
-        by_law = LAW.steps(event, _columns(reached))
-        for axes, x in zip(panels, ([one.least for one in reached], by_law), strict=True):
-            axes.scatter(x, steps, s=9, color=color, alpha=0.75, lw=0, label=label)
+    groups = (
+        (trainings, {"marker": "o", "s": 9, "alpha": 0.75, "lw": 0}),
+        (read_table(LATER), {"marker": "x", "s": 16, "lw": 1}),
+    )
+    for color, event in zip(("#3d6fb6", "#d0862c", "#4a9464"), SHARES, strict=True):
+        for group, style in groups:
+            reached = [one for one in group if one.covered and getattr(one, event) is not None]
+            steps = [getattr(one, event) for one in reached]
+            least, by_law = [one.least for one in reached], LAW.steps(event, _columns(reached))
+            label = LABELS[event] if style["marker"] == "o" else None
+            panels[0].scatter(least, steps, color=color, label=label, **style)
+            panels[1].scatter(by_law, steps, color=color, **style)
+    panels[0].scatter([], [], color=INK, label="run when the law was fixed", **groups[1][1])
     for axes, name in zip(panels, ("\u2016\u03bc\u2016\u221e / learning rate, steps", "predicted steps"), strict=True):
         axes.set(xscale="log", yscale="log", xlabel=name)
         axes.axline((1e4, 1e4), (1e5, 1e5), color=INK, lw=0.8, ls="--", label="both axes equal")
     panels[0].set_ylabel("measured steps")
     letters(panels)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
     figure.savefig(path, dpi=160)

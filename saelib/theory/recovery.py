@@ -208,7 +208,7 @@ def _outside(settings: Mapping[str, float], concentration: float) -> Iterator[st
     if concentration < 0.9:
         yield (
             f"the largest coordinate is only {concentration:.0%} of the norm of the mean, but the law was fitted to "
-            "means in one coordinate; those in 4 or 16 took 0.4 to 1.8 times as long"
+            "means in one coordinate; those in 4 or 16 took 0.5 to 1.9 times as long"
         )
 
 

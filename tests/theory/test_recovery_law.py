@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,19 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from benchmarks.recovery import TABLE, Errors, Training, constants, fit, held_out, read_table, revival, write_table
+from benchmarks.recovery import (
+    TABLE,
+    Errors,
+    Powers,
+    Training,
+    constants,
+    fit,
+    held_out,
+    noise,
+    read_table,
+    revival,
+    write_table,
+)
 from saelib.errors import UserError
 from saelib.theory.recovery import ERRORS, LAW, REFERENCE, SHARES, TESTED, Law, RecoverySteps, recovery_steps, slowed
 
@@ -143,6 +156,23 @@ def test_a_fit_finds_the_law_that_made_the_steps() -> None:
     found = fit([*made, replace(made[0], bias_50=None)])
     assert constants(found) == pytest.approx(constants(law), rel=1e-3)
     assert all(errors.worst < 1e-3 for errors in held_out(made, splits=1).values())
+
+
+def test_powers_fit_a_product_of_powers_but_predict_the_trainings_worse_than_the_law() -> None:
+    known = trainings()
+    made = [replace(one, **dict.fromkeys(SHARES, 10 * one.gamma**0.5 * one.memory)) for one in known]
+    assert all(errors.worst < 1e-6 for errors in held_out(made, 1, Powers.fit).values())
+    for event, errors in held_out(known, 1, Powers.fit).items():
+        assert errors.ninety > held_out(known, 1)[event].ninety
+
+
+def test_noise_is_the_standard_deviation_over_seeds() -> None:
+    known = trainings()
+    others = [replace(one, bias_50=one.bias_50 and one.bias_50 * 1.1**sign) for one, sign in zip(known, cycle((1, -1)))]
+    found = noise(known, [*others[:20], replace(others[0], k=3)])
+    assert found["pairs"] == 20
+    assert found["bias_50"] == pytest.approx(math.log(1.1) / 2**0.5)
+    assert found["bias_99"] == 0
 
 
 def test_errors_are_relative_to_what_was_measured() -> None:
