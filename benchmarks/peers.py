@@ -1,8 +1,9 @@
 """Installs other SAE libraries, each in its own environment: `python -m benchmarks.peers [NAME...]`.
 
 The tests of `saelib export` and `saelib import` read and write these libraries' files, the tests of
-`saelib.integrations` train with them, and the training benchmark compares with them. They are in .peers/NAME, so their
-dependencies never mix with ours; saelib itself is installed there as their users would install it, without extras.
+`saelib.integrations` train with them, and the training benchmark compares with them. Two more packages read our exports
+of latents, and compute the measures that ours are compared with. All are in .peers/NAME, so their dependencies never
+mix with ours; saelib itself is installed next to the libraries as their users would install it, without extras.
 """
 
 import argparse
@@ -17,9 +18,15 @@ PEERS = {
     "dictionary_learning": "dictionary-learning==0.1.0",
     "sparsify": "eai-sparsify==1.3.3",
 }
+OTHERS = {
+    "sae_dashboard": "sae-dashboard==0.8.0 neuronpedia==1.2.1",
+    "sae_bench": "sae-bench==0.6.0",
+}
+"""Packages that need no saelib next to them: they read our exports of latents, or compute what we measure too."""
+REQUIRED = PEERS | OTHERS
 TORCH = "torch==2.13.0"
-REMOVED = {"dictionary_learning": "torchvision"}
-"""Packages that a peer's nnsight requires and nothing uses. Built for another torch, they break transformers."""
+REMOVED = {"dictionary_learning": "torchvision", "sae_bench": "torchvision"}
+"""Packages that a peer requires and does not use. Built for another torch, they break transformers."""
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".peers"
 
@@ -44,22 +51,23 @@ def install(name: str) -> None:
     constraint.write_text(TORCH + "\n")
     # torch comes first and is pinned: otherwise a peer's dependencies would replace it by another build.
     _pip(name, "install", "-c", str(constraint), TORCH)
-    _pip(name, "install", "-c", str(constraint), PEERS[name])
+    _pip(name, "install", "-c", str(constraint), *REQUIRED[name].split())
     if name in REMOVED:
         _pip(name, "uninstall", "-y", REMOVED[name])
-    _pip(name, "install", "-c", str(constraint), "-e", str(ROOT))
+    if name in PEERS:
+        _pip(name, "install", "-c", str(constraint), "-e", str(ROOT))
     (folder / "installed").write_text(_wanted(name))
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(PEERS)}; default: all")
-    names = parser.parse_args(arguments).names or list(PEERS)
-    if unknown := [name for name in names if name not in PEERS]:
-        parser.error(f"no peer '{unknown[0]}'; there are: {', '.join(PEERS)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(REQUIRED)}; default: all")
+    names = parser.parse_args(arguments).names or list(REQUIRED)
+    if unknown := [name for name in names if name not in REQUIRED]:
+        parser.error(f"no peer '{unknown[0]}'; there are: {', '.join(REQUIRED)}")
     for name in names:
         install(name)
-        print(f"{name}: {PEERS[name]} in {FOLDER / name}")
+        print(f"{name}: {REQUIRED[name]} in {FOLDER / name}")
 
 
 def _pip(name: str, *arguments: str) -> None:
@@ -69,7 +77,7 @@ def _pip(name: str, *arguments: str) -> None:
 
 
 def _wanted(name: str) -> str:
-    return f"{TORCH}\n{PEERS[name]}\nwithout {REMOVED.get(name)}\nand saelib\n"
+    return f"{TORCH}\n{REQUIRED[name]}\nwithout {REMOVED.get(name)}\nand saelib\n"
 
 
 if __name__ == "__main__":

@@ -23,6 +23,16 @@ def features(
         typer.Option(help="Annotations to show along sequences: a Swiss-Prot, GenBank or EMBL file with the same "
                           "sequences."),
     ] = None,
+    neuronpedia: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Also write the latents of a language model for Neuronpedia, into "
+                                            "FOLDER/MODEL/SAE."),
+    ] = None,
+    saedashboard: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Also write them in the format of SAEDashboard; an earlier folder is "
+                                            "replaced."),
+    ] = None,
 ) -> None:  # fmt: skip
     """Write pages that show what each latent of an SAE fires on, to open from disk in any browser.
 
@@ -36,6 +46,7 @@ def features(
     from saelib.config.files import LocalFiles
     from saelib.evaluation.seen import read_seen
     from saelib.features.annotations import annotations_of
+    from saelib.features.exports import write_exports
     from saelib.features.index import Names
     from saelib.features.pages import write_pages
     from saelib.interchange.collection import load_any
@@ -48,5 +59,7 @@ def features(
     notes = None if labels is None else annotations_of(seen, labels, str(evaluation))
     siblings = {other: f"../{other}/index.html" for other in seen.saes if (to.parent / other / "index.html").is_file()}
     place = "/".join(evaluation.resolve().parts[-2:])
+    exported = write_exports(seen, name, neuronpedia, saedashboard, decoder)
     page = write_pages(to, seen, name, Names(name, place, twins=siblings), decoder, notes)
-    typer.echo(f"{page}: written")
+    for path in (page, *exported):
+        typer.echo(f"{path}: written")
