@@ -77,15 +77,11 @@ def trainer_kind(sae: SAE, settings: TrainerSettings) -> tuple[Callable[[SAE, Tr
 def step_all(trainers: Sequence[Trainer], x: Tensor, threads: int) -> None:
     """One step of every trainer on the batch `x` [tokens, d_in].
 
-    Members of a sweep on a GPU make it as one program, small SAEs on a CPU side by side, and others one after another.
-    The kernels for CPUs use `threads` threads in all, and give the same bits with any number.
+    On a GPU, TopK and BatchTopK SAEs that are alike make it as one program, also those of different sweeps. On a CPU,
+    small SAEs make it side by side, and others one after another. The kernels for CPUs use `threads` threads in all,
+    and give the same bits with any number.
     """
-    sweeps: dict[int, list[SweepMember]] = {}
-    for trainer in trainers:
-        if isinstance(trainer, SweepMember):
-            sweeps.setdefault(id(trainer.sweep), []).append(trainer)
-    for members in sweeps.values():
-        step_together(members, x)
+    step_together([trainer for trainer in trainers if isinstance(trainer, SweepMember)], x)
     others = [trainer for trainer in trainers if not isinstance(trainer, SweepMember)]
     if x.device.type != "cpu" or why_unsupported() is not None:
         for trainer in others:
