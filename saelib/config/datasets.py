@@ -101,6 +101,9 @@ class Sequences(Section):
     window: Count | None = None
     """Length in letters of the windows that records are cut into. Without it, each record is one example. Set it for
     genomes, whose records are longer than a model can read."""
+    min_length: Count | None = None
+    """Length in letters of the shortest records and windows to keep; shorter ones are left out and counted. Set it for
+    models that need context on both sides, such as SpliceAI (10,001)."""
     max_unknown: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Largest fraction of letters outside the alphabet, from 0 to 1. Examples with more are left out and counted."""
     sample: Count | None = None

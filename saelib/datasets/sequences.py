@@ -36,6 +36,7 @@ COUNTS = {
     "repeated": "left out because an earlier one has the same letters",
     "annotated": "with a feature table, which the model does not see (evaluation.labels can read it)",
     "features": "entries in these tables",
+    "short": "records and windows left out because they are shorter than min_length",
     "rests": "ends of records left out because they are shorter than half a window",
     "not drawn": "not drawn",
 }
@@ -124,7 +125,8 @@ class Sequences:
             raise UserError(
                 f"{self._name}: no example is left of {self.counts['records']} records ({self.counts['empty']} empty, "
                 f"{self.counts['unknown']} with too many letters outside {self._config.alphabet} "
-                f"'{self._known.decode()}'); check alphabet, or raise max_unknown (now {self._config.max_unknown})"
+                f"'{self._known.decode()}', {self.counts['short']} too short); check alphabet, raise max_unknown (now "
+                f"{self._config.max_unknown}), or lower min_length (now {self._config.min_length})"
             )
         return pieces
 
@@ -183,6 +185,8 @@ class Sequences:
             stop = min(start + window, length)
             if start and 2 * (stop - start) < window:
                 self.counts["rests"] += 1
+            elif stop - start < (self._config.min_length or 0):
+                self.counts["short"] += 1
             else:
                 yield start, stop
 

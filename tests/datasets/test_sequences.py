@@ -48,6 +48,19 @@ def test_max_unknown_is_a_fraction_of_the_letters(tmp_path):
     assert contents(dataset(tmp_path, text, max_unknown=0.5))["half"] == "MX"
 
 
+def test_records_and_windows_below_min_length_are_left_out_and_counted(tmp_path):
+    fasta = f">long\n{'ACGT' * 40}\n>short\n{'TTGCA' * 12}\n"  # 160 letters: windows of 100 and 60; and 60 letters
+    data = dataset(tmp_path, fasta, alphabet="dna", window=100, min_length=61)
+    (piece,) = data._pieces
+    assert (piece.start, piece.stop) == (0, 100)
+    assert data.counts["short"] == 2
+    assert len(dataset(tmp_path, fasta, alphabet="dna", window=100, min_length=60)._pieces) == 3
+    with pytest.raises(
+        UserError, match=r"no example is left of 2 records.* 2 too short\).*lower min_length \(now 161\)"
+    ):
+        dataset(tmp_path, fasta, alphabet="dna", min_length=161)
+
+
 def test_windows_tile_a_record_and_short_rests_are_dropped(tmp_path):
     letters = "".join(np.random.default_rng(0).choice(list("ACGT"), 1049))
     data = dataset(tmp_path, f">long\n{letters}\n>short\nACGTAC\n", alphabet="dna", window=100)
