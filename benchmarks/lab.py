@@ -5,6 +5,7 @@ other processes use the CPUs, compare the CPU time of `--threads 1`.
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ SAES = 64
 def main(argv: list[str]) -> None:
     parser = command_line("lab", __doc__)
     parser.add_argument("--quick", action="store_true", help="only saelib and the eager script")
+    parser.add_argument("--auxk", action="store_true", help="train with AuxK on half of the latents, which never fire")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rounds", type=int, default=5, help="number of turns of each contender")
     parser.add_argument("--avx2", action="store_true", help="restrict saelib's kernels to AVX2")
     options = parser.parse_args(argv)
     others = ("eager",) if options.quick else ("floor", "eager", "saelens")
-    found = run(case(SMALL, SAES, others), options)
+    setting = replace(SMALL, dead=SMALL.d_sae // 2 if options.auxk else 0)
+    found = run(case(setting, SAES, others), options)
     rates = {name: 1e3 / figures["ms"] for name, figures in found.items()}
     report = {f"{'ours' if name == 'population' else name}_steps_per_s": rate for name, rate in rates.items()}
     report |= {"threads": options.threads, "saes": SAES, "contenders": found, "environment": environment(*PACKAGES)}

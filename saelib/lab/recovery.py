@@ -10,12 +10,15 @@ from saelib.lab.result import cell_result
 
 if TYPE_CHECKING:
     from saelib.evaluation.space import Sample
+    from saelib.lab.checkpoint import Checkpoint
     from saelib.lab.stage import Outbox
-    from saelib.lab.trainees import Class, Trainee
+    from saelib.lab.trainees import Class
 
 Row = dict[str, float | None]
 SHARES = {"steps_bias_50": 0.5, "steps_bias_90": 0.9, "steps_bias_99": 0.99}
 """Column -> share of the mean that `b_dec` holds from then on."""
+LOOK = ("step", "bias_capture", "dead_relu")
+"""Columns of a look at the SAE in training."""
 REVIVED = 0.05
 """`steps_revived`: steps until less than this fraction of the latents is dead by ReLU."""
 FIRST_LOOK, GROWTH = 10, 1.02
@@ -27,17 +30,17 @@ bias. Latents that come to life do so by the time the bias is home."""
 
 def run_cells(experiment: RecoveryExperiment, cells: Sequence[Cell], seed: int, outbox: "Outbox") -> None:
     """Trains the cells one after another; repetition i uses `seed + i` for features, weights and batches."""
-    from saelib.lab.trainees import Trainee
+    from saelib.lab.trainees import unfinished
 
+    seeds = [seed + i for i in range(experiment.seeds)]
     for cell in cells:
-        for one in (seed + i for i in range(experiment.seeds)):
-            if outbox.kept(cell, one) is None:
-                outbox.keep(cell, one, [recover(Trainee(experiment, cell, one))])
-        rows = [row for i in range(experiment.seeds) for row in outbox.kept(cell, seed + i) or []]
+        for group, checkpoint in unfinished(experiment, [cell], seeds, outbox):
+            outbox.keep(cell, group.trainees[0].seed, [recover(group, checkpoint)])
+        rows = [row for one in seeds for row in outbox.kept(cell, one) or []]
         outbox.publish(cell, cell_result([({}, {name: [row[name] for row in rows] for name in rows[0]})]))
 
 
-def recover(trainee: "Trainee") -> Row:
+def recover(group: "Class", checkpoint: "Checkpoint") -> Row:
     """Trains one SAE until everything has happened, or to a limit, and returns when each event happened.
 
     The limit is `experiment.steps`, or `PATIENCE` times the steps until the bias holds 99 % of the mean. The SAE is
@@ -45,42 +48,60 @@ def recover(trainee: "Trainee") -> Row:
     has not happened by `last_step` is None; one that had happened before training is at step 0. `dead_relu_last` is
     the fraction that is dead by ReLU at `last_step`. `least_steps` is ||mu||_inf / learning rate: Adam moves a
     coordinate of the bias by about the learning rate a step, so the bias alone needs as long.
-    """
-    from saelib.lab.trainees import Class
 
-    group, samples = Class([trainee]), trainee.samples(trainee.experiment.heldout_tokens)
-    looks = [_look(trainee, group, samples)]
-    steps, next_look = [0], FIRST_LOOK
-    for step in range(1, trainee.experiment.steps + 1):
+    Args:
+        group: A single SAE.
+        checkpoint: The place where it is saved from time to time, and from which its training resumes.
+    """
+    (trainee,) = group.trainees
+    limit, samples = trainee.experiment.steps, trainee.samples(trainee.experiment.heldout_tokens)
+    done, (looks,) = checkpoint.load_into(group) or (0, [[_look(group, samples, 0)]])
+    for step in range(done + 1, limit + 1):
         group.step()
-        if step == next_look or step == trainee.experiment.steps:
-            steps.append(step)
-            looks.append(_look(trainee, group, samples))
-            next_look = max(step + 1, round(step * GROWTH))
-            home = crossing(steps, [look[0] for look in looks], max(SHARES.values()))
-            if home is not None and (looks[-1][1] < REVIVED or step >= PATIENCE * home):
+        if step in (_next_look(looks), limit):
+            looks.append(_look(group, samples, step))
+            if _is_over(looks):
                 break
+        checkpoint.save_if_due(group, step, [looks])
+    steps, captured, dead = (_column(looks, name) for name in LOOK)
     mean = trainee.data.mean
-    row: Row = {name: crossing(steps, [look[0] for look in looks], share) for name, share in SHARES.items()}
-    row["steps_revived"] = crossing(steps, [-look[1] for look in looks], -REVIVED)
-    row["last_step"], row["dead_relu_last"] = steps[-1], looks[-1][1]
+    row: Row = {name: crossing(steps, captured, share) for name, share in SHARES.items()}
+    row["steps_revived"] = crossing(steps, [-fraction for fraction in dead], -REVIVED)
+    row["last_step"], row["dead_relu_last"] = steps[-1], dead[-1]
     row["mean_norm"], row["gamma_seen"] = float(np.linalg.norm(mean)), trainee.data.gamma
     row["least_steps"] = float(np.abs(mean).max()) / trainee.cell.settings["learning_rate"]
     return row
 
 
-def _look(trainee: "Trainee", group: "Class", samples: Sequence["Sample"]) -> tuple[float, float]:
-    """Returns the share of the mean in the bias, and the fraction of latents that is dead by ReLU."""
+def _look(group: "Class", samples: Sequence["Sample"], step: int) -> Row:
+    """Returns the step, the share of the mean in the bias, and the fraction of latents that is dead by ReLU."""
     import torch
 
-    ((_, sae),) = group.saes()
+    ((trainee, sae),) = group.saes()
     mean, bias = trainee.data.mean, sae.b_dec.detach().numpy().astype(np.float64)
     with torch.no_grad():
         positive = torch.stack([sae.hidden_pre(sample.x).amax(0) > 0 for sample in samples]).any(0)
-    return float(bias @ mean / (mean @ mean)), 1 - positive.double().mean().item()
+    found = step, float(bias @ mean / (mean @ mean)), 1 - positive.double().mean().item()
+    return dict(zip(LOOK, found, strict=True))
 
 
-def crossing(steps: Sequence[int], values: Sequence[float], level: float) -> float | None:
+def _next_look(looks: Sequence[Row]) -> int:
+    last = int(_column(looks, "step")[-1])
+    return max(last + 1, round(last * GROWTH)) if last else FIRST_LOOK
+
+
+def _is_over(looks: Sequence[Row]) -> bool:
+    """Checks whether all events have happened, or those that have not been waited for long enough."""
+    steps, captured, dead = (_column(looks, name) for name in LOOK)
+    home = crossing(steps, captured, max(SHARES.values()))
+    return home is not None and (dead[-1] < REVIVED or steps[-1] >= PATIENCE * home)
+
+
+def _column(looks: Sequence[Row], name: str) -> list[float]:
+    return [look[name] or 0.0 for look in looks]
+
+
+def crossing(steps: Sequence[float], values: Sequence[float], level: float) -> float | None:
     """Returns the first step at which `values` reach `level`, by linear interpolation; None if they never do.
 
     Example:

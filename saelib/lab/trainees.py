@@ -141,7 +141,8 @@ class Class:
         if together:
             scales, offsets = [one.data.scale for one in together], [one.data.offset for one in together]
             settings = [one.settings for one in together]
-            self.population = PopulationTrainer([one.first_sae() for one in together], settings, scales, offsets)
+            saes = [one.first_sae() for one in together]
+            self.population = PopulationTrainer(saes, settings, scales, offsets, measure=False)
         self._alone: list[tuple[Trainee, Trainer]] = [
             (one, make_trainer(one.first_sae(), one.settings)) for one in self.trainees[len(together) :]
         ]

@@ -6,15 +6,12 @@ model's `resources` replace them.
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 from saelib.config import Config, ModelConfig, TrainConfig
-from saelib.config.lab import Cell, Experiment
 from saelib.config.schema import StageResources
 from saelib.config.sizes import known_size
 from saelib.config.sources import AlphaFold3Source, ArraysSource, TokenModelSource
-from saelib.config.synthetic import StoredDataConfig
-from saelib.store import open_store, read_key
+from saelib.pipeline.lab_resources import lab_mb, lab_seconds
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PATCH = {"stable_diffusion_3": 16, "transformers_vision": 14, "dinov2_onnx": 14}
@@ -31,20 +28,15 @@ BASE_MB = {
     "train": 1500,
     "evaluate": 2000,
     "features": 1500,
-    "lab": 1500,
     "report": 1500,
 }
 """Memory of an idle job in MB: its process with the stage's libraries, and the two Snakemakes of a cluster job."""
 UNKNOWN_WIDTH, UNKNOWN_PARAMETERS = 4096, 10**9
 """Sizes that are assumed for a model whose config does not state them."""
-UNKNOWN_TOKENS = 100_000
-"""Training tokens that are assumed for a store that does not exist yet."""
 PROBES = 3 * 2048
 """Latents that the stage `init_death` multiplies by all held-out rows in addition to those that it counts."""
 ENCODED_BYTES = 2**28
 """Pre-activations and codes of the block of tokens that an evaluation encodes."""
-SYNTHETIC_TOKENS = 2**20
-"""Synthetic tokens in memory at a time, at most."""
 WINDOW_BYTES = 2**28
 """Training data in memory: one window of `saelib.train.batches_from_store`."""
 GPU_BYTES = 36e9
@@ -81,8 +73,7 @@ def job_resources(config: Config, stage: str, name: str, attempt: int = 1) -> Re
     if stage == "lab":
         experiment = config.experiments[name.partition("/")[0]]
         minutes = START_MINUTES + math.ceil(lab_seconds(experiment) / 60)
-        mem_mb = BASE_MB[stage] + math.ceil(lab_bytes(experiment) / 2**20)
-        return Resources(mem_mb * attempt, min(minutes * attempt, LONGEST_MINUTES), 0)
+        return Resources(lab_mb(experiment) * attempt, min(minutes * attempt, LONGEST_MINUTES), 0)
     model = config.models.get(name.partition("/")[0])
     if model is None:  # a job over all models
         return Resources(BASE_MB[stage] * attempt, START_MINUTES * attempt, 0)
@@ -165,48 +156,6 @@ def most_rates(options: TrainConfig) -> int:
     """Counts the learning rates of the variant that has the most."""
     own = [len(variant.learning_rates or options.learning_rates) for variant in options.variants.values()]
     return max(own, default=len(options.learning_rates))
-
-
-def lab_bytes(experiment: Experiment) -> float:
-    """Estimates the memory that a job of the lab needs in addition to `BASE_MB`, in bytes."""
-    return _largest_cells(type(experiment), experiment.model_dump_json())[0]
-
-
-def _lab_cell_bytes(cell: Cell) -> float:
-    if isinstance(cell.data, StoredDataConfig):  # training rows in memory, and centered in float64
-        d_in, tokens = _stored_size(cell.data)
-        return 24 * d_in * tokens
-    return 8 * min(SYNTHETIC_TOKENS, cell.tokens) * (cell.data.d_in + 2 * cell.data.n_features)
-
-
-def _stored_size(data: StoredDataConfig) -> tuple[int, int]:
-    """Returns the width and the training tokens of a store, or guesses if there is none yet."""
-    if read_key(data.store) is None:
-        return UNKNOWN_WIDTH, UNKNOWN_TOKENS
-    metadata = open_store(data.store).metadata
-    return metadata.d_in, metadata.train_tokens
-
-
-def lab_seconds(experiment: Experiment) -> float:
-    """Estimates the seconds that a job of the lab needs in addition to `START_MINUTES`."""
-    _, largest, cells = _largest_cells(type(experiment), experiment.model_dump_json())
-    return 4.0 * min(experiment.cells_per_job, cells) * experiment.seeds * largest / CPU_FLOPS
-
-
-@lru_cache
-def _largest_cells(kind: type[Experiment], experiment: str) -> tuple[float, float, int]:
-    """Computes the most bytes and operations of any cell, and the number of cells.
-
-    Every job of an experiment asks for them, and there may be thousands of cells, so they are computed once.
-    """
-    cells = list(kind.model_validate_json(experiment).cells())
-    return max(map(_lab_cell_bytes, cells)), max(cell.tokens * _lab_token_flops(cell) for cell in cells), len(cells)
-
-
-def _lab_token_flops(cell: Cell) -> int:
-    if isinstance(cell.data, StoredDataConfig):
-        return _stored_size(cell.data)[0] * cell.sae.d_sae
-    return cell.data.d_in * (cell.sae.d_sae + cell.data.n_features)
 
 
 def _gpus(config: Config, stage: str, model: ModelConfig) -> int:

@@ -57,6 +57,7 @@ class PopulationTrainer:
         scales: Sequence[float] | NDArray[np.floating],
         offsets: Sequence[NDArray[np.floating]] | NDArray[np.floating],
         threads: int = 1,
+        measure: bool = True,
     ) -> None:
         """Takes over `saes`.
 
@@ -66,6 +67,8 @@ class PopulationTrainer:
             scales: [saes]
             offsets: [saes, d_in]
             threads: CPU threads in all.
+            measure: Compute the metrics of all SAEs. Without it, only the kernels for small SAEs do, at no cost. The
+                others would need another forward pass, and their metrics stay NaN.
 
         Raises:
             UserError: if the sizes of the SAEs differ, or if there is not one of everything for each SAE.
@@ -75,7 +78,7 @@ class PopulationTrainer:
         kinds = [trainer_kind(sae, own) for sae, own in zip(saes, settings, strict=True)]
         for reason, count in Counter(reason for _, reason in kinds).items():
             log.info("%d SAEs: %s", count, reason)
-        self.threads = threads
+        self.threads, self._measures = threads, measure
         self.members: list[Trainer] = [
             kind(sae, replace(own, threads=1)) for (kind, _), sae, own in zip(kinds, saes, settings, strict=True)
         ]
@@ -133,7 +136,8 @@ class PopulationTrainer:
     def _prepare(self, signal: NDArray[np.float32]) -> None:
         """Copies the signal to where the kernels read it."""
         from saelib.sae.kernels.columns import empty_batch
-        from saelib.sae.kernels.small import RUN, Scratch, fill_run
+        from saelib.sae.kernels.small import Scratch
+        from saelib.sae.kernels.small_pass import RUN, fill_run
 
         tokens, d_in = signal.shape
         if self._batch is None or len(self._batch.rows) != tokens or len(self._scratch) != self.threads:
@@ -145,7 +149,8 @@ class PopulationTrainer:
         self._each(-(-tokens // RUN), lambda run, _: fill_run(signal, nothing, run, batch))
 
     def _step_small(self, i: int, worker: int) -> None:
-        from saelib.sae.kernels.small import Reading, SmallKernelTrainer
+        from saelib.sae.kernels.small import SmallKernelTrainer
+        from saelib.sae.kernels.small_pass import Reading
 
         member, scratch = self.members[i], self._scratch[worker]
         assert isinstance(member, SmallKernelTrainer)
@@ -160,7 +165,8 @@ class PopulationTrainer:
 
     def _step_alone(self, i: int, signal: NDArray[np.float32]) -> None:
         x = torch.from_numpy(self._scales[i] * signal + self._offsets[i])
-        self._measure(i, x)
+        if self._measures:
+            self._measure(i, x)
         self.members[i].step(x)
 
     @torch.no_grad()

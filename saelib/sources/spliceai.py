@@ -74,7 +74,7 @@ class Spliceai:
                 raise UserError(
                     f"{NAME}: example '{example.id}' has {len(code)} nucleotides; at least {before + after + 1} are "
                     f"needed, because a recorded one needs {before} before and {after} after it as context. "
-                    f"Give the dataset 'min_length: {before + after + 1}' and a 'window' such as {before + after + 2000}"
+                    f"Give the dataset 'min_length: {before + after + 1}' and 'window: {before + after + 2000}' or more"
                 )
         longest = max(len(code) for code in codes)
         batch = torch.zeros(len(codes), 4, longest, device=self.device, dtype=self.dtype)

@@ -30,6 +30,17 @@ REMEDIES = {name: value for name, value in CONFIG.items() if name != "record_eve
     "compare_with": ["baseline"],
 }
 
+RECOVERY: dict[str, Any] = {
+    "kind": "recovery",
+    "data": {"gamma": 5, "signal_scale": 0.1},
+    "sae": {"d_sae": 40, "k": 4},
+    "batch_size": 64,
+    "heldout_tokens": 256,
+    "learning_rate": 0.04,
+    "steps": 40,
+    "seeds": 2,
+}
+
 
 class Killed(Exception): ...
 
@@ -74,6 +85,17 @@ def test_comparisons_of_remedies_resume_too(monkeypatch: pytest.MonkeyPatch) -> 
     outbox, later = killed_at(12, monkeypatch, REMEDIES)
     assert run_into(outbox, **REMEDIES) == whole.results
     assert len(later) == CONFIG["steps"] - 12
+
+
+@pytest.mark.parametrize("step", [5, 10, 33, 40, 52])
+def test_recoveries_resume_too(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before, at, and between two looks, after the first seed, and within the second."""
+    whole = Memory()
+    run_into(whole, **RECOVERY)
+    outbox, later = killed_at(step, monkeypatch, RECOVERY)
+    assert run_into(outbox, **RECOVERY) == whole.results
+    assert len(later) == 2 * RECOVERY["steps"] - step
+    assert not list(Path(outbox.folder.name).iterdir())
 
 
 @pytest.mark.parametrize("file", [checkpoints.STATE, checkpoints.TENSORS])

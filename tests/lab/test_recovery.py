@@ -1,12 +1,15 @@
 """Experiments of kind `recovery`: when the bias holds the mean, and when latents have come to life."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from saelib.config.lab import RecoveryExperiment
-from saelib.lab.recovery import PATIENCE, REVIVED, crossing, recover
-from saelib.lab.trainees import Trainee
+from saelib.lab import recovery
+from saelib.lab.checkpoint import Checkpoint
+from saelib.lab.recovery import PATIENCE, REVIVED, Row, crossing
+from saelib.lab.trainees import Class, Trainee
 from tests.lab.cells import run
 
 
@@ -19,6 +22,10 @@ def experiment(**changed: Any) -> RecoveryExperiment:
 def trainee(**changed: Any) -> Trainee:
     one = experiment(**changed)
     return Trainee(one, next(one.cells()), seed=0)
+
+
+def recover(one: Trainee) -> Row:
+    return recovery.recover(Class([one]), Checkpoint(Path("nowhere"), "never saved"))
 
 
 def test_a_bias_that_trains_alone_by_signs_moves_by_the_learning_rate_a_step() -> None:

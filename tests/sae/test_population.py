@@ -180,6 +180,20 @@ def test_a_population_resumes_from_the_states_of_its_members() -> None:
         assert_same_bits(state(whole, i), state(after, i))
 
 
+def test_leaving_out_metrics_changes_no_bit() -> None:
+    names = list(VARIANTS)
+    measured, other = (PopulationTrainer(*population(names), measure=measure) for measure in (True, False))
+    for signal in signals(5):
+        measured.step(signal)
+        other.step(signal)
+    for i, name in enumerate(names):
+        assert_same_bits(state(measured, i), state(other, i))
+        if name in ("ghosts", "batch_topk", "relu"):
+            assert np.isnan([other.mse[i], other.mean_kth_activation[i], *other.mean_decoded[i]]).all()
+        else:
+            assert (other.mse[i], other.mean_kth_activation[i]) == (measured.mse[i], measured.mean_kth_activation[i])
+
+
 def test_rates_can_be_changed() -> None:
     saes, settings, scales, offsets = population(["plain", "ghosts"])
     changed = PopulationTrainer(saes, settings, scales, offsets)

@@ -87,9 +87,7 @@ class KernelTrainer(TopKTrainer):
 
     def _keep_for_auxk(self, tokens: int) -> DeadPreActivations:
         """Room for the pre-activations of all latents that will count as dead unless they fire in this batch."""
-        may_be_dead = np.zeros(0, np.int32)
-        if isinstance(self.variant.dead_latents, AuxK):
-            may_be_dead = np.flatnonzero(self._silent + tokens >= self.config.dead_after_examples).astype(np.int32)
+        may_be_dead = self._may_be_dead(tokens)
         size = tokens * len(may_be_dead)
         if len(self._kept) < size:
             self._kept = np.empty(size, np.float32)
@@ -147,19 +145,15 @@ class KernelTrainer(TopKTrainer):
 
     def _revive(self, kept: DeadPreActivations, main: BatchCodes, mean_error: NDArray[np.float64]) -> LossTerm:
         """AuxK: dead latents fit the residual, the opposite of the error; `mean_error` [width] is over tokens."""
-        tokens = len(main.error)
+        dead_latents, (helpers, k) = self.variant.dead_latents, self._helpers()
         nothing = LossTerm(empty_codes_by_latent(self.d_sae, 0), np.float32(0))
-        dead_latents = self.variant.dead_latents
-        if not isinstance(dead_latents, AuxK):
+        if k == 0 or not isinstance(dead_latents, AuxK):
             return nothing
-        dead = self._silent >= self.config.dead_after_examples
-        useful = dead & (self._negative == 0)  # those that are positive nowhere would add nothing
-        columns = np.flatnonzero(useful[kept.latents]).astype(np.int32)
-        k = min(self.d_in // 2 if dead_latents.k is None else dead_latents.k, len(columns))
         left_over = squared_spread(main.error, mean_error, self._workers)
-        if k == 0 or not left_over > 0:
+        if not left_over > 0:
             return nothing
-        part = self._pass("dead_latents", tokens, k)
+        columns = np.searchsorted(kept.latents, helpers).astype(np.int32)
+        part = self._pass("dead_latents", len(main.error), k)
         select_helpers(kept, columns, part.codes, self._workers)
         decode_batch(main.error, 1, self.parameters.latents.W_dec, part, self._workers)
         group_by_latent(part.codes, part.code_grads, part.entries, self._workers)

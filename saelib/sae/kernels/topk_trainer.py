@@ -93,6 +93,24 @@ class TopKTrainer(ABC):
             never_moved &= self._negative == self.examples
         return never_moved
 
+    def _may_be_dead(self, tokens: int) -> NDArray[np.int32]:
+        """Latents that will count as dead for AuxK unless they fire in this batch; none without AuxK."""
+        if not isinstance(self.variant.dead_latents, AuxK):
+            return np.zeros(0, np.int32)
+        return np.flatnonzero(self._silent + tokens >= self.config.dead_after_examples).astype(np.int32)
+
+    def _helpers(self) -> tuple[NDArray[np.int32], int]:
+        """Latents that AuxK lets help in this step, and how many of them a token takes; once the batch is counted.
+
+        They are the dead ones that are positive for some token: the others would add nothing.
+        """
+        dead_latents = self.variant.dead_latents
+        if not isinstance(dead_latents, AuxK):
+            return np.zeros(0, np.int32), 0
+        dead = self._silent >= self.config.dead_after_examples
+        helpers = np.flatnonzero(dead & (self._negative == 0)).astype(np.int32)
+        return helpers, min(self.d_in // 2 if dead_latents.k is None else dead_latents.k, len(helpers))
+
     def _count(self, tokens: int, fired: NDArray[np.bool_], positive: NDArray[np.bool_]) -> None:
         """Note which latents fired and which were positive in the batch; both [d_sae]."""
         self.examples += tokens

@@ -38,7 +38,8 @@ def trainer_for(variant: VariantConfig, rate: float = 1e-3, threads: int = 1, **
     [
         (VariantConfig(), 4096, "KernelTrainer"),
         (VariantConfig(), 64, "SmallKernelTrainer"),
-        (VariantConfig(dead_latents=AuxK(kind="auxk")), 64, "KernelTrainer"),
+        (VariantConfig(dead_latents=AuxK(kind="auxk")), 64, "SmallKernelTrainer"),
+        (VariantConfig(dead_latents=AuxK(kind="auxk")), 4096, "KernelTrainer"),
         (VariantConfig(architecture=BatchTopK(kind="batch_topk")), 64, "BatchTopKTrainer"),
         (VariantConfig(architecture=MatryoshkaBatchTopK(kind="matryoshka_batch_topk")), 64, "MatryoshkaTrainer"),
         (VariantConfig(optimizer=Adam(sparse=True), frozen="b_dec"), 64, "SmallKernelTrainer"),

@@ -48,7 +48,7 @@ def test_selected_are_the_largest_positive_entries(d_sae: int, k: int, kind: str
 @pytest.mark.parametrize("tokens", [1, 50, 64])
 def test_a_batch_holds_each_token_twice(tokens: int) -> None:
     from saelib.sae.kernels.columns import TILE, empty_batch
-    from saelib.sae.kernels.small import fill_run
+    from saelib.sae.kernels.small_pass import fill_run
 
     x = np.random.default_rng(0).standard_normal((tokens, 5)).astype(np.float32)
     center, batch = np.arange(5, dtype=np.float32), empty_batch(tokens, 5)

@@ -42,6 +42,7 @@ def make_sae(d_sae: int = D_SAE) -> SAE:
 
 SMALL = VariantConfig(learning_rates=(1e-3,))
 """As good as VariantConfig(); here it asks for the trainer of small SAEs."""
+SMALL_AUXK = AUXK.model_copy(update={"learning_rates": (1e-3,)})
 
 
 def make_trainer(variant: VariantConfig = AUXK, sae: SAE | None = None, threads: int = 1):
@@ -65,7 +66,7 @@ def assert_same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
         assert torch.equal(value, other[name]), name
 
 
-@pytest.mark.parametrize("variant", [AUXK, SMALL])
+@pytest.mark.parametrize("variant", [AUXK, SMALL, SMALL_AUXK])
 def test_the_number_of_threads_changes_no_bit(variant: VariantConfig) -> None:
     batches = [torch.cat([x, x * 0.5, x - 0.1]) for x in make_batches(8)]  # several blocks, tasks and chunks
     trainers = [make_trainer(variant, threads=threads) for threads in (1, 2, 3)]
@@ -136,7 +137,7 @@ def test_frozen_features_move_the_bias_by_the_rate_each_step(base: VariantConfig
     assert torch.equal(trainer.sae.W_enc, sae.W_enc)
 
 
-@pytest.mark.parametrize("variant", [AUXK, SMALL])
+@pytest.mark.parametrize("variant", [AUXK, SMALL, SMALL_AUXK])
 def test_decoder_rows_are_unit_after_every_step(variant: VariantConfig) -> None:
     trainer = make_trainer(variant)
     for x in make_batches(5):
