@@ -25,7 +25,7 @@ class Landscape:
     dead_total: dict[str, Grid]
     """Preprocessing -> latents that are selected on no token."""
     standard_error: dict[str, Grid]
-    """Preprocessing -> standard error of `dead_total`, by the number of probes: at most 1.1 points with 2,048."""
+    """Preprocessing -> standard error of `dead_total`, by the number of probes: at most about 1.1 points."""
 
     def to_dict(self) -> dict[str, Any]:
         """Converts to JSON."""

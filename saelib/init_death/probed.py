@@ -33,7 +33,7 @@ class DeathEstimate:
     """Predicted death of untrained dictionaries: fractions of the latents in [0, 1].
 
     `se_...` is the standard error of the expected value, which the number of probes limits. `sd_...` is the standard
-    deviation of single dictionaries about it, if latents died independently. Real layers have 1.0 to 1.5 times as much,
+    deviation of single dictionaries about it, if latents died independently. Real layers have 1.0 to 1.6 times as much,
     and Gaussian tokens about a strong mean, which moves all bars together, up to twice as much.
     """
 

@@ -12,8 +12,8 @@ spread evenly along the mean direction of the tokens, because death depends most
 >>> preprocessings = {"raw": Preprocessing(np.zeros(64)), "centered": Preprocessing(np.ones(64))}
 >>> probed = probe_death(ArrayRows(tokens), preprocessings)
 >>> death = probed["raw"].dead(d_sae=8192, k=64)
->>> print(f"{death.dead_total:.0%} dead, standard error {death.se_total:.0%}")
-38% dead, standard error 1%
+>>> print(f"{death.dead_total:.0%} dead, standard error {death.se_total:.1%}")
+40% dead, standard error 0.5%
 >>> print(f"{probed['centered'].dead(d_sae=32768, k=64, tokens=1000).dead_total:.0%}")
 15%
 

@@ -29,6 +29,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for layer, gamma in ((1, 1), (2, 2), (3, 4)):
         files[layer] = str(folder / f"{layer}.npy")
         np.save(files[layer], (rng.standard_normal((6000, D_IN)) + gamma * mean).astype(np.float32))
+    (folder / "results" / "tables").mkdir(parents=True)
+    (folder / "results" / "tables" / "layers.csv").write_text("model,layer,domain\nm,1,none\n")
     model = {"domain": "none", "source": {"family": "arrays", "files": files}, "layers": "1-3"}
     tokens = {"extraction": {"tokens": 3072, "heldout_tokens": 2048}}
     config = check_config({"results": str(folder / "results"), "models": {"m": model}} | tokens, "benchmark")
@@ -113,7 +115,7 @@ def test_counting_resumes_at_the_layers_that_are_not_kept(
     found, kept = counted
     shorter = tmp_path / "kept.jsonl"
     shorter.write_text("".join(line for line in kept.open() if '"layer": 2' not in line))
-    monkeypatch.setattr(death_law, "LATENTS", 0)  # what is counted anew is counted on one dictionary alone
+    monkeypatch.setattr(death_law, "LATENTS", 0)  # what is counted anew is counted on three dictionaries
     again = list(death_law.compare_all(options(results, shorter)))
     new = {one.layer for one in again if one not in found}
     assert new == {2}
@@ -133,4 +135,4 @@ def test_the_spectrum_of_a_gaussian_layer_tells_its_death(results: Path) -> None
     best = found["suite: spectrum, Gaussian"]
     assert best.rho == 1
     assert best.mae < 3 < found["suite: paper's form, gamma"].mae
-    assert list(best.by_group) == ["m"]
+    assert list(best.by_group) == ["none", "m"]

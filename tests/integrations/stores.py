@@ -11,16 +11,24 @@ from saelib.synthetic import make_data
 D_IN, TOKENS, BATCH = 64, 20_000, 500
 
 
-def shifted() -> NDArray[np.float32]:
-    """Sparse features about a mean ten times as long as their spread. Centering is enough.
+def steady() -> NDArray[np.float32]:
+    """Sparse features about a mean ten times as long as their spread. Centering is enough."""
+    return _about_a_mean()[0]
 
-    The first batch comes from one document, whose mean lies as far away again: a center that a library takes from that
-    batch alone is wrong for the rest.
+
+def shifted() -> NDArray[np.float32]:
+    """The same, but the first batch comes from one document, whose mean lies as far away again.
+
+    A center that a library takes from that batch alone is wrong for the rest.
     """
-    features = make_data(SyntheticConfig(gamma=10, d_in=D_IN, n_features=256, active=6), seed=0)
-    x = features.sample(TOKENS, np.random.default_rng(1))
-    x[:BATCH, 1] += 10 * features.signal_norm
+    x, spread = _about_a_mean()
+    x[:BATCH, 1] += 10 * spread
     return x
+
+
+def _about_a_mean() -> tuple[NDArray[np.float32], float]:
+    features = make_data(SyntheticConfig(gamma=10, d_in=D_IN, n_features=256, active=6), seed=0)
+    return features.sample(TOKENS, np.random.default_rng(1)), features.signal_norm
 
 
 def narrow() -> NDArray[np.float32]:
@@ -32,4 +40,4 @@ def narrow() -> NDArray[np.float32]:
     return (features.sample(TOKENS, rng) + wide).astype(np.float32)
 
 
-STORES: dict[str, Callable[[], NDArray[np.float32]]] = {"narrow": narrow, "shifted": shifted}
+STORES: dict[str, Callable[[], NDArray[np.float32]]] = {"narrow": narrow, "shifted": shifted, "steady": steady}

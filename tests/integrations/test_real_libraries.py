@@ -58,6 +58,21 @@ def _line(library: str, row: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
+def test_without_a_center_most_latents_are_dead(library: str, outcomes: Callable[[str], list[Any]]) -> None:
+    """SAELens has none of its own. The others take one from the first batch; if that is like the rest, it does."""
+    rows = {row["start"]: row for row in outcomes(library) if row["store"] == "steady"}
+    theirs, ours = rows["theirs"], rows["mean_center"]
+    bare = theirs if library == "saelens" else rows["no center"]
+    assert bare["before"] > 0.8 < bare["after"], bare
+    assert ours["before"] < 0.01, ours
+    assert ours["after"] < 0.5, ours
+    if bare is not theirs:
+        assert theirs["before"] < 0.01, theirs
+        assert abs(theirs["after"] - ours["after"]) < 0.05, (theirs, ours)
+        assert theirs["fvu"] == pytest.approx(ours["fvu"], rel=0.1), (theirs, ours)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_latents_that_a_wrong_center_kills_live(library: str, outcomes: Callable[[str], list[Any]]) -> None:
     theirs, ours = (row for row in outcomes(library) if row["store"] == "shifted")
     assert (theirs["start"], ours["start"]) == ("theirs", "mean_center")
@@ -80,5 +95,5 @@ def test_the_log_tells_what_is_dead(library: str, outcomes: Callable[[str], list
     for row in outcomes(library):
         logged = row["logged"]
         assert abs(logged["dead_relu"] + logged["dead_topk_only"] - logged["dead_total"]) < 1e-9
-        if row["start"] == "theirs":
+        if row["start"] in ("theirs", "no center"):
             assert abs(logged["dead_total"] - row["after"]) < 0.1, row

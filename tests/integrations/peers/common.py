@@ -34,15 +34,18 @@ class Outcome:
     """Squared error of the trained SAE over the rows' variance."""
     store: str = ""
     start: str = ""
-    """`theirs` or the remedy that the diagnosis recommended."""
+    """`theirs`, `no center` or the remedy that the diagnosis recommended."""
 
 
 Paste = Callable[..., None]
 """Runs the lines that a diagnosis prints, with the names that they expect. For a baseline it does nothing."""
 
 
-def serve(library: str, train: Callable[[Tensor, Paste], Iterator[Outcome]]) -> None:
-    """Trains on every store of FOLDER as the library does it, and again after the lines that a diagnosis prints."""
+def serve(library: str, train: Callable[[Tensor, Paste], Iterator[Outcome]], no_center: Paste | None = None) -> None:
+    """Trains on every store of FOLDER as the library does it, and again after the lines that a diagnosis prints.
+
+    If the library centers by itself, `no_center` turns that off, for one more training on the store `steady`.
+    """
     torch.set_num_threads(1)
     outcomes = []
     for path in sorted(Path(sys.argv[1]).glob("*.npy")):
@@ -54,7 +57,10 @@ def serve(library: str, train: Callable[[Tensor, Paste], Iterator[Outcome]]) -> 
         def paste(lines: str = lines, acts: np.ndarray = x[:DIAGNOSED], **names: object) -> None:
             exec(lines, {"acts": acts, **names})
 
-        for start, run in {"theirs": _nothing, found.recommendation: paste}.items():
+        starts = {"theirs": _nothing, found.recommendation: paste}
+        if no_center and path.stem == "steady":
+            starts["no center"] = no_center
+        for start, run in starts.items():
             for outcome in train(torch.from_numpy(x), run):
                 outcomes.append(asdict(replace(outcome, store=path.stem, start=start)))
     print("\n" + json.dumps(outcomes))

@@ -1,4 +1,4 @@
-"""sparsify trains on the stores with its own trainer, with and without our start.
+"""sparsify trains on the stores with its own trainer: as it is, from our start, and without its center.
 
 Its trainer reads activations from a language model. Here the model's embedding is the store, one row per token number,
 and the layer that is trained on returns it.
@@ -73,4 +73,14 @@ def error(coder: nn.Module, rows: Tensor) -> float:
     return fvu(coder(rows).sae_out, rows)
 
 
-serve("sparsify", train)
+def no_center(sae: nn.Module) -> None:
+    """Puts b_dec back to 0 after the trainer has moved it to the mean of the first batch, at its first step."""
+
+    def clear(module: nn.Module, _args: object) -> None:
+        module.b_dec.data.zero_()
+        hook.remove()
+
+    hook = sae.register_forward_pre_hook(clear)
+
+
+serve("sparsify", train, no_center)
