@@ -19,8 +19,8 @@ from saelib.store import open_store
 
 SETTINGS = ("512/16", "2048/64", "8192/64", "32768/64", "4096/128")
 PREPROCESSINGS = ("raw", "center_median", "pca")
-LATENTS = 6144
-"""Latents that are counted for each setting, in dictionaries of several seeds."""
+LATENTS, FEWEST, LARGE = 6144, 3, 8192
+"""About as many latents are counted for each setting, but at least 3 dictionaries unless they are larger than 8,192."""
 PACKAGES = ("numpy", "numba", "scipy")
 
 
@@ -35,7 +35,8 @@ class Comparison:
     counted: float
     predicted: float
     standard_error: float
-    """Standard error of the difference, from the finite numbers of probes and of counted dictionaries."""
+    """Standard error of the difference, from the finite numbers of probes and of counted dictionaries: their spread as
+    counted or as if latents died independently, whichever is larger."""
 
     @property
     def error(self) -> float:
@@ -93,13 +94,19 @@ def compare(results: Path, path: Path, settings: Sequence[str], probes: int) -> 
     probed = probe_death(store.heldout, fitted, probes, seed=2026)
     for setting in settings:
         d_sae, k = map(int, setting.split("/"))
-        seeds = range(max(1, min(8, LATENTS // d_sae)))
+        seeds = range(dictionaries(d_sae))
         counted = measure(store.heldout, fitted, d_sae, k, seeds)
         for name in PREPROCESSINGS:
             predicted = probed[name].dead(d_sae, k)
-            error = math.hypot(predicted.se_total, predicted.sd_total / math.sqrt(len(seeds)))
-            rates = counted[name].dead_total.mean, predicted.dead_total
-            yield Comparison(model, layer, setting, name, *rates, error)
+            rate = counted[name].dead_total
+            spread = max(predicted.sd_total, rate.sd)
+            error = math.hypot(predicted.se_total, spread / math.sqrt(len(seeds)))
+            yield Comparison(model, layer, setting, name, rate.mean, predicted.dead_total, error)
+
+
+def dictionaries(d_sae: int) -> int:
+    """Number of dictionaries of this size that are counted."""
+    return 1 if d_sae > LARGE else min(8, max(LATENTS // d_sae, FEWEST))
 
 
 def table(found: Sequence[Comparison]) -> list[str]:

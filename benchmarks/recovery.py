@@ -2,7 +2,7 @@
 
 import csv
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -10,14 +10,19 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from benchmarks.timing import command_line, show
-from saelib.theory.recovery import HARMLESS_RATE, LAWS, REFERENCE, Law, logarithms, relative_rate
+from saelib.theory.recovery import HARMLESS_RATE, LAW, REFERENCE, SHARES, TESTED, Law, relative_rate
 
 CONFIG = Path(__file__).parents[1] / "configs" / "lab-recovery.yaml"
 TABLE = Path(__file__).with_suffix(".csv")
 """The trainings that the constants of `saelib.theory.recovery` were fitted to."""
-RIDGE = 1e-3
-"""Pull of exponents towards 0. It decides only those of settings that do not differ between the fitted trainings."""
+LATER = TABLE.with_name("recovery_later.csv")
+"""Trainings that ran when the law had been fixed. They test it, and are no part of the fit."""
+OTHER_SEED = TABLE.with_name("recovery_other_seed.csv")
+"""Some of the same trainings from another seed. How far two of a pair differ is an error that no law can avoid."""
+GUESS = Law(dict.fromkeys(SHARES, 10_000), 1, -1, 0, 0, 10_000, 1)
+"""Where the fit starts: the undisturbed steps of a bias grow as ||mu|| / learning rate."""
 LABELS = {"bias_50": "50 % of the mean in the bias", "bias_90": "90 %", "bias_99": "99 %"}
+ROWS = {"all": "a third left out", "later": "trainings run later", "powers": "a third, by powers alone"}
 FOLDS, SPLITS = 3, 10
 """Each split deals the trainings into three folds; each fold is predicted by the law fitted to the other two."""
 
@@ -44,21 +49,59 @@ class Training:
     revived: float | None
 
     @property
+    def signal_norm(self) -> float:
+        """||sigma||, the scale of the activations without their mean."""
+        return self.mean_norm / self.gamma
+
+    @property
     def settings(self) -> dict[str, float]:
-        """The settings that the law knows."""
-        return {
-            name: self.mean_norm / self.gamma if name == "signal_norm" else getattr(self, name) for name in REFERENCE
-        }
+        """All settings by name: those that the law knows, and those that have a tested range."""
+        return {name: getattr(self, name) for name in (*REFERENCE, *TESTED)}
 
     def value(self, name: str) -> float:
         """Returns a setting to three digits, so that equal ones compare equal."""
         return float(f"{self.settings[name]:.3g}")
 
     @property
+    def key(self) -> tuple[str | float, ...]:
+        """The entry and the settings, which are the same for all seeds."""
+        return (self.entry, *(self.value(name) for name in TESTED))
+
+    @property
     def covered(self) -> bool:
-        """True for trainings that the law is about: small SAEs, trained whole by Adam, on one outlier dimension."""
-        whole_by_adam = self.variant not in ("frozen_features", "sign_sgd")
-        return whole_by_adam and self.outlier_dimensions == 1 and self.d_in <= 100
+        """True for trainings that the law is about: SAEs trained whole by Adam, on one outlier dimension."""
+        return self.variant not in ("frozen_features", "sign_sgd") and self.outlier_dimensions == 1
+
+
+@dataclass(frozen=True)
+class Powers:
+    """The law's rival: for each event a product of powers of all settings, without a form from the dynamics."""
+
+    coefficients: dict[str, np.ndarray]
+
+    @classmethod
+    def fit(cls, trainings: Sequence[Training]) -> "Powers":
+        """Fits the logarithms of the steps to each event by linear least squares."""
+        reached = {event: [one for one in trainings if getattr(one, event) is not None] for event in SHARES}
+        return cls(
+            {
+                event: np.linalg.lstsq(
+                    np.stack([_logarithms(one.settings) for one in ones]),
+                    np.log([getattr(one, event) for one in ones]),
+                    rcond=None,
+                )[0]
+                for event, ones in reached.items()
+            }
+        )
+
+    def steps(self, event: str, settings: Mapping[str, float]) -> float:
+        """Returns the predicted steps of an event."""
+        return float(np.exp(_logarithms(settings) @ self.coefficients[event]))
+
+
+def _logarithms(settings: Mapping[str, float]) -> np.ndarray:
+    """Returns a 1, and the logarithms of all settings over the smallest tested value."""
+    return np.array([1.0, *(np.log(settings[name] / low) for name, (low, _) in TESTED.items())])
 
 
 @dataclass(frozen=True)
@@ -95,15 +138,17 @@ def main(argv: list[str]) -> None:
     if options.figure:
         draw(trainings, options.figure)
     covered = [one for one in trainings if one.covered]
-    laws = {event: fit(covered, event) for event in LAWS}
-    errors = {event: {"all": held_out(covered, event)} | extrapolated(covered, event) for event in LAWS}
+    law, revived, chance = fit(covered), revival(covered), noise(covered, read_table(OTHER_SEED))
+    errors = {"all": held_out(covered), "later": later(read_table(LATER))}
+    errors |= {"powers": held_out(covered, fitted=Powers.fit)} | extrapolated(covered)
     report = {
         "trainings": len(covered),
-        "laws": {event: asdict(law) for event, law in laws.items()},
-        "errors": {event: {what: asdict(one) for what, one in found.items()} for event, found in errors.items()},
-        "revival": revival(covered),
+        "law": asdict(law),
+        "errors": {what: {event: asdict(one) for event, one in found.items()} for what, found in errors.items()},
+        "noise": chance,
+        "revival": revived,
     }
-    show(report, list(in_words(len(covered), laws, errors, revival(covered))), options.json)
+    show(report, list(in_words(len(covered), law, errors, chance, revived)), options.json)
 
 
 def read_results(results: Path) -> Iterator[Training]:
@@ -157,47 +202,110 @@ def read_table(path: Path) -> list[Training]:
     return [Training(**row) for row in rows]
 
 
-def fit(trainings: Sequence[Training], event: str) -> Law:
-    """Fits the powers of an event to the logarithms of the steps, by least squares."""
-    reached = [one for one in trainings if getattr(one, event) is not None]
-    logs = [logarithms(one.settings) for one in reached]
-    names = list(logs[0])
-    steps = np.log([getattr(one, event) for one in reached])
-    x = np.array([[1.0, *(one[name] for name in names)] for one in logs])
-    pull = RIDGE * len(x) * np.diag([0.0, *(1.0 for _ in names)])
-    constant, *powers = np.linalg.solve(x.T @ x + pull, x.T @ steps).tolist()
-    return Law(float(np.exp(constant)), dict(zip(names, powers, strict=True)))
+def fit(trainings: Sequence[Training]) -> Law:
+    """Fits one law to the logarithms of the steps to all events, by least squares."""
+    from scipy.optimize import least_squares
+
+    reached = {event: [one for one in trainings if getattr(one, event) is not None] for event in SHARES}
+    settings = {event: _columns(ones) for event, ones in reached.items()}
+    measured = {event: np.log([getattr(one, event) for one in ones]) for event, ones in reached.items()}
+
+    def errors(values: np.ndarray) -> np.ndarray:
+        law = _law(values)
+        return np.concatenate([np.log(law.steps(event, settings[event])) - measured[event] for event in SHARES])
+
+    return _law(least_squares(errors, constants(GUESS), x_scale="jac").x)
 
 
-def predicted_unseen(trainings: Sequence[Training], event: str, seen: Callable[[Training], bool]) -> list[float]:
-    """Predicts the trainings that are not seen by the law of those that are, and returns predicted over measured."""
-    law = fit([one for one in trainings if seen(one)], event)
-    unseen = [one for one in trainings if not seen(one) and getattr(one, event) is not None]
-    return [law.steps(one.settings) / getattr(one, event) for one in unseen]
+def _columns(trainings: Sequence[Training]) -> dict[str, np.ndarray]:
+    """Returns each setting of the trainings as an array."""
+    return {name: np.array([one.settings[name] for one in trainings]) for name in REFERENCE}
 
 
-def held_out(trainings: Sequence[Training], event: str) -> "Errors":
-    """Errors on combinations of settings that the fit has not seen."""
-    ratios: list[float] = []
-    for split in range(SPLITS):
+def constants(law: Law) -> np.ndarray:
+    """Lists the constants of a law: logarithms of steps and of the disturbance, and powers as they are."""
+    steps = [np.log(law.undisturbed[event]) for event in SHARES]
+    powers = [law.mean_norm, law.learning_rate, law.batch_size, law.memory, law.least]
+    return np.array([*steps, np.log(law.disturbance), *powers])
+
+
+def _law(values: np.ndarray) -> Law:
+    """Returns the law with the constants that `constants` lists."""
+    *steps, disturbance = np.exp(values[:4]).tolist()
+    mean_norm, learning_rate, batch_size, memory, least = values[4:].tolist()
+    undisturbed = dict(zip(SHARES, steps, strict=True))
+    return Law(undisturbed, mean_norm, learning_rate, batch_size, memory, disturbance, least)
+
+
+def predicted(law: "Law | Powers", trainings: Sequence[Training]) -> dict[str, list[float]]:
+    """Returns predicted over measured steps of the trainings in which an event happened, for each event."""
+    return {
+        event: [
+            float(law.steps(event, one.settings)) / getattr(one, event)
+            for one in trainings
+            if getattr(one, event) is not None
+        ]
+        for event in SHARES
+    }
+
+
+def predicted_unseen(
+    trainings: Sequence[Training],
+    seen: Callable[[Training], bool],
+    fitted: Callable[[Sequence[Training]], "Law | Powers"],
+) -> dict[str, list[float]]:
+    """Predicts the trainings that are not seen by the law fitted to those that are: see `predicted`."""
+    law = fitted([one for one in trainings if seen(one)])
+    return predicted(law, [one for one in trainings if not seen(one)])
+
+
+def held_out(
+    trainings: Sequence[Training],
+    splits: int = SPLITS,
+    fitted: Callable[[Sequence[Training]], "Law | Powers"] = fit,
+) -> "dict[str, Errors]":
+    """Errors on combinations of settings that the fit has not seen, for each event."""
+    ratios: dict[str, list[float]] = {event: [] for event in SHARES}
+    for split in range(splits):
         order = random.Random(split).sample(trainings, len(trainings))
         for fold in range(FOLDS):
             left_out = set(map(id, order[fold::FOLDS]))
-            ratios += predicted_unseen(trainings, event, lambda one, out=left_out: id(one) not in out)
-    return Errors.of(ratios)
+            unseen = predicted_unseen(trainings, lambda one, out=left_out: id(one) not in out, fitted)
+            for event, found in unseen.items():
+                ratios[event] += found
+    return {event: Errors.of(found) for event, found in ratios.items()}
 
 
-def extrapolated(trainings: Sequence[Training], event: str) -> "dict[str, Errors]":
+def later(trainings: Sequence[Training]) -> "dict[str, Errors]":
+    """Errors of the law of `saelib.theory.recovery` on trainings that ran when it had been fixed."""
+    return {
+        event: Errors.of(ratios) for event, ratios in predicted(LAW, [one for one in trainings if one.covered]).items()
+    }
+
+
+def extrapolated(trainings: Sequence[Training]) -> "dict[str, dict[str, Errors]]":
     """Errors on all trainings with the smallest, and with the largest, value of a setting, if the fit saw none of them.
 
     Settings with fewer than three values are left out, because the fit could then know nothing of them.
     """
     found = {}
-    for name in REFERENCE:
+    for name in TESTED:
         values = sorted({one.value(name) for one in trainings})
         for value in (values[0], values[-1]) if len(values) > 2 else ():
-            ratios = predicted_unseen(trainings, event, lambda one, at=(name, value): one.value(at[0]) != at[1])
-            found[f"{name} = {value:g}"] = Errors.of(ratios)
+            unseen = predicted_unseen(trainings, lambda one, at=(name, value): one.value(at[0]) != at[1], fit)
+            found[f"{name} = {value:g}"] = {event: Errors.of(ratios) for event, ratios in unseen.items()}
+    return found
+
+
+def noise(trainings: Sequence[Training], others: Sequence[Training]) -> dict[str, float]:
+    """Standard deviations over seeds of the logarithms of the steps, from pairs that differ only by their seed."""
+    by_settings = {one.key: one for one in others}
+    pairs = [(one, by_settings[one.key]) for one in trainings if one.key in by_settings]
+    found: dict[str, float] = {"pairs": len(pairs)}
+    for event in SHARES:
+        steps = [[getattr(one, event) for one in pair] for pair in pairs]
+        differences = np.diff(np.log([both for both in steps if None not in both]))
+        found[event] = float(np.sqrt((differences**2).mean() / 2))
     return found
 
 
@@ -216,18 +324,27 @@ def revival(trainings: Sequence[Training]) -> dict[str, float]:
 
 
 def in_words(
-    trainings: int, laws: dict[str, Law], errors: dict[str, dict[str, Errors]], revived: dict[str, float]
+    trainings: int,
+    law: Law,
+    errors: dict[str, dict[str, Errors]],
+    chance: dict[str, float],
+    revived: dict[str, float],
 ) -> Iterator[str]:
-    """Prints constants as they stand in `saelib.theory.recovery`, and the errors."""
-    yield f"{trainings} trainings; constants:"
-    for event, law in laws.items():
-        powers = ", ".join(f'"{name}": {power:.2f}' for name, power in law.powers.items())
-        yield f'  "{event}": Law({law.factor:.0f}, {{{powers}}}),'
+    """Prints the law as it stands in `saelib.theory.recovery`, and its errors."""
+    yield f"{trainings} trainings; the law:"
+    yield "  undisturbed: " + ", ".join(f"{event} {steps:.4g}" for event, steps in law.undisturbed.items())
+    yield f"  disturbance: {law.disturbance:.4g}"
+    yield "  powers: " + ", ".join(
+        f"{name} {value:.2f}" for name, value in asdict(law).items() if name not in ("undisturbed", "disturbance")
+    )
     yield f"relative errors on trainings left out, {SPLITS} splits into {FOLDS}:  median    90 %   worst  within 20 %"
-    for event, found in errors.items():
-        for what, one in found.items():
+    for event in SHARES:
+        for what, found in errors.items():
+            one = found[event]
+            name = ROWS.get(what, f"without {what}")
             numbers = f"{one.median:7.1%} {one.ninety:7.1%} {one.worst:7.1%} {one.within_20:12.0%}"
-            yield f"  {event}  {what if what == 'all' else f'without {what}':32} {one.predictions:5} {numbers}"
+            yield f"  {event}  {name:32} {one.predictions:5} {numbers}"
+    yield "standard deviations over seeds: " + ", ".join(f"{name} {value:.3g}" for name, value in chance.items())
     yield "latents come to life: " + ", ".join(f"{name} {value:.4g}" for name, value in revived.items())
 
 
@@ -238,19 +355,25 @@ def draw(trainings: Sequence[Training], path: Path) -> None:
     matplotlib.use("agg")
     from saelib.report.figures.style import INK, letters, new_figure
 
-    shown = [one for one in trainings if one.covered]
     figure = new_figure(2.9)
     panels = figure.subplots(1, 2, sharey=True)
-    for color, (event, label) in zip(("#3d6fb6", "#d0862c", "#4a9464"), LABELS.items(), strict=True):
-        reached = [one for one in shown if getattr(one, event) is not None]
-        steps = [getattr(one, event) for one in reached]
-        predicted = [LAWS[event].steps(one.settings) for one in reached]
-        for axes, x in zip(panels, ([one.least for one in reached], predicted), strict=True):
-            axes.scatter(x, steps, s=9, color=color, alpha=0.75, lw=0, label=label)
+    groups = (
+        (trainings, {"marker": "o", "s": 9, "alpha": 0.75, "lw": 0}),
+        (read_table(LATER), {"marker": "x", "s": 16, "lw": 1}),
+    )
+    for color, event in zip(("#3d6fb6", "#d0862c", "#4a9464"), SHARES, strict=True):
+        for group, style in groups:
+            reached = [one for one in group if one.covered and getattr(one, event) is not None]
+            steps = [getattr(one, event) for one in reached]
+            least, by_law = [one.least for one in reached], LAW.steps(event, _columns(reached))
+            label = LABELS[event] if style["marker"] == "o" else None
+            panels[0].scatter(least, steps, color=color, label=label, **style)
+            panels[1].scatter(by_law, steps, color=color, **style)
+    panels[0].scatter([], [], color=INK, label="run when the law was fixed", **groups[1][1])
     for axes, name in zip(panels, ("\u2016\u03bc\u2016\u221e / learning rate, steps", "predicted steps"), strict=True):
         axes.set(xscale="log", yscale="log", xlabel=name)
         axes.axline((1e4, 1e4), (1e5, 1e5), color=INK, lw=0.8, ls="--", label="both axes equal")
     panels[0].set_ylabel("measured steps")
     letters(panels)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
     figure.savefig(path, dpi=160)

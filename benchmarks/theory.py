@@ -32,12 +32,12 @@ class Errors:
     bias: float
     largest: float
     by_group: dict[str, float]
-    """Mean absolute error by model or domain."""
+    """Mean absolute error by domain and, of a suite, by model."""
 
 
 def main(argv: list[str]) -> None:
     parser = command_line("theory", __doc__)
-    parser.add_argument("--results", type=Path, help="of a suite: its extract/, stats/ and init_death/")
+    parser.add_argument("--results", type=Path, help="of a suite: its extract/, stats/, init_death/ and tables/")
     parser.add_argument("--released", type=Path, help="the paper's table init_stats.csv")
     options = parser.parse_args(argv)
     if not options.results and not options.released:
@@ -53,10 +53,10 @@ def main(argv: list[str]) -> None:
     show(report | {"environment": environment(*PACKAGES)}, [*lines, environment_line(*PACKAGES)], options.json)
 
 
-def errors_of(predicted: Sequence[float], counted: Sequence[float], groups: Sequence[str]) -> Errors:
-    """Compares predicted with counted fractions."""
+def errors_of(predicted: Sequence[float], counted: Sequence[float], *groupings: Sequence[str]) -> Errors:
+    """Compares predicted with counted fractions; each grouping names the group of every fraction."""
     error = 100 * (np.asarray(predicted) - np.asarray(counted))
-    names = np.asarray(groups)
+    members = {str(name): np.asarray(names) == name for names in groupings for name in dict.fromkeys(names)}
     rho = spearman(np.asarray(predicted), np.asarray(counted)).rho
     assert rho is not None, "a suite has layers that differ"
     return Errors(
@@ -64,7 +64,7 @@ def errors_of(predicted: Sequence[float], counted: Sequence[float], groups: Sequ
         mae=float(np.abs(error).mean()),
         bias=float(error.mean()),
         largest=float(error[np.abs(error).argmax()]),
-        by_group={str(name): float(np.abs(error[names == name]).mean()) for name in np.unique(names)},
+        by_group={name: float(np.abs(error[of_group]).mean()) for name, of_group in members.items()},
     )
 
 
@@ -72,6 +72,7 @@ def suite(results: Path) -> dict[str, Errors]:
     """Raw death of every layer: forms from gamma, and from gamma, participation ratio and kurtosis."""
     counted: list[float] = []
     models: list[str] = []
+    domain = dict(pl.read_csv(results / "tables" / "layers.csv").select("model", "domain").rows())
     forms: dict[str, list[float]] = {}
     for path in sorted((results / "init_death").glob("*/layer_*.json")):
         model, layer = path.parent.name, path.stem
@@ -88,7 +89,8 @@ def suite(results: Path) -> dict[str, Errors]:
             "suite: spectrum and kurtosis": dead_total_from_spectrum(gamma, rank, kurtosis, death.d_in, **at),
         }.items():
             forms.setdefault(name, []).append(value)
-    return {name: errors_of(values, counted, models) for name, values in forms.items()}
+    domains = [domain[model] for model in models]
+    return {name: errors_of(values, counted, domains, models) for name, values in forms.items()}
 
 
 def unit_spectrum(rows: Rows) -> tuple[float, float]:

@@ -39,7 +39,7 @@ def plan(
     from saelib.pipeline.needs import free_bytes, suite_needs
     from saelib.pipeline.plan import make_plan
 
-    config = load_config(configfile)
+    config = load_config(*configfile)
     needs = suite_needs(config)
     planned = make_plan(config)
     total = sum(one.bytes or 0 for one in needs)

@@ -31,9 +31,11 @@ def recovery(
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Tokens of a step.")] = 4096,
     beta2: Annotated[float, typer.Option(help="Decay of Adam's second moment.")] = 0.999,
-    d_in: Annotated[int, typer.Option(help="Dimensions of the activations.")] = 50,
-    d_sae: Annotated[int, typer.Option(help="Latents of the SAE.")] = 100,
-    k: Annotated[int, typer.Option(help="Latents that are selected for each token.")] = 5,
+    d_in: Annotated[int, typer.Option(help="Dimensions of the activations: only compared with the tested range.")] = 50,
+    d_sae: Annotated[int, typer.Option(help="Latents of the SAE: only compared with the tested range.")] = 100,
+    k: Annotated[
+        int, typer.Option(help="Latents that are selected for each token: only compared with the tested range.")
+    ] = 5,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Predict how many steps a TopK SAE that starts at b_dec = 0 needs to recover from the mean of its activations.

@@ -17,8 +17,16 @@ if TYPE_CHECKING:
 
 suite_app = typer.Typer()
 
-Configfile = Annotated[Path, typer.Option(help="The suite's configuration file.")]
-DEFAULT = Path("workflow_config.yaml")
+Configfile = Annotated[
+    list[Path],
+    typer.Option(help="The suite's configuration file; if repeated, later ones add to earlier ones."),
+]
+DEFAULT = [Path("workflow_config.yaml")]
+
+
+def names_of(configfile: list[Path]) -> str:
+    """Names the configuration files in messages."""
+    return " + ".join(map(str, configfile))
 
 
 @suite_app.command()
@@ -50,7 +58,7 @@ def redo(
     from saelib.pipeline.redo import chosen_targets
     from saelib.pipeline.workflow import claim
 
-    config = load_config(configfile)
+    config = load_config(*configfile)
     chosen = chosen_targets(config, stage, model or [], _layers(layers), variant or [], site or [], experiment or [])
     counts = Counter(target.stage for target in chosen)
     listed = ", ".join(f"{count:,} of {name}" for name, count in counts.items())
@@ -84,10 +92,10 @@ def fetch(configfile: Configfile = DEFAULT) -> None:
     from saelib.config import load_config
     from saelib.fetch import cache_folder, fetch_suite
 
-    failed = fetch_suite(load_config(configfile))
+    failed = fetch_suite(load_config(*configfile))
     if failed:
-        raise UserError("\n  ".join([f"{configfile}: {len(failed)} could not be fetched", *failed]))
-    typer.echo(f"{configfile}: all weights and data are in {cache_folder()}")
+        raise UserError("\n  ".join([f"{names_of(configfile)}: {len(failed)} could not be fetched", *failed]))
+    typer.echo(f"{names_of(configfile)}: all weights and data are in {cache_folder()}")
 
 
 @suite_app.command()
@@ -118,12 +126,12 @@ def alphafold3_inputs(
     from saelib.config.sources import AlphaFold3Source
     from saelib.sources.alphafold3 import advice, write_inputs
 
-    config = load_config(configfile)
+    config = load_config(*configfile)
     source = config.models[model].source if model in config.models else None
     if not isinstance(source, AlphaFold3Source):
         names = [name for name, one in config.models.items() if one.source.family == "alphafold3"]
         raise UserError(
-            f"{configfile}: no model '{model}' of family alphafold3; there are: {', '.join(names) or 'none'}"
+            f"{names_of(configfile)}: no model '{model}' of family alphafold3; there are: {', '.join(names) or 'none'}"
         )
     written = write_inputs(source, _proteins(config, model, source))
     typer.echo(advice(source, written, written) if written else f"All proteins have embeddings in {source.outputs}")

@@ -53,6 +53,21 @@ class Text(Section):
         return self
 
 
+class TaggedText(Section):
+    """Documents whose words carry tags: files of `word/tag`, as the Brown corpus has them, or CoNLL-U. Models read the
+    text alone; with `evaluation.labels` of kind `tags`, latents are scored as detectors of parts of speech."""
+
+    kind: Literal["tagged_text"]
+    files: Annotated[tuple[FilesConfig, ...], Field(min_length=1)]
+    """Tagged files, plain or compressed: `.conllu` and `.conll` are CoNLL-U, and `.txt`, `.pos`, `.tagged` and names
+    without an ending are word/tag. Each file is a document, but for CoNLL-U files that mark documents."""
+    characters: Count | None = 1000
+    """Approximate length in characters of the passages that documents are cut into, at ends of sentences; `null` makes
+    each document one example."""
+    buffer: Count = 10_000
+    """Examples held in memory to shuffle the documents."""
+
+
 class Images(Section):
     """Square crops from image files of any size."""
 
@@ -93,4 +108,4 @@ class Sequences(Section):
     it for files too large to hold in memory, such as UniRef."""
 
 
-DatasetConfig = Annotated[PythonDocs | Text | Images | Cifar10 | Sequences, Field(discriminator="kind")]
+DatasetConfig = Annotated[PythonDocs | Text | TaggedText | Images | Cifar10 | Sequences, Field(discriminator="kind")]

@@ -19,6 +19,14 @@ class AnnotationLabels(Section):
     such as FASTA."""
 
 
+class TagLabels(Section):
+    """Tags of words (parts of speech and features) in word/tag or CoNLL-U files."""
+
+    kind: Literal["tags"]
+    files: Annotated[tuple[FilesConfig, ...], Field(min_length=1)]
+    """The files of the data set, which is of kind `tagged_text`."""
+
+
 class FolderLabels(Section):
     """The folder of an image is its class."""
 
@@ -35,10 +43,10 @@ class TableLabels(Section):
     """Columns to read. Without it, all."""
 
 
-LabelsConfig = Annotated[AnnotationLabels | FolderLabels | TableLabels, Field(discriminator="kind")]
+LabelsConfig = Annotated[AnnotationLabels | TagLabels | FolderLabels | TableLabels, Field(discriminator="kind")]
 
 
-LABELED = {"annotations": "sequences", "folders": "images", "table": "arrays"}
+LABELED = {"annotations": "sequences", "tags": "tagged_text", "folders": "images", "table": "arrays"}
 """Kind of labels -> the kind of data sets, or the family of models, that they are for."""
 
 
@@ -69,8 +77,8 @@ class EvaluationConfig(Section):
     baselines: tuple[Baseline, ...] = ("random", "neurons", "pca")
     """SAEs that nobody trained, to compare with: random directions, raw neurons, principal components. Each keeps
     `train.k` latents for a token."""
-    reference: Name | None = None
-    """Variant that all others are compared with. Without it, the first one of `train.variants`."""
+    reference: Name | tuple[Name, ...] | None = None
+    """Variant that all others are compared with, or several. Without it, the first one of `train.variants`."""
     labels: dict[Name, LabelsConfig] = {}
     """Labels of the examples, by the name of a data set or, for activations in files, of the model. With labels,
     latents are scored as detectors of concepts."""
@@ -84,3 +92,8 @@ class EvaluationConfig(Section):
     """Predicted tokens on which to measure how much of the model's loss is recovered if an SAE's reconstructions
     replace the activations. It runs the model once for each SAE and twice more. Without it, the loss is not measured.
     Families transformers (language models, and masked ones), antiberty and esm2; others say that they have no head."""
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The variants that others are compared with, if any are named."""
+        return (self.reference,) if isinstance(self.reference, str) else self.reference or ()

@@ -51,7 +51,7 @@ class HubFiles(Section):
 
 
 class WebFiles(Section):
-    """One file at a URL. An archive (`.tar`, `.tar.gz`, `.zip`) is unpacked."""
+    """One file at a URL. An archive (`.tar`, `.tar.gz`, `.tar.xz`, `.zip`) is unpacked."""
 
     url: Annotated[str, StringConstraints(pattern=r"^(https?|ftp)://[^\s@]+$")]
     """The URL (http, https or ftp), without user or password."""

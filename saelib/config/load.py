@@ -4,7 +4,8 @@ import difflib
 import json
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
@@ -22,13 +23,27 @@ RENAMED = {"licence": "license", "revival": "dead_latents", "coefficient": "auxk
 """Key of an earlier version -> its present name."""
 
 
-def load_config(path: Path) -> Config:
+def load_config(*paths: Path, overrides: Mapping[str, Any] | None = None) -> Config:
     """Reads a suite, fills in its defaults and checks it.
+
+    Args:
+        paths: Configuration files. Each adds to those before it, as in `snakemake --configfile A B`: mappings are
+            merged, and other values replaced.
+        overrides: Keys that are added to them, such as those after Snakemake's `--config`.
 
     Raises:
         UserError: If there are mistakes. The message has one line for each: the key, the problem, the allowed values.
     """
-    return check_config(read_yaml(path), str(path))
+    first, *others = [*map(read_yaml, paths), *([overrides] if overrides else [])]
+    name = " + ".join([*map(str, paths), *(["--config"] if overrides else [])])
+    return check_config(reduce(merged, (other for other in others if other is not None), first), name)
+
+
+def merged(first: Any, second: Any) -> Any:
+    """Adds the keys of a second mapping to a first one, at every depth. Other values are replaced."""
+    if not (isinstance(first, Mapping) and isinstance(second, Mapping)):
+        return second
+    return {**first, **{key: merged(first.get(key), value) for key, value in second.items()}}
 
 
 def check_config(raw: Any, name: str) -> Config:

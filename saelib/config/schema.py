@@ -291,8 +291,8 @@ class Config(Section):
         found = self.evaluation
         if found is None:
             return self
-        if found.reference is not None and found.reference not in self.train.variants:
-            raise ValueError(f"evaluation.reference: {found.reference!r} is no variant of train.variants")
+        if unknown := [name for name in found.references if name not in self.train.variants]:
+            raise ValueError(f"evaluation.reference: {unknown[0]!r} is no variant of train.variants")
         for name, labels in found.labels.items():
             read = self.datasets[name].kind if name in self.datasets else self._family(name)
             if read != LABELED[labels.kind]:

@@ -313,6 +313,10 @@ class TrainConfig(Section):
     error) or `cuda:1` (the second of the GPUs that are visible). It is not part of keys."""
     threads: Count = 1
     """CPU threads of a job. For small SAEs, several jobs with one thread each are faster than one job with several."""
+    variants_per_job: Count = 1
+    """Variants that a job trains at the same time on the same batches, if they have the same preprocessing and seed. A
+    GPU trains those that are alike as one program; on CPUs, jobs of one variant each use several cores. Models with a
+    `stream` have `sweeps_per_pass` instead. It changes no result."""
     variants: dict[Name, VariantConfig] = {
         "baseline": VariantConfig(),
         "auxk": VariantConfig(dead_latents=AuxK(kind="auxk")),
@@ -348,6 +352,16 @@ class TrainConfig(Section):
         """Latents of the widest variant."""
         return max((variant.d_sae or self.d_sae for variant in self.variants.values()), default=self.d_sae)
 
+    def rows_of(self, name: str) -> str:
+        """Names the rows that a variant reads: variants with the same name of rows read the same ones, in one order.
+
+        Nobody knows before training which rows `auto` will choose, so such a variant has its own.
+        """
+        variant = self.variants[name]
+        if variant.preprocessing.kind == "auto":
+            return name
+        return f"{variant.seed} {variant.preprocessing.model_dump_json()}"
+
     def deciding(self, variant: VariantConfig) -> dict[str, Any]:
         """Returns the settings that can change the results of a variant's training, as JSON."""
         elsewhere = {
@@ -355,6 +369,7 @@ class TrainConfig(Section):
             "learning_rates",
             "device",
             "threads",
+            "variants_per_job",
             "checkpoint_minutes",
             "checkpoint_every",
             "log_to",

@@ -9,6 +9,7 @@ from saelib.datasets.listing import Listing
 KINDS = {
     "python_docs": "saelib.datasets.python_docs",
     "text": "saelib.datasets.text",
+    "tagged_text": "saelib.datasets.tagged",
     "images": "saelib.datasets.images",
     "cifar10": "saelib.datasets.cifar10",
     "sequences": "saelib.datasets.sequences",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from saelib.config.datasets import HubText, Text
+from saelib.config.datasets import HubText, TaggedText, Text
 from saelib.config.files import HubFiles
 from saelib.datasets.base import Example, Split, keyed_hash, split_by_group
 from saelib.datasets.decoding import unified
@@ -61,7 +61,7 @@ class StreamedText:
     If there is only one document, it is cut into blocks, and each block is a group.
     """
 
-    def __init__(self, documents: Callable[[], Documents], name: str, config: Text) -> None:
+    def __init__(self, documents: Callable[[], Documents], name: str, config: Text | TaggedText) -> None:
         """Takes `documents`, which starts reading from the beginning each time it is called."""
         self._documents, self._name, self._config = documents, name, config
         self.counts: Counter[str] = Counter()

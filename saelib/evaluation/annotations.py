@@ -114,8 +114,8 @@ def read_annotations(path: str | Path, kind: Kind | None = None) -> list[Record]
 
     Args:
         path: The file.
-        kind: Its format. Without it, the ending decides: .dat, .txt or .swiss is Swiss-Prot, .gb, .gbk or .gbff is
-            GenBank, and .embl is EMBL.
+        kind: Its format. Without it, the ending decides: .swiss is Swiss-Prot, .gb, .gbk or .gbff is GenBank, .embl is
+            EMBL, and .dat or .txt is EMBL if the first line counts base pairs (`518 BP.`), otherwise Swiss-Prot.
 
     Raises:
         UserError: If the file is missing, damaged or of an unknown format, or if biopython is not installed.
@@ -128,13 +128,16 @@ def read_annotations(path: str | Path, kind: Kind | None = None) -> list[Record]
     ending = Path(path.name.removesuffix(".gz")).suffix.lower()
     if kind is None and ending not in KINDS:
         raise UserError(f"{path}: format unknown; say kind='swiss', 'genbank' or 'embl', or end it {', '.join(KINDS)}")
-    found = kind or KINDS[ending]
     with explain_missing_extras():
         from Bio import SeqIO
     if not path.is_file():
         raise UserError(f"{path}: no such file")
+    found = kind or KINDS[ending]
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8", errors="replace") as file:
+            if kind is None and ending in (".dat", ".txt"):  # the two formats share these endings
+                found = "embl" if file.readline().rstrip().endswith(" BP.") else "swiss"
+                file.seek(0)
             records = [_record(one, found, path) for one in SeqIO.parse(file, found)]
     except UserError:
         raise

@@ -1,7 +1,7 @@
-"""Compares the SAEs of a layer: which latents they share, and whether a kind is better than the reference."""
+"""Compares the SAEs of a layer: which latents they share, and whether a kind is better than a reference."""
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import NamedTuple
 
 import numpy as np
@@ -60,28 +60,30 @@ def pairs_of(saes: Sequence[Judged], alive: Mapping[str, NDArray[np.bool_]]) -> 
 
 
 def comparisons_of(
-    scores: Mapping[str, Mapping[str, ArrayLike]], saes: Sequence[Judged], reference: str
+    scores: Mapping[str, Mapping[str, ArrayLike]], saes: Sequence[Judged], references: Sequence[str]
 ) -> list[Comparison]:
-    """Compares each kind of SAE with the reference.
+    """Compares each kind of SAE with each reference.
 
     Args:
         scores: Measure -> name of an SAE -> its scores of the same items, [items].
         saes: The SAEs.
-        reference: The kind that all others are compared with.
+        references: The kinds that the others are compared with. Two of them are compared once.
     """
     kinds: dict[str, list[str]] = {}
     for sae in saes:
         kinds.setdefault(sae.kind, []).append(sae.name)
     found = []
-    for measure, by_sae in scores.items():
-        for kind, names in kinds.items():
-            rows = [[by_sae[name] for name in group if name in by_sae] for group in (names, kinds[reference])]
-            if kind == reference or not all(rows):
-                continue
-            try:
-                one = score_difference(np.array(rows[0]), np.array(rows[1]))
-            except UserError:  # fewer than two items
-                continue
-            interval = (one.mean, one.low, one.high, one.smallest_reliable)
-            found.append(Comparison(measure, kind, reference, *interval, one.items, *one.seeds))
+    for measure, (place, reference), (kind, names) in product(scores, enumerate(references), kinds.items()):
+        if kind in references[: place + 1]:
+            continue
+        by_sae = scores[measure]
+        rows = [[by_sae[name] for name in group if name in by_sae] for group in (names, kinds[reference])]
+        if not all(rows):
+            continue
+        try:
+            one = score_difference(np.array(rows[0]), np.array(rows[1]))
+        except UserError:  # too few items and seeds
+            continue
+        interval = (one.mean, one.low, one.high, one.smallest_reliable)
+        found.append(Comparison(measure, kind, reference, *interval, one.items, *one.seeds))
     return found

@@ -37,7 +37,7 @@ def score_difference(first: ArrayLike, second: ArrayLike, level: float = 0.95) -
     The interval is mean +- t * se, with se^2 = (variance over items of the paired differences) / items + (variance over
     seeds of the first kind's mean score) / seeds + the same of the second kind. t is the quantile of Student's
     distribution at Satterthwaite's degrees of freedom. With a single seed, the interval is over items alone, and says
-    nothing about other seeds.
+    nothing about other seeds; with a single item (a score of the whole SAE), it is over seeds alone.
 
     Args:
         first: Scores [items] or [seeds, items], such as the F1 of each concept.
@@ -48,7 +48,7 @@ def score_difference(first: ArrayLike, second: ArrayLike, level: float = 0.95) -
         The difference. Items for which a score is NaN are left out.
 
     Raises:
-        UserError: If the items differ in number, or if fewer than two are left.
+        UserError: If the items differ in number, or if none is left, or only one where a kind has a single seed.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -67,10 +67,11 @@ def score_difference(first: ArrayLike, second: ArrayLike, level: float = 0.95) -
     kept = np.isfinite(one).all(axis=0) & np.isfinite(other).all(axis=0)
     one, other = one[:, kept], other[:, kept]
     items = int(kept.sum())
-    if items < 2:
-        raise UserError(f"scores: {items} items have a score of every SAE; should be two or more")
+    seeds = min(len(one), len(other))
+    if items < 1 + (seeds < 2):
+        raise UserError(f"scores: {items} items have a score of every SAE; should be two or more, or one and two seeds")
     paired = one.mean(axis=0) - other.mean(axis=0)
-    parts = [_variance_of_mean(paired)]
+    parts = [_variance_of_mean(paired)] if items > 1 else []
     parts += [_variance_of_mean(kind.mean(axis=1)) for kind in (one, other) if len(kind) > 1]
     total = sum(variance for variance, _ in parts)
     half = 0.0

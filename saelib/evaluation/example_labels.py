@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from saelib.config.evaluation import AnnotationLabels, FolderLabels, LabelsConfig
+from saelib.config.evaluation import AnnotationLabels, FolderLabels, LabelsConfig, TagLabels
+from saelib.datasets.listing import list_files
+from saelib.datasets.tagged import ALLOWED, is_tagged
 from saelib.errors import UserError
 from saelib.evaluation.annotations import Record, read_annotations, read_labels
 from saelib.evaluation.labels import Labels
+from saelib.evaluation.tags import label_words
 
 if TYPE_CHECKING:
     import polars as pl
@@ -41,6 +44,9 @@ def label_tokens(labels: LabelsConfig, examples: "pl.DataFrame", tokens: "pl.Dat
         raise UserError(f"{name}: its tokens cannot be traced back to the examples, so annotations do not apply")
     if isinstance(labels, AnnotationLabels):
         return _of_annotations(_records(labels), examples, tokens, name)
+    if isinstance(labels, TagLabels):
+        files = list_files("labels", labels.files, is_tagged, ALLOWED).files
+        return label_words(files, examples, tokens, name)
     return _of_table(labels, tokens, name)
 
 
@@ -94,8 +100,6 @@ def _of_examples(values: Sequence[str], tokens: "pl.DataFrame") -> Labels:
 
 
 def _records(labels: AnnotationLabels) -> list[Record]:
-    from saelib.datasets.listing import list_files
-
     files = list_files("labels", labels.files, lambda file: True, "annotation").files
     return [record for file in files for record in read_annotations(file)]
 

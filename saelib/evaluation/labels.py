@@ -105,6 +105,21 @@ class Labels:
         kept = (self.token_counts > min_tokens) | (self.domain_counts > min_domains)
         return self.select([name for name, is_kept in zip(self.concepts, kept, strict=True) if is_kept])
 
+    def distinct(self) -> "Labels":
+        """Drops each concept that labels the same tokens, in the same domains, as an earlier one.
+
+        Swiss-Prot's `Transmembrane` and `Transmembrane: Helical` are such a pair if all segments are helices.
+        """
+        order = np.lexsort((self.domain, self.token, self.concept))
+        bounds = np.searchsorted(self.concept[order], np.arange(len(self.concepts) + 1))
+        first: dict[bytes, str] = {}
+        for name, start, stop in zip(self.concepts, bounds, bounds[1:], strict=False):
+            own = order[start:stop]
+            _, place, number = np.unique(self.domain[own], return_index=True, return_inverse=True)
+            # Domains are told apart by the place of their first label, because their numbers differ between concepts.
+            first.setdefault(self.token[own].tobytes() + place[number].tobytes(), name)
+        return self.select(list(first.values()))
+
     @property
     def token_counts(self) -> NDArray[np.int64]:
         """[concepts]: tokens of each concept."""

@@ -72,7 +72,7 @@ def open_context(config: Config, held_out: HeldOut, tables: SeenTables) -> Conte
     given = settings.labels.get(held_out.model.dataset or "") or settings.labels.get(held_out.name)
     labeled = None
     if given is not None:
-        labels = label_tokens(given, examples, tokens, held_out.name)
+        labels = label_tokens(given, examples, tokens, held_out.name).distinct()
         halves = split_tokens(tables.groups, tables.counts, held_out.kind)
         labeled = LabeledTokens.of(labels, halves, settings.min_domains)
         if not labeled.test.concepts:
@@ -140,7 +140,7 @@ def finish_layer(context: Context, layer: LayerPass, key: str, losses: Mapping[s
         write_result(layer.folder / one.judged.name / "evaluation.json", key, as_json(result))
     names = {name: {one.judged.name: one.scores[name] for one in measured if name in one.scores} for name in SCORES}
     kinds = kinds_of(context.config)
-    reference = kinds[context.settings.reference or next(iter(kinds))]
+    references = list(dict.fromkeys(kinds[name] for name in context.settings.references or list(kinds)[:1]))
     notes = [*context.notes]
     if layer.eigenvectors is None and "pca" in context.settings.baselines:
         notes.append("there is no baseline of principal components, because no stage of the suite whitens")
@@ -150,14 +150,14 @@ def finish_layer(context: Context, layer: LayerPass, key: str, losses: Mapping[s
         **where,
         saes=tuple(one.judged.name for one in measured),
         pairs=tuple(pairs_of(trained, alive)),
-        comparisons=tuple(comparisons_of(names, [one.judged for one in measured], reference)),
+        comparisons=tuple(comparisons_of(names, [one.judged for one in measured], references)),
         notes=tuple(notes),
     )
     write_result(layer.folder / "evaluation.json", key, as_json(summary))
 
 
-SCORES = ("example_fvu", "concept_f1", "probe_auc")
-"""Measures that are compared in pairs, over the same items for every SAE."""
+SCORES = ("example_fvu", "concept_f1", "probe_auc", "monosemanticity")
+"""Measures that are compared, over the same items for every SAE; monosemanticity is one score of an SAE."""
 
 
 def _measure(context: Context, layer: LayerPass, one: _Measured) -> _Measured:
@@ -214,6 +214,7 @@ def _add_labeled(context: Context, layer: LayerPass, one: _Measured, codes: Any)
         counts = np.array(context.tables.counts)
         one.figures["monosemanticity"], scores = monosemanticity_figures(codes, counts, context.embeddings)
         one.latents["monosemanticity"] = scores
+        one.scores["monosemanticity"] = np.array([one.figures["monosemanticity"].mean], np.float64)
 
 
 def _add_twins(one: _Measured, trained: list[Judged], alive: dict[str, NDArray[np.bool_]]) -> None:

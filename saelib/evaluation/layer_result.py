@@ -149,7 +149,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A kind of SAE minus the reference, with a 95 % interval over items and seeds."""
+    """A kind of SAE minus a reference, with a 95 % interval over items and seeds."""
 
     measure: str
     """`example_fvu` (lower is better), `concept_f1` or `probe_auc` (higher is better)."""

@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import lzma
 import re
 import stat
 import tarfile
@@ -13,9 +14,9 @@ from typing import BinaryIO, cast
 from saelib.errors import UserError
 from saelib.fetch.cache import check_room
 
-TARS = (".tar", ".tar.gz", ".tgz")
-GZIP = b"\x1f\x8b"
-"""The first bytes of a gzip file."""
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz")
+COMPRESSIONS = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open}
+"""First bytes of a compressed file -> the function that opens it."""
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 CHUNK = 1 << 20
 """Bytes read at once."""
@@ -24,6 +25,7 @@ DAMAGE = (
     gzip.BadGzipFile,
     zipfile.BadZipFile,
     zlib.error,
+    lzma.LZMAError,
     EOFError,
     NotImplementedError,  # raised by zipfile if a header names a version or a feature that it does not know
     ValueError,  # raised for a name that is not UTF-8 or contains a zero byte
@@ -73,8 +75,9 @@ def _unpack_tar(path: Path, name: str, target: Path) -> None:
 
 def _decompressed(path: Path) -> BinaryIO:
     with path.open("rb") as stream:
-        compressed = stream.read(len(GZIP)) == GZIP
-    return cast(BinaryIO, gzip.open(path)) if compressed else path.open("rb")
+        head = stream.read(6)
+    opens = next((opens for mark, opens in COMPRESSIONS.items() if head.startswith(mark)), None)
+    return cast(BinaryIO, opens(path)) if opens else path.open("rb")
 
 
 def _unpack_zip(path: Path, name: str, target: Path) -> None:

@@ -21,6 +21,8 @@ class Group:
     """[len(names), d_out]; the output of names[v] is that of `base` plus deltas[v]."""
     preprocessings: tuple[Preprocessing, ...]
     """One for each name."""
+    uncentered: Preprocessing
+    """The base without its center, if the members differ by their centers alone; else the base."""
 
 
 def group_shifts(rows: Rows, preprocessings: Mapping[str, Preprocessing]) -> list[Group]:
@@ -37,7 +39,7 @@ def group_shifts(rows: Rows, preprocessings: Mapping[str, Preprocessing]) -> lis
             )
     shifted = [name for name, p in preprocessings.items() if p.scale is None and p.token_norm == "none"]
     groups = [
-        Group((name,), preprocess, np.zeros((1, preprocess.d_out)), (preprocess,))
+        Group((name,), preprocess, np.zeros((1, preprocess.d_out)), (preprocess,), preprocess)
         for name, preprocess in preprocessings.items()
         if name not in shifted
     ]
@@ -45,7 +47,8 @@ def group_shifts(rows: Rows, preprocessings: Mapping[str, Preprocessing]) -> lis
         center = finite_block(rows, 0).mean(axis=0, dtype=np.float64) + (0 if rows.offset is None else rows.offset)
         deltas = np.stack([center - preprocessings[name].center for name in shifted])
         of_shifted = tuple(preprocessings[name] for name in shifted)
-        groups.insert(0, Group(tuple(shifted), Preprocessing(center), deltas, of_shifted))
+        uncentered = Preprocessing(np.zeros_like(center))
+        groups.insert(0, Group(tuple(shifted), Preprocessing(center), deltas, of_shifted, uncentered))
     return groups
 
 

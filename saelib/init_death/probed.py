@@ -33,7 +33,7 @@ class DeathEstimate:
     """Predicted death of untrained dictionaries: fractions of the latents in [0, 1].
 
     `se_...` is the standard error of the expected value, which the number of probes limits. `sd_...` is the standard
-    deviation of single dictionaries about it, if latents died independently. Real layers have 1.0 to 1.3 times as much,
+    deviation of single dictionaries about it, if latents died independently. Real layers have 1.0 to 1.5 times as much,
     and Gaussian tokens about a strong mean, which moves all bars together, up to twice as much.
     """
 
@@ -56,7 +56,10 @@ class DeathEstimate:
 
 @dataclass(frozen=True, eq=False)
 class ProbedDeath:
-    """Cosines of random probes with a layer's tokens under one preprocessing; `probe_death` makes it."""
+    """Cosines of random probes with a layer's tokens under one preprocessing; `probe_death` makes it.
+
+    Probes are in the order of their strata (`saelib.init_death.encoder.stratified_probes`).
+    """
 
     d: int
     """Dimensions that the SAE reads."""
@@ -173,9 +176,9 @@ class ProbedDeath:
         total = np.maximum(total, relu)  # weights of the factor add up to 1 but for rounding
         parts = {"relu": relu, "topk_only": total - relu, "total": total}
         means = {f"dead_{name}": float(values.mean()) for name, values in parts.items()}
-        # As if there were one more probe, half dead: without it, no dead probe would mean no error.
+        errors = {f"se_{name}": _standard_error(values) for name, values in parts.items()}
+        # As if there were one more probe, half dead: without it, no dead probe would mean no spread.
         rates = {name: (values.sum() + 0.5) / (self.probes + 1) for name, values in parts.items()}
-        errors = {f"se_{name}": math.sqrt(rate * (1 - rate) / self.probes) for name, rate in rates.items()}
         spreads = {f"sd_{name}": math.sqrt(rate * (1 - rate) / d_sae) for name, rate in rates.items()}
         return DeathEstimate(**means, **errors, **spreads, floor=floor)
 
@@ -190,3 +193,14 @@ class ProbedDeath:
             raise UserError(f"k = {k}, d_sae = {d_sae}: k must lie between 1 and d_sae")
         if tokens is not None and not 1 <= tokens <= self.tokens:
             raise UserError(f"tokens = {tokens}: death was probed over {self.tokens} tokens, so 1 to {self.tokens}")
+
+
+def _standard_error(values: NDArray[np.float64]) -> float:
+    """Standard error of the mean over probes, from the differences of neighboring strata, which are nearly alike.
+
+    It is the usual one if probes differ as much from their neighbors as from all others. The half counts as one more
+    probe, half dead: without it, equal probes would mean no error.
+    """
+    n = len(values)
+    variance = 0.5 * n / max(n - 1, 1) * float(np.square(np.diff(values)).sum())
+    return math.sqrt(variance + 0.5) / n

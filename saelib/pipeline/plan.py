@@ -148,9 +148,23 @@ def _grouped(config: Config, stage: str, stale: list[Target]) -> Iterator[tuple[
         elif model.stream is not None:
             for number, block in enumerate(_blocks(own, model.stream.sweeps_per_pass), 1):
                 yield f"{name}/pass_{number}", block
-        else:
+        elif config.train.variants_per_job == 1:
             for target in own:
                 yield f"{name}/{file_stem(target.layer)}/{target.variant}", [target]
+        else:
+            yield from _grouped_variants(config, name, own)
+
+
+def _grouped_variants(config: Config, model: str, stale: list[Target]) -> Iterator[tuple[str, list[Target]]]:
+    """Splits a model's stale variants into jobs of one layer each, of variants that read the same rows."""
+    for layer in dict.fromkeys(target.layer for target in stale):
+        own = [target for target in stale if target.layer == layer]
+        alike: dict[str, list[Target]] = {}
+        for target in own:
+            alike.setdefault(config.train.rows_of(target.variant), []).append(target)
+        blocks = [block for group in alike.values() for block in _blocks(group, config.train.variants_per_job)]
+        for number, block in enumerate(blocks, 1):
+            yield f"{model}/{file_stem(layer)}/variants_{number}", block
 
 
 def _grouped_cells(config: Config, stale: list[Target]) -> Iterator[tuple[str, list[Target]]]:

@@ -146,7 +146,7 @@ def model_bytes(config: Config, model: ModelConfig, batch: int) -> int | None:
 def sweeps_of_a_job(config: Config, model: ModelConfig) -> int:
     """Returns the most sweeps (each a layer and a variant) that one training job contains."""
     if model.stream is None:
-        return 1
+        return max(1, min(len(config.train.variants), config.train.variants_per_job))
     wanted = len(model.trained_places) * len(config.train.variants)
     return min(wanted, model.stream.sweeps_per_pass or wanted) or 1
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from saelib.config import Config, load_config
-from saelib.config.load import check_config, read_yaml
 from saelib.devices.cards import count_cards
 from saelib.environments import ENVIRONMENTS, interpreter
 from saelib.errors import UserError
@@ -65,7 +64,7 @@ class Workflow:
                 "name another working folder with --directory"
             )
         elif configfiles or Path(default).exists():
-            self.config = _merged(list(configfiles) or [Path(default)], overrides)
+            self.config = load_config(*(configfiles or [Path(default)]), overrides=overrides)
         else:
             raise UserError(f"no {default} in the working folder {Path.cwd()}; name another file with --configfile")
         if not {"{", "}"}.isdisjoint(self.results):
@@ -288,21 +287,3 @@ def _put_first(variable: str, folder: Path) -> None:
     """Moves a folder to the front of an environment variable, for this process and its children."""
     others = [one for one in os.environ.get(variable, "").split(os.pathsep) if one and one != str(folder)]
     os.environ[variable] = os.pathsep.join([str(folder), *others])
-
-
-def _merged(paths: list[Path], overrides: Mapping[str, Any]) -> Config:
-    """Checks one file as it is; merges several, or overrides from the command line, and checks the result."""
-    if len(paths) == 1 and not overrides:
-        return load_config(paths[0])
-    merged: dict[str, Any] = {}
-    for layer in (*map(read_yaml, paths), dict(overrides)):
-        _merge(merged, layer if isinstance(layer, dict) else {})
-    return check_config(merged, " + ".join([*map(str, paths), *(["--config"] if overrides else [])]))
-
-
-def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
-    for key, value in other.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = value

@@ -81,6 +81,45 @@ DIFFERENCE_COLUMNS = (
     Column("seeds", "seeds", show=str),
 )
 
+LOWER_IS_BETTER = ("example_fvu",)
+VERDICT_COLUMNS = (
+    Column("measure", "measure"),
+    Column("kind", "kind"),
+    Column("reference", "than"),
+    Column("better", "better", "layers whose 95 % interval is on the better side of 0", str),
+    Column("worse", "worse", "layers whose 95 % interval is on the worse side of 0", str),
+    Column("undecided", "undecided", "layers whose 95 % interval holds 0", str),
+    Column("better_at", "better at"),
+    Column("worse_at", "worse at"),
+)
+
+
+def verdicts(differences: pl.DataFrame, layers: pl.DataFrame) -> list[dict[str, Any]]:
+    """Counts the layers at which each kind is reliably better or worse than a reference, by measure.
+
+    Layers are named by falling gamma, because the paper's claim is about those with a high one.
+    """
+    keys = ["model", "layer", "site"]
+    sign = pl.when(pl.col("measure").is_in(LOWER_IS_BETTER)).then(-1).otherwise(1)
+    side = pl.when(pl.col("low") > 0).then(1).when(pl.col("high") < 0).then(-1).otherwise(0) * sign
+    site = pl.when(pl.col("site") == "residual").then(pl.lit("")).otherwise(pl.format(" {}", "site"))
+    gamma = pl.col("gamma_unit").round(2)
+    table = (
+        differences.join(layers.select(*keys, "gamma_unit"), on=keys, how="left", maintain_order="left")
+        .with_columns(
+            side=side, place=pl.format("{} L{}{} (γ {})", "model", "layer", site, gamma.fill_null(float("nan")))
+        )
+        .sort("gamma_unit", descending=True, nulls_last=True, maintain_order=True)
+    )
+    places = {name: pl.col("place").filter(pl.col("side") == value) for name, value in (("better", 1), ("worse", -1))}
+    counted = table.group_by("measure", "kind", "reference", maintain_order=True).agg(
+        *(one.len().alias(name) for name, one in places.items()),
+        (pl.col("side") == 0).sum().alias("undecided"),
+        *(one.str.join(", ").alias(f"{name}_at") for name, one in places.items()),
+    )
+    order = {name: number for number, name in enumerate(differences["measure"].unique(maintain_order=True))}
+    return sorted(counted.to_dicts(), key=lambda row: order[row["measure"]])
+
 
 def evaluation_table(config: Config, found: Evaluations) -> pl.DataFrame:
     """Makes a row for each SAE of each evaluated layer."""

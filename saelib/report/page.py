@@ -23,7 +23,7 @@ from saelib.preprocessing.recommend import ACCEPTED_AFTER, ORDER, TOLERATED, per
 from saelib.report.charts import make_charts
 from saelib.report.columns import COMPARED_COLUMNS, LAYER_COLUMNS, SAE_COLUMNS, cost_columns, remedy_columns, telling
 from saelib.report.compare import comparison
-from saelib.report.evaluation import difference_columns, evaluation_columns
+from saelib.report.evaluation import VERDICT_COLUMNS, difference_columns, evaluation_columns, verdicts
 from saelib.report.finding import agreements, costs, count_advice, gamma_at, still_dead
 from saelib.report.lab import ExperimentTable
 from saelib.report.lab_charts import lab_sections
@@ -175,6 +175,8 @@ def _evaluation(tables: Mapping[str, pl.DataFrame]) -> dict[str, Any]:
     return {
         "evaluation_columns": evaluation_columns(tables["evaluation"]),
         "difference_columns": difference_columns(tables["evaluation_differences"]),
+        "verdict_columns": VERDICT_COLUMNS,
+        "verdicts": verdicts(tables["evaluation_differences"], tables["layers"]),
     }
 
 

@@ -77,15 +77,11 @@ def trainer_kind(sae: SAE, settings: TrainerSettings) -> tuple[Callable[[SAE, Tr
 def step_all(trainers: Sequence[Trainer], x: Tensor, threads: int) -> None:
     """One step of every trainer on the batch `x` [tokens, d_in].
 
-    Members of a sweep on a GPU make it as one program, small SAEs on a CPU side by side, and others one after another.
-    The kernels for CPUs use `threads` threads in all, and give the same bits with any number.
+    On a GPU, TopK and BatchTopK SAEs that are alike make it as one program, also those of different sweeps. On a CPU,
+    small SAEs make it side by side, and others one after another. The kernels for CPUs use `threads` threads in all,
+    and give the same bits with any number.
     """
-    sweeps: dict[int, list[SweepMember]] = {}
-    for trainer in trainers:
-        if isinstance(trainer, SweepMember):
-            sweeps.setdefault(id(trainer.sweep), []).append(trainer)
-    for members in sweeps.values():
-        step_together(members, x)
+    step_together([trainer for trainer in trainers if isinstance(trainer, SweepMember)], x)
     others = [trainer for trainer in trainers if not isinstance(trainer, SweepMember)]
     if x.device.type != "cpu" or why_unsupported() is not None:
         for trainer in others:
@@ -133,18 +129,23 @@ def _why_not_on_cpu(variant: VariantConfig) -> str | None:
 
 def why_not_on_gpu(sae: SAE, variant: VariantConfig) -> str | None:
     """The obstacle to the kernels for GPUs, apart from the device of `sae`; None if they can do it."""
-    for name, known in ON_GPU.items():
-        kind = getattr(variant, name).kind
-        if kind not in known:
-            return f"the kernels for GPUs have no {name} {kind}"
-    if variant.frozen == "features":
-        return "the kernels for GPUs do not freeze features"
     if sae.d_in > WIDEST_ROW:
         return f"the kernels for GPUs take rows of up to {WIDEST_ROW:,} values (found {sae.d_in:,})"
     if 2 * (sae.k or 0) > WIDEST:
         return f"the kernels for GPUs select up to {WIDEST // 2:,} latents of a token (found {sae.k:,})"
     if find_spec("triton") is None:
         return "Triton, which compiles the kernels for GPUs, is not installed"
+    return why_not_method_on_gpu(variant)
+
+
+def why_not_method_on_gpu(variant: VariantConfig) -> str | None:
+    """An option that the kernels for GPUs do not have; None if there is none."""
+    for name, known in ON_GPU.items():
+        kind = getattr(variant, name).kind
+        if kind not in known:
+            return f"the kernels for GPUs have no {name} {kind}"
+    if variant.frozen == "features":
+        return "the kernels for GPUs do not freeze features"
     return _why_not_in_kernels(variant)
 
 

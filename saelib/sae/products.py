@@ -46,18 +46,22 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     return a @ b if bias is None else torch.addmm(bias, a, b)
 
 
-def encoder_product(centered: Tensor, W_enc: Tensor, b_enc: Tensor, precision: Precision) -> Tensor:
-    """Pre-activations [tokens, latents] of x - b_dec [tokens, d_in].
+def encoder_product(
+    centered: Tensor, W_enc: Tensor, b_enc: Tensor, precision: Precision, out: Tensor | None = None
+) -> Tensor:
+    """Pre-activations [tokens, latents] of x - b_dec [tokens, d_in]; written to `out`, if it is given.
 
     `bfloat16` rounds both factors, after b_dec has been subtracted; products are added up and kept in float32. A GPU
     does so on its tensor cores, and other devices compute the same in float32. `tf32` is for `float32_products` to set.
     """
-    if precision != "bfloat16":
-        return product(centered, W_enc, b_enc)
-    a, b = centered.bfloat16(), W_enc.bfloat16()
-    if a.is_cuda:
-        return torch.mm(a, b, out_dtype=torch.float32).to(centered.dtype).add_(b_enc)
-    return product(a.to(centered.dtype), b.to(centered.dtype), b_enc)
+    a, b = centered, W_enc
+    if precision == "bfloat16":
+        a, b = a.bfloat16(), b.bfloat16()
+        if a.is_cuda:
+            found = torch.mm(a, b, out_dtype=torch.float32).to(centered.dtype)
+            return found.add_(b_enc) if out is None else torch.add(found, b_enc, out=out)
+        a, b = a.to(centered.dtype), b.to(centered.dtype)
+    return product(a, b, b_enc) if out is None else torch.addmm(b_enc, a, b, out=out)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Protocol
 from torch import Tensor
 
 from saelib.train.batches_from_model import Position
-from saelib.train.sweep import RunningSweep
+from saelib.train.sweep import RunningSweep, step_together
 
 
 class Batch(Protocol):
@@ -18,7 +18,10 @@ class Batch(Protocol):
         ...
 
     def read_by(self, sweep: RunningSweep) -> Tensor:
-        """The rows as the sweep's SAEs read them: float32 [batch_size, d_out], on its device."""
+        """The rows as the sweep's SAEs read them: float32 [batch_size, d_out], on its device.
+
+        Sweeps that are given the same tensor make their steps together.
+        """
         ...
 
 
@@ -43,10 +46,20 @@ def train_sweeps(
         steps_before: Number of batches that come before these.
     """
     for number, batch in enumerate(batches, steps_before + 1):
-        for sweep, observers in sweeps.items():
-            if sweep.steps_done < number and not sweep.is_over:
-                sweep.step(batch.read_by(sweep), batch.position)
-                for observer in observers:
-                    observer.observe(sweep)
+        behind = [sweep for sweep in sweeps if sweep.steps_done < number and not sweep.is_over]
+        _step(behind, batch)
+        for sweep in behind:
+            for observer in sweeps[sweep]:
+                observer.observe(sweep)
         if all(sweep.is_over for sweep in sweeps):
             return
+
+
+def _step(sweeps: Iterable[RunningSweep], batch: Batch) -> None:
+    """One step of each sweep, together with those that read the same tensor."""
+    groups: dict[int, tuple[Tensor, list[RunningSweep]]] = {}
+    for sweep in sweeps:
+        x = batch.read_by(sweep)
+        groups.setdefault(id(x), (x, []))[1].append(sweep)
+    for x, group in groups.values():
+        step_together(group, x, batch.position)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from saelib.config import TrainConfig, VariantConfig
 from saelib.devices.memory import gigabytes, usable_bytes
+from saelib.sae.choose import why_not_method_on_gpu
 
 STATES = 4
 """Copies of each weight in training: itself, its gradient and Adam's two moments."""
@@ -20,20 +21,24 @@ class Sizes:
     rates: int
     """SAEs in memory: the learning rates of all sweeps of the job."""
     codes: int
-    """Arrays [batch_size, d_sae] that a step holds at once."""
+    """Arrays [batch_size, d_sae] that the step of an SAE holds at once."""
+    together: bool = False
+    """Whether all SAEs make their step at the same time, as one program (`saelib.sae.gpu`)."""
 
     @property
     def needed(self) -> float:
         """Bytes in float32, without stored rows, which stay in memory only if there is room (`DeviceBatches`)."""
         weights = 2 * self.d_in * self.d_sae
         batch = self.batch_size * (self.codes * self.d_sae + 8 * self.d_in)
-        return 4.0 * (STATES * self.rates * weights + batch)
+        return 4.0 * (STATES * self.rates * weights + batch * (self.rates if self.together else 1))
 
 
 def sizes_of(d_in: int, config: TrainConfig, variants: Sequence[VariantConfig]) -> Sizes:
     """The sizes of a job that trains these variants at the same time on activations of `d_in` dimensions."""
     rates = sum(len(variant.learning_rates or config.learning_rates) for variant in variants)
-    return Sizes(d_in, config.d_sae, config.batch_size, rates, max(_codes(variant) for variant in variants))
+    d_sae, codes = max(config.sized_for(variant).d_sae for variant in variants), max(map(_codes, variants))
+    together = any(why_not_method_on_gpu(variant) is None for variant in variants)
+    return Sizes(d_in, d_sae, config.batch_size, rates, codes, together)
 
 
 def room_for_rows(sizes: Sizes) -> float:
@@ -43,16 +48,17 @@ def room_for_rows(sizes: Sizes) -> float:
     return usable_bytes() - max(sizes.needed, torch.cuda.memory_allocated())
 
 
-def too_little_memory(name: str, sizes: Sizes, usable: float, sweeps: int) -> str:
+def too_little_memory(name: str, sizes: Sizes, usable: float, sweeps: int, option: str) -> str:
     """The message that a training does not fit on its GPU.
 
     Args:
         name: What is trained.
         sizes: Its sizes.
         usable: Bytes of the GPU that the job can fill.
-        sweeps: Sweeps of the job; several only if they are streamed from one pass of a model.
+        sweeps: Sweeps of the job.
+        option: The option that says how many sweeps a job has.
     """
-    ways = list(_ways(sizes, usable, sweeps))
+    ways = list(_ways(sizes, usable, sweeps, option))
     would_fit = f"what would fit: {', or '.join(ways)}" if ways else "no smaller size of it would fit"
     return (
         f"{name}: its {sizes.rates} SAEs of d_sae {sizes.d_sae:,} and width {sizes.d_in:,} take about "
@@ -61,7 +67,7 @@ def too_little_memory(name: str, sizes: Sizes, usable: float, sweeps: int) -> st
     )
 
 
-def _ways(sizes: Sizes, usable: float, sweeps: int) -> Iterator[str]:
+def _ways(sizes: Sizes, usable: float, sweeps: int, option: str) -> Iterator[str]:
     """The largest single change of each size that would fit, found by halving it; rates are counted down."""
     for key in ("batch_size", "d_sae"):
         value = getattr(sizes, key) // 2
@@ -71,7 +77,7 @@ def _ways(sizes: Sizes, usable: float, sweeps: int) -> Iterator[str]:
             yield f"train.{key}: {value}"
     rates = next((n for n in range(sizes.rates - 1, 0, -1) if replace(sizes, rates=n).needed <= usable), 0)
     if rates and sweeps > 1:
-        yield f"stream.sweeps_per_pass: {max(1, sweeps * rates // sizes.rates)}"
+        yield f"{option}: {max(1, sweeps * rates // sizes.rates)}"
     elif rates:
         yield f"{rates} learning rates in one suite and the others in another"
 

@@ -20,7 +20,7 @@ from saelib.train.origin import origin_of_layer
 from saelib.train.rules import choose
 from saelib.train.start import LayerData, start_sweep
 from saelib.train.sweep import Destination, RunningSweep, Subject
-from saelib.train.training import train_from_store, train_from_stream
+from saelib.train.training import train_from_stream, train_together
 
 if TYPE_CHECKING:
     from saelib.pipeline.plan import Job
@@ -31,7 +31,10 @@ log = logging.getLogger(__name__)
 
 @exact_float32()
 def run(config: Config, job: "Job") -> None:
-    """Train each target's variant at every learning rate of the config; all targets are of one model."""
+    """Train each target's variant at every learning rate of the config; all targets are of one model.
+
+    Without a stream, they are of one layer too and read the same rows (`TrainConfig.rows_of`).
+    """
     # Bits depend on the number of threads, so the machine must not decide it.
     torch.set_num_threads(config.train.threads)
     name = job.targets[0].model
@@ -40,10 +43,11 @@ def run(config: Config, job: "Job") -> None:
         with explained_shortage(lambda usable: _shortage(config, job.targets, stores, usable)):
             _stream(config, job, stores)
         return
-    for target in job.targets:
-        with explained_shortage(lambda usable, target=target: _shortage(config, [target], stores, usable)):
-            store = stores[target.layer]
-            train_from_store(_start(config, target, store), store.train, _destination(target))
+    with explained_shortage(lambda usable: _shortage(config, job.targets, stores, usable)):
+        sweeps = {_start(config, target, stores[target.layer]): _destination(target) for target in job.targets}
+        first = next(iter(sweeps)).subject
+        shown = str(first) if len(sweeps) == 1 else f"{name} layer {first.layer}, {len(sweeps)} variants"
+        train_together(sweeps, stores[first.layer].train, shown)
 
 
 def _buffer_device(
@@ -65,7 +69,8 @@ def _shortage(config: Config, targets: "Sequence[Target]", stores: Mapping[Layer
     """The message that the GPU's memory does not suffice for these targets together."""
     first = targets[0]
     name = first.model if len(targets) > 1 else str(Subject(first.model, first.layer, first.variant))
-    return too_little_memory(name, _sizes(config, targets, stores), usable, len(targets))
+    option = "train.variants_per_job" if config.models[first.model].stream is None else "stream.sweeps_per_pass"
+    return too_little_memory(name, _sizes(config, targets, stores), usable, len(targets), option)
 
 
 def _stream(config: Config, job: "Job", stores: Mapping[Layer, Store]) -> None:

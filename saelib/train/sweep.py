@@ -1,6 +1,6 @@
 """A sweep: one variant on one layer at all its learning rates, at some step of its training."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -103,10 +103,16 @@ class RunningSweep:
             x: The batch as the SAEs read it, float32 [batch_size, d_out], on their device.
             position: Position at which a stream resumes after this batch.
         """
-        step_all([run.trainer for run in self.alive], x, self.config.threads)
-        self.steps_done, self.position = self.steps_done + 1, position
+        step_together([self], x, position)
 
     def heldout_samples(self, tokens: int) -> Iterator[Sample]:
         """The first `tokens` held-out rows, or all if there are fewer, as the SAEs read them."""
         stop = min(tokens, self.heldout.shape[0])
         return self.space.samples(self.heldout, stop, rows_at_a_time(self.config.d_sae))
+
+
+def step_together(sweeps: Sequence[RunningSweep], x: Tensor, position: Position = START) -> None:
+    """Train the SAEs of several sweeps on the same batch; see `RunningSweep.step`. Bits are those of each alone."""
+    step_all([run.trainer for sweep in sweeps for run in sweep.alive], x, sweeps[0].config.threads)
+    for sweep in sweeps:
+        sweep.steps_done, sweep.position = sweep.steps_done + 1, position

@@ -1,7 +1,7 @@
 """Training from start to published results: one sweep from its store, or all of a model's straight from the model."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -38,21 +38,33 @@ def train_from_store(sweep: RunningSweep, train: Rows, destination: Destination)
     Raises:
         UserError: if the rows do not fill a batch, a checkpoint cannot be written, or every learning rate diverged.
     """
-    stored = stored_batches(sweep, train)
+    train_together({sweep: destination}, train, str(sweep.subject))
+
+
+def train_together(sweeps: Mapping[RunningSweep, Destination], train: Rows, name: str) -> None:
+    """Train sweeps of one seed and preprocessing on the same batches of stored rows, and publish each.
+
+    Each resumes from its own last checkpoint, and its bits do not depend on the others. On a GPU, those that are alike
+    train as one program (`saelib.sae.gpu`).
+
+    Raises:
+        UserError: see `train_from_store`; if every learning rate of a sweep diverged, after the others were published.
+    """
+    stored = stored_batches(list(sweeps), train)
 
     def batches(start: int, _: Position) -> Iterator[Batch]:
         return map(_StoredBatch, stored.batches(start))
 
-    _train({sweep: destination}, batches, f"train {sweep.subject}")
+    _train(sweeps, batches, f"train {name}")
 
 
 def stored_batches(
-    sweep: RunningSweep, train: Rows, room: float | None = None, window_bytes: int = WINDOW_BYTES
+    sweeps: Sequence[RunningSweep], train: Rows, room: float | None = None, window_bytes: int = WINDOW_BYTES
 ) -> ShuffledBatches | DeviceBatches:
-    """The batches of a sweep, in an order that does not depend on its device.
+    """The batches of sweeps that read the same rows, in an order that does not depend on their device.
 
     Args:
-        sweep: The sweep, with its trainers.
+        sweeps: Sweeps of one seed and preprocessing, with their trainers.
         train: Rows as stored.
         room: Bytes of a GPU that rows may take; measured if not given.
         window_bytes: See `WindowOrder`.
@@ -60,13 +72,14 @@ def stored_batches(
     Raises:
         UserError: if the rows do not fill a batch.
     """
+    sweep = sweeps[0]
     space, config = sweep.space, sweep.config
     if space.on_device is None:
         prepared = space.prepare(train)
         return ShuffledBatches(prepared, config.batch_size, seed=sweep.seed, window_bytes=window_bytes)
     width = space.preprocess.d_out
     if room is None:
-        room = room_for_rows(sizes_of(width, config, [sweep.variant]))
+        room = room_for_rows(sizes_of(width, config, [own.variant for own in sweeps]))
     options = {"seed": sweep.seed, "device": space.device, "room": room, "window_bytes": window_bytes}
     batches = DeviceBatches(train, space.reader(train.offset), width, config.batch_size, **options)
     where = "all of them stay there" if batches.resident else "they come through windows, as they do not fit"

@@ -47,7 +47,7 @@ def test_rates_of_all_sweeps_and_dense_codes_count() -> None:
 
 @pytest.mark.parametrize("usable", [60e9, 40e9, 12e9, 3e9])
 def test_every_size_that_the_sentence_names_fits_and_twice_of_it_does_not(usable: float) -> None:
-    said = too_little_memory("calm layer 1, variant auxk", LARGE, usable, sweeps=1)
+    said = too_little_memory("calm layer 1, variant auxk", LARGE, usable, 1, "stream.sweeps_per_pass")
     assert said.startswith("calm layer 1, variant auxk: its 7 SAEs of d_sae 65,536")
     named = dict(re.findall(r"train\.(\w+): (\d+)", said))
     assert named
@@ -59,13 +59,21 @@ def test_every_size_that_the_sentence_names_fits_and_twice_of_it_does_not(usable
         assert replace(LARGE, rates=int(rates)).needed <= usable < replace(LARGE, rates=int(rates) + 1).needed
 
 
-def test_sweeps_that_share_a_pass_are_advised_to_share_it_with_fewer() -> None:
+@pytest.mark.parametrize("option", ["stream.sweeps_per_pass", "train.variants_per_job"])
+def test_sweeps_that_share_a_job_are_advised_to_share_it_with_fewer(option: str) -> None:
     sizes = replace(LARGE, rates=28)
-    assert "stream.sweeps_per_pass: 2" in too_little_memory("calm", sizes, 140e9, sweeps=4)
+    assert f"{option}: 2" in too_little_memory("calm", sizes, 140e9, 4, option)
+
+
+def test_saes_that_step_as_one_program_have_their_codes_in_memory_at_the_same_time() -> None:
+    config = TrainConfig(learning_rates=(1e-3, 1e-2))
+    one, apart = sizes_of(8, config, [VariantConfig()]), sizes_of(8, config, [VariantConfig(clip=1.0)])
+    batch = replace(one, rates=1).needed - replace(one, rates=1, batch_size=0).needed
+    assert one.needed - apart.needed == batch
 
 
 def test_a_card_that_holds_no_smaller_size_is_said_to_be_too_small() -> None:
-    assert "no smaller size of it would fit" in too_little_memory("calm", LARGE, 0.0, sweeps=1)
+    assert "no smaller size of it would fit" in too_little_memory("calm", LARGE, 0.0, 1, "stream.sweeps_per_pass")
 
 
 def test_a_model_that_does_not_fit_is_told_which_options_make_it_smaller(monkeypatch: pytest.MonkeyPatch) -> None:

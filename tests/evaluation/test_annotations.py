@@ -119,8 +119,9 @@ def test_genbank_and_embl(tmp_path: Path) -> None:
     }
     assert positions(evaluation.read_annotations(tmp_path / "made.gb")) == expected
     record = SeqIO.read(tmp_path / "made.gb", "genbank")
-    SeqIO.write(record, tmp_path / "made.embl", "embl")
-    assert positions(evaluation.read_annotations(tmp_path / "made.embl")) == expected
+    for name in ("made.embl", "made.dat"):  # EMBL's own files end in .dat, as those of Swiss-Prot do
+        SeqIO.write(record, tmp_path / name, "embl")
+        assert positions(evaluation.read_annotations(tmp_path / name)) == expected
 
 
 def test_files_that_cannot_be_read_are_said(tmp_path: Path) -> None:

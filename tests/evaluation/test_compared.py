@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_ind
 
 from saelib.config.evaluation import EvaluationConfig
 from saelib.config.schema import Config
@@ -56,15 +57,28 @@ def test_comparisons_are_paired_over_items_and_over_seeds():
     items = np.random.default_rng(0).random(50)
     saes = [judged("r0", EYE, "r"), judged("r1", EYE, "r"), judged("b0", EYE, "b"), judged("c0", EYE, "c")]
     scores = {"f1": {"r0": items, "r1": items, "b0": items + 0.25}}
-    (found,) = comparisons_of(scores, saes, "r")
+    (found,) = comparisons_of(scores, saes, ["r"])
     assert (found.kind, found.reference, found.seeds, found.reference_seeds, found.items) == ("b", "r", 1, 2, 50)
     assert found.difference == pytest.approx(0.25)
     assert found.smallest_reliable == pytest.approx(0, abs=1e-12)  # every item differs by the same
 
 
-def test_one_item_is_no_comparison():
-    saes = [judged("r", EYE, "r"), judged("b", EYE, "b")]
-    assert comparisons_of({"f1": {"r": [0.5], "b": [0.7]}}, saes, "r") == []
+def test_two_references_are_compared_once_with_each_other():
+    saes = [judged(name, EYE, name) for name in ("r", "wide", "b")]
+    scores = {"f1": {"r": [0.1, 0.2], "wide": [0.2, 0.4], "b": [0.5, 0.7]}}
+    found = comparisons_of(scores, saes, ["r", "wide"])
+    assert [(one.kind, one.reference) for one in found] == [("wide", "r"), ("b", "r"), ("b", "wide")]
+    assert [one.difference for one in found] == pytest.approx([0.15, 0.45, 0.3])
+
+
+def test_one_item_is_compared_over_seeds_alone():
+    saes = [judged(f"{kind}{seed}", EYE, kind) for kind in "rb" for seed in range(3)]
+    scores = {"r0": [0.4], "r1": [0.5], "r2": [0.6], "b0": [0.8], "b1": [0.9], "b2": [1.0]}
+    (found,) = comparisons_of({"mono": scores}, saes, ["r"])
+    welch = ttest_ind([0.8, 0.9, 1.0], [0.4, 0.5, 0.6], equal_var=False).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((welch.low, welch.high))
+    assert (found.items, found.seeds) == (1, 3)
+    assert comparisons_of({"mono": scores}, [saes[0], saes[3]], ["r"]) == []  # one item and one seed say nothing
 
 
 def test_variants_that_differ_in_the_seed_alone_are_one_kind():

@@ -21,7 +21,14 @@ from saelib.evaluation.stage import run
 from saelib.pipeline.plan import Job, make_plan
 from saelib.pipeline.targets import wanted_targets
 from saelib.preprocessing.transform import Preprocessing
-from saelib.report.evaluation import difference_columns, differences_table, evaluation_columns, evaluation_table
+from saelib.report.evaluation import (
+    VERDICT_COLUMNS,
+    difference_columns,
+    differences_table,
+    evaluation_columns,
+    evaluation_table,
+    verdicts,
+)
 from saelib.report.figures.evaluation import evaluation_figure
 from saelib.report.page import _environment
 from saelib.report.results import Place
@@ -145,6 +152,7 @@ def test_table_and_page(root: Path, config: dict[str, Any]) -> None:
     assert (differences["high"] - differences["low"]).to_list() == pytest.approx(
         (2 * differences["smallest_reliable"]).to_list()
     )
+    layers = table.select("model", "layer", "site", gamma_unit=pl.lit(2.5)).unique()
     rows = {"evaluation": table.to_dicts(), "evaluation_differences": differences.to_dicts()}
     page = '{% import "macros.html" as part with context %}{% include "evaluation.html" %}'
     html = (
@@ -155,12 +163,29 @@ def test_table_and_page(root: Path, config: dict[str, Any]) -> None:
             rows=rows,
             evaluation_columns=evaluation_columns(table),
             difference_columns=difference_columns(differences),
+            verdict_columns=VERDICT_COLUMNS,
+            verdicts=verdicts(differences, layers),
             evaluation_notes=[("nothing", ["severe layer 2"])],
         )
     )
     assert "baseline-seed5" in html
     assert 'href="tables/evaluation_differences.csv"' in html
     assert evaluation_figure(table) is not None
+
+
+def test_verdicts_count_layers_by_the_side_of_their_interval() -> None:
+    bounds = {("fvu_up", 0.1, 0.2): "worse", ("fvu_down", -0.2, -0.1): "better", ("fvu_both", -0.1, 0.1): "undecided"}
+    shared = {"site": "residual", "kind": "center", "reference": "baseline"}
+    rows = [
+        shared | {"model": name, "layer": 1, "measure": measure, "low": low, "high": high}
+        for measure in ("example_fvu", "concept_f1")
+        for name, low, high in bounds
+    ]
+    layers = pl.DataFrame({"model": [name for name, _, _ in bounds], "layer": 1, "site": "residual", "gamma_unit": 1.5})
+    fvu, f1 = verdicts(pl.DataFrame(rows), layers)
+    assert (fvu["better"], fvu["worse"], fvu["undecided"]) == (1, 1, 1)
+    assert (fvu["better_at"], fvu["worse_at"]) == ("fvu_down L1 (γ 1.5)", "fvu_up L1 (γ 1.5)")
+    assert (f1["better_at"], f1["worse_at"]) == ("fvu_up L1 (γ 1.5)", "fvu_down L1 (γ 1.5)")
 
 
 EVALUATED, REPORT = "evaluate of severe layer 2", "report"

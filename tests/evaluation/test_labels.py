@@ -35,6 +35,18 @@ def test_selected_concepts_keep_their_tokens_in_the_order_that_is_asked_for() ->
         labels().select(["turn"])
 
 
+def test_a_concept_of_the_same_occurrences_counts_once() -> None:
+    """`coil` is the helices under another name; `one` has their tokens in one occurrence, and `half` some of them."""
+    coil, one, half = ([0, 1, 2, 4], [9, 9, 9, 7]), ([0, 1, 2, 4], [3, 3, 3, 3]), ([0, 1, 2], [4, 4, 4])
+    first = labels()
+    token, concept, domain = (list(values) for values in (first.token, first.concept, first.domain))
+    for number, (tokens, domains) in enumerate((coil, one, half), 2):
+        token, concept, domain = token + tokens, concept + [number] * len(tokens), domain + domains
+    several = Labels(6, ("helix", "strand", "coil", "one", "half"), token, concept, domain)  # type: ignore[arg-type]
+    assert several.distinct().concepts == ("helix", "strand", "one", "half")
+    assert several.distinct().table() == {"helix": 2, "strand": 1, "one": 1, "half": 1}
+
+
 def test_columns_join_and_missing_values_are_no_concept() -> None:
     kind = Labels.of_rows(["a", None, "b", float("nan"), "a", ""], prefix="kind_")
     assert (kind.tokens, kind.table()) == (6, {"kind_a": 2, "kind_b": 1})

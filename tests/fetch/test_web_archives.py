@@ -42,6 +42,7 @@ def zip_of(members, method=zipfile.ZIP_STORED) -> bytes:
         ("set.tar", partial(tar_of, mode="w")),
         ("set.tar.gz", tar_of),
         ("set.tgz", tar_of),
+        ("set.tar.xz", partial(tar_of, mode="w:xz")),
         ("set.ZIP", zip_of),
     ],
 )
@@ -75,6 +76,7 @@ def special(kind: bytes, target: str = "") -> tarfile.TarInfo:
     ("name", "content"),
     [
         ("x.tar.gz", tar_of([("good", b"x"), ("../escape", b"x")])),
+        ("x.tar.xz", tar_of([("good", b"x"), ("../escape", b"x")], "w:xz")),
         ("x.tar.gz", tar_of([("good", b"x"), ("a/../../escape", b"x")])),
         ("x.tar.gz", tar_of([("good", b"x"), ("/tmp/escape", b"x")])),
         ("x.tar.gz", tar_of([("good", b"x"), special(tarfile.SYMTYPE, "/etc/passwd")])),
@@ -97,8 +99,11 @@ def test_evil_members_are_refused_before_anything_is_written(server, monkeypatch
     assert not leftovers()
 
 
-@pytest.mark.parametrize("name", ["x.tar.gz", "x.tgz", "x.tar", "x.zip"])
-@pytest.mark.parametrize("content", [DATA, tar_of([("a", DATA)])[:-5000], zip_of([("a", DATA)])[:-5000]])
+@pytest.mark.parametrize("name", ["x.tar.gz", "x.tgz", "x.tar.xz", "x.tar", "x.zip"])
+@pytest.mark.parametrize(
+    "content",
+    [DATA, tar_of([("a", DATA)])[:-5000], tar_of([("a", DATA)], "w:xz")[:-5000], zip_of([("a", DATA)])[:-5000]],
+)
 def test_a_damaged_archive_is_refused(server, name, content):
     server.content = content
     with pytest.raises(UserError, match="not an archive that can be read"):

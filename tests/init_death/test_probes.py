@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 
 from saelib.activations.rows import ArrayRows
 from saelib.errors import UserError
-from saelib.init_death.encoder import random_encoder
+from saelib.init_death.encoder import random_encoder, stratified_probes
 from saelib.init_death.measure import measure
 from saelib.init_death.probed import DeathEstimate
 from saelib.init_death.probes import probe_death
 from saelib.preprocessing.transform import Preprocessing
+from saelib.theory.cap_law import cap_cosine, tail_mass
 
 D, TOKENS = 48, 4000
 Make = Callable[[], NDArray[np.float32]]
@@ -135,7 +136,8 @@ def test_batch_topk_has_one_bar(make: Make) -> None:
 def test_a_threshold_is_passed_or_not() -> None:
     x = gaussian(mean=1.5)
     probed = probe_death(ArrayRows(x), RAW, probes=500, seed=9)["raw"]
-    largest = (x @ random_encoder(D, 500, 9)).max(axis=0)
+    mean = (x[:512] / np.linalg.norm(x[:512], axis=1, keepdims=True)).mean(axis=0, dtype=np.float64)
+    largest = (x @ stratified_probes(mean / np.linalg.norm(mean), 500, 9).T).max(axis=0)
     for threshold in (0, 0.5, 2.0):
         assert probed.dead_below(threshold, 64).dead_total == pytest.approx((largest <= threshold).mean(), abs=1e-3)
     assert probed.dead_below(0, 64).dead_topk_only == 0
@@ -181,6 +183,32 @@ def test_standard_errors_are_those_of_other_probes() -> None:
     found = [probe_death(ArrayRows(x), RAW, probes=256, seed=seed)["raw"].dead(512, 16) for seed in range(40)]
     spread = np.std([death.dead_total for death in found], ddof=1)
     assert spread == pytest.approx(np.mean([death.se_total for death in found]), rel=0.4)
+
+
+def test_a_shared_mean_costs_no_precision() -> None:
+    """Independent probes would be half as precise; the mean of the estimates is the same."""
+    x = gaussian(1000, mean=3.0)
+    found = [probe_death(ArrayRows(x), RAW, probes=256, seed=seed)["raw"].dead(512, 16) for seed in range(40)]
+    independent = [
+        float((probed.largest_cosine[-1] < cap_cosine(16 / 512, D)).mean())
+        for probed in (probe_death(ArrayRows(x), RAW, probes=1, seed=seed)["raw"] for seed in range(600))
+    ]
+    rate = float(np.mean([death.dead_total for death in found]))
+    alone = np.sqrt(rate * (1 - rate) / 256)
+    assert np.std([death.dead_total for death in found], ddof=1) < 0.6 * alone
+    assert np.mean([death.se_total for death in found]) < 0.6 * alone
+    assert abs(rate - np.mean(independent)) < 3 * np.sqrt(rate * (1 - rate) / 600)
+
+
+@pytest.mark.parametrize("d", [2, 3, 40])
+def test_probes_are_uniform_on_the_sphere_and_even_along_a_direction(d: int) -> None:
+    direction = np.linalg.qr(np.random.default_rng(0).standard_normal((d, d)))[0][0]
+    units = stratified_probes(direction, 4000, seed=1).astype(np.float64)
+    np.testing.assert_allclose(np.linalg.norm(units, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(units.mean(axis=0), 0, atol=4 / np.sqrt(4000 * d))
+    np.testing.assert_allclose(units.T @ units / 4000, np.eye(d) / d, atol=4 / np.sqrt(4000 * d))
+    below = 1 - tail_mass(units @ direction, d)  # the area of the sphere below each probe
+    assert (np.abs(below * 4000 - np.arange(4000) - 0.5) < 0.51).all()
 
 
 def test_dictionaries_spread_as_predicted() -> None:

@@ -125,7 +125,7 @@ def test_a_sweep_reads_the_same_prepared_rows(kind: str, room: float, device: st
     preprocess = Preprocessing(center, scale)
     window = 2 * 32 * 4 * 4  # two blocks of the narrower rows, one of the others
     sweep = sweep_on(device, rows, preprocess, batch_size=40)
-    ours = stored_batches(sweep, rows, room, window).batches(0)
+    ours = stored_batches([sweep], rows, room, window).batches(0)
     space = Space(preprocess, rows, "cpu")
     theirs = ShuffledBatches(space.prepare(rows), 40, seed=3, window_bytes=window).batches()
     for mine, other in islice(zip(ours, theirs, strict=True), 20):

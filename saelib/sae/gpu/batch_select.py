@@ -26,10 +26,10 @@ def _piece(values, n, width, N: tl.constexpr):
 
 
 @triton.jit
-def digits_kernel(values, prefix, counts, n, width, saes, shift, BITS: tl.constexpr, N: tl.constexpr):
+def digits_kernel(values, prefix, counts, n, width, tokens, shift, BITS: tl.constexpr, N: tl.constexpr):
     """Adds up how often each digit at `shift` occurs among the SAE's values whose higher digits are `prefix`."""
     _, inside, _, bits = _piece(values, n, width, N)
-    sae = tl.program_id(0) % saes
+    sae = tl.program_id(0) // tokens
     wanted = inside & ((bits >> shift >> BITS) == tl.load(prefix + sae))
     found = tl.histogram((bits >> shift) & ((1 << BITS) - 1), 1 << BITS, mask=wanted)
     digit = tl.arange(0, 1 << BITS)
@@ -37,26 +37,26 @@ def digits_kernel(values, prefix, counts, n, width, saes, shift, BITS: tl.conste
 
 
 @triton.jit
-def count_kernel(values, bar, above, tied, n, width, saes, N: tl.constexpr):
+def count_kernel(values, bar, above, tied, n, width, tokens, N: tl.constexpr):
     """Counts the values of a piece above the SAE's bar, and those equal to it if it is not 0."""
     _, _, _, bits = _piece(values, n, width, N)
-    limit = tl.load(bar + tl.program_id(0) % saes)
+    limit = tl.load(bar + tl.program_id(0) // tokens)
     piece = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
     tl.store(above + piece, tl.sum((bits > limit).to(tl.int32), 0))
     tl.store(tied + piece, tl.sum(((bits == limit) & (limit > 0)).to(tl.int32), 0))
 
 
 @triton.jit
-def write_kernel(values, bar, room, before, codes, latents, rows, positive, fired, n, width, saes, N: tl.constexpr):
+def write_kernel(values, bar, room, before, codes, latents, rows, positive, fired, n, width, tokens, N: tl.constexpr):
     """Writes the selected entries of a piece from place `before` on: all above the bar, and the first `room` at it."""
     j, inside, value, bits = _piece(values, n, width, N)
     row = tl.program_id(0)
-    limit = tl.load(bar + row % saes)
+    limit = tl.load(bar + row // tokens)
     piece = row * tl.num_programs(1) + tl.program_id(1)
     tied = ((bits == limit) & (limit > 0)).to(tl.int32)
     chosen = (bits > limit).to(tl.int32) + tied * (tl.cumsum(tied, 0) <= tl.load(room + piece)).to(tl.int32)
     at = tl.load(before + piece) + tl.cumsum(chosen, 0) - 1
-    name = (row % saes) * n + j
+    name = (row // tokens) * n + j
     tl.store(codes + at, value, mask=chosen > 0)
     tl.store(latents + at, name, mask=chosen > 0)
     tl.store(rows + at, tl.zeros((N,), tl.int32) + row, mask=chosen > 0)
@@ -71,14 +71,14 @@ def batch_topk_entries(hidden: Tensor, k: int, widest: int = WIDEST) -> tuple[Se
     positive, all are selected, the last entries are empty, and the smallest is 0.
 
     Args:
-        hidden: Pre-activations, float32 [tokens, saes, d_sae], contiguous.
+        hidden: Pre-activations, float32 [saes, tokens, d_sae], contiguous.
         k: Entries of an SAE, divided by tokens.
         widest: Values that one program looks through.
     """
-    tokens, saes, n = hidden.shape
+    saes, tokens, n = hidden.shape
     parts = -(-n // widest)
     width = -(-n // parts)
-    pieces, sizes = (tokens * saes, parts), (n, width, saes)
+    pieces, sizes = (saes * tokens, parts), (n, width, tokens)
     N = max(LEAST, power_of_two(width))
     constants = {"N": N, "num_warps": warps(N)}
 
@@ -86,7 +86,7 @@ def batch_topk_entries(hidden: Tensor, k: int, widest: int = WIDEST) -> tuple[Se
         return torch.zeros(shape, dtype=dtype, device=hidden.device)
 
     bar, ties = _bars(hidden, k * tokens, pieces, sizes, constants)
-    above, tied = zeros(tokens, saes, parts), zeros(tokens, saes, parts)
+    above, tied = zeros(saes, tokens, parts), zeros(saes, tokens, parts)
     launch(count_kernel, pieces, hidden, bar, above, tied, *sizes, **constants)
     room = _room(tied, ties)
     ends = (above + torch.minimum(tied, room)).flatten().cumsum(0, dtype=torch.int32)
@@ -112,7 +112,7 @@ def _bars(
 
     One digit after the other, from the highest: those above it are counted and left behind.
     """
-    saes = hidden.shape[1]
+    saes = len(hidden)
     bar = torch.zeros(saes, dtype=torch.int32, device=hidden.device)
     left = torch.full_like(bar, wanted)
     for shift in range(32 - DIGIT, -1, -DIGIT):
@@ -126,8 +126,7 @@ def _bars(
 
 
 def _room(tied: Tensor, ties: Tensor) -> Tensor:
-    """Counts the `tied` values [tokens, saes, parts] that each piece may take, if each SAE takes the first `ties`."""
-    by_sae = tied.transpose(0, 1).flatten(1)
+    """Counts the `tied` values [saes, tokens, parts] that each piece may take, if each SAE takes the first `ties`."""
+    by_sae = tied.flatten(1)
     earlier = by_sae.cumsum(1, dtype=torch.int32) - by_sae
-    room = (ties[:, None] - earlier).clamp(min=0)
-    return room.view(tied.shape[1], tied.shape[0], tied.shape[2]).transpose(0, 1).contiguous()
+    return (ties[:, None] - earlier).clamp(min=0).view_as(tied)

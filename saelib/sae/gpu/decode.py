@@ -22,12 +22,12 @@ def _decoder_rows(W_dec, latents, codes, e, here, c, inside, d):
 
 @triton.jit
 def decode_kernel(
-    x, codes, latents, starts, W_dec, b_dec, g, d_codes, scale, saes, d, D: tl.constexpr, J: tl.constexpr
+    x, codes, latents, starts, W_dec, b_dec, g, d_codes, scale, tokens, d, D: tl.constexpr, J: tl.constexpr
 ):
     """One row: the gradient `g` of its reconstruction, scale (x_hat - x), and that of each of its codes."""
     row = tl.program_id(0)
-    sae = row % saes
-    token = (row // saes).to(tl.int64)
+    sae = row // tokens
+    token = (row % tokens).to(tl.int64)
     c = tl.arange(0, D)
     inside = c < d
     start = tl.load(starts + row)
@@ -51,7 +51,7 @@ def decode_kernel(
 
 
 def decode(x: Tensor, entries: Entries, W_dec: Tensor, b_dec: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Gradients of the reconstructions [tokens, saes, d_in] and of the codes [entries].
+    """Gradients of the reconstructions [saes, tokens, d_in] and of the codes [entries].
 
     Args:
         x: float32 [tokens, d_in]
@@ -61,11 +61,11 @@ def decode(x: Tensor, entries: Entries, W_dec: Tensor, b_dec: Tensor, scale: flo
         scale: Factor of x_hat - x in its gradient: 2 / (tokens * variance).
     """
     (tokens, d), saes = x.shape, len(b_dec)
-    g = torch.empty(tokens, saes, d, dtype=torch.float32, device=x.device)
+    g = torch.empty(saes, tokens, d, dtype=torch.float32, device=x.device)
     d_codes = torch.empty_like(entries.codes)
     D = power_of_two(d)
     launch(
-        decode_kernel, (tokens * saes,), x, entries.codes, entries.latents, entries.starts, W_dec, b_dec, g, d_codes,
-        scale, saes, d, D=D, J=ROWS, num_warps=warps(D),
+        decode_kernel, (saes * tokens,), x, entries.codes, entries.latents, entries.starts, W_dec, b_dec, g, d_codes,
+        scale, tokens, d, D=D, J=ROWS, num_warps=warps(D),
     )  # fmt: skip
     return g, d_codes

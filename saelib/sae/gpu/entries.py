@@ -10,7 +10,7 @@ from saelib.sae.gpu.select import select
 
 @dataclass(frozen=True)
 class Entries:
-    """The latents that tokens selected. A row is a token as one SAE reads it: row = token * SAEs + SAE."""
+    """The latents that tokens selected. A row is a token as one SAE reads it: row = SAE * tokens + token."""
 
     codes: Tensor
     """float32 [entries]; above 0, or 0 if the entry is empty because too few latents were positive."""
@@ -34,11 +34,11 @@ class Selected:
 
 
 def topk_entries(hidden: Tensor, k: int) -> Selected:
-    """The k largest positive pre-activations of each token and SAE; `hidden` is [tokens, saes, d_sae]."""
-    tokens, saes, n = hidden.shape
+    """The k largest positive pre-activations of each SAE and token; `hidden` is [saes, tokens, d_sae]."""
+    saes, tokens, n = hidden.shape
     flags = torch.zeros(2, saes * n, dtype=torch.int8, device=hidden.device)
     codes, latents = select(hidden, k, positive=flags[0], fired=flags[1])
-    rows = torch.arange(tokens * saes, dtype=torch.int32, device=hidden.device)[:, None].expand(-1, k).flatten()
-    starts = torch.arange(0, tokens * saes * k + 1, k, dtype=torch.int32, device=hidden.device)
+    rows = torch.arange(saes * tokens, dtype=torch.int32, device=hidden.device)[:, None].expand(-1, k).flatten()
+    starts = torch.arange(0, saes * tokens * k + 1, k, dtype=torch.int32, device=hidden.device)
     positive, fired = flags.view(2, saes, n).bool()
     return Selected(Entries(codes.flatten(), latents.flatten(), rows, starts), fired, positive)

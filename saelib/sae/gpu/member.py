@@ -1,5 +1,6 @@
 """One SAE of a sweep that trains as one program, as a trainer of its own."""
 
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 class SweepMember:
     """A `saelib.sae.trainer.Trainer`: SAE number `index` of a `SweepTrainer`, which does the work.
 
-    `saelib.sae.choose.step_all` steps the members of a sweep together. A member that steps without the others leaves
-    them for a sweep of its own.
+    `saelib.sae.choose.step_all` steps members together, also those that began in different sweeps. A member that steps
+    without the others leaves them for a sweep of its own. Neither changes a bit of any member.
     """
 
     sweep: "SweepTrainer"
@@ -70,12 +71,16 @@ class SweepMember:
         self.sweep.load_state_dict(self.index, state)
 
 
-def step_together(members: list[SweepMember], x: Tensor) -> None:
-    """One step of some members of one sweep on the batch `x` [tokens, d_in].
+def step_together(members: Sequence[SweepMember], x: Tensor) -> None:
+    """One step of some members, of any sweeps, on the batch `x` [tokens, d_in]; those that are alike make it as one.
 
-    Members that are left out, as those that have diverged, leave the sweep for one of their own.
+    So members of several sweeps join one, and members that are left out, as those that have diverged, leave theirs.
     """
-    sweep = members[0].sweep
-    if len(members) < len(sweep.members):
-        sweep.split(members)
-    members[0].sweep.step(x)
+    alike: dict[Hashable, list[SweepMember]] = {}
+    for member in members:
+        alike.setdefault(member.sweep.kind, []).append(member)
+    for group in alike.values():
+        sweeps = {id(member.sweep) for member in group}
+        if len(sweeps) > 1 or len(group) < len(group[0].sweep.members):
+            group[0].sweep.regroup(group)
+        group[0].sweep.step(x)

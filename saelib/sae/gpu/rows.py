@@ -8,6 +8,7 @@ from torch import Tensor
 
 from saelib.config.training import Adam
 from saelib.sae.autograd.trainer import UNIT
+from saelib.sae.gpu.adam import adam
 from saelib.sae.gpu.auxk import DeadGradients
 from saelib.sae.gpu.by_latent import ByLatent
 from saelib.sae.gpu.entries import Entries
@@ -20,27 +21,9 @@ ROUNDING = UNIT * 2.0**-23
 
 
 @triton.jit
-def _moved(
-    w, gradient, m_at, v_at, inside, rate, correction, beta1, fresh1, beta2, fresh2, epsilon, SPARSE: tl.constexpr
-):
-    """Adam: gives the moved weights, and writes the moments."""
-    m = tl.load(m_at, mask=inside, other=0.0)
-    v = tl.load(v_at, mask=inside, other=0.0)
-    new_m = beta1 * m + fresh1 * gradient
-    new_v = beta2 * v + fresh2 * gradient * gradient
-    moved = w - rate * new_m / (tl.sqrt(new_v) * correction + epsilon)
-    if SPARSE:
-        moves = tl.max((gradient != 0).to(tl.int32), 0) > 0
-        moved, new_m, new_v = tl.where(moves, moved, w), tl.where(moves, new_m, m), tl.where(moves, new_v, v)
-    tl.store(m_at, new_m, mask=inside)
-    tl.store(v_at, new_v, mask=inside)
-    return moved
-
-
-@triton.jit
 def rows_kernel(
     x, b_dec, g, codes, d_codes, rows, order, starts, W_enc, W_dec, m_enc, v_enc, m_dec, v_dec, squares,
-    places, more_enc, more_dec, step, table, beta1, fresh1, beta2, fresh2, epsilon, rounding, n, d, saes,
+    places, more_enc, more_dec, step, table, beta1, fresh1, beta2, fresh2, epsilon, rounding, n, d, saes, tokens,
     D: tl.constexpr, E: tl.constexpr, PROJECT: tl.constexpr, SPARSE: tl.constexpr, MORE: tl.constexpr,
 ):  # fmt: skip
     """One latent: sums the gradients of its two rows over its entries, then moves both, in place.
@@ -64,7 +47,7 @@ def rows_kernel(
         code = tl.load(codes + e, mask=here, other=0.0)
         d_code = tl.load(d_codes + e, mask=here, other=0.0)
         wanted = here[:, None] & inside[None, :]
-        token = tl.load(x + (row // saes).to(tl.int64)[:, None] * d + c[None, :], mask=wanted, other=0.0)
+        token = tl.load(x + (row % tokens).to(tl.int64)[:, None] * d + c[None, :], mask=wanted, other=0.0)
         d_enc += tl.sum(d_code[:, None] * (token - center[None, :]), 0)
         error = tl.load(g + row.to(tl.int64)[:, None] * d + c[None, :], mask=wanted, other=0.0)
         d_dec += tl.sum(code[:, None] * error, 0)
@@ -80,15 +63,15 @@ def rows_kernel(
     correction = tl.load(numbers + 1)
     at = j.to(tl.int64) * d + c
     w = tl.load(W_enc + at, mask=inside, other=0.0)
-    w = _moved(
-        w, d_enc, m_enc + at, v_enc + at, inside, rate, correction, beta1, fresh1, beta2, fresh2, epsilon, SPARSE
+    w = adam(
+        w, d_enc, m_enc + at, v_enc + at, inside, rate, correction, beta1, fresh1, beta2, fresh2, epsilon, SPARSE, True
     )
     tl.store(W_enc + at, w, mask=inside)
     w = tl.load(W_dec + at, mask=inside, other=0.0)
     if PROJECT:
         d_dec -= tl.sum(d_dec * w, 0) * w
-    w = _moved(
-        w, d_dec, m_dec + at, v_dec + at, inside, rate, correction, beta1, fresh1, beta2, fresh2, epsilon, SPARSE
+    w = adam(
+        w, d_dec, m_dec + at, v_dec + at, inside, rate, correction, beta1, fresh1, beta2, fresh2, epsilon, SPARSE, True
     )
     norm = tl.sqrt(tl.sum(w * w, 0))
     tl.store(W_dec + at, w / tl.where(tl.abs(norm - 1) > rounding, norm, 1.0), mask=inside)
@@ -105,7 +88,7 @@ class Gradients:
     sorted_entries: ByLatent
     """Their order by latent."""
     g: Tensor
-    """[tokens, saes, d_in]; of the reconstructions."""
+    """[saes, tokens, d_in]; of the reconstructions."""
     d_codes: Tensor
     """[entries]; of the codes."""
     of_dead: DeadGradients | None
@@ -123,10 +106,10 @@ def update_rows(stack: Stack, gradients: Gradients, rates: Rates, optimizer: Ada
     entries, found = gradients.entries, gradients.sorted_entries
     more = gradients.of_dead
     added = (found.starts, gradients.g, gradients.g) if more is None else (more.places, more.W_enc, more.W_dec)
-    one, two = optimizer.beta1, optimizer.beta2
+    one, two, tokens = optimizer.beta1, optimizer.beta2, len(gradients.x)
     launch(
         rows_kernel, (saes * n,), gradients.x, p.b_dec, gradients.g, entries.codes, gradients.d_codes, entries.rows,
         found.order, found.starts, p.W_enc, p.W_dec, m.W_enc, v.W_enc, m.W_dec, v.W_dec, stack.squares,
-        *added, rates.step, rates.table, one, 1 - one, two, 1 - two, optimizer.epsilon, ROUNDING, n, d, saes,
+        *added, rates.step, rates.table, one, 1 - one, two, 1 - two, optimizer.epsilon, ROUNDING, n, d, saes, tokens,
         D=D, E=ROWS, PROJECT=project, SPARSE=optimizer.sparse, MORE=more is not None, num_warps=warps(D),
     )  # fmt: skip

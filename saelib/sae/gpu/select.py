@@ -1,4 +1,4 @@
-"""Selection of the k largest positive pre-activations of each token and SAE."""
+"""Selection of the k largest positive pre-activations of each SAE and token."""
 
 import torch
 import triton
@@ -45,7 +45,7 @@ def _bar(bits, K: tl.constexpr):
 
 @triton.jit
 def select_kernel(
-    values, names, codes, latents, positive, fired, n, width, saes,
+    values, names, codes, latents, positive, fired, n, width, tokens,
     K: tl.constexpr, SLOTS: tl.constexpr, N: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     """Writes the K largest values of part `program_id(1)` of row `program_id(0)`, in the order of their places.
@@ -62,7 +62,7 @@ def select_kernel(
     value = tl.load(values + row * n + j, mask=inside, other=-1.0)
     bits = sortable(value)
     if FIRST:
-        name = (row % saes).to(tl.int32) * n + j
+        name = (row // tokens).to(tl.int32) * n + j
         mark(positive, name, inside & (value > 0))
     else:
         name = tl.load(names + row * n + j, mask=inside, other=0)
@@ -84,19 +84,19 @@ def select_kernel(
 
 
 def select(hidden: Tensor, k: int, positive: Tensor, fired: Tensor, widest: int = WIDEST) -> tuple[Tensor, Tensor]:
-    """Codes and latents of the k largest positive values of each token and SAE: [tokens, saes, k] each.
+    """Codes and latents of the k largest positive values of each SAE and token: [saes, tokens, k] each.
 
     Latents are named SAE * d_sae + latent, in ascending order; an empty entry has the code 0 and the latent `NOTHING`.
 
     Args:
-        hidden: Pre-activations, float32 [tokens, saes, d_sae], contiguous.
+        hidden: Pre-activations, float32 [saes, tokens, d_sae], contiguous.
         k: At most half of `widest`.
         positive: int8 [saes * d_sae]; set to 1 if a latent is positive for some token, otherwise left as it is.
         fired: The same, if it is selected.
         widest: Values that one program looks through.
     """
-    tokens, saes, n = hidden.shape
-    values, names, first = hidden.view(tokens * saes, n), positive, True  # the first call does not read names
+    saes, tokens, n = hidden.shape
+    values, names, first = hidden.view(saes * tokens, n), positive, True  # the first call does not read names
     while True:
         rows, n = values.shape
         parts = -(-n // widest)
@@ -105,9 +105,9 @@ def select(hidden: Tensor, k: int, positive: Tensor, fired: Tensor, widest: int 
         latents = torch.empty(rows, parts * k, dtype=torch.int32, device=hidden.device)
         N = power_of_two(width)
         launch(
-            select_kernel, (rows, parts), values, names, codes, latents, positive, fired, n, width, saes,
+            select_kernel, (rows, parts), values, names, codes, latents, positive, fired, n, width, tokens,
             K=k, SLOTS=power_of_two(k), N=N, FIRST=first, LAST=parts == 1, num_warps=warps(N),
         )  # fmt: skip
         if parts == 1:
-            return codes.view(tokens, saes, k), latents.view(tokens, saes, k)
+            return codes.view(saes, tokens, k), latents.view(saes, tokens, k)
         values, names, first = codes, latents, False

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from saelib.sae.model import SAE
 
 
-@dataclass(frozen=True)
+@dataclass
 class Parameters:
     """The parameters of all SAEs, or moments of their gradients. Float32, contiguous; SAEs come first."""
 
@@ -26,17 +27,13 @@ class Parameters:
         """Zeros of the same shapes."""
         return Parameters(*(torch.zeros_like(getattr(self, own.name)) for own in fields(self)))
 
-    def only(self, members: Sequence[int]) -> "Parameters":
-        """Copies of some SAEs."""
-        return Parameters(*(getattr(self, own.name)[list(members)] for own in fields(self)))
-
     def of(self, i: int, prefix: str = "") -> dict[str, Tensor]:
         """Views of those of SAE `i`, named and oriented as in `SAE`, after a prefix."""
         views = {own.name: getattr(self, own.name)[i] for own in fields(self)}
         return {prefix + name: view.T if name == "W_enc" else view for name, view in views.items()}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Stack:
     """Everything that a step changes, of all SAEs."""
 
@@ -77,16 +74,33 @@ class Stack:
             b_dec_gradient=torch.zeros_like(b_dec),
         )
 
-    def only(self, members: Sequence[int]) -> "Stack":
-        """Copies of some SAEs."""
-
-        def chosen(value: Tensor | Parameters) -> Tensor | Parameters:
-            return value.only(members) if isinstance(value, Parameters) else value[list(members)]
-
-        return Stack(*(chosen(getattr(self, own.name)) for own in fields(self)))  # type: ignore[arg-type]
-
     def state_of(self, i: int) -> dict[str, Tensor]:
         """Views of everything that the next step of SAE `i` depends on, named as by `Trainer.state_dict`."""
         counters = {name: getattr(self, name)[i] for name in ("tokens_since_fired", "tokens_since_positive")}
         moments = self.first_moments.of(i, "m.") | self.second_moments.of(i, "v.")
         return self.parameters.of(i) | moments | counters
+
+
+Place = tuple[int, int]
+"""The number of a stack, and that of an SAE in it."""
+
+
+def regrouped(stacks: Sequence[Stack], groups: Sequence[Sequence[Place]]) -> list[Stack]:
+    """New stacks of SAEs from anywhere in `stacks`, which lose their tensors one after another.
+
+    So next to all old tensors, or all new ones, no more than one kind of them is in memory twice.
+    """
+
+    def moved(olds: Sequence[Any], like: type[Parameters] | type[Stack]) -> list[Any]:
+        found: dict[str, list[Any]] = {}
+        for own in fields(like):
+            values = [getattr(old, own.name) for old in olds]
+            if isinstance(values[0], Parameters):
+                found[own.name] = moved(values, Parameters)
+                continue
+            found[own.name] = [torch.stack([values[which][i] for which, i in group]) for group in groups]
+            for old in olds:
+                delattr(old, own.name)
+        return [like(**{name: values[number] for name, values in found.items()}) for number in range(len(groups))]
+
+    return moved(stacks, Stack)

@@ -1,14 +1,13 @@
-"""Training of several TopK SAEs on the same batches as one program."""
+"""Training of several TopK or BatchTopK SAEs on the same batches as one program."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
 
 from saelib.config.training import Adam, AuxK
 from saelib.sae.autograd.trainer import THRESHOLD_DECAY
-from saelib.sae.gpu.auxk import DeadGradients, Room, dead_gradients
+from saelib.sae.gpu.auxk import DeadGradients, Room, dead_gradients, joined
 from saelib.sae.gpu.batch_select import batch_topk_entries
 from saelib.sae.gpu.biases import bias_gradients, move_biases
 from saelib.sae.gpu.by_latent import by_latent
@@ -18,8 +17,8 @@ from saelib.sae.gpu.graph import Replayed
 from saelib.sae.gpu.member import SweepMember
 from saelib.sae.gpu.rates import Rates
 from saelib.sae.gpu.rows import Gradients, update_rows
-from saelib.sae.gpu.stack import Stack
-from saelib.sae.model import SAE
+from saelib.sae.gpu.stack import Stack, regrouped
+from saelib.sae.model import SAE, Architecture
 from saelib.sae.products import encoder_product, float32_products
 from saelib.sae.trainer import TrainerSettings
 
@@ -27,38 +26,51 @@ from saelib.sae.trainer import TrainerSettings
 def make_members(saes: Sequence[SAE], settings: Sequence[TrainerSettings]) -> list[SweepMember]:
     """A trainer for each SAE, which train as one program when they step together (`saelib.sae.choose.step_all`).
 
-    `saes` are copied. They and their settings differ in weights and learning rate alone.
+    `saes` are copied. They may differ in their weights, and their settings in what `SweepTrainer` says.
     """
     members = [SweepMember(own) for own in settings]
-    SweepTrainer(Stack.of(saes), saes[0], members)
+    assert saes[0].k is not None
+    SweepTrainer(Stack.of(saes), saes[0].architecture, saes[0].k, members)
     return members
 
 
 class SweepTrainer:
     """SAEs of one shape and method on the same batches; each of `members` is the trainer of one.
 
-    A step is one product for all SAEs, the selection, the decoding, a sort by latent, and the update of each latent's
-    rows (README.md). Gradients of the weights are never written to memory, and no sum depends on the order in which
-    programs run: the same SAEs, states and batch give the same bits. An SAE's last bits depend on the others.
+    The members' settings may differ in learning rate, schedule and AuxK, and in the seed of their weights.
+
+    A step selects, decodes, sorts by latent and updates each latent's rows for all SAEs at once (README.md). Gradients
+    of the weights are never written to memory, and no sum depends on the order in which programs run or on the other
+    SAEs: an SAE has the bits that it has when it trains alone.
     """
 
-    def __init__(self, stack: Stack, like: SAE, members: list[SweepMember]) -> None:
-        """Takes over `stack`, and `members` in its order; `like` tells the architecture and k."""
+    def __init__(self, stack: Stack, architecture: Architecture, k: int, members: Sequence[SweepMember]) -> None:
+        """Takes over `stack`, and `members` in its order."""
         settings = members[0].settings
         assert isinstance(settings.variant.optimizer, Adam)
-        assert like.k is not None
-        self.stack, self.members, self.k = stack, members, like.k
+        self.stack, self.members = stack, list(members)
+        self.architecture: Architecture = architecture
+        self.k = k
         self.config, self.variant, self.optimizer = settings.config, settings.variant, settings.variant.optimizer
         self.steps_done = self.examples = 0
-        self._auxk = self.variant.dead_latents if isinstance(self.variant.dead_latents, AuxK) else None
-        self._room = Room()
+        self._auxk = [_auxk_of(member.settings) for member in members]
+        self.rooms = [Room() for _ in members]
+        """Bounds of each SAE's dead latents, which only AuxK needs."""
         self._rates = Rates([member.settings for member in members], self.optimizer, stack.threshold.device)
         self._latents = torch.arange(1 + stack.parameters.b_enc.numel(), dtype=torch.int32, device=stack.squares.device)
         self._scale = 2 / settings.variance
         self._replayed = Replayed(self._step)
-        self._saes = [self._view(i, like) for i in range(len(members))]
+        self._saes = [self._view(i) for i in range(len(members))]
         for i, member in enumerate(members):
             member.sweep, member.index = self, i
+
+    @property
+    def kind(self) -> Hashable:
+        """Equal for sweeps that can become one: everything that their members share."""
+        config, variant = self.config, self.variant
+        method = self.architecture, variant.project_decoder, variant.frozen, self.optimizer.model_dump_json()
+        sizes = *self.stack.parameters.W_dec.shape[1:], self.k, config.steps, config.dead_after_examples
+        return *method, *sizes, config.precision, self._scale, self.steps_done, self.examples
 
     @torch.no_grad()
     def step(self, x: Tensor) -> None:
@@ -66,80 +78,105 @@ class SweepTrainer:
 
         It does not wait for the device, except that with AuxK it counts, now and then, how many latents may be dead.
         """
-        dead_after = self.config.dead_after_examples
-        if self._auxk and self._room.renew(self.stack.tokens_since_fired, dead_after, self.examples, len(x)):
+        if self._renew_rooms(len(x)):
             self._replayed.forget()
         self.steps_done += 1
         self.examples += len(x)
         with float32_products(self.config.precision == "tf32"):
             self._replayed(x)
 
+    def _renew_rooms(self, tokens: int) -> bool:
+        """Count again where it is time to; returns whether any room has changed."""
+        silent, dead_after = self.stack.tokens_since_fired, self.config.dead_after_examples
+        rooms = [(room, silent[i]) for i, room in enumerate(self.rooms) if self._auxk[i]]
+        changed = [room.renew(own, dead_after, self.examples, tokens) for room, own in rooms]
+        return any(changed)
+
     def _step(self, x: Tensor) -> None:
         """The step on the device; all that differs from step to step is read there."""
         self._rates.advance()
         p = self.stack.parameters
-        center = self._center()
-        centered, drift = x - center, p.b_dec - center
-        hidden = self._pre_activations(centered, drift)
+        centered = x - p.b_dec[:, None]
+        hidden = self._pre_activations(centered)
         selected = self._select(hidden)
         self._count(selected, len(x))
         g, d_codes = decode(x, selected.entries, p.W_dec, p.b_dec, self._scale / len(x))
         ordered = by_latent(selected.entries, self._latents)
         d_b_enc = bias_gradients(ordered, d_codes).view_as(p.b_enc)
-        of_dead = self._of_dead(hidden, g * (-len(x) / self._scale), centered, drift)
+        of_dead = self._of_dead(hidden, g, centered)
         if of_dead is not None:
-            d_b_enc = d_b_enc + of_dead.b_enc
-        d_b_dec = g.sum(0) - torch.einsum("snd,sn->sd", p.W_enc, d_b_enc)
+            d_b_enc = d_b_enc + of_dead.b_enc.view_as(d_b_enc)
+        d_b_dec = torch.stack([g[i].sum(0) - p.W_enc[i].T @ d_b_enc[i] for i in range(len(g))])
         gradients = Gradients(x, selected.entries, ordered, g, d_codes, of_dead)
         update_rows(self.stack, gradients, self._rates, self.optimizer, self.variant.project_decoder)
-        moves = d_b_enc != 0 if self.optimizer.sparse else None
-        move_biases(self.stack, "b_enc", d_b_enc, self._rates, self.optimizer, moves)
+        move_biases(self.stack, "b_enc", d_b_enc, self._rates, self.optimizer, self.optimizer.sparse)
         if self.variant.frozen != "b_dec":
             self.stack.b_dec_gradient.copy_(d_b_dec)
             move_biases(self.stack, "b_dec", d_b_dec, self._rates, self.optimizer)
 
-    def _center(self) -> Tensor:
-        """The median of all b_dec, [d_in], so an SAE that diverges does not spoil the others; of one, its own."""
-        b_dec = self.stack.parameters.b_dec
-        return b_dec[0] if len(b_dec) == 1 else b_dec.nan_to_num().sort(0).values[(len(b_dec) - 1) // 2]
+    def _pre_activations(self, centered: Tensor) -> Tensor:
+        """[saes, tokens, d_sae] of x - b_dec, [saes, tokens, d_in].
 
-    def _pre_activations(self, x: Tensor, b_dec: Tensor) -> Tensor:
-        """[tokens, saes, d_sae], by one product; `x` and `b_dec` are relative to a center that all SAEs share."""
-        p = self.stack.parameters
-        saes, n, d = p.W_enc.shape
-        bias = p.b_enc if saes == 1 else p.b_enc - torch.einsum("snd,sd->sn", p.W_enc, b_dec)
-        W_enc = p.W_enc.view(saes * n, d).T
-        return encoder_product(x, W_enc, bias.flatten(), self.config.precision).view(len(x), saes, n)
+        A product of each SAE, and not one of all: its bits would depend on how many there are.
+        """
+        p, precision = self.stack.parameters, self.config.precision
+        hidden = centered.new_empty(*centered.shape[:2], p.b_enc.shape[1])
+        for i, out in enumerate(hidden):
+            encoder_product(centered[i], p.W_enc[i].T, p.b_enc[i], precision, out)
+        return hidden
 
     def _select(self, hidden: Tensor) -> Selected:
-        if self.variant.architecture.kind == "topk":
+        if self.architecture == "topk":
             return topk_entries(hidden, self.k)
         selected, smallest = batch_topk_entries(hidden, self.k)
-        self.stack.threshold.lerp_(smallest, torch.where(self._rates.step > 1, 1 - THRESHOLD_DECAY, 1.0))
+        before = self.stack.threshold
+        later = before + (1 - THRESHOLD_DECAY) * (smallest - before)
+        before.copy_(torch.where(self._rates.step > 1, later, smallest))
         return selected
 
-    def _of_dead(self, hidden: Tensor, residual: Tensor, x: Tensor, b_dec: Tensor) -> DeadGradients | None:
-        """Gradients by AuxK, if latents may be dead; `x` and `b_dec` are relative to the same center."""
-        if self._auxk is None or self._room.size == 0:
-            return None
-        dead = self.stack.tokens_since_fired >= self.config.dead_after_examples
-        W_dec = self.stack.parameters.W_dec
-        return dead_gradients(hidden, residual, dead, self._room.size, (W_dec, b_dec), x, self._auxk)
+    def _of_dead(self, hidden: Tensor, g: Tensor, centered: Tensor) -> DeadGradients | None:
+        """Gradients by AuxK, if latents may be dead; `g` and `centered` are [saes, tokens, d_in]."""
+        stack, dead_after = self.stack, self.config.dead_after_examples
+        to_residual = -g.shape[1] / self._scale
+        parts: list[DeadGradients | None] = [None] * len(self.members)
+        for i, (auxk, room) in enumerate(zip(self._auxk, self.rooms, strict=True)):
+            if auxk and room.size:
+                dead = stack.tokens_since_fired[i] >= dead_after
+                W_dec, residual = stack.parameters.W_dec[i], g[i] * to_residual
+                parts[i] = dead_gradients(hidden[i], residual, dead, room.size, W_dec, centered[i], auxk)
+        return joined(parts, hidden.shape[2])
 
     def _count(self, selected: Selected, tokens: int) -> None:
         stack = self.stack
         stack.tokens_since_fired.add_(tokens).masked_fill_(selected.fired, 0)
         stack.tokens_since_positive.add_(tokens).masked_fill_(selected.positive, 0)
 
-    def split(self, members: Sequence[SweepMember]) -> None:
-        """Move `members` into one new sweep and the others into another one, each with copies of its states."""
-        for group in (list(members), [member for member in self.members if member not in members]):
-            sweep = SweepTrainer(self.stack.only([member.index for member in group]), self._saes[0], group)
-            sweep.go_to(self.steps_done, self.examples, self._room)
+    def regroup(self, members: Sequence[SweepMember]) -> None:
+        """Move `members`, of this and other sweeps, into one new sweep; those left over get a new one for each old one.
 
-    def go_to(self, steps_done: int, examples: int, room: Room) -> None:
+        All must be at the same step. The old sweeps are of no use afterwards.
+        """
+        sweeps = list({id(member.sweep): member.sweep for member in members}.values())
+        left = [[member for member in sweep.members if member not in members] for sweep in sweeps]
+        groups = [list(members), *(group for group in left if group)]
+        places = [[(sweeps.index(member.sweep), member.index) for member in group] for group in groups]
+        rooms = [[member.sweep.rooms[member.index] for member in group] for group in groups]
+        for sweep in sweeps:
+            sweep.release()
+        stacks = regrouped([sweep.stack for sweep in sweeps], places)
+        for group, stack, own in zip(groups, stacks, rooms, strict=True):
+            sweep = SweepTrainer(stack, self.architecture, self.k, group)
+            sweep.rooms = own
+            sweep.go_to(self.steps_done, self.examples)
+
+    def release(self) -> None:
+        """Let go of everything that refers to the stack, which is about to be taken apart."""
+        self._saes.clear()
+        self._replayed.forget()
+
+    def go_to(self, steps_done: int, examples: int) -> None:
         """Continue with the step after `steps_done`."""
-        self.steps_done, self.examples, self._room = steps_done, examples, replace(room)
+        self.steps_done, self.examples = steps_done, examples
         self._rates.go_to(steps_done)
         self._replayed.forget()
 
@@ -152,21 +189,26 @@ class SweepTrainer:
         rows = torch.contiguous_format
         copies = {name: value.to("cpu", copy=True, memory_format=rows) for name, value in self._live(i).items()}
         numbers = {"steps_done": self.steps_done, "examples": self.examples}
-        if self._auxk:
-            numbers |= {"auxk_room": self._room.size, "auxk_room_until": self._room.until}
+        if self._auxk[i]:
+            numbers |= {"auxk_room": self.rooms[i].size, "auxk_room_until": self.rooms[i].until}
         return copies | {name: torch.tensor(number) for name, number in numbers.items()}
 
     def load_state_dict(self, i: int, state: dict[str, Tensor]) -> None:
         """See `Trainer`."""
         for name, value in self._live(i).items():
             value.copy_(state[name])
-        numbers = {name: int(state.get(name, 0)) for name in ("auxk_room", "auxk_room_until")}
-        self.go_to(int(state["steps_done"]), int(state["examples"]), Room(*numbers.values()))
+        self.rooms[i] = Room(*(int(state.get(name, 0)) for name in ("auxk_room", "auxk_room_until")))
+        self.go_to(int(state["steps_done"]), int(state["examples"]))
 
     def _live(self, i: int) -> dict[str, Tensor]:
-        threshold = {"threshold": self.stack.threshold[i]} if self._saes[i].architecture == "batch_topk" else {}
+        threshold = {"threshold": self.stack.threshold[i]} if self.architecture == "batch_topk" else {}
         return self.stack.state_of(i) | threshold
 
-    def _view(self, i: int, like: SAE) -> SAE:
+    def _view(self, i: int) -> SAE:
         tensors = self.stack.parameters.of(i) | {"threshold": self.stack.threshold[i]}
-        return SAE(like.architecture, tensors, self.k)
+        return SAE(self.architecture, tensors, self.k)
+
+
+def _auxk_of(settings: TrainerSettings) -> AuxK | None:
+    method = settings.variant.dead_latents
+    return method if isinstance(method, AuxK) else None

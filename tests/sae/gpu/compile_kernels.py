@@ -27,7 +27,7 @@ KINDS = {
     ),
     **dict.fromkeys(("prefix", "bar", "before", "room"), INTEGERS),
     **dict.fromkeys(("positive", "fired"), FLAGS),
-    **dict.fromkeys(("n", "d", "saes", "width", "shift"), "i32"),
+    **dict.fromkeys(("n", "d", "saes", "tokens", "width", "shift"), "i32"),
     **dict.fromkeys(("scale", "beta1", "fresh1", "beta2", "fresh2", "epsilon", "rounding"), "fp32"),
 }
 """Types of arguments by name; all others are pointers to float32."""
@@ -42,6 +42,9 @@ def cases() -> Iterator[tuple[str, Any, dict[str, Any], int]]:
             bits = {"BITS": batch_select.DIGIT} if kernel is batch_select.digits_kernel else {}
             yield f"{kernel.fn.__name__} {n}", kernel, {"N": n} | bits, warps(n)
     yield "biases", biases.biases_kernel, {"E": biases.TOGETHER}, 1
+    for sparse in (False, True):
+        name = f"moved biases{', sparse' if sparse else ''}"
+        yield name, biases.move_kernel, {"N": biases.PIECE, "SPARSE": sparse}, 4
     for d in WIDTHS:
         D = power_of_two(d)
         yield f"decode {d}", decode.decode_kernel, {"D": D, "J": ROWS}, warps(D)

@@ -21,7 +21,7 @@ from saelib.sae.trainer import TrainerSettings
 from saelib.train import checkpoint, sweep
 from saelib.train.start import LayerData, start_sweep
 from saelib.train.sweep import Destination, Subject
-from saelib.train.training import train_from_store
+from saelib.train.training import train_from_store, train_together
 
 Settings = Callable[..., list[TrainerSettings]]
 Start = Callable[..., SAE]
@@ -136,3 +136,38 @@ def test_a_sweep_that_was_cut_off_ends_with_the_same_bits(monkeypatch: pytest.Mo
     assert [own["status"] for own in described["runs"]] == ["ok", "diverged", "ok"]
     for name in ("history.parquet", "sweep.json", "weights.safetensors"):
         assert (whole / name).read_bytes() == (resumed / name).read_bytes(), name
+
+
+def test_variants_that_read_the_same_rows_train_as_one_program_with_the_bits_of_each_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed (docs/training.md says how to run these tests)")
+    from saelib.sae.gpu.trainer import SweepTrainer
+
+    monkeypatch.setattr(choose, "_device", lambda sae: "cuda")
+    random = np.random.default_rng(0)
+    rows = ArrayRows(random.standard_normal((64, 6), np.float32), "rows", block_rows=64)
+    auxk, names = VariantConfig.model_validate({"dead_latents": "auxk"}), ("baseline", "auxk")
+    members: list[int] = []
+    step = SweepTrainer.step
+    monkeypatch.setattr(SweepTrainer, "step", lambda self, x: members.append(len(self.members)) or step(self, x))
+
+    def started(folder: str) -> dict[sweep.RunningSweep, Destination]:
+        data = LayerData(rows, rows, {"mean": np.zeros(6)})
+        variants = dict(zip(names, (VariantConfig(), auxk), strict=True))
+        return {
+            start_sweep(data, CONFIG, variant, subject=Subject("toy", 0, name), seed=3): Destination(
+                tmp_path / folder / name, "key"
+            )
+            for name, variant in variants.items()
+        }
+
+    train_together(started("together"), rows, "toy")
+    assert members[0] == 6  # two variants at three rates
+    assert len(members) <= CONFIG.steps + 1
+    for one, place in started("apart").items():
+        train_from_store(one, rows, place)
+    for name in names:
+        for file in ("history.parquet", "sweep.json", "weights.safetensors"):
+            ours, alone = (tmp_path / folder / name / file for folder in ("together", "apart"))
+            assert ours.read_bytes() == alone.read_bytes(), (name, file)

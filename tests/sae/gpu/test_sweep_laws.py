@@ -70,6 +70,70 @@ def test_the_torch_trainer_resumes_from_the_same_state(start: Start, settings: S
         torch.testing.assert_close(other.state_dict()[name], value, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def variants(settings: Settings, architecture: str) -> list[TrainerSettings]:
+    """Settings that may train as one program: they differ in learning rate, schedule and AuxK."""
+    options = (
+        {},
+        {"dead_latents": "auxk"},
+        {"dead_latents": {"kind": "auxk", "k": 2, "auxk_coefficient": 0.5}, "schedule": {"warmup": 0.5}},
+    )
+    return [settings((rate,), architecture=architecture, **own)[0] for rate, own in zip(RATES, options, strict=True)]
+
+
+@pytest.mark.parametrize("architecture", ["topk", "batch_topk"])
+def test_sweeps_that_are_alike_become_one_and_no_bit_depends_on_it(
+    architecture: str, start: Start, settings: Settings, batches: Batches
+) -> None:
+    own, xs = variants(settings, architecture), batches(5)
+    saes = [start(architecture, seed=seed, center=seed) for seed in range(3)]
+    together, alone = ([make_members([sae], [one])[0] for sae, one in zip(saes, own, strict=True)] for _ in range(2))
+    for x in xs[:3]:
+        step_all(together, x, threads=1)
+    assert {id(member.sweep) for member in together} == {id(together[0].sweep)}
+    assert together[0].sweep.rooms[1].size > 0  # AuxK is at work
+    for x in xs[3:]:  # one leaves
+        step_all([together[0], together[2]], x, threads=1)
+        step_all([together[1]], x, threads=1)
+    for member in alone:
+        for x in xs:
+            member.step(x)
+    assert_same_bits(states(together), states(alone))
+    assert all(member.gradient_norms() == other.gradient_norms() for member, other in zip(together, alone, strict=True))
+
+
+def test_a_group_resumes_from_states_of_its_members_in_sweeps_of_their_own(
+    start: Start, settings: Settings, batches: Batches
+) -> None:
+    own, xs = variants(settings, "topk"), batches(4)
+    whole, again = ([make_members([start(seed=i)], [one])[0] for i, one in enumerate(own)] for _ in range(2))
+    for x in xs[:2]:
+        step_all(whole, x, threads=1)
+    for member, state in zip(again, states(whole), strict=True):
+        member.load_state_dict(state)
+    for x in xs[2:]:
+        step_all(whole, x, threads=1)
+        step_all(again, x, threads=1)
+    assert_same_bits(states(whole), states(again))
+
+
+def test_sweeps_at_different_steps_or_of_different_methods_stay_apart(
+    start: Start, settings: Settings, batches: Batches
+) -> None:
+    (x,) = batches(1)
+    others = [
+        {"architecture": "batch_topk"},
+        {"frozen": "b_dec"},
+        {"project_decoder": False},
+        {"optimizer": {"kind": "adam", "beta1": 0.5}},
+    ]
+    members = [make_members([start()], settings())[0] for _ in range(2)]
+    members += [make_members([start(one.get("architecture", "topk"))], settings(**one))[0] for one in others]
+    members[0].step(x)
+    step_all(members, x, threads=1)
+    assert len({id(member.sweep) for member in members}) == len(members)
+    assert [member.steps_done for member in members] == [2] + [1] * (len(members) - 1)
+
+
 def test_members_that_are_left_out_stay_as_they_are(start: Start, settings: Settings, batches: Batches) -> None:
     members, xs = make_members([start()] * 3, settings(RATES)), batches(3)
     step_all(members, xs[0], threads=1)
@@ -92,9 +156,7 @@ def test_an_sae_that_diverges_does_not_spoil_the_others(start: Start, settings: 
     members[2].sweep.stack.parameters.b_dec[2] = float("nan")
     step_all(members, x, threads=1)
     step_all(alone, x, threads=1)
-    for member, other in zip(members[:2], alone, strict=True):
-        for name, value in member.state_dict().items():
-            torch.testing.assert_close(value, other.state_dict()[name], rtol=1e-4, atol=1e-6, msg=name)
+    assert_same_bits(states(members[:2]), states(alone))
 
 
 def test_decoder_rows_stay_unit_and_latents_without_gradient_keep_their_bits(
