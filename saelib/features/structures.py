@@ -144,7 +144,7 @@ def _chains(path: Path, text: str) -> list[tuple[str, list[Any], str]]:
         from Bio.Data.PDBData import protein_letters_3to1_extended as letters
         from Bio.PDB.MMCIFParser import MMCIFParser
         from Bio.PDB.PDBParser import PDBParser
-    parser = MMCIFParser(QUIET=True) if _format(path) == "mmcif" else PDBParser(QUIET=True)
+    parser: Any = MMCIFParser(QUIET=True) if _format(path) == "mmcif" else PDBParser(QUIET=True)
     try:
         model = next(iter(parser.get_structure("", io.StringIO(text))))
     except Exception as error:  # Biopython's parsers raise whatever a damaged line leads to
