@@ -1,8 +1,8 @@
 """Installs other SAE libraries, each in its own environment: `python -m benchmarks.peers [NAME...]`.
 
 The tests of `saelib export` and `saelib import` read and write these libraries' files, the tests of
-`saelib.integrations` train with them, and the training benchmark compares with them. Two more packages read our exports
-of latents, and compute the measures that ours are compared with. All are in .peers/NAME, so their dependencies never
+`saelib.integrations` train with them, and the training benchmark compares with them. Others read what we write of
+latents, and compute the measures that ours are compared with. All are in .peers/NAME, so their dependencies never
 mix with ours; saelib itself is installed next to the libraries as their users would install it, without extras.
 """
 
@@ -19,10 +19,10 @@ PEERS = {
     "sparsify": "eai-sparsify==1.3.3",
 }
 OTHERS = {
-    "sae_dashboard": "sae-dashboard==0.8.0 neuronpedia==1.2.1",
+    "viewers": "sae-dashboard==0.8.0 neuronpedia==1.2.1 molviewspec==1.8.1",
     "sae_bench": "sae-bench==0.6.0",
 }
-"""Packages that need no saelib next to them: they read our exports of latents, or compute what we measure too."""
+"""Packages that need no saelib next to them: they read what we write of latents, or compute what we measure too."""
 REQUIRED = PEERS | OTHERS
 TORCH = "torch==2.13.0"
 REMOVED = {"dictionary_learning": "torchvision", "sae_bench": "torchvision"}

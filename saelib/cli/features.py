@@ -23,6 +23,11 @@ def features(
         typer.Option(help="Annotations to show along sequences: a Swiss-Prot, GenBank or EMBL file with the same "
                           "sequences."),
     ] = None,
+    structures: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Structures of proteins: .cif or .pdb files, named by the ids of the "
+                                            "sequences."),
+    ] = None,
     neuronpedia: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Also write the latents of a language model for Neuronpedia, into "
@@ -49,6 +54,7 @@ def features(
     from saelib.features.exports import write_exports
     from saelib.features.index import Names
     from saelib.features.pages import write_pages
+    from saelib.features.structures import find_structures
     from saelib.interchange.collection import load_any
     from saelib.sae.fold import fold_preprocess
 
@@ -57,9 +63,10 @@ def features(
     decoder = None if weights is None else fold_preprocess(load_any(weights)[0]).sae.W_dec.detach().numpy()
     labels = AnnotationLabels(kind="annotations", files=(LocalFiles(path=annotations),)) if annotations else None
     notes = None if labels is None else annotations_of(seen, labels, str(evaluation))
+    files = None if structures is None else find_structures(structures, seen.examples)
     siblings = {other: f"../{other}/index.html" for other in seen.saes if (to.parent / other / "index.html").is_file()}
     place = "/".join(evaluation.resolve().parts[-2:])
     exported = write_exports(seen, name, neuronpedia, saedashboard, decoder)
-    page = write_pages(to, seen, name, Names(name, place, twins=siblings), decoder, notes)
+    page = write_pages(to, seen, name, Names(name, place, twins=siblings), decoder, notes, files)
     for path in (page, *exported):
         typer.echo(f"{path}: written")

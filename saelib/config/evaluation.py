@@ -33,6 +33,18 @@ class FolderLabels(Section):
     kind: Literal["folders"]
 
 
+class MaskLabels(Section):
+    """Segmentation masks of images: each pixel's gray value or color is its class."""
+
+    kind: Literal["masks"]
+    files: Annotated[tuple[FilesConfig, ...], Field(min_length=1)]
+    """PNG files, or folders of them, named like the images (`street/7.png` for `street/7.jpg`, or `7.png` alone), of
+    the same size in pixels. A folder's own subfolders are not read: name each."""
+    classes: dict[str, str] = {}
+    """Names of the classes: gray value ('7') or color ('#800000') -> name. Classes without a name, such as the
+    background, are then left out. Without any names, all are classes, called by their values."""
+
+
 class TableLabels(Section):
     """A table with a row for each row of the activation files, in the same order."""
 
@@ -43,10 +55,12 @@ class TableLabels(Section):
     """Columns to read. Without it, all."""
 
 
-LabelsConfig = Annotated[AnnotationLabels | TagLabels | FolderLabels | TableLabels, Field(discriminator="kind")]
+LabelsConfig = Annotated[
+    AnnotationLabels | TagLabels | FolderLabels | MaskLabels | TableLabels, Field(discriminator="kind")
+]
 
 
-LABELED = {"annotations": "sequences", "tags": "tagged_text", "folders": "images", "table": "arrays"}
+LABELED = {"annotations": "sequences", "tags": "tagged_text", "folders": "images", "masks": "images", "table": "arrays"}
 """Kind of labels -> the kind of data sets, or the family of models, that they are for."""
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saelib.config import Config
-from saelib.config.evaluation import EvaluationConfig
+from saelib.config.evaluation import EvaluationConfig, MaskLabels
 from saelib.config.sites import number_of, site_of
 from saelib.evaluation.compared import comparisons_of, find_twins, pairs_of
 from saelib.evaluation.example_labels import label_tokens, split_tokens
@@ -24,6 +24,7 @@ from saelib.evaluation.layer_result import (
     SAEEvaluation,
     as_json,
 )
+from saelib.evaluation.masks import label_patches
 from saelib.evaluation.measures import (
     LabeledTokens,
     core_figures,
@@ -72,7 +73,11 @@ def open_context(config: Config, held_out: HeldOut, tables: SeenTables) -> Conte
     given = settings.labels.get(held_out.model.dataset or "") or settings.labels.get(held_out.name)
     labeled = None
     if given is not None:
-        labels = label_tokens(given, examples, tokens, held_out.name).distinct()
+        if isinstance(given, MaskLabels):
+            found = label_patches(given, held_out.dataset, config.seed, examples, tokens)
+        else:
+            found = label_tokens(given, examples, tokens, held_out.name)
+        labels = found.distinct()
         halves = split_tokens(tables.groups, tables.counts, held_out.kind)
         labeled = LabeledTokens.of(labels, halves, settings.min_domains)
         if not labeled.test.concepts:

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from saelib.features.choose import REACH, Shown
 from saelib.features.pictures import write_pictures
+from saelib.features.scripts import write_script
+from saelib.features.structures import as_record, read_structure
 
 if TYPE_CHECKING:
     import polars as pl
@@ -28,13 +30,20 @@ LONGEST_ID = 300
 class Examples:
     """Makes the records of examples."""
 
-    def __init__(self, seen: "Seen", annotations: "pl.DataFrame | None" = None) -> None:
+    def __init__(
+        self,
+        seen: "Seen",
+        annotations: "pl.DataFrame | None" = None,
+        structures: Mapping[int, Path] | None = None,
+    ) -> None:
         """Opens the examples of an evaluation.
 
         Args:
             seen: The evaluation.
             annotations: Parts of sequences to show along them, with the columns example, start, end and concept.
+            structures: Number of an example -> the file of its structure.
         """
+        self._structures = structures or {}
         self.rows, self._images = seen.examples.drop("image").to_dicts(), seen.examples["image"]
         self.first_token = seen.examples["first_token"].to_numpy()
         names = ("x0", "y0", "x1", "y1") if "x0" in seen.tokens.columns else ("start", "end")
@@ -74,6 +83,12 @@ class Examples:
         if self.kind == "image":
             numbers = sorted({one.example for one in shown})
             self.sizes = write_pictures(folder, numbers, lambda number: self._images[number])
+
+    def write_structures(self, folder: Path, shown: Sequence[Shown]) -> None:
+        """Writes scripts with the structures of the examples that are shown, if they have any."""
+        for number in sorted({one.example for one in shown} & self._structures.keys()):
+            found = read_structure(self._structures[number], self.rows[number]["text"])
+            write_script(folder, f"structures/{number}", as_record(found))
 
     def records(self, shown: Sequence[Shown]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yields number and record of each example that is shown, in order."""
@@ -116,6 +131,7 @@ class Examples:
             "length": len(text),
             "spans": _packed(np.clip(spans - low, 0, high - low)),
             "notes": [[max(start, low) - low, min(end, high) - low, concept] for start, end, concept in notes],
+            **({"structure": True} if row["example"] in self._structures else {}),
         }
 
 

@@ -15,7 +15,7 @@ import saelib
 ASSETS = Path(__file__).parent / "assets"
 SUITE_STYLE = Path(saelib.__file__).parent / "report" / "assets" / "page.css"
 """The style of the suite's page, whose colors and controls this page shares."""
-SCRIPTS = ("data.js", "list.js", "map.js", "examples.js", "latent.js", "start.js")
+SCRIPTS = ("data.js", "list.js", "map.js", "examples.js", "structure.js", "molviewspec.js", "latent.js", "start.js")
 """The page's own scripts, in the order in which they run; together they are one."""
 
 

@@ -1,6 +1,7 @@
 """The pages of one SAE's latents: `index.html` and the scripts and pictures that it loads when they are needed."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ def write_pages(
     names: Names,
     decoder: NDArray[np.floating] | None = None,
     annotations: "pl.DataFrame | None" = None,
+    structures: Mapping[int, Path] | None = None,
     seed: int = 0,
 ) -> Path:
     """Writes the pages of an SAE's latents, which open from disk without a network, and returns `out/index.html`.
@@ -42,13 +44,14 @@ def write_pages(
         names: What the page calls the SAE, and where it links to.
         decoder: Its decoder directions [latents, d]. Without them, the page has no neighbors and no map.
         annotations: Parts of the examples to show along them, with the columns example, start, end and concept.
+        structures: Number of an example -> the file of its structure (`saelib.features.structures`).
         seed: Decides the random examples and the layout of the map.
 
     Raises:
         UserError: If the files of the evaluation do not fit together.
     """
     with published_folder(out) as draft:
-        fill_pages(draft, seen, sae, names, decoder, annotations, seed)
+        fill_pages(draft, seen, sae, names, decoder, annotations, structures, seed)
     return out / "index.html"
 
 
@@ -59,6 +62,7 @@ def fill_pages(
     names: Names,
     decoder: NDArray[np.floating] | None,
     annotations: "pl.DataFrame | None",
+    structures: Mapping[int, Path] | None,
     seed: int,
 ) -> dict[str, int]:
     """Writes the pages into an empty folder; the rest is as in `write_pages`.
@@ -68,7 +72,11 @@ def fill_pages(
     """
     from saelib.features.directions import layout, nearest
 
-    codes, latents, examples = seen.codes(sae), seen.latents(sae).sort("latent"), Examples(seen, annotations)
+    codes, latents, examples = (
+        seen.codes(sae),
+        seen.latents(sae).sort("latent"),
+        Examples(seen, annotations, structures),
+    )
     _check(seen, sae, codes, latents.height, decoder)
     found: list[LatentExamples] = []
     with progress(f"latents of {sae}", codes.shape[1], "latents", log) as advance:
@@ -113,6 +121,7 @@ def _write_examples(draft: Path, examples: Examples, found: list[LatentExamples]
     """Writes the examples that any latent shows, and returns the number of the first example of each chunk."""
     shown = [one for latent in found for one in (*latent.top, *latent.random)]
     examples.write_pictures(draft / "pictures", shown)
+    examples.write_structures(draft / "data", shown)
     first = []
     for number, chunk in enumerate(chunked(examples.records(shown))):
         first.append(min(chunk))

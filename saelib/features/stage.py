@@ -41,6 +41,6 @@ def run(config: Config, job: "Job") -> None:
         remove_drafts(folder.parent, f"{folder.name}.")
         names = Names(sae.name, f"{model} layer {layer}", REPORT, twins)
         with published_folder(folder) as draft:
-            sizes = fill_pages(draft, seen, sae.name, names, sae.directions, notes, config.seed)
+            sizes = fill_pages(draft, seen, sae.name, names, sae.directions, notes, None, config.seed)
             write_result(draft / target.output.name, target.key, sizes)
         log.info("%s: %d latents", folder, sizes["latents"])

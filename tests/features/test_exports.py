@@ -173,9 +173,9 @@ def test_the_command_writes_exports_next_to_the_pages(written: Any, tmp_path: Pa
 
 @pytest.mark.interop
 def test_the_packages_read_the_exports(written: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    python = python_of("sae_dashboard")
+    python = python_of("viewers")
     if python is None:
-        pytest.skip("sae_dashboard is not installed; make test-interop installs it")
+        pytest.skip("viewers are not installed; make test-interop installs them")
     monkeypatch.setattr(dashboards, "TOP", 2)
     neuronpedia, saedashboard = tmp_path / "neuronpedia", tmp_path / "saedashboard"
     write_exports(written("text"), SAE, neuronpedia, saedashboard)

@@ -98,7 +98,7 @@ function letters(context) {
   const first = Math.max(0, Math.min(peak.start - columns / 2, chars.length - columns));
   const last = Math.min(chars.length, first + columns);
   const draw = (whole) => drawLetters(context, chars, tokens, columns, whole ? [0, chars.length] : [first, last]);
-  return expandable(draw, first === 0 && last === chars.length);
+  return [...expandable(draw, first === 0 && last === chars.length), ...(context.example.structure ? [structure(context)] : [])];
 }
 
 function drawLetters(context, chars, tokens, columns, [first, last]) {

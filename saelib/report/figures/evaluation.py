@@ -17,9 +17,9 @@ MEASURES = {
     "ce_loss_score": "loss recovered",
 }
 """Column of `evaluation` -> the title of its panel. Higher is better in each."""
-LEFT = "$\\leftarrow$"
 LOWEST = -0.25
-"""Points further to the left are drawn here, as arrows: an untrained SAE can explain less than nothing."""
+"""Points further to the left are drawn here, as arrows: an SAE can explain less than nothing."""
+ARROW = "<"
 
 
 def evaluation_figure(table: pl.DataFrame) -> Figure | None:
@@ -45,6 +45,9 @@ def evaluation_figure(table: pl.DataFrame) -> Figure | None:
     letters(panels)
     panels[0].set_yticks(range(len(places)), places)
     panels[0].set_ylim(len(places) - 0.4, -0.6)
+    if any((table[name] < LOWEST).any() for name in shown):
+        style = {"c": "none", "edgecolors": QUIET, "linewidths": 0.8}
+        panels[0].scatter([], [], s=20, marker=ARROW, label=f"below \N{MINUS SIGN}{-LOWEST}", **style)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=4)
     return figure
@@ -58,6 +61,6 @@ def _points(
     style = {"c": color or "none", "edgecolors": color or QUIET, "linewidths": 0.8}
     outside = rows[name] < LOWEST
     axes.scatter([], [], s=16, marker=marker, label=kind, **style)
-    for part, symbol, size in ((rows.filter(~outside), marker, 16), (rows.filter(outside), LEFT, 30)):
+    for part, symbol, size in ((rows.filter(~outside), marker, 16), (rows.filter(outside), ARROW, 20)):
         y = [places.index(place) + (shift if color else 0.3) for place in part["place"]]
         axes.scatter(part[name].clip(LOWEST, None).to_list(), y, s=size, marker=symbol, **style)
