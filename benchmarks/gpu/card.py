@@ -43,8 +43,12 @@ class Card:
         return tiny if self.tiny else full
 
     def setting(self, **options: object) -> Setting:
-        """The training that most sections measure: d_in 768, d_sae 8,192, k 64, batches of 4,096 tokens."""
-        base = replace(self.either(LARGE, TINY), device=self.device, path="torch", threads=torch.get_num_threads())
+        """The training that most sections measure: d_in 768, d_sae 8,192, k 64, batches of 4,096 tokens.
+
+        On a GPU, saelib trains with the kernels that it chooses there; the kernels for CPUs are no part of this.
+        """
+        own = {"device": self.device, "path": "auto" if self.on_gpu else "torch"}
+        base = replace(self.either(LARGE, TINY), **own, threads=torch.get_num_threads())
         return replace(base, **options)  # pyright: ignore[reportArgumentType]
 
     def median_ms(self, call: Call, repeats: int = 20) -> float:

@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10, help="stop after the row that runs then (default: 10)")
+    parser.add_argument("--minutes", type=float, default=8, help="stop after the row that runs then (default: 8)")
     parser.add_argument("--only", action="append", choices=list(SECTIONS), help="run this section; may be given again")
     parser.add_argument("--cpu", action="store_true", help="measure a CPU, where there is no GPU")
     parser.add_argument("--tiny", action="store_true", help="sizes that only show that each section runs")

@@ -23,6 +23,7 @@ def measure_init_death(
     fitted_to: LayerStats | Source | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     threads: int = 1,
+    device: str = "cpu",
 ) -> "InitDeath":
     """Measures the fraction of latents that are dead in untrained TopK SAEs, under each preprocessing.
 
@@ -38,9 +39,12 @@ def measure_init_death(
             fitted to the measured tokens, which makes them look slightly better than they are.
         seeds: Seeds of the random dictionaries, one for each.
         threads: CPU threads to use. The result is the same, bit for bit, with any number.
+        device: A GPU as torch names it, such as "cuda", to compute the statistics and count on. Of statistics that are
+            given, the counts are the same as on a CPU, to the last latent.
 
     Raises:
-        UserError: If sizes are impossible, a value is not finite, or a preprocessing cannot be fitted.
+        UserError: If sizes are impossible, a value is not finite, a preprocessing cannot be fitted, or there is no such
+            device.
 
     Example:
         >>> death = saelib.measure_init_death(acts, d_sae=256, k=8)
@@ -53,13 +57,14 @@ def measure_init_death(
     from saelib.preprocessing.fit import make_preprocessing
 
     rows = open_activations(activations).rows
-    stats = (
-        fitted_to if isinstance(fitted_to, LayerStats) else compute_stats(fitted_to if fitted_to is not None else rows)
-    )
+    if isinstance(fitted_to, LayerStats):
+        stats = fitted_to
+    else:
+        stats = compute_stats(rows if fitted_to is None else fitted_to, device=device)
     fitted = {
         name: make_preprocessing(name, stats.arrays, tokens=stats.tokens, name=rows.name) for name in preprocessings
     }
-    return measure(rows, fitted, d_sae, k, seeds, threads)
+    return measure(rows, fitted, d_sae, k, seeds, threads, device)
 
 
 def predict_death(gamma: float | LayerStats, *, d_sae: int, k: int, tokens: int = 100_000) -> "Prediction":

@@ -6,16 +6,18 @@ from saelib.preprocessing.transform import Preprocessing
 from saelib.stats.layer_stats import LayerStats
 
 
-def compute_stats(activations: Source, *, workers: int = 1, whitening: bool = True) -> LayerStats:
+def compute_stats(activations: Source, *, workers: int = 1, whitening: bool = True, device: str = "cpu") -> LayerStats:
     """Computes gamma, effective rank, kurtosis, token norms and centers of a layer's activations.
 
     Args:
         activations: Anything that `open_activations` takes. Activations of any size are read block by block.
         workers: CPU threads to use. The result is the same, bit for bit, with any number.
         whitening: Whether to compute eigenvectors too, which the preprocessings `pca` and `partial_pca` need.
+        device: A GPU as torch names it, such as "cuda": it computes Gram matrices and geometric medians, in float64.
+            Results differ from the CPU's by less than 1e-6 of a gamma and, for a center, of sigma.
 
     Raises:
-        UserError: If a value is not finite, or if all tokens are equal.
+        UserError: If a value is not finite, if all tokens are equal, or if there is no such device.
 
     Example:
         >>> stats = saelib.compute_stats(acts)
@@ -24,7 +26,15 @@ def compute_stats(activations: Source, *, workers: int = 1, whitening: bool = Tr
     """
     from saelib.stats.compute import compute_stats as compute
 
-    return compute(open_activations(activations).rows, workers=workers, whitening=whitening)
+    _check(device)
+    return compute(open_activations(activations).rows, workers=workers, whitening=whitening, device=device)
+
+
+def _check(device: str) -> None:
+    if device != "cpu":
+        from saelib.sources.base import torch_device
+
+        torch_device(device)
 
 
 def fit_preprocessing(

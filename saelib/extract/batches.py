@@ -1,9 +1,11 @@
 """Runs a model on its data: yields the activations of several layers, batch after batch of a split."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from saelib.devices.cards import job_device
 from saelib.devices.memory import explained_shortage, gigabytes
 from saelib.errors import UserError
 from saelib.sources import open_source
+from saelib.sources.base import rows_left_on_device
 from saelib.sources.precision import exact_float32
 from saelib.store import Split
 
@@ -31,8 +34,8 @@ class Batch:
 
     number: int
     """Number of the pass within its split, from 0; passes without tokens are counted, but not yielded."""
-    layers: Mapping[Layer, NDArray[np.float32]]
-    """Layer, or site of a layer -> [tokens, d_in]."""
+    layers: Mapping[Layer, Any]
+    """Layer, or site of a layer -> float32 [tokens, d_in]: an array, or a tensor if `open_batches` was told so."""
     example: NDArray[np.int32]
     """[tokens]: the number of each token's example within its split."""
     ids: list[str]
@@ -55,17 +58,20 @@ class OpenBatches(Protocol):
         ...
 
 
-def open_batches(name: str, config: Config, layers: Sequence[Layer], device: str | None = None) -> OpenBatches:
+def open_batches(
+    name: str, config: Config, layers: Sequence[Layer], device: str | None = None, *, leave: bool = False
+) -> OpenBatches:
     """Loads a model of the suite. Each of its batches holds all `layers`, at the sites that are asked for.
 
     Without `device`, it runs on the device of `extraction.device`, where a GPU is this process's own until it ends.
+    With `leave`, activations stay where the model computed them, as tensors; files and plug-ins still give arrays.
     """
     model = config.models[name]
     if isinstance(model.source, ArraysSource):
         found = _of_files(model.source, config, layers)
         advice = "; leave them out of the files (beyond 3e38 a value is infinite in float32)"
     else:
-        found = _of_model(name, model, config, layers, device)
+        found = _of_model(name, model, config, layers, device, leave)
         narrow = (model.source.dtype or config.extraction.dtype) != "float32"
         advice = "; a wider extraction.dtype may help" if narrow else ""
 
@@ -79,7 +85,7 @@ def open_batches(name: str, config: Config, layers: Sequence[Layer], device: str
 
 
 def _of_model(
-    name: str, model: ModelConfig, config: Config, layers: Sequence[Layer], device: str | None
+    name: str, model: ModelConfig, config: Config, layers: Sequence[Layer], device: str | None, leave: bool
 ) -> OpenBatches:
     import torch
 
@@ -105,7 +111,7 @@ def _of_model(
         first = start * size
         examples = islice(dataset.examples(split, config.seed, config.heldout_fraction), first, None)
         while chunk := list(islice(examples, size)):
-            with exact_float32(), explained_shortage(shortage):
+            with exact_float32(), explained_shortage(shortage), rows_left_on_device() if leave else nullcontext():
                 acts = source.forward(chunk, layers)
             example = np.repeat(np.arange(first, first + len(chunk), dtype=np.int32), acts.tokens_per_example)
             if len(example):  # with `long: skip`, all examples may be too long
@@ -188,16 +194,16 @@ def _check_finite(name: str, batch: Batch, advice: str) -> None:
     for layer, acts in batch.layers.items():
         # NaN and infinity survive addition, so one sum shows whether there are any. They are located only then.
         with np.errstate(over="ignore", invalid="ignore"):
-            total = np.sum(acts)
-        if np.isfinite(total):
+            total = float(acts.sum())
+        if math.isfinite(total):
             continue
-        bad = ~np.isfinite(acts)
+        bad = ~np.isfinite(np.asarray(acts if isinstance(acts, np.ndarray) else acts.cpu()))
         numbers = np.unique(batch.example[bad.any(axis=1)]) - batch.first
         if not len(numbers):
             continue
         shown = ", ".join(batch.ids[number] for number in numbers[:5])
         more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
         raise UserError(
-            f"{name} layer {layer}: {int(bad.sum())} of {acts.size} activations in this batch are not finite "
-            f"({int(np.isnan(acts).sum())} NaN), in the examples {shown}{more}{advice}"
+            f"{name} layer {layer}: {int(bad.sum())} of {bad.size} activations in this batch are not finite "
+            f"({int((acts != acts).sum())} NaN), in the examples {shown}{more}{advice}"
         )

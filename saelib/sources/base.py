@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,13 +22,16 @@ if TYPE_CHECKING:
 RUN_BY_RUN = "write a plug-in (family: plugin, docs/plugins.md) that returns each run as a layer of its own"
 """Advice for models whose blocks run more than once."""
 
+_left_on_device: ContextVar[bool] = ContextVar("left_on_device", default=False)
+
 
 @dataclass(frozen=True, eq=False)
 class Activations:
     """The result of one forward pass."""
 
-    layers: dict[Layer, NDArray[np.float32]]
-    """Layer, or site of a layer -> [tokens, d_in], with the tokens of the examples one after another."""
+    layers: dict[Layer, Any]
+    """Layer, or site of a layer -> float32 [tokens, d_in], with the tokens of the examples one after another: an array,
+    or inside `rows_left_on_device` what that says."""
     tokens_per_example: list[int]
     """Number of tokens kept from each example, in the order given; their sum is `tokens`."""
 
@@ -251,14 +255,35 @@ def kept_rows(stream: Mapping[Any, "torch.Tensor"], keep: "torch.Tensor") -> Act
             )
     mask = keep.cpu()
     rows = mask.flatten().nonzero().squeeze(1)  # found once; a boolean index would be searched again for each layer
+    counts = mask.sum(dim=1).tolist()
+    kept = {layer: v.flatten(0, 1).index_select(0, rows.to(v.device)) for layer, v in stream.items()}
+    if _left_on_device.get():
+        return Activations({layer: v.float() for layer, v in kept.items()}, counts)
     # All layers are copied at the same time and in the dtype of the pass. The blocks may lie on several devices.
-    kept = {
-        layer: v.flatten(0, 1).index_select(0, rows.to(v.device)).to("cpu", non_blocking=True)
-        for layer, v in stream.items()
-    }
+    kept = {layer: v.to("cpu", non_blocking=True) for layer, v in kept.items()}
     for device in {v.device for v in stream.values() if v.is_cuda}:
         torch.cuda.synchronize(device)
-    return Activations({layer: v.float().numpy() for layer, v in kept.items()}, mask.sum(dim=1).tolist())
+    return Activations({layer: v.float().numpy() for layer, v in kept.items()}, counts)
+
+
+@contextmanager
+def rows_left_on_device() -> Iterator[None]:
+    """Inside, forward passes leave their rows where the blocks lie, as tensors, for readers that need them there.
+
+    Sources that compute outside of torch (plug-ins, AlphaFold 3) still return arrays.
+    """
+    before = _left_on_device.set(True)
+    try:
+        yield
+    finally:
+        _left_on_device.reset(before)
+
+
+def concatenated(parts: Sequence[Any]) -> Any:
+    """Joins rows [tokens, d_in] of several passes, arrays or tensors."""
+    import torch
+
+    return torch.cat([*parts]) if isinstance(parts[0], torch.Tensor) else np.concatenate(parts)
 
 
 def torch_device(name: str) -> "torch.device":

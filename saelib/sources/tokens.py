@@ -10,7 +10,16 @@ from saelib.config.sites import Layer
 from saelib.config.sources import TokenModelSource
 from saelib.datasets.base import Example
 from saelib.errors import UserError
-from saelib.sources.base import Activations, check_layers, first_of, input_device, kept_rows, recorded, texts
+from saelib.sources.base import (
+    Activations,
+    check_layers,
+    concatenated,
+    first_of,
+    input_device,
+    kept_rows,
+    recorded,
+    texts,
+)
 
 
 class Tokens(NamedTuple):
@@ -159,7 +168,7 @@ class TokenSource:
 def _in_order(passes: Sequence[tuple[list[int], Activations]], n_rows: int) -> Activations:
     """Puts the rows of several passes back into the order of the examples. Without a pass, there are no layers."""
     counts = [0] * n_rows
-    pieces: dict[Layer, list[np.ndarray]] = {}
+    pieces: dict[Layer, list[Any]] = {}
     for group, acts in passes:
         bounds = np.cumsum([0, *acts.tokens_per_example])
         for layer, values in acts.layers.items():
@@ -168,4 +177,4 @@ def _in_order(passes: Sequence[tuple[list[int], Activations]], n_rows: int) -> A
                 parts[i] = values[start:end]
         for i, count in zip(group, acts.tokens_per_example, strict=True):
             counts[i] = count
-    return Activations({layer: np.concatenate(parts) for layer, parts in pieces.items()}, counts)
+    return Activations({layer: concatenated(parts) for layer, parts in pieces.items()}, counts)

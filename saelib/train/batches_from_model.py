@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -42,8 +42,8 @@ class Piece:
     """Rows of one forward pass."""
 
     start: Position
-    layers: Mapping[Layer, NDArray[np.float32]]
-    """Layer -> [tokens, d_in]."""
+    layers: Mapping[Layer, Any]
+    """Layer -> float32 [tokens, d_in], an array or a tensor."""
 
     @property
     def rows(self) -> int:
@@ -192,9 +192,13 @@ class _DeviceBuffer:
         dtype = torch.float32 if offset is None else torch.float16
         self._values = torch.zeros(rows, d_in, dtype=dtype, device=device)
 
-    def put(self, start: int, acts: NDArray[np.float32]) -> None:
-        """Write rows at `start`, as `_Buffer` does; waits once for the GPU, as the model's pass has done anyway."""
-        stored = whole = to_device(np.ascontiguousarray(acts), self._device)
+    def put(self, start: int, acts: NDArray[np.float32] | Tensor) -> None:
+        """Write rows at `start`, as `_Buffer` does. Rows that the model left on the GPU do not leave it.
+
+        It waits for the GPU once, as the check for finite rows has done anyway.
+        """
+        on_host = isinstance(acts, np.ndarray)
+        stored = whole = to_device(np.ascontiguousarray(acts), self._device) if on_host else acts.to(self._device)
         about = self._rounds_about
         if about is not None:
             stored, kept = round_on_device(whole, about)

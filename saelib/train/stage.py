@@ -82,15 +82,16 @@ def _stream(config: Config, job: "Job", stores: Mapping[Layer, Store]) -> None:
     assert stream is not None
     layers = in_order({target.layer for target in job.targets})
     sweeps = {_start(config, target, stores[target.layer]): _destination(target) for target in job.targets}
+    device = _buffer_device(config, job.targets, stores, next(iter(sweeps)), stream.buffer_rows)
     batches = StreamedBatches(
-        open_batches(name, config, layers),
+        open_batches(name, config, layers, leave=device is not None),
         {layer: store.train.offset for layer, store in stores.items()},
         name=name,
         batch_size=config.train.batch_size,
         buffer_rows=stream.buffer_rows,
         seed=config.seed,
         threads=config.extraction.threads,
-        device=_buffer_device(config, job.targets, stores, next(iter(sweeps)), stream.buffer_rows),
+        device=device,
     )
     torch.set_num_threads(config.train.threads)  # which opening the model has changed
     train_from_stream(sweeps, batches, name)

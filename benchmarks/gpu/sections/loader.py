@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from benchmarks.gpu.card import Card
+from benchmarks.gpu.contend import own_pace
 from benchmarks.gpu.report import Row
 from saelib.activations.rows import ArrayRows
 from saelib.evaluation.space import Space
@@ -21,7 +22,8 @@ DIFFERENT = "difference from the CPU's"
 def rows(card: Card) -> Iterator[Row]:
     """Milliseconds of a batch; the batches must be those that a CPU gets, those of whitened rows but for rounding."""
     batch = card.either(4096, 256)
-    for d_in in card.either((768, 4096), (32,)):
+    for d_in, d_sae in card.either(((768, 8192), (4096, 65_536)), ((32, 256),)):
+        step = own_pace(card, "saelib", card.setting(d_in=d_in, d_sae=d_sae, batch_size=batch, precision="tf32"), 5)
         stored = ArrayRows(_values(card.either(2**29 // (2 * d_in), 2048), d_in), offset=np.ones(d_in, np.float32))
         per_epoch = stored.shape[0] // batch
         whitening = Preprocessing(np.zeros(d_in), np.eye(d_in, dtype=np.float32))
@@ -30,7 +32,7 @@ def rows(card: Card) -> Iterator[Row]:
                 loader = _batches(card, stored, preprocess, batch, room)
                 next(loader)
                 pace = card.paced(lambda loader=loader: next(loader), 2 * per_epoch)
-                figures = {"ms": pace.ms, "host, ms": pace.host_ms}
+                figures = {"ms": pace.ms, "host, ms": pace.host_ms, "step in tf32 / this": step.ms / pace.ms}
                 figures[DIFFERENT] = _different(card, stored, preprocess, batch, room)
                 yield Row(f"d_in {d_in:,}, {title}, {place}", figures, {DIFFERENT: 1e-6})
                 card.free()

@@ -45,17 +45,22 @@ def _of_one_size(card: Card, setting: Setting) -> Iterator[Row]:
     for precision in FLOORS:
         floors[precision] = _product(card, setting, precision)
         yield Row(f"{title}: the product, {precision}", {"ms": floors[precision], "x floor": 1})
+    ours = _own(card, title, "saelib", replace(setting, precision="tf32"), repeats, floors)
     for name, precision in OWN:
-        yield _own(card, title, name, replace(setting, precision=precision), repeats, floors)
+        same = (name, precision) == ("saelib", "tf32")
+        yield ours if same else _own(card, title, name, replace(setting, precision=precision), repeats, floors)
+    if card.on_gpu:
+        yield _own(card, title, "saelib", replace(setting, precision="tf32", path="torch"), repeats, floors)
     for name in ("saelib", "eager"):
-        yield _own(card, title, name, replace(setting, dead=setting.d_sae // 2), repeats, floors)
+        yield _own(card, title, name, replace(setting, precision="tf32", dead=setting.d_sae // 2), repeats, floors)
     card.free()  # the other libraries' processes need the memory
     for name, precision in THEIRS:
-        yield _of_peer(title, name, replace(setting, precision=precision), repeats, floors)
+        yield _of_peer(title, name, replace(setting, precision=precision), repeats, floors, ours)
 
 
 def _own(card: Card, title: str, name: str, setting: Setting, repeats: int, floors: dict[str, float]) -> Row:
-    title = f"{title}: {name}, {setting.precision}{', AuxK, half dead' if setting.dead else ''}"
+    torch_alone = ", torch" if card.on_gpu and name == "saelib" and setting.path == "torch" else ""
+    title = f"{title}: {name}{torch_alone}, {setting.precision}{', AuxK, half dead' if setting.dead else ''}"
     try:
         pace = own_pace(card, name, setting, repeats)
     except torch.OutOfMemoryError:
@@ -63,7 +68,8 @@ def _own(card: Card, title: str, name: str, setting: Setting, repeats: int, floo
     return Row(title, _figures(pace, setting, floors[setting.precision]))
 
 
-def _of_peer(title: str, name: str, setting: Setting, repeats: int, floors: dict[str, float]) -> Row:
+def _of_peer(title: str, name: str, setting: Setting, repeats: int, floors: dict[str, float], ours: Row) -> Row:
+    """A step of another library; its time and memory are also given relative to saelib's in TF32, `ours`."""
     title = f"{title}: {name}, {setting.precision}"
     if peer_python(name) is None:
         return Row(title, note=f"absent: {PEERS[name]} (python -m benchmarks.peers {name})")
@@ -71,7 +77,12 @@ def _of_peer(title: str, name: str, setting: Setting, repeats: int, floors: dict
         pace = peer_pace(name, setting, repeats)
     except RuntimeError as error:  # another library's trouble is no fault of ours
         return Row(title, note=f"stopped: {str(error).strip().splitlines()[-1]}")
-    return Row(title, _figures(pace, setting, floors[setting.precision]))
+    figures = _figures(pace, setting, floors[setting.precision])
+    for ratio, name in (("this / saelib", "ms"), ("peak of saelib / this", "peak, GB")):
+        if name in figures and name in ours.figures:
+            mine, other = float(ours.figures[name]), figures[name]
+            figures[ratio] = other / mine if name == "ms" else mine / other
+    return Row(title, figures)
 
 
 def _product(card: Card, setting: Setting, precision: str) -> float:

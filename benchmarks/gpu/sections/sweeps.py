@@ -1,4 +1,4 @@
-"""Learning rates on the same batches: one step after another, as one program, and the products in both."""
+"""Learning rates on the same batches: alone, with torch one after another, and as one program."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,16 +14,15 @@ def rows(card: Card) -> Iterator[Row]:
     """Times steps and encoder products, all in TF32."""
     saes = card.either(7, 2)
     setting = replace(card.setting(), precision="tf32")
-    one = own_pace(card, "saelib", setting, 10)
-    yield Row("one rate", {"ms": one.ms, "host, ms": one.host_ms})
-    all_of_them = own_pace(card, "saelib", replace(setting, saes=saes), 10)
-    figures = {"ms": all_of_them.ms, "host, ms": all_of_them.host_ms, "x one rate": all_of_them.ms / one.ms}
-    yield Row(f"{saes} rates, one after another", figures)
-    if card.on_gpu:
-        for count in (1, saes):
-            pace = own_pace(card, "saelib", replace(setting, path="auto", saes=count), 10)
-            figures = {"ms": pace.ms, "host, ms": pace.host_ms, "x one rate": pace.ms / one.ms}
-            yield Row(f"{count} as one program", figures)
+    paths = (
+        {"as one program": "auto", "with torch, one after another": "torch"} if card.on_gpu else {"with torch": "torch"}
+    )
+    for title, path in paths.items():
+        one = own_pace(card, "saelib", replace(setting, path=path), 10)
+        yield Row(f"one rate, {title.partition(',')[0]}", {"ms": one.ms, "host, ms": one.host_ms})
+        pace = own_pace(card, "saelib", replace(setting, path=path, saes=saes), 10)
+        figures = {"ms": pace.ms, "host, ms": pace.host_ms, f"{saes} alone / this": saes * one.ms / pace.ms}
+        yield Row(f"{saes} rates, {title}", figures | ({"peak, GB": pace.peak_gb} if pace.peak_gb else {}))
     with products_in("tf32"):
         x = torch.randn(setting.batch_size, setting.d_in, device=card.device)
         W = torch.randn(saes, setting.d_sae, setting.d_in, device=card.device)

@@ -16,5 +16,6 @@ def rows(card: Card) -> Iterator[Row]:
     for name in ("saelib", "eager"):
         pace = own_pace(card, name, setting, 50)
         yield Row(f"{name}, one", {"ms each": pace.ms, "host, ms each": pace.host_ms})
-    pace = own_pace(card, "saelib", replace(setting, saes=many), 10)
-    yield Row(f"saelib, {many} on the same batches", {"ms each": pace.ms / many, "host, ms each": pace.host_ms / many})
+    together = own_pace(card, "saelib", replace(setting, saes=many), 10)
+    figures = {"ms each": together.ms / many, "host, ms each": together.host_ms / many}
+    yield Row(f"saelib, {many} on the same batches", figures | {"eager alone / this": many * pace.ms / together.ms})
