@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from benchmarks import lab, seeds, streaming, training
 from benchmarks.contenders.worker import Setting
@@ -59,8 +60,9 @@ def test_training() -> None:
     assert len(training.table(case, found)) == 4
 
 
-def test_lab() -> None:
-    tiny = Setting(d_in=16, d_sae=24, k=4, batch_size=128, threads=2, dead=0, k_aux=8)
+@pytest.mark.parametrize("dead", [0, 12])
+def test_lab(dead: int) -> None:
+    tiny = Setting(d_in=16, d_sae=24, k=4, batch_size=128, threads=2, dead=dead, k_aux=8)
     options = argparse.Namespace(threads=2, rounds=1, quick=True, avx2=False)
     found = training.run(lab.case(tiny, 3, ("eager",)), options)
     assert set(found) == {"population", "eager"}

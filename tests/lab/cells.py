@@ -1,5 +1,6 @@
 """Runs experiments without a pipeline."""
 
+import hashlib
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -32,7 +33,7 @@ class Memory(Outbox):
 
     def checkpoint(self, cells: Sequence[Cell], seed: int) -> Checkpoint:
         key = f"{'_'.join(cell.digest for cell in cells)}_{seed}"
-        return Checkpoint(Path(self.folder.name) / key, key)
+        return Checkpoint(Path(self.folder.name) / hashlib.sha256(key.encode()).hexdigest(), key)
 
     def kept(self, cell: Cell, seed: int) -> Any:
         return self.seeds.get((cell.name, seed))
