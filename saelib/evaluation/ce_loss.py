@@ -1,5 +1,6 @@
 """Measures the share of a model's loss that is recovered if reconstructions replace activations, as in SAEBench."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -12,9 +13,12 @@ from saelib.config.sites import Layer, LayerSite
 from saelib.datasets.base import Example
 from saelib.errors import UserError
 from saelib.evaluation.layer_result import CELossFigures
+from saelib.progress import progress
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger(__name__)
 
 MASKED = 0.15
 """Share of the tokens that a masked model has to predict, as in BERT's training."""
@@ -64,11 +68,13 @@ def ce_losses(
     changes: dict[str, Reconstruct | None] = {"without": None, "ablation": np.zeros_like, **saes}
     sums, predicted = dict.fromkeys(changes, 0.0), 0
     rng = np.random.default_rng(seed)
-    while predicted < tokens and (chunk := list(islice(examples, batch_size))):
-        for batch in _batches(predictor, chunk, rng):
-            predicted += int(batch.targets.sum())
-            for name, change in changes.items():
-                sums[name] += _loss(predictor, batch, layer, change)
+    with progress(f"predict with {len(saes)} SAEs", tokens * len(changes), "tokens", log) as advance:
+        while predicted < tokens and (chunk := list(islice(examples, batch_size))):
+            for batch in _batches(predictor, chunk, rng):
+                predicted += len(batch.wanted)
+                for name, change in changes.items():
+                    sums[name] += _loss(predictor, batch, layer, change)
+                    advance(len(batch.wanted))
     if not predicted:
         raise UserError("there is no token to predict")
     losses = {name: total / predicted for name, total in sums.items()}
