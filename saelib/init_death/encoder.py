@@ -29,9 +29,11 @@ def stratified_probes(direction: NDArray[np.float64], probes: int, seed: int) ->
     adds none. Rows that follow each other lie in neighboring strata.
     """
     d = len(direction)
-    across = random_encoder(d, probes, seed).T.astype(np.float64)
+    across = random_encoder(d, probes, seed).T.astype(np.float64, order="C")
     across -= np.outer(across @ direction, direction)
     across /= np.linalg.norm(across, axis=1, keepdims=True)
     areas = (np.arange(probes) + np.random.default_rng([seed, probes]).random(probes)) / probes
     cosines = 2 * betaincinv((d - 1) / 2, (d - 1) / 2, areas)[:, None] - 1
-    return (cosines * direction + np.sqrt(1 - cosines**2) * across).astype(np.float32)
+    across *= np.sqrt(1 - cosines**2)
+    across += cosines * direction
+    return across.astype(np.float32)

@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 
 from benchmarks.peers import python_of
+from tests.diagnosis.conftest import LAYERS
 from tests.integrations.stores import STORES
 
 pytestmark = pytest.mark.interop
 
 ROOT = Path(__file__).parents[2]
 LIBRARIES = ["saelens", "dictionary_learning", "sparsify"]
-HEAD = "library              store      SAE        start        dead before  after  last window  FVU"
+PLANTED = {name: draw for name, draw in LAYERS.items() if name != "nothing wrong"}
+HEAD = "library              store            SAE        start        dead before  after  last window  FVU"
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +37,11 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Conf
         if python is None:
             pytest.skip(f"{library} is not installed; make test-interop installs it")
         folder = tmp_path_factory.mktemp(library)
-        for name, draw in STORES.items():
+        for name, draw in (STORES | PLANTED).items():
             np.save(folder / f"{name}.npy", draw())
         script = Path(__file__).parent / "peers" / f"train_{library}.py"
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run([python, script, folder], capture_output=True, text=True, timeout=900, env=environment)
+        done = subprocess.run([python, script, folder], capture_output=True, text=True, timeout=1800, env=environment)
         assert done.returncode == 0, done.stderr
         rows = json.loads(done.stdout.splitlines()[-1])
         capture = pytestconfig.pluginmanager.getplugin("capturemanager")
@@ -52,7 +54,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Conf
 
 def _line(library: str, row: dict[str, Any]) -> str:
     return (
-        f"{library:20} {row['store']:10} {row['architecture']:10} {row['start']:12} {row['before']:11.1%} "
+        f"{library:20} {row['store']:16} {row['architecture']:10} {row['start']:12} {row['before']:11.1%} "
         f"{row['after']:6.1%} {row['logged']['dead_total']:12.1%} {row['fvu']:6.3f}"
     )
 
@@ -88,6 +90,16 @@ def test_latents_that_need_whitening_live(library: str, outcomes: Callable[[str]
     assert theirs["before"] > 0.15, theirs
     assert ours["before"] < 0.01, ours
     assert ours["after"] < theirs["after"] - 0.1, (theirs, ours)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_each_planted_fault_is_gone_before_training(library: str, outcomes: Callable[[str], list[Any]]) -> None:
+    """The faults that `saelib diagnose` is tested with; what training makes of them stands in the output."""
+    for name in PLANTED:
+        theirs, ours = (row for row in outcomes(library) if row["store"] == name)
+        assert (theirs["start"], ours["start"] in ("mean_center", "pca_whiten")) == ("theirs", True)
+        assert ours["before"] < 0.05, ours
+        assert ours["before"] <= theirs["before"], (theirs, ours)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
