@@ -57,13 +57,14 @@ def table(ids: list[str], texts: list[str], kind: str = "sequence") -> pl.DataFr
 def test_files_are_found_by_the_id_of_the_sequence(tmp_path: Path) -> None:
     for name in ("P1.pdb", "P1.cif", "AF-Q2-F1-model_v4.cif.gz", "AF-Q3-F1.pdb", "notes.txt", "R4.ent"):
         (tmp_path / name).touch()
-    ids = ["P1", "sp|Q2|NAME", "Q3:100-200", "R4#2:0-10", "other"]
-    found = find_structures(tmp_path, table(ids, ["A"] * 5))
+    ids = ["P1", "sp|Q2|NAME", "Q3:100-200", "R4#2:0-10", "other", "AF-Q3-F1"]
+    found = find_structures(tmp_path, table(ids, ["A"] * 6))
     assert {n: path.name for n, path in found.items()} == {
         0: "P1.cif",
         1: "AF-Q2-F1-model_v4.cif.gz",
         2: "AF-Q3-F1.pdb",
         3: "R4.ent",
+        5: "AF-Q3-F1.pdb",
     }
 
 
