@@ -14,8 +14,10 @@ from scipy import sparse
 
 from benchmarks.peers import python_of
 from saelib import UserError
+from saelib.config.load import check_config
 from saelib.evaluation.seen import Seen, read_seen, write_codes, write_latents, write_seen
 from saelib.features.structures import as_record, find_structures, flattened, read_structure
+from saelib.pipeline.targets import wanted_targets
 from tests.cli.test_cli import saelib
 from tests.features.conftest import latents_table
 from tests.report.chromium import open_page, until
@@ -121,6 +123,35 @@ def test_mistakes_get_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "torn.pdb.gz").write_bytes(gzip.compress(b"ATOM")[:-3])
     with pytest.raises(UserError, match=r"torn\.pdb\.gz: cannot be read"):
         read_structure(tmp_path / "torn.pdb.gz", PROTEIN)
+
+
+def suite(tmp_path: Path) -> dict[str, Any]:
+    """A suite that evaluates SAEs of proteins, which have structures."""
+    source = {"family": "alphafold3", "inputs": str(tmp_path / "in"), "outputs": str(tmp_path / "out")}
+    files = [{"path": str(tmp_path / "some.fasta")}]
+    return {
+        "models": {"af3": {"domain": "p", "dataset": "some", "layers": 0, "train_layers": 0, "source": source}},
+        "datasets": {"some": {"kind": "sequences", "alphabet": "protein", "files": files}},
+        "evaluation": {"structures": {"some": {"path": str(tmp_path / "structures")}}},
+    }
+
+
+def test_another_structure_makes_the_pages_stale_and_not_the_evaluation(tmp_path: Path) -> None:
+    (tmp_path / "some.fasta").write_text(f">P1\n{PROTEIN}\n")
+    (tmp_path / "structures").mkdir()
+    config = check_config(suite(tmp_path), "test")
+    keys = [{target.path: target.key for target in wanted_targets(config)}]
+    (tmp_path / "structures" / "P1.pdb").write_text(pdb(PROTEIN))
+    keys.append({target.path: target.key for target in wanted_targets(config)})
+    changed = {path for path, key in keys[0].items() if keys[1][path] != key}
+    assert changed
+    assert all("/features/" in path or path.endswith("report.json") for path in changed)
+
+
+def test_structures_belong_to_a_data_set_of_sequences(tmp_path: Path) -> None:
+    wrong = suite(tmp_path) | {"evaluation": {"structures": {"af3": {"path": str(tmp_path)}}}}
+    with pytest.raises(UserError, match=r"evaluation\.structures: 'af3' is no data set of kind sequences"):
+        check_config(wrong, "test")
 
 
 def write_protein(folder: Path) -> Seen:
