@@ -102,6 +102,9 @@ class EvaluationConfig(Section):
     """Probing of the labels. Without it, there is none. `{}` has the defaults."""
     embeddings: dict[Name, EmbeddingsConfig] = {}
     """Embeddings for monosemanticity scores, by the name of the model whose SAEs are scored."""
+    structures: dict[Name, LocalFiles] = {}
+    """Structures of proteins, by the name of a data set of sequences: a folder of .cif or .pdb files that are named by
+    the sequences' ids (docs/features.md). The pages of latents show activations on them."""
     ce_loss_tokens: Count | None = None
     """Predicted tokens on which to measure how much of the model's loss is recovered if an SAE's reconstructions
     replace the activations. It runs the model once for each SAE and twice more. Without it, the loss is not measured.

@@ -300,6 +300,9 @@ class Config(Section):
                     f"evaluation.labels.{name}: labels of kind {labels.kind} are for {LABELED[labels.kind]}, and "
                     f"{name} is {read or 'neither a data set nor a model of the suite'}"
                 )
+        for name in found.structures:
+            if name not in self.datasets or self.datasets[name].kind != "sequences":
+                raise ValueError(f"evaluation.structures: {name!r} is no data set of kind sequences")
         for name, embeddings in found.embeddings.items():
             read = [self.models[model].dataset if model in self.models else None for model in (name, embeddings.model)]
             if read[0] is None or read[0] != read[1]:

@@ -61,7 +61,7 @@ def find_structures(folder: Path, examples: "pl.DataFrame") -> dict[int, Path]:
     if kinds != ["sequence"]:
         raise UserError(f"{folder}: structures belong to sequences, and these examples are {', '.join(sorted(kinds))}")
     paths = [path for path in sorted(folder.glob("*"), reverse=True) if _format(path)]
-    files = {_stem(path): path for path in paths}
+    files = {name: path for path in paths for name in _names(path)}
     if not files:
         raise UserError(f"{folder}: holds no structures; should hold files {', '.join(FORMATS)} (or .gz of these)")
     found: dict[int, Path] = {}
@@ -120,10 +120,11 @@ def flattened(places: NDArray[np.float64]) -> NDArray[np.float64]:
     return centered @ (axes * np.sign(np.linalg.det(axes)))  # a rotation and never a mirror image
 
 
-def _stem(path: Path) -> str:
+def _names(path: Path) -> list[str]:
+    """Lists the ids that a file may belong to."""
     name = Path(path.name.removesuffix(".gz")).stem
     alphafold = ALPHAFOLD.fullmatch(name)
-    return alphafold[1] if alphafold else name
+    return [name, alphafold[1]] if alphafold else [name]
 
 
 def _format(path: Path) -> str:

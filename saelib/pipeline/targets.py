@@ -268,7 +268,7 @@ def _evaluate_targets(
     train = list(train)
     for name, model in config.models.items():
         source, names = _extract_settings(config, name, model)
-        own = settings.model_dump(mode="json", exclude={"labels", "embeddings"})
+        own = settings.model_dump(mode="json", exclude={"labels", "embeddings", "structures"})
         own |= {"k": config.train.k, "d_sae": config.train.d_sae, "model": source}
         modules = ["saelib.evaluation.stage", *_modules_behind(config, model)]
         names = {f"model.{path}": key for path, key in names.items()} | {"": "evaluation"}
@@ -290,14 +290,16 @@ def _evaluate_targets(
 
 
 def _features_targets(config: Config, evaluations: Iterable[Target]) -> Iterator[Target]:
-    if not config.features:
+    if not config.features or config.evaluation is None:
         return
     pages = [PACKAGE / "features" / "assets", PACKAGE / "report" / "assets" / "page.css"]
     settings = {"seed": config.seed, "page": [fingerprint(str(path)) for path in pages]}
-    names = {"seed": "seed", "page": "the page's template"}
+    names = {"seed": "seed", "page": "the page's template", "structures": "contents of evaluation.structures"}
     for t, variant in product(evaluations, config.train.variants):
         path = config.features_path(t.model, t.layer, variant) / "features.json"
-        yield _make("features", path, settings, ["saelib.features.stage"], [t], names, (t.model, t.layer, variant))
+        given = config.evaluation.structures.get(config.models[t.model].dataset or "")
+        own = settings | ({"structures": fingerprint(str(given.path))} if given else {})
+        yield _make("features", path, own, ["saelib.features.stage"], [t], names, (t.model, t.layer, variant))
 
 
 def _lab_targets(config: Config) -> Iterator[Target]:

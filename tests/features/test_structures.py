@@ -14,8 +14,10 @@ from scipy import sparse
 
 from benchmarks.peers import python_of
 from saelib import UserError
+from saelib.config.load import check_config
 from saelib.evaluation.seen import Seen, read_seen, write_codes, write_latents, write_seen
 from saelib.features.structures import as_record, find_structures, flattened, read_structure
+from saelib.pipeline.targets import wanted_targets
 from tests.cli.test_cli import saelib
 from tests.features.conftest import latents_table
 from tests.report.chromium import open_page, until
@@ -57,13 +59,14 @@ def table(ids: list[str], texts: list[str], kind: str = "sequence") -> pl.DataFr
 def test_files_are_found_by_the_id_of_the_sequence(tmp_path: Path) -> None:
     for name in ("P1.pdb", "P1.cif", "AF-Q2-F1-model_v4.cif.gz", "AF-Q3-F1.pdb", "notes.txt", "R4.ent"):
         (tmp_path / name).touch()
-    ids = ["P1", "sp|Q2|NAME", "Q3:100-200", "R4#2:0-10", "other"]
-    found = find_structures(tmp_path, table(ids, ["A"] * 5))
+    ids = ["P1", "sp|Q2|NAME", "Q3:100-200", "R4#2:0-10", "other", "AF-Q3-F1"]
+    found = find_structures(tmp_path, table(ids, ["A"] * 6))
     assert {n: path.name for n, path in found.items()} == {
         0: "P1.cif",
         1: "AF-Q2-F1-model_v4.cif.gz",
         2: "AF-Q3-F1.pdb",
         3: "R4.ent",
+        5: "AF-Q3-F1.pdb",
     }
 
 
@@ -120,6 +123,35 @@ def test_mistakes_get_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "torn.pdb.gz").write_bytes(gzip.compress(b"ATOM")[:-3])
     with pytest.raises(UserError, match=r"torn\.pdb\.gz: cannot be read"):
         read_structure(tmp_path / "torn.pdb.gz", PROTEIN)
+
+
+def suite(tmp_path: Path) -> dict[str, Any]:
+    """A suite that evaluates SAEs of proteins, which have structures."""
+    source = {"family": "alphafold3", "inputs": str(tmp_path / "in"), "outputs": str(tmp_path / "out")}
+    files = [{"path": str(tmp_path / "some.fasta")}]
+    return {
+        "models": {"af3": {"domain": "p", "dataset": "some", "layers": 0, "train_layers": 0, "source": source}},
+        "datasets": {"some": {"kind": "sequences", "alphabet": "protein", "files": files}},
+        "evaluation": {"structures": {"some": {"path": str(tmp_path / "structures")}}},
+    }
+
+
+def test_another_structure_makes_the_pages_stale_and_not_the_evaluation(tmp_path: Path) -> None:
+    (tmp_path / "some.fasta").write_text(f">P1\n{PROTEIN}\n")
+    (tmp_path / "structures").mkdir()
+    config = check_config(suite(tmp_path), "test")
+    keys = [{target.path: target.key for target in wanted_targets(config)}]
+    (tmp_path / "structures" / "P1.pdb").write_text(pdb(PROTEIN))
+    keys.append({target.path: target.key for target in wanted_targets(config)})
+    changed = {path for path, key in keys[0].items() if keys[1][path] != key}
+    assert changed
+    assert all("/features/" in path or path.endswith("report.json") for path in changed)
+
+
+def test_structures_belong_to_a_data_set_of_sequences(tmp_path: Path) -> None:
+    wrong = suite(tmp_path) | {"evaluation": {"structures": {"af3": {"path": str(tmp_path)}}}}
+    with pytest.raises(UserError, match=r"evaluation\.structures: 'af3' is no data set of kind sequences"):
+        check_config(wrong, "test")
 
 
 def write_protein(folder: Path) -> Seen:

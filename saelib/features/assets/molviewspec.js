@@ -25,8 +25,8 @@ function scene(found, levels, context) {
   const colors = [...residues].map(([shade, selector]) => ({ kind: "color", params: { color: hex(shade / SHADES), selector } }));
   const cartoon = { kind: "representation", params: { type: "cartoon" }, children: [{ kind: "color", params: { color: hex(0), selector: "all" } }, ...colors] };
   const shown = [{ kind: "component", params: { selector: "all" }, children: [cartoon] }, ...tips];
-  const structure = { kind: "structure", params: { type: "model" }, children: shown };
-  const parse = { kind: "parse", params: { format: found.format }, children: [structure] };
+  const model = { kind: "structure", params: { type: "model" }, children: shown };
+  const parse = { kind: "parse", params: { format: found.format }, children: [model] };
   const bytes = Array.from(new TextEncoder().encode(found.text), (byte) => String.fromCharCode(byte));
   const url = `data:text/plain;base64,${btoa(bytes.join(""))}`;
   const metadata = { version: "1", timestamp: new Date().toISOString(), title: `Latent ${current} of ${about.sae}`, description: context.example.id };
