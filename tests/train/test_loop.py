@@ -9,6 +9,7 @@ from torch import Tensor
 
 from saelib.activations.rows import ArrayRows
 from saelib.config import TrainConfig, VariantConfig
+from saelib.train import sweep as sweep_module
 from saelib.train.batches_from_model import START, Position
 from saelib.train.loop import train_sweeps
 from saelib.train.start import LayerData, start_sweep
@@ -24,9 +25,10 @@ class Numbered:
     def __init__(self, number: int) -> None:
         self.position = Position(batch=number)
         self.x = torch.from_numpy(ROWS[(number - 1) * 64 : number * 64])
+        self.on: dict[str, Tensor] = {}
 
     def read_by(self, sweep: RunningSweep) -> Tensor:
-        return self.x
+        return self.on.setdefault(sweep.space.device, self.x.to(sweep.space.device))
 
 
 class Noted:
@@ -44,10 +46,10 @@ def batches(first: int, last: int) -> Iterator[Numbered]:
 
 
 @pytest.fixture
-def make(statistics: Callable[[np.ndarray], dict[str, np.ndarray]]) -> Callable[[str], RunningSweep]:
+def make(statistics: Callable[[np.ndarray], dict[str, np.ndarray]], device: str) -> Callable[[str], RunningSweep]:
     data = LayerData(ArrayRows(ROWS, "train"), ArrayRows(ROWS, "heldout"), statistics(ROWS))
     return lambda name: start_sweep(
-        data, CONFIG, VariantConfig(), subject=Subject("toy", 1, name), seed=0, device="cpu"
+        data, CONFIG, VariantConfig(), subject=Subject("toy", 1, name), seed=0, device=device
     )
 
 
@@ -95,3 +97,27 @@ def test_a_run_that_diverged_stays_as_it_is_and_a_sweep_without_any_other_is_ove
     assert sweep.is_over
     train_sweeps({sweep: []}, batches(3, 6), 2)
     assert sweep.steps_done == 2
+
+
+def test_sweeps_that_read_the_same_rows_step_together_and_end_with_the_bits_of_each_alone(make, monkeypatch):
+    called: list[int] = []
+    step_all = sweep_module.step_all
+
+    def counted(trainers, *rest):
+        called.append(len(trainers))
+        step_all(trainers, *rest)
+
+    class Own(Numbered):
+        def read_by(self, sweep: RunningSweep) -> Tensor:
+            return super().read_by(sweep).clone()
+
+    monkeypatch.setattr(sweep_module, "step_all", counted)
+    together, apart = [make("a"), make("b"), make("c")], [make("a"), make("b"), make("c")]
+    together[1].runs[0].status = apart[1].runs[0].status = "diverged"
+    train_sweeps({sweep: [] for sweep in together}, batches(1, 6), 0)
+    assert called == [5] * 6
+    called.clear()
+    train_sweeps({sweep: [] for sweep in apart}, map(Own, range(1, 7)), 0)
+    assert called == [2, 1, 2] * 6
+    for one, other in zip(together, apart, strict=True):
+        assert all(torch.equal(*pair) for pair in zip(weights(one), weights(other), strict=True))

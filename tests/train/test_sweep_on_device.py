@@ -49,20 +49,40 @@ def test_it_ends_as_on_a_cpu(
         assert all(torch.equal(ours[name], value) for name, value in weights.items())
 
 
-def test_killed_it_resumes_to_the_same_bits(train_on: TrainOn, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = (tokens(700, 0), tokens(400, 1), CONFIG, VariantConfig.model_validate({"dead_latents": "auxk"}))
-    undisturbed = train_on(*data, folder="undisturbed", device=place(device))
+def stopped_at(step: int, monkeypatch: pytest.MonkeyPatch, train: Callable[[], Path]) -> None:
+    """Trains until that step, and stops as if killed."""
     step_all = sweep.step_all
 
     def stop(trainers: Any, *rest: Any) -> None:
-        if trainers[0].steps_done == 21:
+        if trainers[0].steps_done == step:
             raise KeyboardInterrupt
         step_all(trainers, *rest)
 
     monkeypatch.setattr(sweep, "step_all", stop)
     with pytest.raises(KeyboardInterrupt):
-        train_on(*data, device=place(device))
+        train()
     monkeypatch.setattr(sweep, "step_all", step_all)
+
+
+def test_killed_it_resumes_to_the_same_bits(train_on: TrainOn, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = (tokens(700, 0), tokens(400, 1), CONFIG, VariantConfig.model_validate({"dead_latents": "auxk"}))
+    undisturbed = train_on(*data, folder="undisturbed", device=place(device))
+    stopped_at(21, monkeypatch, lambda: train_on(*data, device=place(device)))
     resumed = train_on(*data, device=place(device))
     for name in ("weights.safetensors", "history.parquet", "sweep.json"):
         assert (resumed / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["to the CPU", "from the CPU"])
+def test_a_checkpoint_of_one_device_is_resumed_on_another(
+    train_on: TrainOn, device: str, back: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = (tokens(700, 0), tokens(400, 1), CONFIG, VariantConfig())
+    first, second = ("cpu", place(device)) if back else (place(device), "cpu")
+    undisturbed = train_on(*data, folder="undisturbed")
+    stopped_at(21, monkeypatch, lambda: train_on(*data, device=first))
+    wanted, found = (
+        load_file(folder / "weights.safetensors") for folder in (undisturbed, train_on(*data, device=second))
+    )
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0 if device == "cpu" else 1e-4, msg=name)

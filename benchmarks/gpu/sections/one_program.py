@@ -30,7 +30,8 @@ from saelib.sae.choose import make_trainers, step_all, why_not_on_gpu
 from saelib.sae.trainer import Trainer
 
 RATES = (3e-4, 1e-3, 3e-3)
-LAWS = {"move error": BOUNDS["move error"], COUNTERS: 0, RESTART: 0}
+OTHERS = "tensors that the other rates change"
+LAWS = {"move error": BOUNDS["move error"], COUNTERS: 0, RESTART: 0, OTHERS: 0}
 
 
 def rows(card: Card) -> Iterator[Row]:
@@ -88,17 +89,18 @@ def _compare(exact: Sequence[TorchTrainer], size: Size, device: str) -> dict[str
             moves += [length(found[name] - after[name]) / length(after[name] - was[name]) for name in moved(other)]
             counters += different(one, other, "tokens_since_fired") + different(one, other, "tokens_since_positive")
     x = (mean + torch.randn(size.tokens, size.d_in, generator=generator)).to(device)
-    figures = {"move error": max(moves), COUNTERS: counters, RESTART: _changed_by_restart(ours, exact, x)}
+    again, alone = _together(exact, device), _together(exact[-1:], device)
+    for one, other in [*zip(again, ours, strict=True), (alone[0], ours[-1])]:
+        one.load_state_dict(other.state_dict())
+    for trainers in (ours, again, alone):  # only the steps of the first are replayed
+        step_all(trainers, x, threads=1)
+        step_all(trainers, x, threads=1)
+    figures = {"move error": max(moves), COUNTERS: counters, RESTART: _changed(ours, again)}
+    figures[OTHERS] = _changed(ours[-1:], alone)
     return figures | {WAITS: len(count_waits(lambda: step_all(ours, x, threads=1)))}
 
 
-def _changed_by_restart(ours: Sequence[Trainer], exact: Sequence[TorchTrainer], x: torch.Tensor) -> int:
-    """Tensors in which a program that continues from the states of `ours`, not replayed, differs two steps later."""
-    again = _together(exact, str(x.device))
-    for one, other in zip(again, ours, strict=True):
-        one.load_state_dict(other.state_dict())
-    for trainers in (ours, again):
-        step_all(trainers, x, threads=1)
-        step_all(trainers, x, threads=1)
-    states = [(one.state_dict(), other.state_dict()) for one, other in zip(ours, again, strict=True)]
+def _changed(ours: Sequence[Trainer], others: Sequence[Trainer]) -> int:
+    """Tensors of their states in which trainers differ by a bit."""
+    states = [(one.state_dict(), other.state_dict()) for one, other in zip(ours, others, strict=True)]
     return sum(not torch.equal(value, other[name]) for state, other in states for name, value in state.items())

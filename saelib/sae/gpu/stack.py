@@ -86,9 +86,9 @@ Place = tuple[int, int]
 
 
 def regrouped(stacks: Sequence[Stack], groups: Sequence[Sequence[Place]]) -> list[Stack]:
-    """New stacks of SAEs from anywhere in `stacks`, which lose their tensors one after another.
+    """New stacks, one for each group, of SAEs from anywhere in `stacks`.
 
-    So next to all old tensors, or all new ones, no more than one kind of them is in memory twice.
+    The old stacks lose their tensors one after another, so only one of them at a time is in memory twice.
     """
 
     def moved(olds: Sequence[Any], like: type[Parameters] | type[Stack]) -> list[Any]:

@@ -94,6 +94,14 @@ def test_sizes_that_no_program_holds(d_in: int, k: int, reason: str) -> None:
     assert reason in (why_not_on_gpu(sae, VariantConfig()) or "")
 
 
+@pytest.mark.usefixtures("has_triton")
+def test_the_largest_size_that_is_benchmarked_has_kernels() -> None:
+    d_in, d_sae = 4096, 65_536
+    shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,)}
+    sae = SAE("topk", {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, k=64)
+    assert why_not_on_gpu(sae, VariantConfig.model_validate({"dead_latents": "auxk"})) is None
+
+
 CONFIG = TrainConfig(
     d_sae=16,
     k=2,

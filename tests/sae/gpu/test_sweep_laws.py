@@ -87,8 +87,10 @@ def test_sweeps_that_are_alike_become_one_and_no_bit_depends_on_it(
     own, xs = variants(settings, architecture), batches(5)
     saes = [start(architecture, seed=seed, center=seed) for seed in range(3)]
     together, alone = ([make_members([sae], [one])[0] for sae, one in zip(saes, own, strict=True)] for _ in range(2))
+    old = together[0].sweep.stack
     for x in xs[:3]:
         step_all(together, x, threads=1)
+    assert not vars(old.parameters)  # its memory is free
     assert {id(member.sweep) for member in together} == {id(together[0].sweep)}
     assert together[0].sweep.rooms[1].size > 0  # AuxK is at work
     for x in xs[3:]:  # one leaves
