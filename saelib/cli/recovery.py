@@ -41,8 +41,8 @@ def recovery(
     """Predict how many steps a TopK SAE that starts at b_dec = 0 needs to recover from the mean of its activations.
 
     As long as latents carry the mean, others stay dead. Recovery moves the mean into b_dec, and can take hundreds of
-    thousands of steps. The law behind the numbers was fitted to small SAEs on synthetic activations; low and high hold
-    nine in ten of the trainings that the fit had not seen. What lies outside of its tested range is named.
+    thousands of steps. The law behind the numbers was fitted to small SAEs on synthetic activations; low and high held
+    nine in ten of the trainings that tested it. What lies outside of its tested range is named.
 
     Example: saelib recovery --gamma 20 --mu-norm 60 --lr 5e-4
     """

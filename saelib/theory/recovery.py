@@ -106,8 +106,8 @@ LAW = Law(
     least=1.64,
 )
 """Fitted by `python -m benchmarks recovery`, which prints it."""
-ERRORS = MappingProxyType({"bias_50": 0.17, "bias_90": 0.20, "bias_99": 0.21})
-"""Relative error that nine in ten trainings stay within, if the fit has not seen them."""
+ERRORS = MappingProxyType({"bias_50": 0.28, "bias_90": 0.33, "bias_99": 0.32})
+"""Relative error that nine in ten of the trainings stayed within that ran after the law had been fixed."""
 HARMLESS_RATE = 2.7e-3
 """Largest learning_rate * sqrt(memory / 1000) / signal_norm at which latents come to life with the bias. Above it,
 training leaves more than 5 % of them dead by ReLU. Between 0.002 and 0.0033, either happened."""
