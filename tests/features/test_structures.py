@@ -16,6 +16,8 @@ from benchmarks.peers import python_of
 from saelib import UserError
 from saelib.config.load import check_config
 from saelib.evaluation.seen import Seen, read_seen, write_codes, write_latents, write_seen
+from saelib.features.index import Names
+from saelib.features.pages import write_pages
 from saelib.features.structures import as_record, find_structures, flattened, read_structure
 from saelib.pipeline.targets import wanted_targets
 from tests.cli.test_cli import saelib
@@ -173,12 +175,12 @@ def write_protein(folder: Path) -> Seen:
 def protein(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The pages of a protein with a structure, and the file of the structure."""
     folder = tmp_path_factory.mktemp("protein")
-    write_protein(folder / "evaluation")
+    seen = write_protein(folder / "evaluation")
     (folder / "structures").mkdir()
     structure = folder / "structures" / "P1.pdb"
     structure.write_text(pdb(PROTEIN))
-    arguments = ("--to", folder / "pages", "--structures", folder / "structures")
-    saelib("features", folder / "evaluation", "a-seed0", *arguments)
+    files = find_structures(folder / "structures", seen.examples)
+    write_pages(folder / "pages", seen, "a-seed0", Names("a-seed0"), structures=files)
     return folder / "pages", structure
 
 
@@ -188,6 +190,14 @@ def test_pages_hold_the_structures_that_they_show(protein: tuple[Path, Path]) ->
     assert json.loads(text.removeprefix('received("structures/0",').removesuffix(");\n")) == as_record(
         read_structure(structure, PROTEIN)
     )
+
+
+def test_the_command_takes_a_folder_of_structures(protein: tuple[Path, Path], tmp_path: Path) -> None:
+    pages, structure = protein
+    arguments = ("--to", tmp_path / "pages", "--structures", structure.parent)
+    saelib("features", pages.parent / "evaluation", "a-seed0", *arguments)
+    same = Path("data/structures/0.js")
+    assert (tmp_path / "pages" / same).read_bytes() == (pages / same).read_bytes()
 
 
 @pytest.fixture(scope="module")
