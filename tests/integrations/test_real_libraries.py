@@ -99,7 +99,8 @@ def test_each_planted_fault_is_gone_before_training(library: str, outcomes: Call
         theirs, ours = (row for row in outcomes(library) if row["store"] == name)
         assert (theirs["start"], ours["start"] in ("mean_center", "pca_whiten")) == ("theirs", True)
         assert ours["before"] < 0.05, ours
-        assert ours["before"] <= theirs["before"], (theirs, ours)
+        if library == "saelens":  # the others center by themselves
+            assert theirs["before"] > 0.3, theirs
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
