@@ -3,6 +3,7 @@
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from saelib.report.figures.style import QUIET, letters, new_figure
 from saelib.report.palette import line_colors
@@ -10,13 +11,15 @@ from saelib.report.palette import line_colors
 MEASURES = {
     "typical_explained_variance": "explained variance",
     "mcc_between_seeds": "MCC between seeds",
-    "twin_cosine_mean": "cosine with nearest twin",
+    "twin_cosine_mean": "nearest twin (cosine)",
     "concept_f1": "mean concept F1",
     "probe_auc": "probe AUC",
     "monosemanticity": "monosemanticity",
     "ce_loss_score": "loss recovered",
 }
 """Column of `evaluation` -> the title of its panel. Higher is better in each."""
+PER_LINE = 4
+"""Panels next to each other; more are drawn below."""
 LOWEST = -0.25
 """Points further to the left are drawn here, as arrows: an SAE can explain less than nothing."""
 ARROW = "<"
@@ -33,14 +36,19 @@ def evaluation_figure(table: pl.DataFrame) -> Figure | None:
     trained = table.filter("trained")["kind"].unique(maintain_order=True).to_list()
     baselines = table.filter(~pl.col("trained"))["kind"].unique(maintain_order=True).to_list()
     colors = line_colors(trained, ordered=False)
-    figure = new_figure(1.3 + 0.3 * len(places))
-    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    lines = -(-len(shown) // PER_LINE)
+    figure = new_figure(1 + lines * (0.5 + 0.3 * len(places)))
+    grid = figure.subplots(lines, min(len(shown), PER_LINE), sharey=True, squeeze=False).ravel()
+    panels = grid[: len(shown)]
+    for unused in grid[len(shown) :]:
+        unused.remove()
     for axes, name in zip(panels, shown, strict=True):
         for number, kind in enumerate([*trained, *baselines]):
             rows = table.filter(pl.col("kind") == kind).drop_nulls([name])
             _points(axes, rows, name, places, kind, colors.get(kind), 0.1 * (number - len(trained) / 2))
         axes.set_title(MEASURES[name], fontsize=8)
         axes.grid(True, axis="x")
+        axes.xaxis.set_major_locator(MaxNLocator(3))
         axes.tick_params(axis="y", length=0)
     letters(panels)
     panels[0].set_yticks(range(len(places)), places)
