@@ -76,9 +76,10 @@ def step_together(members: Sequence[SweepMember], x: Tensor) -> None:
 
     So members of several sweeps join one, and members that are left out, as those that have diverged, leave theirs.
     """
+    kinds = {id(sweep): sweep.kind for sweep in {member.sweep for member in members}}
     alike: dict[Hashable, list[SweepMember]] = {}
     for member in members:
-        alike.setdefault(member.sweep.kind, []).append(member)
+        alike.setdefault(kinds[id(member.sweep)], []).append(member)
     for group in alike.values():
         sweeps = {id(member.sweep) for member in group}
         if len(sweeps) > 1 or len(group) < len(group[0].sweep.members):

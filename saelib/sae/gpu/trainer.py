@@ -61,16 +61,20 @@ class SweepTrainer:
         self._scale = 2 / settings.variance
         self._replayed = Replayed(self._step)
         self._saes = [self._view(i) for i in range(len(members))]
+        self._method = self._shared()
         for i, member in enumerate(members):
             member.sweep, member.index = self, i
+
+    def _shared(self) -> Hashable:
+        config, variant = self.config, self.variant
+        method = self.architecture, variant.project_decoder, variant.frozen, self.optimizer.model_dump_json()
+        sizes = *self.stack.parameters.W_dec.shape[1:], self.k, config.steps, config.dead_after_examples
+        return *method, *sizes, config.precision, self._scale
 
     @property
     def kind(self) -> Hashable:
         """Equal for sweeps that can become one: everything that their members share."""
-        config, variant = self.config, self.variant
-        method = self.architecture, variant.project_decoder, variant.frozen, self.optimizer.model_dump_json()
-        sizes = *self.stack.parameters.W_dec.shape[1:], self.k, config.steps, config.dead_after_examples
-        return *method, *sizes, config.precision, self._scale, self.steps_done, self.examples
+        return self._method, self.steps_done, self.examples
 
     @torch.no_grad()
     def step(self, x: Tensor) -> None:
