@@ -19,7 +19,7 @@ lab: $(VENV)/.installed  ## install, run the paper's controlled experiments on s
 test: $(VENV)/.installed-dev  ## install and run the tests
 	pytest -n logical --maxprocesses 4 --dist loadfile
 
-test-interop: $(VENV)/.installed-dev  ## exchange SAEs with SAELens, dictionary_learning and sparsify, and train with them (installs them)
+test-interop: $(VENV)/.installed-dev  ## exchange SAEs with other libraries, train and compare with them (installs them)
 	python -m benchmarks.peers
 	pytest -m interop
 
