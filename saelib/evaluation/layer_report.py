@@ -217,9 +217,10 @@ def _add_labeled(context: Context, layer: LayerPass, one: _Measured, codes: Any)
                 one.scores["probe_auc"] = probes.filter(k=probes["k"].min())["auc"].to_numpy()
     if context.embeddings is not None:
         counts = np.array(context.tables.counts)
-        one.figures["monosemanticity"], scores = monosemanticity_figures(codes, counts, context.embeddings)
-        one.latents["monosemanticity"] = scores
-        one.scores["monosemanticity"] = np.array([one.figures["monosemanticity"].mean], np.float64)
+        figures, one.latents["monosemanticity"] = monosemanticity_figures(codes, counts, context.embeddings)
+        one.figures["monosemanticity"] = figures
+        if figures is not None:
+            one.scores["monosemanticity"] = np.array([figures.mean])
 
 
 def _add_twins(one: _Measured, trained: list[Judged], alive: dict[str, NDArray[np.bool_]]) -> None:
