@@ -64,8 +64,8 @@ def test_every_section_runs_and_no_law_is_broken(pretended: Card) -> None:
     assert not report.failed
     assert not report.broken
     assert {section.state for section in report.sections} == {"done"}
-    figures = {row.name: row.figures for section in report.sections for row in section.rows}
-    assert figures["topk"]["tensors that the other rates change"] == 0  # the kernels ran
-    assert figures["2 rates, as one program"]["2 alone / this"]
+    figures = {(section.name, row.name): row.figures for section in report.sections for row in section.rows}
+    assert figures["one_program", "topk"]["tensors that the other rates change"] == 0  # the kernels ran
+    assert figures["sweeps", "2 rates, as one program"]["2 alone / this"]
     assert any("eager alone / this" in found for found in figures.values())
     assert any("step in tf32 / this" in found for found in figures.values())
