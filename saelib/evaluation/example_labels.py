@@ -109,8 +109,7 @@ def _of_annotations(records: Iterable[Record], examples: "pl.DataFrame", tokens:
     records = list(records)
     whole = {record.sequence.upper(): record for record in records}
     start, end = (tokens[column].to_numpy().astype(np.int64) for column in ("start", "end"))
-    number: dict[str, int] = {}
-    found: list[tuple[NDArray[np.intp], int]] = []
+    found: list[tuple[str, NDArray[np.intp]]] = []
     matched = 0
     for row in examples.iter_rows(named=True):
         place = _place(row, whole, records)
@@ -122,20 +121,13 @@ def _of_annotations(records: Iterable[Record], examples: "pl.DataFrame", tokens:
         for annotation in record.annotations:
             covered = _covered(annotation.positions - first, len(row["text"]), start[own], end[own])
             if len(covered):
-                found.append((covered + own.start, number.setdefault(annotation.concept, len(number))))
+                found.append((annotation.concept, covered + own.start))
     if not matched:
         raise UserError(
             f"{name}: none of its {examples.height} held-out examples is a sequence of the annotation files; they "
             "should hold the same sequences, letter by letter"
         )
-    sizes = [len(covered) for covered, _ in found]
-    return Labels(
-        tokens.height,
-        tuple(number),
-        np.concatenate([covered for covered, _ in found]) if found else np.zeros(0, np.int64),
-        np.repeat(np.array([concept for _, concept in found], np.int64), sizes),
-        np.repeat(np.arange(len(found)), sizes),
-    )
+    return Labels.of_occurrences(tokens.height, found)
 
 
 def _place(row: dict[str, Any], whole: dict[str, Record], records: Sequence[Record]) -> tuple[Record, int] | None:

@@ -65,6 +65,19 @@ class Labels:
         return cls(len(values), tuple(concepts), token, concept, np.arange(len(token)))
 
     @classmethod
+    def of_occurrences(cls, tokens: int, found: Sequence[tuple[str, NDArray[np.intp]]]) -> "Labels":
+        """Makes labels of the tokens of each occurrence (a domain) of a concept, given as (concept, its tokens)."""
+        number = {name: index for index, name in enumerate(dict.fromkeys(name for name, _ in found))}
+        sizes = [len(covered) for _, covered in found]
+        return cls(
+            tokens,
+            tuple(number),
+            np.concatenate([np.zeros(0, np.int64), *(covered for _, covered in found)]),
+            np.repeat(np.array([number[name] for name, _ in found], np.int64), sizes),
+            np.repeat(np.arange(len(found)), sizes),
+        )
+
+    @classmethod
     def joined(cls, parts: Sequence["Labels"]) -> "Labels":
         """Labels the same tokens with the concepts of all parts. Raises `UserError` if the tokens differ in number."""
         if len({part.tokens for part in parts}) != 1:

@@ -152,7 +152,7 @@ class Comparison:
     """A kind of SAE minus a reference, with a 95 % interval over items and seeds."""
 
     measure: str
-    """`example_fvu` (lower is better), `concept_f1` or `probe_auc` (higher is better)."""
+    """`example_fvu` (lower is better), `concept_f1`, `probe_auc` or `monosemanticity` (higher is better)."""
     kind: str
     reference: str
     difference: float

@@ -32,8 +32,7 @@ def label_words(files: Iterable[Path], examples: "pl.DataFrame", tokens: "pl.Dat
     for row in examples.iter_rows(named=True):
         wanted[_document_name(row["id"])].append(row)
     start, end = (tokens[column].to_numpy().astype(np.int64) for column in ("start", "end"))
-    number: dict[str, int] = {}
-    found: list[tuple[NDArray[np.intp], int]] = []
+    found: list[tuple[str, NDArray[np.intp]]] = []
     for one in (one for file in files for one in documents(file) if one.name in wanted):
         for row in wanted.pop(one.name):
             first = _place(one, row["id"], row["text"], name)
@@ -42,17 +41,10 @@ def label_words(files: Iterable[Path], examples: "pl.DataFrame", tokens: "pl.Dat
             words = [word for word in one.words if word.concepts and first <= word.start and word.end <= last]
             for word, covering in zip(words, _covering(words, first, start[own], end[own]), strict=True):
                 for concept in word.concepts if len(covering) else ():
-                    found.append((covering + own.start, number.setdefault(concept, len(number))))
+                    found.append((concept, covering + own.start))
     if wanted:
         raise UserError(f"{name}: its example {next(iter(wanted))} is not from the files of its labels of kind tags")
-    sizes = [len(covering) for covering, _ in found]
-    return Labels(
-        tokens.height,
-        tuple(number),
-        np.concatenate([covering for covering, _ in found]) if found else np.zeros(0, np.int64),
-        np.repeat(np.array([concept for _, concept in found], np.int64), sizes),
-        np.repeat(np.arange(len(found)), sizes),
-    )
+    return Labels.of_occurrences(tokens.height, found)
 
 
 def _document_name(identifier: str) -> str:

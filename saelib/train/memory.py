@@ -23,7 +23,7 @@ class Sizes:
     codes: int
     """Arrays [batch_size, d_sae] that the step of an SAE holds at once."""
     together: bool = False
-    """Whether all SAEs make their step at the same time, as one program (`saelib.sae.gpu`)."""
+    """True if all SAEs make their step at the same time, as one program (`saelib.sae.gpu`)."""
 
     @property
     def needed(self) -> float:
