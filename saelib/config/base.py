@@ -6,9 +6,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 
 class Section(BaseModel):
-    """A part of the configuration. It is immutable, and refuses keys that it does not know."""
+    """A part of the configuration. It is immutable, and refuses keys that it does not know, infinity and NaN."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 def _no_truth_value(value: Any) -> Any:
@@ -18,7 +18,7 @@ def _no_truth_value(value: Any) -> Any:
     return value
 
 
-Count = Annotated[int, Field(gt=0), BeforeValidator(_no_truth_value)]
+Count = Annotated[int, Field(gt=0, le=10**12), BeforeValidator(_no_truth_value)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 # Names become folders: no separators, no leading dot, nothing that confuses a shell or a file system.

@@ -9,6 +9,8 @@ from pydantic import Field, StringConstraints, ValidationInfo
 from saelib.config.sizes import every_layer
 from saelib.config.sources import ArraysSource
 
+MOST_BLOCKS = 10_000
+"""More blocks than any model has; a larger number is a typo, and a range to it could fill the memory."""
 UNKNOWN_BLOCKS = (
     "the model's number of blocks is not known without loading it; add it next to `layers`, such as `blocks: 12`, "
     "or write the range out, such as 1-12"
@@ -36,6 +38,8 @@ def parse_layers(value: Any, every: Callable[[], Sequence[int] | None]) -> Any:
     layers: set[int] = set()
     for item in items:
         span = re.fullmatch(r"\s*(\d+)\s*-\s*(\d*)\s*", str(item))
+        if any(int(number) > MOST_BLOCKS for number in re.findall(r"\d+", str(item))):
+            raise ValueError(f"{item!r}: no model has a layer beyond {MOST_BLOCKS:,}")
         if item == "all" or (span and not span[2]):
             layers.update(_open_range(1 if item == "all" else int(span[1]) if span else 0, item, every()))
         elif span and int(span[1]) <= int(span[2]):

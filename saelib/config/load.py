@@ -21,6 +21,22 @@ from saelib.errors import UserError
 
 RENAMED = {"licence": "license", "revival": "dead_latents", "coefficient": "auxk_coefficient"}
 """Key of an earlier version -> its present name."""
+FORMS = {
+    r"^[A-Za-z0-9][A-Za-z0-9._+-]*$": "letters, digits and . _ + -, of which a letter or digit comes first",
+    r"^[0-9a-f]{64}$": "a SHA-256: 64 of the characters 0-9 and a-f",
+    r"^(auto|cpu|cuda(:\d+)?)$": "auto, cpu, cuda or a certain GPU, such as cuda:1",
+    r"^(tcp|tls)://[^\s@/]+:\d+$": "an address such as tcp://head:8786",
+    r"^\d+ ?[KMGT]i?B$": "a size such as 16GiB",
+    r"^(\d+-)?\d+:\d\d:\d\d$": "a time such as 04:00:00 or 1-12:00:00",
+    r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$": "module:name, such as nets.chars:CharModel",
+    r"^s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9._+-]+)*$": "s3://bucket or s3://bucket/prefix, without a user in it",
+    r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$|^[A-Za-z0-9._-]+$": "a repository of the hub, such as openai-community/gpt2",
+    r"^[A-Za-z0-9._-]+==[A-Za-z0-9.+!-]+$": "a package with its version, such as antiberty==0.1.3",
+    r"^[A-Za-z0-9._+-]+\.whl$": "the name of a .whl file",
+    r"^(https?|ftp)://[^\s@]+$": "a URL with http, https or ftp, without a user in it",
+    r"^\s*(all|\d+|\d+\s*-\s*\d*)\s*$": "a layer number, a range such as 1-12 or 5-, or all",
+}
+"""Pattern that a text must match -> what it looks like, for people."""
 
 
 def load_config(*paths: Path, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -75,6 +91,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key must be a word", problem_mark=key_node.start_mark)
             if key_node.value in seen:
                 problem = f"the key '{key_node.value}' appears twice"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
@@ -93,19 +111,27 @@ _UniqueKeyLoader.add_implicit_resolver(
 def read_yaml(path: Path) -> Any:
     """Parses YAML without constructing arbitrary objects. Raises `UserError` with file and line."""
     try:
-        return yaml.load(path.read_text(), Loader=_UniqueKeyLoader)
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such configuration file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder; name the configuration file in it") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a configuration file, because its bytes are not text in UTF-8") from None
+    except RecursionError:
+        raise UserError(f"{path}: not a configuration file, because it is nested too deeply") from None
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{path}: not valid YAML{line}: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
 
 
 def _broken_references(config: Config) -> list[str]:
-    """Lists models whose data set is undefined, missing or superfluous, or whose code shares the results' folder."""
+    """Lists a missing table, and models whose data set or sizes are wrong, or whose code shares the results' folder."""
     mistakes = []
+    if config.compare is not None and not config.compare.table.is_file():
+        mistakes.append(f"compare.table: no file {config.compare.table}")
     for name, model in config.models.items():
         where = f"models.{name}.dataset"
         if model.source.family == "arrays":
@@ -166,12 +192,25 @@ def _explain(error: ErrorDetails) -> str:
     if kind == "literal_error":
         allowed = _words(str(context["expected"]).replace(" or ", ", "))
         return f"{key}: {_as_written(error['input'])} is not allowed{_hint(str(error['input']), allowed)}"
-    message = error["msg"].removeprefix("Value error, ")
+    message = _in_words(kind, context) or error["msg"].removeprefix("Value error, ")
     shown = _as_written(error["input"])
     # A URL with a user may hold a password, and messages end up in logs.
     private = "://" in shown and "@" in shown
     value = f" (found {shown})" if len(shown) < 80 and not private and not isinstance(error["input"], dict) else ""
     return f"{key or 'the suite'}: {message[0].lower()}{message[1:]}{value}"
+
+
+def _in_words(kind: str, context: Mapping[str, Any]) -> str | None:
+    """Says in plain words what pydantic would say in those of Python; None if its own words will do."""
+    if kind == "string_pattern_mismatch":
+        return f"should be {FORMS[context['pattern']]}"
+    if kind == "path_type":
+        return "should be a path"
+    if kind == "model_type":
+        return "should be a mapping of keys to values"
+    if kind == "too_short":
+        return f"should have at least {context['min_length']} item{'s' if context['min_length'] > 1 else ''}"
+    return None
 
 
 def _as_written(value: Any) -> str:

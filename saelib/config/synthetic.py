@@ -4,10 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from saelib.config.base import Count, Fraction, Section
+from saelib.config.base import Count, Fraction, Positive, Section
 
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 
 class SyntheticConfig(Section):
@@ -37,11 +36,11 @@ class SyntheticConfig(Section):
     tails: Literal["normal", "student_t", "mixture"] = "normal"
     """Distribution of a random factor of each token's signal about its mean. `normal` has no such factor. `student_t`
     and `mixture` make the tails heavy, and leave the mean and the covariance, hence gamma, as they are."""
-    degrees_of_freedom: Annotated[float, Field(gt=2, allow_inf_nan=False)] = 5.0
+    degrees_of_freedom: Annotated[float, Field(gt=2)] = 5.0
     """Degrees of freedom of `student_t`. The fewer, the heavier the tails; the kurtosis is infinite up to 4."""
     wide_share: Fraction = 0.1
     """Share of the tokens from the wide component of `mixture`."""
-    wide_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 3.0
+    wide_ratio: Annotated[float, Field(ge=1)] = 3.0
     """Standard deviation of the wide component of `mixture`, in units of that of the narrow one."""
     low_rank: Annotated[int, Field(ge=0)] = 0
     """Number of random directions that hold `low_rank_share` of the variance. 0 adds none. Normally distributed values

@@ -1,14 +1,24 @@
 """Settings of training. A variant is a named set of them, so a new variant needs no code."""
 
+from collections import Counter
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from saelib.config.base import Count, Device, Name, Positive, Section, UnitInterval, by_name
 from saelib.config.preprocessings import KEEP_COVARIANCE, NEED_EIGENVECTORS, PlainPreprocessing, PreprocessingConfig
 from saelib.config.sae_architectures import ArchitectureConfig, TopK
 
-Rates = Annotated[tuple[Positive, ...], Field(min_length=1)]
+
+def _once_each(rates: tuple[float, ...]) -> tuple[float, ...]:
+    """Refuses a learning rate that is listed twice: its two SAEs would be the same."""
+    repeated = [f"{rate:g}" for rate, count in Counter(rates).items() if count > 1]
+    if repeated:
+        raise ValueError(f"lists {', '.join(repeated)} more than once")
+    return rates
+
+
+Rates = Annotated[tuple[Positive, ...], Field(min_length=1), AfterValidator(_once_each)]
 
 
 class IgnoreDeadLatents(Section):

@@ -1,12 +1,15 @@
 """Every mistake in a configuration, at once, with its key and what would be right."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from saelib.config import Config, load_config
-from saelib.config.load import check_config, read_yaml
+from saelib.config.json_schema import schema_text
+from saelib.config.load import FORMS, check_config, read_yaml
 from saelib.errors import UserError
 
 GOOD: dict[str, Any] = {
@@ -79,8 +82,25 @@ def test_what_is_read_survives_being_written() -> None:
         ),
         ("models.m.stream", {"buffer_rows": 0}, ["models.m.stream.buffer_rows: input should be greater than 0"]),
         ("models", {}, ["names neither models nor experiments"]),
-        ("models.a/b", GOOD["models"]["m"], ["models.a/b: string should match pattern"]),
-        ("models...", GOOD["models"]["m"], ["should match pattern"]),
+        (
+            "models.a/b",
+            GOOD["models"]["m"],
+            ["models.a/b: should be letters, digits and . _ + -, of which"],
+        ),
+        ("models...", GOOD["models"]["m"], ["a letter or digit comes first"]),
+        (
+            "train.device",
+            "gpu",
+            ["train.device: should be auto, cpu, cuda or a certain GPU", "(found 'gpu')"],
+        ),
+        ("results", 5, ["results: should be a path (found 5)"]),
+        ("train", [1], ["train: should be a mapping of keys to values (found [1])"]),
+        ("models.m.layers", "1-99999999999", ["models.m.layers: '1-99999999999': no model has a layer beyond 10,000"]),
+        ("extraction.tokens", 10**20, ["extraction.tokens: input should be less than or equal to 1000000000000"]),
+        ("compare", {"table": "no.csv"}, ["compare.table: no file no.csv"]),
+        ("heldout_fraction", float("nan"), ["heldout_fraction: input should be a finite number (found NaN)"]),
+        ("train.learning_rates", [float("inf")], ["train.learning_rates.0: input should be a finite number"]),
+        ("train.learning_rates", [1e-3, 0.001, 1e-4], ["train.learning_rates: lists 0.001 more than once"]),
         ("init_death.k", 5000, ["init_death: k = 5000 is larger than d_sae = 2048"]),
         ("init_death.d_sae", -4, ["init_death.d_sae: input should be greater than 0 (found -4)"]),
         # As YAML has it, not as Python writes it.
@@ -91,7 +111,7 @@ def test_what_is_read_survives_being_written() -> None:
             ["raw", "pcaa"],
             ["init_death.preprocessings.1", "did you mean 'pca'?", "zscore"],
         ),
-        ("train.learning_rates", [], ["train.learning_rates"]),
+        ("train.learning_rates", [], ["train.learning_rates: should have at least 1 item"]),
         ("train.learning_rates", ["fast"], ["train.learning_rates.0", "found 'fast'"]),
         (
             "train.variants",
@@ -314,6 +334,22 @@ def test_files_that_are_not_configurations(tmp_path: Path) -> None:
     broken.write_text("seed: 1\nseed: 2\n")
     with pytest.raises(UserError, match="line 2: the key 'seed' appears twice"):
         load_config(broken)
+    for text, complaint in (
+        (b"? [a, b]\n: c\n", "line 1: a key must be a word"),
+        (b"[" * 5000, "nested too deeply"),
+        (b"\x93NUMPY", "its bytes are not text in UTF-8"),
+    ):
+        broken.write_bytes(text)
+        with pytest.raises(UserError, match=complaint):
+            load_config(broken)
+    with pytest.raises(UserError, match="is a folder; name the configuration file in it"):
+        load_config(tmp_path)
+
+
+def test_every_pattern_of_the_schema_is_explained_in_words() -> None:
+    patterns = set(re.findall(r'"pattern": ("(?:[^"\\]|\\.)*")', schema_text()))
+    assert {json.loads(pattern) for pattern in patterns} <= set(FORMS)
+    assert len(patterns) >= len(FORMS) - 1  # layers are parsed before their pattern is looked at
 
 
 def test_yaml_runs_nothing_and_reads_rates_as_numbers(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_captions_and_figures_decide_nothing() -> None:
         ({"data": {"gama": 1}}, "experiments.e.data.gama: unknown key; did you mean 'gamma'?"),
         ({"sae": {"d_sae": [50, 4], "k": [2, 5]}}, "experiments.e.sae: k = 5 is larger than d_sae = 4 at d_sae=4, k=5"),
         ({"data": {"gamma": [1, 2, 1]}}, "experiments.e: gamma: the value 1.0 appears twice"),
-        ({"data": {"gamma": []}}, "experiments.e.data.gamma: tuple should have at least 1 item"),
+        ({"data": {"gamma": []}}, "experiments.e.data.gamma: should have at least 1 item"),
         ({"kind": "init"}, "experiments.e.kind: no such value 'init'; did you mean 'init_death'?"),
         ({"shows": ""}, "experiments.e.shows: string should have at least 1 character"),
         ({"kind": "training", "sae": {"rows": "uniform"}}, "set variants.NAME.init.rows"),
