@@ -58,7 +58,10 @@ def list_columns(
         examples: The examples.
         places: Each latent's place on the map, [latents, 2], from 0 to 1, if there is a map.
     """
-    concepts, concept = _numbered(latents["concept"].to_list())
+    # A latent with an F1 of 0 on the test half stands for no concept, whatever the validation half chose for it.
+    scores = [score or None for score in latents["concept_f1"]]
+    named = zip(latents["concept"], scores, strict=True)
+    concepts, concept = _numbered([name if score is not None else None for name, score in named])
     saes, sae = _numbered(latents["twin_sae"].to_list())
     previews: list[Any] = []
     for latent in found:
@@ -72,7 +75,7 @@ def list_columns(
         "state": latents["state"].to_list(),
         "concepts": concepts,
         "concept": concept,
-        "score": rounded(latents["concept_f1"].to_list(), 3),
+        "score": rounded(scores, 3),
         "saes": saes,
         "sae": sae,
         "twin": latents["twin"].to_list(),

@@ -44,6 +44,9 @@ function percent(rate) {
 
 const short = (value) => (value === null ? "" : value.toPrecision(3).replace(/^(-?[\d.]+)e\+?(-?\d+)$/, "$1·10^$2"));
 
+/** An F1, which is from 0 to 1, with as many decimals in every row. */
+const fixed = (value) => value.toFixed(2);
+
 /** Sums of steps: [3, 1, 1] -> [3, 4, 5]. */
 function summed(steps) {
   let place = 0;

@@ -23,7 +23,7 @@ function heading(n) {
     pairs([
       ["density", percent(table.density[n])],
       ["largest activation", short(table.largest[n])],
-      ["concept", conceptOf(n) === null ? null : make("bdi", {}, `${conceptOf(n)} (F1 ${short(table.score[n])})`)],
+      ["concept", conceptOf(n) === null ? null : make("bdi", {}, `${conceptOf(n)} (F1 ${fixed(table.score[n])})`)],
       ["twin", twinOf(n)],
     ]),
   ];

@@ -98,7 +98,7 @@ function makeRow(n, place, height) {
     make("span", { class: "right" }, percent(table.density[n])),
     make("span", { class: "right" }, short(table.largest[n])),
     make("span", { class: "peaks" }, ...previews(n)),
-    make("span", { class: "concept-cell", ...(concept === null ? {} : { title: concept }) }, concept === null ? "" : `${short(table.score[n])} ${concept}`),
+    make("span", { class: "concept-cell", ...(concept === null ? {} : { title: concept }) }, concept === null ? "" : `${fixed(table.score[n])} ${concept}`),
     make("span", { class: "right twin-cell" }, short(table.cosine[n])),
   );
   row.style.top = `${place * height}px`;
