@@ -37,3 +37,10 @@ def usable_bytes() -> float:
         return 0.0
     free, _ = torch.cuda.mem_get_info()
     return USABLE * (free + torch.cuda.memory_reserved())
+
+
+def spare_bytes() -> float:
+    """Computes the bytes of the current GPU that stay free if this process never needs more than it did at its peak."""
+    import torch
+
+    return max(0.0, usable_bytes() - torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else 0.0
