@@ -56,7 +56,7 @@ class KeptRows:
         self._values: Tensor | None = torch.empty(self.shape, dtype=torch.float16, device=device)
 
     @property
-    def fit(self) -> bool:
+    def fits(self) -> bool:
         """False if the rows became too large and were dropped."""
         return self._values is not None
 
@@ -91,6 +91,11 @@ class KeptStore:
 
     train: KeptRows
     heldout: KeptRows
+
+    @property
+    def fits(self) -> bool:
+        """False if the rows of a split became too large and were dropped."""
+        return self.train.fits and self.heldout.fits
 
 
 class KeptStores:
@@ -138,7 +143,12 @@ class KeptStores:
     def take(self, layer: Layer) -> KeptStore | None:
         """Hands over the rows of a layer and forgets them; None if they did not fit."""
         store = self._stores.pop(layer, None)
-        return store if store and store.train.fit and store.heldout.fit else None
+        return store if store and store.fits else None
+
+    @property
+    def layers(self) -> list[Layer]:
+        """Layers whose rows all lie on the device; none that was taken."""
+        return [layer for layer, store in self._stores.items() if store.fits]
 
     def clear(self) -> None:
         """Forgets all rows."""
