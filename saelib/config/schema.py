@@ -174,8 +174,9 @@ class StatsConfig(Section):
 
     device: Device = "cpu"
     """Device of Gram matrices, moments and geometric medians: `cpu`, or a GPU (`auto`, `cuda` or `cuda:1`, as in
-    `extraction.device`). Set it for wide layers or many tokens. Results differ by rounding, less than 1e-6, so keys
-    depend on it, but not on the GPU's number."""
+    `extraction.device`). Set it for wide layers or many tokens. If the extraction runs on the same GPU, it computes
+    them in its own pass, from rows that stay there. Results differ by rounding, less than 1e-6, so keys depend on it,
+    but not on the GPU's number."""
     layers_per_job: Count = 8
     """Layers of one model that share a job, which saves start-up time. Lower it to spread layers over more cores."""
 
@@ -200,8 +201,8 @@ class InitDeathConfig(Section):
     """Preprocessings to compare by the latents that are dead under each (docs/training.md)."""
     device: Device = "cpu"
     """Device that multiplies tokens and latents: `cpu`, or a GPU (`auto`, `cuda` or `cuda:1`, as in
-    `extraction.device`). Counts are the same to the last latent, so it is not part of keys. Predictions for other sizes
-    stay on the CPU."""
+    `extraction.device`). If `stats.device` is a GPU too, an extraction on it also counts deaths. Counts are the same to
+    the last latent, so it is not part of keys. Predictions for other sizes stay on the CPU."""
     layers_per_job: Count = 8
     """Layers of one model that share a job, which saves start-up time. Lower it to spread layers over more cores."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from saelib.config import Config, ExtractionConfig
+from saelib.config import Config
 from saelib.config.sites import Layer, in_order, number_of, site_of
 from saelib.errors import UserError
 from saelib.extract.batches import open_batches
@@ -20,22 +20,30 @@ from saelib.store.rounding import choose_offset
 
 if TYPE_CHECKING:
     from saelib.pipeline.plan import Job
+    from saelib.store.kept import KeptStores
 
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, job: "Job") -> None:
-    """Writes the stores of the job's targets, which all belong to one model."""
+def run(config: Config, job: "Job", kept: "KeptStores | None" = None) -> None:
+    """Writes the stores of the job's targets, which all belong to one model; see `extract` for `kept`."""
     name = job.targets[0].model
     keys = {target.layer: target.key for target in job.targets}
     stores = {target.layer: config.store_path(name, target.layer) for target in job.targets}
-    extract(name, config, keys, stores)
+    extract(name, config, keys, stores, kept)
 
 
-def extract(name: str, config: Config, keys: Mapping[Layer, str], stores: Mapping[Layer, Path | str]) -> None:
+def extract(
+    name: str,
+    config: Config,
+    keys: Mapping[Layer, str],
+    stores: Mapping[Layer, Path | str],
+    kept: "KeptStores | None" = None,
+) -> None:
     """Runs the model `name` once over its data and publishes a store for each layer, or site of a layer, in `keys`.
 
-    Nothing is published unless the whole pass succeeds.
+    Nothing is published unless the whole pass succeeds. With `kept`, the rows of the layers that fit stay on its
+    device as well, for the stages that read them next.
 
     Raises:
         UserError: for too little data, an unknown layer, or activations that are not finite.
@@ -54,7 +62,7 @@ def extract(name: str, config: Config, keys: Mapping[Layer, str], stores: Mappin
                 for batch in batches(split):
                     if not writers:
                         writers = {
-                            layer: _writer(drafts[layer], batch.layers[layer], tokens, settings, config.seed)
+                            layer: _writer(name, layer, drafts[layer], batch.layers[layer], tokens, config, kept)
                             for layer in layers
                         }
                     example = batch.example[:left]
@@ -82,16 +90,24 @@ def _log_precision(name: str, writers: Mapping[Layer, StoreWriter]) -> None:
 
 
 def _writer(
-    draft: Place, acts: NDArray[np.float32], tokens: dict[Split, int], settings: ExtractionConfig, seed: int
+    name: str,
+    layer: Layer,
+    draft: Place,
+    acts: NDArray[np.float32],
+    tokens: dict[Split, int],
+    config: Config,
+    kept: "KeptStores | None",
 ) -> StoreWriter:
+    settings, offset = config.extraction, choose_offset(acts)
     return StoreWriter(
         draft,
         tokens=tokens,
         d_in=acts.shape[1],
-        offset=choose_offset(acts),
+        offset=offset,
         chunk_rows=settings.chunk_rows,
         window_rows=settings.window_rows,
-        seed=seed,
+        seed=config.seed,
+        kept=kept and kept.start(layer, f"{name} layer {layer}", tokens, offset, settings.chunk_rows),
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from saelib.activations.rows import Rows
 from saelib.config import Config, InitDeathConfig
+from saelib.config.sites import Layer
 from saelib.devices.cards import job_device
 from saelib.init_death.landscape import Landscape, predict_landscape
 from saelib.init_death.measure import measure
@@ -21,21 +22,23 @@ from saelib.store import open_store
 
 if TYPE_CHECKING:
     from saelib.pipeline.plan import Job
+    from saelib.store.kept import KeptStore
 
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, job: "Job") -> None:
+def run(config: Config, job: "Job", kept: "Mapping[Layer, KeptStore] | None" = None) -> None:
     """Count the dead latents on each target's layer, for every preprocessing and seed of the config.
 
-    Death for other sizes of the SAE is predicted on the same tokens, under the preprocessings that are recommended.
+    Death for other sizes of the SAE is predicted on the same tokens, under the preprocessings that are recommended. The
+    tokens come from the layer's store, or from `kept` if an extraction has left them on a GPU.
     """
     options = config.init_death
     seeds = [config.seed + offset for offset in range(options.seeds)]
     device = job_device(options.device, "init_death.device", float64=True)  # Apple's GPUs are left out
     with progress(f"init_death {job.name}", len(job.targets), "layers", log) as advance:
         for target in job.targets:
-            store = open_store(config.store_path(target.model, target.layer))
+            store = (kept or {}).get(target.layer) or open_store(config.store_path(target.model, target.layer))
             arrays = load_arrays(config.stats_path(target.model, target.layer))
             fitted = {"tokens": store.train.shape[0], "name": f"{target.model} layer {target.layer}"}
             preprocessings = {name: make_preprocessing(name, arrays, **fitted) for name in options.preprocessings}

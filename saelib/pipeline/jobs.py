@@ -5,6 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from saelib.config import Config
@@ -32,15 +33,8 @@ def run_job(stage: str, run: Callable[[Config, Job], None]) -> None:
     try:
         failure.clear()
         config, job = load_job(arguments.plan, job_id)
-        # A retried job, or one that a second controller runs too, computes only what is still missing.
-        left = tuple(stale(job.targets))
-        for target in left:
-            # Only this target's drafts: jobs of other layers may be writing in the folder.
-            remove_drafts(target.output.parent, f"{target.output.stem}.")
-        if left:
-            with explain_missing_extras():
-                run(config, Job(job.stage, job.name, left, job.after))
-        log.info("done: %d results in %.1f s", len(left), time.monotonic() - started)
+        count = run_stale(config, job, run)
+        log.info("done: %d results in %.1f s", count, time.monotonic() - started)
         return
     except UserError as error:
         reason = str(error)
@@ -55,6 +49,24 @@ def run_job(stage: str, run: Callable[[Config, Job], None]) -> None:
         log.exception("a defect in saelib, or an input it does not foresee")
     _record(failure, stage, reason)
     sys.exit(1)
+
+
+def run_stale(config: Config, job: Job, run: Callable[[Config, Job], None]) -> int:
+    """Runs the targets of a job that are still stale, and returns their number.
+
+    Some may be fresh by now: if the job is retried, if a second controller runs it too, or if an extraction on a GPU
+    has computed them (`saelib.pipeline.one_pass`).
+    """
+    left = tuple(stale(job.targets))
+    for target in left:
+        # Only this target's drafts: jobs of other layers may be writing in the folder.
+        remove_drafts(target.output.parent, f"{target.output.stem}.")
+    if len(left) < len(job.targets):
+        log.info("%d of %d results are already there", len(job.targets) - len(left), len(job.targets))
+    if left:
+        with explain_missing_extras():
+            run(config, replace(job, targets=left))
+    return len(left)
 
 
 def _record(failure: FailureRecord, stage: str, reason: str) -> None:

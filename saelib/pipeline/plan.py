@@ -27,6 +27,8 @@ READS = {
     "report": ("stats", "init_death", "theory", "train", "evaluate", "features", "lab"),
 }
 WHOLE_SUITE = ("theory", "report")
+ALONG = ("stats", "init_death")
+"""Stages that an extraction on a GPU may compute too (`saelib.pipeline.one_pass`), in their order."""
 SAVED = ("stage", "path", "key", "model", "layer", "variant", "experiment", "cell")
 """Fields of a target that a saved plan keeps for the jobs."""
 
@@ -41,6 +43,8 @@ class Job:
     after: tuple[str, ...]
     why: str = ""
     """The reason for the job, on one line."""
+    along: tuple[Target, ...] = ()
+    """Stale results of later jobs that are made from the rows of this extraction alone; it may compute them too."""
 
     @property
     def id(self) -> str:
@@ -77,9 +81,9 @@ def load_job(path: Path, job_id: str) -> tuple[Config, Job]:
     if job_id not in document["jobs"]:
         raise UserError(f"{path}: no job '{job_id}' in this plan")
     job = document["jobs"][job_id]
-    targets = tuple(_target(target) for target in job["targets"])
+    targets, along = (tuple(_target(target) for target in job[part]) for part in ("targets", "along"))
     config = Config.model_validate(document["config"])
-    return config, Job(job["stage"], job["name"], targets, tuple(job["after"]))
+    return config, Job(job["stage"], job["name"], targets, tuple(job["after"]), along=along)
 
 
 def _target(saved: dict[str, Any]) -> Target:
@@ -109,7 +113,8 @@ def make_plan(config: Config) -> Plan:
                 read = [(before, target.model, target.layer) for before in reads for target in targets]
                 after = [job for result in read for job in makers.get(result, [])]
             in_words = in_short(reason for target in targets for reason in why[target])
-            job = Job(stage, name, tuple(targets), tuple(dict.fromkeys(after)), in_words)
+            along = _along(targets, old) if stage == "extract" else ()
+            job = Job(stage, name, tuple(targets), tuple(dict.fromkeys(after)), in_words, along)
             jobs[job.id] = job
             for target in targets:
                 makers.setdefault((stage, target.model, target.layer), []).append(job.id)
@@ -120,9 +125,19 @@ def make_plan(config: Config) -> Plan:
     return Plan(config, jobs, len(wanted) - len(old), list(why.items()), records)
 
 
+def _along(stores: list[Target], stale: list[Target]) -> tuple[Target, ...]:
+    """Returns the stale results of `ALONG` that are made from these stores."""
+    places = {(store.model, store.layer) for store in stores}
+    return tuple(target for target in stale if target.stage in ALONG and (target.model, target.layer) in places)
+
+
 def _as_json(job: Job) -> dict[str, Any]:
-    targets = [{name: getattr(target, name) for name in SAVED} for target in job.targets]
-    return asdict(replace(job, targets=())) | {"targets": targets}
+    bare = asdict(replace(job, targets=(), along=()))
+    return bare | {"targets": _saved(job.targets), "along": _saved(job.along)}
+
+
+def _saved(targets: tuple[Target, ...]) -> list[dict[str, Any]]:
+    return [{name: getattr(target, name) for name in SAVED} for target in targets]
 
 
 def _grouped(config: Config, stage: str, stale: list[Target]) -> Iterator[tuple[str, list[Target]]]:

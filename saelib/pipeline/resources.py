@@ -11,7 +11,9 @@ from saelib.config import Config, ModelConfig, TrainConfig
 from saelib.config.schema import StageResources
 from saelib.config.sizes import known_size
 from saelib.config.sources import AlphaFold3Source, ArraysSource, TokenModelSource
+from saelib.environments import ENVIRONMENTS
 from saelib.pipeline.lab_resources import lab_mb, lab_seconds
+from saelib.pipeline.plan import ALONG
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PATCH = {"stable_diffusion_3": 16, "transformers_vision": 14, "dinov2_onnx": 14}
@@ -158,6 +160,17 @@ def most_rates(options: TrainConfig) -> int:
     return max(own, default=len(options.learning_rates))
 
 
+def stages_along(config: Config, model: ModelConfig) -> list[str]:
+    """Lists the stages that an extraction on a GPU computes too, from the rows that stay there; none if `stats` is not.
+
+    A model with packages of its own is left out: those of the other stages may be missing there.
+    """
+    if config.extraction.device == "cpu" or not _forward_gpus(config, model) or model.source.family in ENVIRONMENTS:
+        return []
+    stages = [stage for stage in ALONG if getattr(config, stage).device != "cpu"]
+    return stages if "stats" in stages else []
+
+
 def _gpus(config: Config, stage: str, model: ModelConfig) -> int:
     parts = {"extract": config.extraction, "stats": config.stats, "init_death": config.init_death}
     part = {**parts, "train": config.train, "evaluate": config.extraction}.get(stage)
@@ -189,7 +202,9 @@ def _bytes(config: Config, stage: str, model: ModelConfig) -> float:
     if stage == "extract":
         settings = config.extraction
         windows = sum(min(settings.window_rows, rows) for rows in (settings.tokens, settings.heldout_tokens))
-        return windows * d_in * len(model.places) * 2 + _forward_bytes(config, model, d_in)
+        along = stages_along(config, model) if _gpus(config, "extract", model) else []
+        more = max((2**20 * BASE_MB[other] + _bytes(config, other, model) for other in along), default=0)
+        return windows * d_in * len(model.places) * 2 + _forward_bytes(config, model, d_in) + more
     if stage == "stats":
         return 8 * square
     if stage == "init_death":
@@ -251,15 +266,12 @@ def _seconds(config: Config, stage: str, model: ModelConfig, gpu: int) -> float:
     d_in, settings = model.width or UNKNOWN_WIDTH, config.extraction
     rows = settings.tokens + settings.heldout_tokens
     if stage == "extract":
-        return _forward_seconds(config, model, gpu, rows) + 2 * rows * d_in * len(model.places) / DISK_BYTES
-    if stage == "stats":
-        layers = min(config.stats.layers_per_job, len(model.places))
-        return layers * (4 * rows * d_in**2 + 20 * d_in**3) / CPU_FLOPS
-    if stage == "init_death":
-        options = config.init_death
-        layers = min(options.layers_per_job, len(model.places))
-        latents = options.seeds * len(options.preprocessings) * options.d_sae + PROBES
-        return layers * latents * 2 * settings.heldout_tokens * d_in / CPU_FLOPS
+        along = stages_along(config, model) if gpu else []
+        own = 2 * rows * d_in / DISK_BYTES + sum(_layer_seconds(config, other, d_in, GPU_FLOPS) for other in along)
+        return _forward_seconds(config, model, gpu, rows) + len(model.places) * own
+    if stage in ("stats", "init_death"):
+        layers = min(getattr(config, stage).layers_per_job, len(model.places))
+        return layers * _layer_seconds(config, stage, d_in, CPU_FLOPS)
     if stage == "evaluate":
         return _evaluation_seconds(config, model, gpu)
     if stage == "features":
@@ -270,6 +282,15 @@ def _seconds(config: Config, stage: str, model: ModelConfig, gpu: int) -> float:
     tokens = options.steps * options.batch_size
     training = sweeps_of_a_job(config, model) * most_rates(options) * 4 * tokens * d_in * options.largest_d_sae / speed
     return training + (_forward_seconds(config, model, gpu, tokens) if model.stream else 0)
+
+
+def _layer_seconds(config: Config, stage: str, d_in: int, speed: float) -> float:
+    """Estimates the seconds of `stats` or `init_death` on one layer, whose products run at `speed`, others on a CPU."""
+    settings, options = config.extraction, config.init_death
+    if stage == "stats":
+        return 4 * (settings.tokens + settings.heldout_tokens) * d_in**2 / speed + 20 * d_in**3 / CPU_FLOPS
+    counted = options.seeds * len(options.preprocessings) * options.d_sae
+    return 2 * settings.heldout_tokens * d_in * (counted / speed + PROBES / CPU_FLOPS)
 
 
 def _evaluation_seconds(config: Config, model: ModelConfig, gpu: int) -> float:

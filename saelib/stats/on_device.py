@@ -13,6 +13,7 @@ from saelib.stats.kernels import NORMALIZED, RAW, UNIT
 from saelib.stats.medians import Pull
 from saelib.stats.moments import Moments, Plan
 from saelib.stats.slabs import SLAB_VALUES, Slabs
+from saelib.store.kept import KeptRows
 
 _FLOAT32_MAX = torch.finfo(torch.float32).max
 _SHARE_OF_MEMORY = 0.5
@@ -29,8 +30,9 @@ def least_bytes(d_in: int) -> float:
 class DeviceTokens:
     """The tokens of an array on a GPU, with the sums that one pass over them gives.
 
-    Each slab is copied to the GPU once, as float32, and stays there for the next passes if there is room. All
-    arithmetic is in float64: GPUs for data centers multiply it as fast as unrounded float32.
+    Each slab is copied to the GPU once, as float32, and stays there for the next passes if there is room. Tokens that
+    an extraction left on the GPU (`saelib.store.kept`) are not copied at all. All arithmetic is in float64: GPUs for
+    data centers multiply it as fast as unrounded float32.
     """
 
     def __init__(self, slabs: Slabs, device: str, room: float | None = None) -> None:
@@ -91,9 +93,13 @@ class DeviceTokens:
 
     def _passed(self) -> Iterator[Tensor]:
         """Yields the values of each slab, float32 [rows, d_in], in order."""
+        rows, scale = self._slabs.rows, self._slabs.scale
         for number, (start, stop) in enumerate(self._slabs.bounds()):
             if number < len(self._kept):
                 yield self._kept[number]
+                continue
+            if isinstance(rows, KeptRows):
+                yield rows.on_device(start, stop).to(self._device).float() * scale
                 continue
             values = to_device(self._slabs.read(start, stop), self._device)
             size = values.numel() * values.element_size()

@@ -1,12 +1,13 @@
 """Stage `stats`: computes the statistics of several layers from their stores."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from saelib.activations.rows import Rows
 from saelib.config import Config
+from saelib.config.sites import Layer
 from saelib.devices.cards import job_device
 from saelib.progress import progress
 from saelib.stats import compute_stats, save_stats
@@ -15,18 +16,22 @@ from saelib.store import open_store
 if TYPE_CHECKING:
     from saelib.pipeline.plan import Job
     from saelib.stats.slabs import Workers
+    from saelib.store.kept import KeptStore
 
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, job: "Job") -> None:
-    """Computes statistics of the training rows of each target's layer."""
+def run(config: Config, job: "Job", kept: "Mapping[Layer, KeptStore] | None" = None) -> None:
+    """Computes statistics of the training rows of each target's layer.
+
+    The rows come from the layer's store, or from `kept` if an extraction has left them on a GPU.
+    """
     # The eigenvectors of the covariance need a second Gram matrix, so they are computed only if they are used later.
     whitening = config.needs_whitening()
     device = job_device(config.stats.device, "stats.device", float64=True)
     with _workers(config) as workers, progress(f"stats {job.name}", len(job.targets), "layers", log) as advance:
         for target in job.targets:
-            store = open_store(config.store_path(target.model, target.layer))
+            store = (kept or {}).get(target.layer) or open_store(config.store_path(target.model, target.layer))
             with _explained(store.train, device):
                 stats = compute_stats(store.train, workers=workers, whitening=whitening, device=device)
             for warning in stats.warnings:

@@ -1,5 +1,8 @@
 """Writes a store from a stream of activations, row by row."""
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -9,6 +12,9 @@ from saelib.errors import UserError
 from saelib.store.layout import Split, StoreMetadata
 from saelib.store.places import Place, move
 from saelib.store.rounding import Dimensions, lengths, round_rows, why_not
+
+if TYPE_CHECKING:
+    from saelib.store.kept import KeptRows
 
 CACHED_VALUES = 2**17
 """Number of values that are rounded and checked at a time, so that all intermediate arrays stay in the CPU's cache."""
@@ -36,6 +42,7 @@ class StoreWriter:
         chunk_rows: int,
         window_rows: int,
         seed: int,
+        kept: "Mapping[Split, KeptRows] | None" = None,
     ) -> None:
         """Creates the arrays of a store.
 
@@ -47,11 +54,14 @@ class StoreWriter:
             chunk_rows: Number of rows in a chunk.
             window_rows: Number of rows that are shuffled together.
             seed: Decides the order of the rows.
+            kept: Split -> rows on a device that get every window too.
         """
         self.folder = folder
         self.offset = offset.astype(np.float32)
         self.splits: dict[Split, _SplitWriter] = {
-            split: _SplitWriter(folder / split, count, self.offset, chunk_rows, window_rows, (seed, index))
+            split: _SplitWriter(
+                folder / split, count, self.offset, chunk_rows, window_rows, (seed, index), (kept or {}).get(split)
+            )
             for index, (split, count) in enumerate(tokens.items())
         }
         _create(folder / "offset", (d_in,), (d_in,), "float32")[:] = self.offset
@@ -92,8 +102,10 @@ class _SplitWriter:
         chunk_rows: int,
         window_rows: int,
         seed: tuple[int, int],
+        kept: "KeptRows | None",
     ) -> None:
         self.folder, self.tokens, self.offset, self.chunk_rows = folder, tokens, offset, chunk_rows
+        self.kept = kept
         self.d_in = len(offset)
         self.dimensions = Dimensions(self.d_in)
         self.reason: str | None = None
@@ -152,6 +164,8 @@ class _SplitWriter:
             self.window_norm,
             self.window_example,
         )
+        if self.kept is not None:
+            self.kept.write(self.filled, self.window)
         self.filled += self.used
         self._new_window()
 
@@ -166,6 +180,8 @@ class _SplitWriter:
         halves, used = self.window, self.places[: self.used]
         self.window = np.empty(halves.shape, np.float32)
         self.window[used] = halves[used] + self.offset
+        if self.kept is not None:
+            self.kept.widen()
 
     def _create_acts(self, name: str, dtype: str) -> zarr.Array:
         return _create(self.folder / name, (self.tokens, self.d_in), (self.chunk_rows, self.d_in), dtype)

@@ -108,6 +108,16 @@ def test_gpus_are_asked_for_where_the_suite_says_so_and_they_help() -> None:
     assert gpus(suite(own)) == [0, 0, 0, 0]
 
 
+def test_an_extraction_on_a_gpu_asks_for_what_the_stages_along_with_it_take() -> None:
+    devices = {"stats": {"device": "auto"}, "init_death": {"device": "auto", "d_sae": 8192}}
+    model = {"width": 4096}
+    alone, along = (job_resources(suite(model, gpus=True, **parts), "extract", "m/x") for parts in ({}, devices))
+    others = [memory(suite(model, gpus=True, **devices), stage) for stage in ("stats", "init_death")]
+    assert along.mem_mb == pytest.approx(alone.mem_mb + max(others), abs=1)
+    assert along.runtime > alone.runtime
+    assert job_resources(suite(model, **devices), "extract", "m/x") == job_resources(suite(model), "extract", "m/x")
+
+
 def test_a_gpu_makes_the_estimate_shorter() -> None:
     minutes = [job_resources(suite(train={"steps": 3000}, gpus=on), "train", "m/x").runtime for on in (False, True)]
     assert minutes[1] < minutes[0]
