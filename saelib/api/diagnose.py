@@ -23,6 +23,7 @@ def diagnose(
     sae: "LoadedSAE | str | Path | None" = None,
     dictionaries: int = 1,
     threads: int | None = None,
+    device: str = "cpu",
     name: str = "activations",
 ) -> "Diagnosis":
     """Diagnoses a layer before an SAE is trained on it (or an SAE that came out dead).
@@ -41,10 +42,13 @@ def diagnose(
         sae: An SAE that exists, from `load_sae` or a path for it, to look for faults in.
         dictionaries: Random dictionaries to count dead latents with; time grows with it.
         threads: CPUs to use; all of them if None.
+        device: A GPU as torch names it, such as "cuda", to collect the statistics and count on, or "auto": a GPU if
+            there is one. See `compute_stats` and `measure_init_death` for how the results agree.
         name: The name of an array, a tensor or batches in messages.
 
     Raises:
-        UserError: For impossible sizes, and activations that are all the same, not finite, or not [tokens, d_in].
+        UserError: For impossible sizes, a device that is not there, and activations that are all the same, not finite,
+            or not [tokens, d_in].
 
     Example:
         >>> found = saelib.diagnose(acts, d_sae=256, k=8)
@@ -53,6 +57,7 @@ def diagnose(
         >>> found.center.shape
         (32,)
     """
+    from saelib.diagnosis.device import usable_device
     from saelib.diagnosis.diagnose import Question, diagnose_rows
 
     question = Question(d_sae, k, tokens, architecture, dictionaries)
@@ -61,7 +66,7 @@ def diagnose(
         from saelib.api.sae import LoadedSAE, load_sae
 
         saved = (sae if isinstance(sae, LoadedSAE) else load_sae(sae)).saved
-    return diagnose_rows(_rows(activations, tokens, name), question, saved, threads)
+    return diagnose_rows(_rows(activations, tokens, name), question, saved, threads, device=usable_device(device))
 
 
 def _rows(activations: Any, tokens: int, name: str) -> "Rows":

@@ -85,6 +85,9 @@ Planned = Annotated[Architecture, typer.Option(help="Architecture of the SAE tha
 Dictionaries = Annotated[int, typer.Option(min=1, help="Random dictionaries to count dead latents with.")]
 Lines = Annotated[Library, typer.Option(help="Library whose lines are printed.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="CPUs to use; all of them without this option.")]
+Device = Annotated[
+    str, typer.Option(help="Device of the model, the statistics and the count: auto, cpu, cuda, or one GPU: cuda:1.")
+]
 Html = Annotated[Path | None, typer.Option(help="Page to write as well.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a screen.")]
 
@@ -95,8 +98,8 @@ def diagnose(
     text: TextFiles = None, fasta: Fasta = None, images: Images = None, family: Family = None,
     max_length: MaxLength = None, configfile: Configfile = DEFAULT, sae: GivenSAE = None, d_sae: DSae = 8192,
     k: K = 64, tokens: Tokens = 100_000, architecture: Planned = Architecture.TOPK,
-    dictionaries: Dictionaries = 1, library: Lines = Library.TORCH, workers: Workers = None, html: Html = None,
-    fill_missing_chunks: FillMissingChunks = False, json: Json = False,
+    dictionaries: Dictionaries = 1, library: Lines = Library.TORCH, workers: Workers = None, device: Device = "auto",
+    html: Html = None, fill_missing_chunks: FillMissingChunks = False, json: Json = False,
 ) -> None:  # fmt: skip
     """Will an SAE on this layer have dead latents, why, and what should be done?
 
@@ -112,9 +115,11 @@ def diagnose(
     saelib diagnose acts.npy --sae downloads/layers.5
     """
     from saelib.cli.watch import log_to_stderr
+    from saelib.diagnosis.device import usable_device
     from saelib.diagnosis.diagnose import Question
 
     log_to_stderr()
+    computing = usable_device(device)
     question = Question(d_sae, k, tokens, architecture.value, dictionaries)
     of_a_model = {"--layer": layer, "--text": text, "--fasta": fasta, "--images": images, "--family": family}
     of_a_model |= {"--max-length": max_length, "--site": site if site != "residual" else None}
@@ -127,9 +132,9 @@ def diagnose(
 
         if layer is None:
             raise UserError("--model needs --layer: 12, 1-11, 1- or all")
-        asked = ModelQuestion(model, layer, text, fasta, images, family, configfile, max_length, site)
+        asked = ModelQuestion(model, layer, text, fasta, images, family, configfile, max_length, site, device)
         opened = _of_model(asked, tokens)
-    found = [_diagnose(rows, question, sae, workers) for rows in opened]
+    found = [_diagnose(rows, question, sae, workers, computing) for rows in opened]
     if source is not None:
         found = [replace(found[0], name=source)]  # a store's rows have a name that is no path
     _answer(found, library.value, html, json)
@@ -185,7 +190,7 @@ def _of_model(question: "ModelQuestion", tokens: int) -> "list[Rows]":
         return list(model_rows(question, tokens, advance).values())
 
 
-def _diagnose(rows: "Rows", question: "Question", sae: str | None, workers: int | None) -> "Diagnosis":
+def _diagnose(rows: "Rows", question: "Question", sae: str | None, workers: int | None, device: str) -> "Diagnosis":
     from saelib.diagnosis.diagnose import diagnose_rows
 
     saved = None
@@ -194,7 +199,7 @@ def _diagnose(rows: "Rows", question: "Question", sae: str | None, workers: int 
 
         saved, _ = load_any(sae)
     with _watched(rows.name, min(rows.shape[0], question.tokens), rows.shape[1], question) as watch:
-        return diagnose_rows(rows, question, saved, workers, watch)
+        return diagnose_rows(rows, question, saved, workers, watch, device)
 
 
 @contextmanager

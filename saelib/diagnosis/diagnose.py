@@ -12,6 +12,7 @@ from saelib.activations.even import EvenRows
 from saelib.activations.rows import Rows
 from saelib.config.preprocessings import PartialWhitening, PreprocessingConfig, PreprocessingName
 from saelib.diagnosis.decision import decide
+from saelib.diagnosis.device import explained
 from saelib.diagnosis.intervals import Spread, measure_spread
 from saelib.diagnosis.massive import MassiveTokens, massive_tokens
 from saelib.diagnosis.result import DeadFractions, Diagnosis
@@ -71,6 +72,7 @@ def diagnose_rows(
     sae: "SavedSAE | None" = None,
     threads: int | None = None,
     watch: Watch = lambda _stage, rows: rows,
+    device: str = "cpu",
 ) -> Diagnosis:
     """Answers the question for one layer. Rows are read block by block, and never held whole.
 
@@ -82,14 +84,18 @@ def diagnose_rows(
         sae: An SAE that exists already; its faults are looked for.
         threads: CPUs to use; all if None. They change no bit of the result.
         watch: Shows progress.
+        device: A GPU as torch names it, to collect the statistics and count on; the CPU does the rest. See
+            `compute_stats` and `measure` for how the results agree.
 
     Raises:
-        UserError: For rows that are not finite, or all the same, and for an SAE of another width.
+        UserError: For rows that are not finite, or all the same, for an SAE of another width, and if the memory of the
+            GPU does not suffice.
     """
     threads = threads or available_cpus()
     rows = EvenRows(source, question.tokens, getattr(source, "context", 1))
-    layer = _look_at(source, rows, threads, watch)
-    death = _measure(rows, question, layer.stats, threads, watch)
+    with explained(source.name, rows.shape[1], device):
+        layer = _look_at(source, rows, threads, watch, device)
+        death = _measure(rows, question, layer.stats, threads, watch, device)
     decision = decide(
         layer.stats,
         death.measured,
@@ -139,14 +145,14 @@ class _Death:
     measured: dict[str, DeadFractions]
 
 
-def _look_at(source: Rows, rows: EvenRows, threads: int, watch: Watch) -> _Layer:
+def _look_at(source: Rows, rows: EvenRows, threads: int, watch: Watch, device: str) -> _Layer:
     """Measures the statistics of the rows, and finds who carries the mean."""
-    stats = compute_stats(watch("statistics", rows), workers=threads)
+    stats = compute_stats(watch("statistics", rows), workers=threads, device=device)
     spread = measure_spread(watch("intervals", rows), stats, threads)
     return _Layer(stats, spread, massive_tokens(spread.norms, _positions(source, rows.numbers)))
 
 
-def _measure(rows: Rows, question: Question, stats: LayerStats, threads: int, watch: Watch) -> _Death:
+def _measure(rows: Rows, question: Question, stats: LayerStats, threads: int, watch: Watch, device: str) -> _Death:
     """Fits the preprocessings, and predicts and counts death under each."""
     fitted = _fit(stats, rows.name)
     probed = probe_death(watch("prediction", rows), fitted, threads=threads)
@@ -156,7 +162,7 @@ def _measure(rows: Rows, question: Question, stats: LayerStats, threads: int, wa
     counted = measure(
         watch("count", rows),
         {name: of for name, of in fitted.items() if name in COUNTED},
-        question.d_sae, question.k, range(question.dictionaries), threads,
+        question.d_sae, question.k, range(question.dictionaries), threads, device,
     )  # fmt: skip
     measured = {name: _measured(of, question) for name, of in counted.preprocessings.items()}
     return _Death(fitted, probed, counted, predicted, measured)

@@ -44,6 +44,8 @@ class ModelQuestion:
     """Tokens that the model reads at once; the family's own default if None."""
     sites: str = "residual"
     """Places within each layer, by commas: `residual`, `attention_out`, `mlp_out` (docs/models.md)."""
+    device: str = "auto"
+    """Device that the model runs on, as torch names it. `auto`: a GPU if there is one, Apple's included."""
 
     def __post_init__(self) -> None:
         """Raises `UserError` where more than one kind of data is named."""
@@ -80,7 +82,8 @@ def model_rows(question: ModelQuestion, tokens: int, advance: Advance = lambda _
     widths: dict[Layer, int] = {}
     examples: list[NDArray[np.int32]] = []
     found = 0
-    for batch in open_batches(name, config, layers, pick_device())("train"):
+    device = pick_device() if question.device == "auto" else question.device
+    for batch in open_batches(name, config, layers, device)("train"):
         kept = batch.example[: tokens - found]
         for layer in layers:
             values = batch.layers[layer]

@@ -77,7 +77,7 @@ def trainer_kind(sae: SAE, settings: TrainerSettings) -> tuple[Callable[[SAE, Tr
 def step_all(trainers: Sequence[Trainer], x: Tensor, threads: int) -> None:
     """One step of every trainer on the batch `x` [tokens, d_in].
 
-    On a GPU, TopK and BatchTopK SAEs that are alike make it as one program, also those of different sweeps. On a CPU,
+    On a GPU, TopK and BatchTopK SAEs of one shape make it as one program, also those of different sweeps. On a CPU,
     small SAEs make it side by side, and others one after another. The kernels for CPUs use `threads` threads in all,
     and give the same bits with any number.
     """

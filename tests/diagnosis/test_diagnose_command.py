@@ -77,6 +77,12 @@ def test_tokens_of_a_model_know_their_place_in_the_text(tiny_gpt2: Path, corpus:
     assert rows.positions.max() == 49
 
 
+def test_a_model_runs_on_the_device(tiny_gpt2: Path, corpus: Path, device: str) -> None:
+    asked = [ModelQuestion(str(tiny_gpt2), "2", corpus, max_length=64, device=on) for on in (device, "cpu")]
+    found, wanted = (model_rows(question, 100)[2] for question in asked)
+    np.testing.assert_allclose(found.block(0, 100), wanted.block(0, 100), rtol=1e-4, atol=1e-4)
+
+
 def test_a_model_of_the_suite_brings_its_data(tiny_gpt2: Path, corpus: Path, tmp_path: Path) -> None:
     suite = tmp_path / "suite.yaml"
     suite.write_text(f"""
@@ -112,6 +118,8 @@ models:
         (("--model", "GPT2", "--layer", 9, "--text", "CORPUS"), "last is 3"),
         (("FILE", "--d-sae", 8, "--k", 9), "k must lie between 1 and d_sae"),
         (("missing.npy",), "missing.npy"),
+        (("FILE", "--device", "gpu"), "device 'gpu': should be auto, cpu, cuda"),
+        (("FILE", "--device", "cuda:99"), "device 'cuda:99': not available here"),
     ],
 )
 def test_mistakes_get_one_sentence(

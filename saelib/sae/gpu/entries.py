@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saelib.sae.gpu.select import select
+from saelib.sae.gpu.select import NOTHING, select
 
 
 @dataclass(frozen=True)
@@ -42,3 +42,16 @@ def topk_entries(hidden: Tensor, k: int) -> Selected:
     starts = torch.arange(0, saes * tokens * k + 1, k, dtype=torch.int32, device=hidden.device)
     positive, fired = flags.view(2, saes, n).bool()
     return Selected(Entries(codes.flatten(), latents.flatten(), rows, starts), fired, positive)
+
+
+def in_a_row(first: Selected, second: Selected) -> Selected:
+    """The selections of some SAEs, then those of others, as one."""
+    one, other = first.entries, second.entries
+    latents = torch.where(other.latents == NOTHING.value, other.latents, other.latents + first.fired.numel())
+    entries = Entries(
+        codes=torch.cat([one.codes, other.codes]),
+        latents=torch.cat([one.latents, latents]),
+        rows=torch.cat([one.rows, other.rows + (len(one.starts) - 1)]),
+        starts=torch.cat([one.starts[:-1], other.starts + len(one.codes)]),
+    )
+    return Selected(entries, torch.cat([first.fired, second.fired]), torch.cat([first.positive, second.positive]))

@@ -1,7 +1,7 @@
 """One SAE of a sweep that trains as one program, as a trainer of its own."""
 
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
@@ -26,6 +26,11 @@ class SweepMember:
     def __init__(self, settings: TrainerSettings) -> None:
         """Makes a member that has not joined a sweep."""
         self.settings = settings
+
+    @property
+    def architecture(self) -> Literal["topk", "batch_topk"]:
+        """The SAE's architecture, which decides how its latents are selected."""
+        return "batch_topk" if self.settings.variant.architecture.kind == "batch_topk" else "topk"
 
     @property
     def steps_done(self) -> int:

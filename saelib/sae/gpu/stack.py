@@ -41,7 +41,7 @@ class Stack:
     first_moments: Parameters
     second_moments: Parameters
     threshold: Tensor
-    """[saes]; the running averages of BatchTopK's bars."""
+    """[saes]; the running averages of BatchTopK's bars; 0 for TopK."""
     tokens_since_fired: Tensor
     """int64 [saes, d_sae]"""
     tokens_since_positive: Tensor
@@ -53,7 +53,7 @@ class Stack:
 
     @staticmethod
     def of(saes: Sequence[SAE]) -> "Stack":
-        """Copies of SAEs of one shape on one device, at the start of training."""
+        """Copies of SAEs of one shape and architecture on one device, at the start of training."""
 
         def stacked(name: str) -> Tensor:
             tensors = [getattr(sae, name).detach().float() for sae in saes]

@@ -12,13 +12,13 @@ from saelib.sae.gpu.batch_select import batch_topk_entries
 from saelib.sae.gpu.biases import bias_gradients, move_biases
 from saelib.sae.gpu.by_latent import by_latent
 from saelib.sae.gpu.decode import decode
-from saelib.sae.gpu.entries import Selected, topk_entries
+from saelib.sae.gpu.entries import Selected, in_a_row, topk_entries
 from saelib.sae.gpu.graph import Replayed
 from saelib.sae.gpu.member import SweepMember
 from saelib.sae.gpu.rates import Rates
 from saelib.sae.gpu.rows import Gradients, update_rows
 from saelib.sae.gpu.stack import Stack, regrouped
-from saelib.sae.model import SAE, Architecture
+from saelib.sae.model import SAE
 from saelib.sae.products import encoder_product, float32_products
 from saelib.sae.trainer import TrainerSettings
 
@@ -26,31 +26,32 @@ from saelib.sae.trainer import TrainerSettings
 def make_members(saes: Sequence[SAE], settings: Sequence[TrainerSettings]) -> list[SweepMember]:
     """A trainer for each SAE, which train as one program when they step together (`saelib.sae.choose.step_all`).
 
-    `saes` are copied. They may differ in their weights, and their settings in what `SweepTrainer` says.
+    `saes` are copied. They are of one architecture, but may differ in their weights, and their settings in what
+    `SweepTrainer` says.
     """
     members = [SweepMember(own) for own in settings]
-    assert saes[0].k is not None
-    SweepTrainer(Stack.of(saes), saes[0].architecture, saes[0].k, members)
+    SweepTrainer(Stack.of(saes), members)
     return members
 
 
 class SweepTrainer:
-    """SAEs of one shape and method on the same batches; each of `members` is the trainer of one.
+    """SAEs of one shape on the same batches; each of `members` is the trainer of one.
 
-    The members' settings may differ in learning rate, schedule and AuxK, and in the seed of their weights.
+    The members' settings may differ in architecture (TopK or BatchTopK), learning rate, schedule and AuxK, and in the
+    seed of their weights.
 
-    A step selects, decodes, sorts by latent and updates each latent's rows for all SAEs at once (README.md). Gradients
-    of the weights are never written to memory, and no sum depends on the order in which programs run or on the other
-    SAEs: an SAE has the bits that it has when it trains alone.
+    A step decodes, sorts by latent and updates each latent's rows for all SAEs at once, after it has selected for those
+    of each architecture (README.md). Gradients of the weights are never written to memory, and no sum depends on the
+    order in which programs run or on the other SAEs: an SAE has the bits that it has when it trains alone.
     """
 
-    def __init__(self, stack: Stack, architecture: Architecture, k: int, members: Sequence[SweepMember]) -> None:
-        """Takes over `stack`, and `members` in its order."""
+    def __init__(self, stack: Stack, members: Sequence[SweepMember]) -> None:
+        """Takes over `stack`, and `members` in its order: those of TopK come first."""
         settings = members[0].settings
         assert isinstance(settings.variant.optimizer, Adam)
         self.stack, self.members = stack, list(members)
-        self.architecture: Architecture = architecture
-        self.k = k
+        self.topk_saes = sum(member.architecture == "topk" for member in members)
+        """Number of TopK SAEs. The others, after them, are BatchTopK SAEs."""
         self.config, self.variant, self.optimizer = settings.config, settings.variant, settings.variant.optimizer
         self.steps_done = self.examples = 0
         self._auxk = [_auxk_of(member.settings) for member in members]
@@ -67,8 +68,8 @@ class SweepTrainer:
 
     def _shared(self) -> Hashable:
         config, variant = self.config, self.variant
-        method = self.architecture, variant.project_decoder, variant.frozen, self.optimizer.model_dump_json()
-        sizes = *self.stack.parameters.W_dec.shape[1:], self.k, config.steps, config.dead_after_examples
+        method = variant.project_decoder, variant.frozen, self.optimizer.model_dump_json()
+        sizes = *self.stack.parameters.W_dec.shape[1:], config.k, config.steps, config.dead_after_examples
         return *method, *sizes, config.precision, self._scale
 
     @property
@@ -130,13 +131,15 @@ class SweepTrainer:
         return hidden
 
     def _select(self, hidden: Tensor) -> Selected:
-        if self.architecture == "topk":
-            return topk_entries(hidden, self.k)
-        selected, smallest = batch_topk_entries(hidden, self.k)
-        before = self.stack.threshold
+        """Selects in `hidden` [saes, tokens, d_sae] by the SAEs' own architectures; moves BatchTopK's thresholds."""
+        first, k = self.topk_saes, self.config.k
+        if first == len(hidden):
+            return topk_entries(hidden, k)
+        by_batch, smallest = batch_topk_entries(hidden[first:], k)
+        before = self.stack.threshold[first:]
         later = before + (1 - THRESHOLD_DECAY) * (smallest - before)
         before.copy_(torch.where(self._rates.step > 1, later, smallest))
-        return selected
+        return in_a_row(topk_entries(hidden[:first], k), by_batch) if first else by_batch
 
     def _of_dead(self, hidden: Tensor, g: Tensor, centered: Tensor) -> DeadGradients | None:
         """Gradients by AuxK, if latents may be dead; `g` and `centered` are [saes, tokens, d_in]."""
@@ -162,14 +165,14 @@ class SweepTrainer:
         """
         sweeps = list({id(member.sweep): member.sweep for member in members}.values())
         left = [[member for member in sweep.members if member not in members] for sweep in sweeps]
-        groups = [list(members), *(group for group in left if group)]
+        groups = [sorted(members, key=lambda own: own.architecture != "topk"), *(group for group in left if group)]
         places = [[(sweeps.index(member.sweep), member.index) for member in group] for group in groups]
         rooms = [[member.sweep.rooms[member.index] for member in group] for group in groups]
         for sweep in sweeps:
             sweep.release()
         stacks = regrouped([sweep.stack for sweep in sweeps], places)
         for group, stack, own in zip(groups, stacks, rooms, strict=True):
-            sweep = SweepTrainer(stack, self.architecture, self.k, group)
+            sweep = SweepTrainer(stack, group)
             sweep.rooms = own
             sweep.go_to(self.steps_done, self.examples)
 
@@ -205,12 +208,12 @@ class SweepTrainer:
         self.go_to(int(state["steps_done"]), int(state["examples"]))
 
     def _live(self, i: int) -> dict[str, Tensor]:
-        threshold = {"threshold": self.stack.threshold[i]} if self.architecture == "batch_topk" else {}
+        threshold = {"threshold": self.stack.threshold[i]} if i >= self.topk_saes else {}
         return self.stack.state_of(i) | threshold
 
     def _view(self, i: int) -> SAE:
         tensors = self.stack.parameters.of(i) | {"threshold": self.stack.threshold[i]}
-        return SAE(self.architecture, tensors, self.k)
+        return SAE(self.members[i].architecture, tensors, self.config.k)
 
 
 def _auxk_of(settings: TrainerSettings) -> AuxK | None:

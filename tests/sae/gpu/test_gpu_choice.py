@@ -155,14 +155,15 @@ def test_variants_that_read_the_same_rows_train_as_one_program_with_the_bits_of_
     monkeypatch.setattr(choose, "_device", lambda sae: "cuda")
     random = np.random.default_rng(0)
     rows = ArrayRows(random.standard_normal((64, 6), np.float32), "rows", block_rows=64)
-    auxk, names = VariantConfig.model_validate({"dead_latents": "auxk"}), ("baseline", "auxk")
+    by_batch = VariantConfig.model_validate({"architecture": "batch_topk", "dead_latents": "auxk"})
+    names = ("baseline", "by_batch")
     members: list[int] = []
     step = SweepTrainer.step
     monkeypatch.setattr(SweepTrainer, "step", lambda self, x: members.append(len(self.members)) or step(self, x))
 
     def started(folder: str) -> dict[sweep.RunningSweep, Destination]:
         data = LayerData(rows, rows, {"mean": np.zeros(6)})
-        variants = dict(zip(names, (VariantConfig(), auxk), strict=True))
+        variants = dict(zip(names, (VariantConfig(), by_batch), strict=True))
         return {
             start_sweep(data, CONFIG, variant, subject=Subject("toy", 0, name), seed=3): Destination(
                 tmp_path / folder / name, "key"

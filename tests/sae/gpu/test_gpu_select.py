@@ -7,6 +7,7 @@ from torch import Tensor
 pytest.importorskip("triton", reason="Triton is not installed (docs/training.md says how to run these tests)")
 
 from saelib.sae.gpu.batch_select import batch_topk_entries
+from saelib.sae.gpu.entries import in_a_row, topk_entries
 from saelib.sae.gpu.select import NOTHING, select
 
 
@@ -98,3 +99,20 @@ def test_the_largest_of_a_batch_are_selected(n: int, k: int, widest: int, device
 def test_of_equal_values_the_first_tokens_and_latents_are_selected(widest: int, device: str) -> None:
     hidden = torch.randint(-1, 3, (2, 5, 19), generator=torch.Generator().manual_seed(0)).float()
     check_batch(hidden, 6, widest, device)
+
+
+def test_in_a_row_each_token_of_both_architectures_keeps_its_entries(device: str) -> None:
+    hidden = torch.randn(3, 4, 19, generator=torch.Generator().manual_seed(0)).to(device)
+    hidden[:, 1] -= 10  # empty entries
+    first, second = topk_entries(hidden[:1], 3), batch_topk_entries(hidden[1:], 3)[0]
+    both = in_a_row(first, second)
+    parts = [(first, row, 0) for row in range(4)] + [(second, row, 19) for row in range(8)]
+    for row, (part, own, named) in enumerate(parts):
+        here, there = (slice(*found.entries.starts[i : i + 2]) for found, i in ((both, row), (part, own)))
+        used = part.entries.latents[there] != NOTHING.value
+        latents = torch.where(used, part.entries.latents[there] + named, NOTHING.value)
+        assert torch.equal(both.entries.latents[here], latents)
+        assert torch.equal(both.entries.codes[here], part.entries.codes[there])
+        assert (both.entries.rows[here] == row).all()
+    assert torch.equal(both.fired, torch.cat([first.fired, second.fired]))
+    assert torch.equal(both.positive, torch.cat([first.positive, second.positive]))

@@ -70,32 +70,34 @@ def test_the_torch_trainer_resumes_from_the_same_state(start: Start, settings: S
         torch.testing.assert_close(other.state_dict()[name], value, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def variants(settings: Settings, architecture: str) -> list[TrainerSettings]:
-    """Settings that may train as one program: they differ in learning rate, schedule and AuxK."""
+def different(start: Start, settings: Settings, count: int) -> list[SweepMember]:
+    """Members that may train as one program, in sweeps of their own: of both architectures, and no two alike."""
+    auxk = {"kind": "auxk", "k": 2, "auxk_coefficient": 0.5}
     options = (
-        {},
+        {"architecture": "batch_topk", "schedule": {"warmup": 0.5}},
         {"dead_latents": "auxk"},
-        {"dead_latents": {"kind": "auxk", "k": 2, "auxk_coefficient": 0.5}, "schedule": {"warmup": 0.5}},
+        {"architecture": "batch_topk", "dead_latents": auxk},
+        {},
     )
-    return [settings((rate,), architecture=architecture, **own)[0] for rate, own in zip(RATES, options, strict=True)]
+    own = [settings((1e-3 * 2**i,), **one)[0] for i, one in enumerate(options[:count])]
+    saes = [start(one.variant.architecture.kind, seed=i, center=i) for i, one in enumerate(own)]
+    return [make_members([sae], [one])[0] for sae, one in zip(saes, own, strict=True)]
 
 
-@pytest.mark.parametrize("architecture", ["topk", "batch_topk"])
-def test_sweeps_that_are_alike_become_one_and_no_bit_depends_on_it(
-    architecture: str, start: Start, settings: Settings, batches: Batches
+def test_sweeps_become_one_also_of_both_architectures_and_no_bit_depends_on_it(
+    start: Start, settings: Settings, batches: Batches
 ) -> None:
-    own, xs = variants(settings, architecture), batches(5)
-    saes = [start(architecture, seed=seed, center=seed) for seed in range(3)]
-    together, alone = ([make_members([sae], [one])[0] for sae, one in zip(saes, own, strict=True)] for _ in range(2))
+    together, alone, xs = different(start, settings, 4), different(start, settings, 4), batches(5)
     old = together[0].sweep.stack
     for x in xs[:3]:
         step_all(together, x, threads=1)
     assert not vars(old.parameters)  # its memory is free
     assert {id(member.sweep) for member in together} == {id(together[0].sweep)}
-    assert together[0].sweep.rooms[1].size > 0  # AuxK is at work
+    for i in (1, 2):
+        assert together[i].sweep.rooms[together[i].index].size > 0  # AuxK is at work
     for x in xs[3:]:  # one leaves
-        step_all([together[0], together[2]], x, threads=1)
-        step_all([together[1]], x, threads=1)
+        step_all(together[:2] + together[3:], x, threads=1)
+        step_all([together[2]], x, threads=1)
     for member in alone:
         for x in xs:
             member.step(x)
@@ -106,8 +108,7 @@ def test_sweeps_that_are_alike_become_one_and_no_bit_depends_on_it(
 def test_a_group_resumes_from_states_of_its_members_in_sweeps_of_their_own(
     start: Start, settings: Settings, batches: Batches
 ) -> None:
-    own, xs = variants(settings, "topk"), batches(4)
-    whole, again = ([make_members([start(seed=i)], [one])[0] for i, one in enumerate(own)] for _ in range(2))
+    whole, again, xs = different(start, settings, 2), different(start, settings, 2), batches(4)
     for x in xs[:2]:
         step_all(whole, x, threads=1)
     for member, state in zip(again, states(whole), strict=True):
@@ -123,13 +124,12 @@ def test_sweeps_at_different_steps_or_of_different_methods_stay_apart(
 ) -> None:
     (x,) = batches(1)
     others = [
-        {"architecture": "batch_topk"},
         {"frozen": "b_dec"},
         {"project_decoder": False},
         {"optimizer": {"kind": "adam", "beta1": 0.5}},
     ]
     members = [make_members([start()], settings())[0] for _ in range(2)]
-    members += [make_members([start(one.get("architecture", "topk"))], settings(**one))[0] for one in others]
+    members += [make_members([start()], settings(**one))[0] for one in others]
     members[0].step(x)
     step_all(members, x, threads=1)
     assert len({id(member.sweep) for member in members}) == len(members)
