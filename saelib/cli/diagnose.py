@@ -74,7 +74,7 @@ Configfile = Annotated[Path, typer.Option(help="A suite whose models --model may
 GivenSAE = Annotated[
     str | None,
     typer.Option(
-        help="An SAE that came out wrong: a file of saelib, the folder of a trained variant, or anything "
+        help="An SAE that came out dead: a file of saelib, the folder of a trained variant, or anything "
         "that 'saelib import' takes."
     ),
 ]
@@ -85,7 +85,7 @@ Planned = Annotated[Architecture, typer.Option(help="Architecture of the SAE tha
 Dictionaries = Annotated[int, typer.Option(min=1, help="Random dictionaries to count dead latents with.")]
 Lines = Annotated[Library, typer.Option(help="Library whose lines are printed.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="CPUs to use; all of them without this option.")]
-Html = Annotated[Path | None, typer.Option(help="Page to write as well.")]
+Html = Annotated[Path | None, typer.Option(dir_okay=False, help="Page to write as well.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a screen.")]
 
 
