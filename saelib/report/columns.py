@@ -98,7 +98,7 @@ def telling(columns: Sequence[Column], rows: pl.DataFrame) -> list[Column]:
 
 
 def cost_columns() -> tuple[Column, ...]:
-    """Makes columns for each candidate of the recommendation: latents that it leaves dead, and what its SAE explains."""
+    """Makes columns for each candidate of the recommendation: latents left dead, and what its SAE explains."""
     columns = [*LAYER_COLUMNS[:3], Column("recommendation", "recommendation")]
     for name in ORDER:
         label = PREPROCESSINGS[name][0]
