@@ -12,11 +12,13 @@ class UserError(Exception):
 
 
 def exit_on_user_error(main: Callable[[], None]) -> None:
-    """Runs `main`, and turns a `UserError`, a full disk or a refused write into one line on stderr and exit code 1."""
+    """Runs `main`, and turns a `UserError`, too little memory or a refused write into one line and exit code 1."""
     try:
         main()
     except UserError as error:
         sys.exit(f"error: {error}")
+    except MemoryError as error:
+        sys.exit(f"error: this needs more memory than there is ({error})".removesuffix(" ()"))
     except OSError as error:
         if error.errno is None or (error.filename is None and error.strerror is None):
             raise

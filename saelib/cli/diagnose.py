@@ -74,7 +74,7 @@ Configfile = Annotated[Path, typer.Option(help="A suite whose models --model may
 GivenSAE = Annotated[
     str | None,
     typer.Option(
-        help="An SAE that came out wrong: a file of saelib, the folder of a trained variant, or anything "
+        help="An SAE that came out dead: a file of saelib, the folder of a trained variant, or anything "
         "that 'saelib import' takes."
     ),
 ]
@@ -88,7 +88,7 @@ Workers = Annotated[int | None, typer.Option(min=1, help="CPUs to use; all of th
 Device = Annotated[
     str, typer.Option(help="Device of the model, the statistics and the count: auto, cpu, cuda, or one GPU: cuda:1.")
 ]
-Html = Annotated[Path | None, typer.Option(help="Page to write as well.")]
+Html = Annotated[Path | None, typer.Option(dir_okay=False, help="Page to write as well.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a screen.")]
 
 

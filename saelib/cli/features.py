@@ -41,8 +41,8 @@ def features(
 ) -> None:  # fmt: skip
     """Write pages that show what each latent of an SAE fires on, to open from disk in any browser.
 
-    OUT/index.html holds a map and a list of all latents to search, sort and filter, and for each latent its strongest
-    and some random examples in context. It needs no network, and loads only what is looked at.
+    index.html in the folder --to holds a map and a list of all latents to search, sort and filter, and for each latent
+    its strongest and some random examples in context. It needs no network, and loads only what is looked at.
 
     Example: saelib features results/evaluation/gpt2/layer_5 baseline-seed0 --to pages
     """

@@ -119,7 +119,7 @@ def stats(
 
 @app.command()
 def spearman(
-    table: Annotated[Path, typer.Argument(help="A .csv or .parquet table.")],
+    table: Annotated[Path, typer.Argument(dir_okay=False, help="A .csv, .tsv or .parquet table.")],
     x: Annotated[str, typer.Option(help="Column of numbers.")],
     y: Annotated[str, typer.Option(help="Column of numbers.")],
     by: Annotated[

@@ -74,8 +74,9 @@ def _show_needs(config: "Config", needs: "list[ModelNeeds]", total: int, free: i
         False,
     )
     at_least = "at least " if any(one.bytes is None for one in needs) else ""
+    models, layers = _counted(len(needs), "model"), _counted(sum(one.layers for one in needs), "layer")
     typer.echo(
-        f"\n{len(needs)} models, {sum(one.layers for one in needs)} layers, {needs[0].tokens:,} tokens each. "
+        f"\n{models}, {layers}, {needs[0].tokens:,} tokens each. "
         f"Stores: {at_least}{_size(total)} (twice that for layers that float16 cannot hold), "
         f"free in {config.results}: {_size(free)}. A forward pass is one batch of full-length examples."
     )
@@ -141,6 +142,11 @@ def _seconds_left(planned: "Plan") -> tuple[float, bool]:
 
     forecast = Forecast(planned.config, planned.jobs, earlier_seconds(planned.config.results))
     return forecast.seconds_left(available_cpus()), forecast.measured
+
+
+def _counted(number: int, noun: str) -> str:
+    """Puts a number before a noun: '1 layer', '12 layers'."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _size(count: int | None) -> str:

@@ -39,7 +39,8 @@ def evaluate(
                                              "reads. FILE::NAME names one of several arrays in a file.")],
     tokens: Tokens = None,
     fill_missing_chunks: FillMissingChunks = False,
-    saebench: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the figures in the layout of "
+    saebench: Annotated[Path | None, typer.Option(dir_okay=False, metavar="FILE",
+                                                  help="Also write the figures in the layout of "
                                                   "SAEBench's result files.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:  # fmt: skip
@@ -107,11 +108,11 @@ def export(
     """Write an SAE as another library loads it, its preprocessing folded into the weights.
 
     \b
-    saelens              every SAE; BatchTopK becomes JumpReLU
+    saelens              every SAE without a bypass; BatchTopK becomes JumpReLU
                          load it with SAE.load_from_disk(FOLDER)
-    dictionary_learning  every SAE without a token norm
+    dictionary_learning  every SAE without a bypass or a token norm, but AbsTopK
                          load it with utils.load_dictionary(FOLDER, "cpu")
-    sparsify             TopK without a token norm
+    sparsify             TopK without a bypass or a token norm
                          load it with SparseCoder.load_from_disk(FOLDER)
 
     A token norm (LayerNorm, rescaling) divides each token by its own number, which weights cannot do.
@@ -149,7 +150,7 @@ def import_(
 
     \b
     saelens              cfg.json, sae_weights.safetensors
-                         standard, topk and jumprelu
+                         standard, topk, abstopk and jumprelu
     dictionary_learning  config.json, ae.pt (nothing in it is run)
                          all classes but GatedAutoEncoder
     sparsify             cfg.json, sae.safetensors

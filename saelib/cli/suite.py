@@ -88,6 +88,8 @@ def fetch(configfile: Configfile = DEFAULT) -> None:
     """Download the weights and data of a suite into the cache, so that its jobs need no network.
 
     Files that cannot be fetched are listed at the end, one per line; all others are fetched.
+
+    Example: saelib fetch --configfile configs/paper.yaml
     """
     from saelib.config import load_config
     from saelib.fetch import cache_folder, fetch_suite

@@ -104,7 +104,7 @@ def _statistics(found: "Diagnosis") -> str:
         value, interval = getattr(found, name), getattr(found.intervals, name)
         shown = "not defined" if value is None else f"{value:.3g}"
         rows.append([name, shown, f"{interval[0]:.3g} to {interval[1]:.3g}" if interval else ""])
-    return _table(("statistic", "value", "95 % interval"), rows)
+    return _table(("statistic", "value", "95% interval"), rows)
 
 
 def _dimensions(found: "Diagnosis") -> str:

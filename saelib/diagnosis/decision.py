@@ -93,7 +93,7 @@ def _carriers(stats: LayerStats) -> str:
             subject = f"dimension {numbers} holds" if len(named) == 1 else f"dimensions {numbers} hold"
             return f"{subject} {percent(share)} of the mean's square"
     gamma = "not defined" if stats.gamma_unit is None else f"{stats.gamma_unit:.2g} times the spread"
-    return f"the tokens' mean is {gamma}, and no few dimensions carry it"
+    return f"the tokens' mean is {gamma}, and many dimensions share it"
 
 
 def _cause(stats: LayerStats) -> str:
@@ -132,7 +132,7 @@ def _cost(chosen: str, floor: float, dead: Mapping[str, DeadFractions]) -> list[
     if chosen == "pca":
         sentences.append(
             "Whitening changes the loss: all directions count alike, and the error in the model's own coordinates is "
-            "several times that of a centered SAE. Where that matters more than dead latents, center only."
+            "several times that of a centered SAE. If that matters more than dead latents, center only."
         )
     if floor > 0.01:
         sentences.append(

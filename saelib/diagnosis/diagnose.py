@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 CANDIDATES: tuple[PreprocessingName, ...] = ("raw", "center_mean", "center_median")
 COUNTED = (*CANDIDATES, "pca")
 """Preprocessings whose dead latents are counted; those after a partial whitening are predicted alone."""
+MOST_LATENTS, MOST_DICTIONARIES = 10**9, 1000
+"""Sizes beyond these are typos, and would end in a crash."""
 ALPHA = 0.5
 """Exponent of the partial whitening that is shown with the others."""
 
@@ -57,6 +59,11 @@ class Question:
         """Raises `UserError` for impossible sizes and unknown architectures."""
         if not 1 <= self.k <= self.d_sae:
             raise UserError(f"k = {self.k}, d_sae = {self.d_sae}: k must lie between 1 and d_sae")
+        if self.d_sae > MOST_LATENTS or self.dictionaries > MOST_DICTIONARIES:
+            raise UserError(
+                f"d_sae = {self.d_sae}, dictionaries = {self.dictionaries}: allowed are at most {MOST_LATENTS:,} "
+                f"latents and {MOST_DICTIONARIES:,} dictionaries"
+            )
         if self.tokens < 2 or self.dictionaries < 1:
             raise UserError(
                 f"tokens = {self.tokens}, dictionaries = {self.dictionaries}: needs at least 2 tokens and 1 dictionary"

@@ -36,7 +36,7 @@ def show(found: "Diagnosis", console: "Console", library: str | None = None) -> 
     Args:
         found: What to show.
         console: Where; colors and width are its own.
-        library: Whose lines to print; those of plain torch where None.
+        library: Whose lines to print; those of plain torch if None.
     """
     from rich.padding import Padding
     from rich.text import Text
@@ -89,7 +89,7 @@ def _table(*headers: str, right: bool = True) -> "Table":
 
 def _statistics(found: "Diagnosis") -> Any:
     """The numbers that are known of the layer, with intervals."""
-    table = _table("", "", "95 % interval", "")
+    table = _table("", "", "95% interval", "")
     meaning = {
         "gamma": "||mean|| / ||std||, LayerNormed (the paper's)",
         "gamma_raw": "of the tokens as they are",
@@ -115,7 +115,7 @@ def _carriers(found: "Diagnosis") -> Any:
     if massive.position is not None and massive.at_position is not None:
         tokens += f"; {massive.at_position:.0%} of them at position {massive.position} of their example"
     if not found.outlier_dimensions:
-        return Group(Text("no dimension holds 5 % of the mean's square"), Text(tokens))
+        return Group(Text("no dimension holds 5% of the mean's square"), Text(tokens))
     table = _table("dimension", "mean", "std", "share of the mean's square")
     for one in found.outlier_dimensions:
         table.add_row(str(one.index), f"{one.mean:.4g}", f"{one.std:.3g}", f"{one.share:.1%}")
@@ -159,7 +159,7 @@ def _other_architectures(found: "Diagnosis") -> str:
     same: dict[str, list[str]] = {}
     for architecture, of in found.other_architectures.items():
         same.setdefault(", then ".join(percent(of[name]) for name in names), []).append(architecture)
-    shown = "; ".join(f"{' and '.join(architectures)} {dead}" for dead, architectures in same.items())
+    shown = "; ".join(f"{', '.join(architectures)} {dead}" for dead, architectures in same.items())
     return f"predicted for others, {' then '.join(SHOWN_AS[name] for name in names)}: {shown}"
 
 

@@ -33,7 +33,7 @@ class Collection:
     """(name, library or None) -> that SAE; downloads its files if need be."""
 
     def load(self, name: str | None = None, library: str | None = None) -> SavedSAE:
-        """Read the SAE `name`; None: the one in the place itself, or the only one.
+        """Reads the SAE `name`; None: the one in the place itself, or the only one.
 
         Raises:
             UserError: if there is no such SAE, there are several and none is named, or it cannot be imported.
@@ -41,7 +41,7 @@ class Collection:
         return self.read(self.pick(name), library)
 
     def pick(self, name: str | None) -> str:
-        """Give the name of the wanted SAE; None: the place itself, or the only one. Raises `UserError` if unclear."""
+        """Gives the name of the wanted SAE; None: the place itself, or the only one. Raises `UserError` if unclear."""
         if name is None and (HERE in self.names or len(self.names) == 1):
             return HERE if HERE in self.names else self.names[0]
         if name is None:
@@ -55,7 +55,7 @@ class Collection:
 
 
 def open_collection(source: str, library: str | None = None) -> tuple[Collection, str | None]:
-    """Open `PLACE` or `PLACE::NAME`: the collection, and NAME if one is given.
+    """Opens `PLACE` or `PLACE::NAME`: the collection, and NAME if one is given.
 
     PLACE is a folder; `org/name` or `org/name@revision` on the Hugging Face hub, if no such path exists; or a release
     of SAELens, if the package `sae_lens` is installed, with a NAME that is its `sae_id`.
@@ -78,7 +78,7 @@ def open_collection(source: str, library: str | None = None) -> tuple[Collection
 
 
 def import_all(collection: Collection, folder: Path, library: str | None = None) -> dict[str, SavedSAE]:
-    """Write every SAE of a collection to `folder`/NAME.safetensors; gives those that were written, by file.
+    """Writes every SAE of a collection to `folder`/NAME.safetensors; gives those that were written, by file.
 
     Raises:
         UserError: after all others were written, if some cannot be imported; it names each, with the reason.
@@ -104,7 +104,7 @@ def import_all(collection: Collection, folder: Path, library: str | None = None)
 
 
 def find_saes(files: Iterable[str], library: str | None = None) -> tuple[str, ...]:
-    """Give the folders that hold an SAE's two files, in natural order (layers.2 before layers.10).
+    """Gives the folders that hold an SAE's two files, in natural order (layers.2 before layers.10).
 
     Args:
         files: Paths relative to the place, with `/`; paths that leave it (`..`) do not count.
@@ -124,7 +124,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _in_folder(path: Path, library: str | None) -> Collection:
-    """Look for SAEs at any depth. A folder without any gives the message of `import_sae`."""
+    """Looks for SAEs at any depth. A folder without any gives the message of `import_sae`."""
     wanted = {file for form in FORMATS.values() for file in form.files}
     files = [
         (Path(folder) / name).relative_to(path).as_posix()
@@ -138,7 +138,7 @@ def _in_folder(path: Path, library: str | None) -> Collection:
 
 
 def _on_hub(files: HubFiles, place: str, library: str | None) -> Collection:
-    """List the repository's files at one commit; those of an SAE are downloaded, and verified, when it is read."""
+    """Lists the repository's files at one commit; those of an SAE are downloaded, and verified, when it is read."""
     from saelib.fetch.hub import list_files, snapshot
 
     try:
@@ -159,7 +159,7 @@ def _on_hub(files: HubFiles, place: str, library: str | None) -> Collection:
 
 
 def _from_saelens(release: str, sae_id: str) -> SavedSAE:
-    """Let SAELens load a pretrained SAE, in whatever format it lies, and save it in its own."""
+    """Lets SAELens load a pretrained SAE, in whatever format it lies, and save it in its own."""
     if importlib.util.find_spec("sae_lens") is None:
         raise UserError(
             f"{release}: no such folder; as a release of SAELens it is read by that library: pip install sae-lens"

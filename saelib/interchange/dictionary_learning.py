@@ -66,7 +66,7 @@ log = logging.getLogger(__name__)
 
 
 def write(saved: SavedSAE, folder: Path) -> None:
-    """Write both files into `folder`.
+    """Writes both files into `folder`.
 
     Their `AutoEncoder` normalizes the decoder when it is loaded. The file holds a normalized decoder already, so the
     codes of a `relu` SAE are ours times the norms of our decoder. Their `JumpReluAutoEncoder` does not center its
@@ -97,7 +97,7 @@ def write(saved: SavedSAE, folder: Path) -> None:
 
 
 def read(folder: Path) -> SavedSAE:
-    """Read a dictionary of any class except `GatedAutoEncoder`, whose gate saelib does not have."""
+    """Reads a dictionary of any class except `GatedAutoEncoder`, whose gate saelib does not have."""
     path = folder / FILES[1]
     config = read_config(folder / FILES[0])
     config.refuse_others({"trainer", "buffer", HEADER})
@@ -127,7 +127,7 @@ def read(folder: Path) -> SavedSAE:
 
 
 def _origin(config: Config) -> Origin:
-    """Read the origin: our own note of it, or what the trainer and its buffer say."""
+    """Reads the origin: our own note of it, or what the trainer and its buffer say."""
     ours, buffer, trainer = (config.values.get(name) for name in (HEADER, "buffer", "trainer"))
     if isinstance(ours, dict) and ours:
         return origin_of(ours)
@@ -142,7 +142,7 @@ def _origin(config: Config) -> Origin:
 
 
 def _refuse_transcoder(config: Config) -> None:
-    """Refuse a dictionary that was trained to predict a module's output from its input."""
+    """Refuses a dictionary that was trained to predict a module's output from its input."""
     if config.values.get("buffer") and config.section("buffer").values.get("io") == "in_and_out":
         raise UserError(
             f"{config.path}: 'io' of 'buffer' is 'in_and_out': this is a transcoder, which predicts something other "

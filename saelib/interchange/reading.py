@@ -68,7 +68,7 @@ class Config:
 
 
 def read_config(path: Path) -> Config:
-    """Read the settings in a JSON file."""
+    """Reads the settings in a JSON file."""
     try:
         values = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
     except FileNotFoundError:
@@ -85,7 +85,7 @@ def read_config(path: Path) -> Config:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Read every tensor of a safetensors file."""
+    """Reads every tensor of a safetensors file."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
@@ -95,7 +95,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_torch(path: Path) -> dict[str, Tensor]:
-    """Read every tensor of a dictionary that `torch.save` wrote; torch refuses anything that could run code."""
+    """Reads every tensor of a dictionary that `torch.save` wrote; torch refuses anything that could run code."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:

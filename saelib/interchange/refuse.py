@@ -5,7 +5,7 @@ from saelib.sae.file import SavedSAE
 
 
 def refuse_token_norm(saved: SavedSAE, library: str) -> None:
-    """Raise `UserError` if tokens are normalized one by one: weights cannot hold a factor that differs by token."""
+    """Raises `UserError` if tokens are normalized one by one: weights cannot hold a factor that differs by token."""
     token_norm = saved.preprocess.token_norm
     if token_norm != "none":
         raise UserError(
@@ -16,7 +16,7 @@ def refuse_token_norm(saved: SavedSAE, library: str) -> None:
 
 
 def refuse_bypass(saved: SavedSAE, library: str) -> None:
-    """Raise `UserError` if a linear map next to the latents takes part in the reconstruction."""
+    """Raises `UserError` if a linear map next to the latents takes part in the reconstruction."""
     if saved.sae.bypass_in is not None:
         raise UserError(
             f"this SAE adds a linear bypass to its reconstruction, for which {library} has no place; train without "

@@ -30,7 +30,7 @@ FORMATS = {
 
 
 def export_sae(saved: SavedSAE, name: str, folder: Path) -> None:
-    """Publish `saved` at `folder` in the format of library `name`, with its preprocessing folded into the weights.
+    """Publishes `saved` at `folder` in the format of library `name`, with its preprocessing folded into the weights.
 
     Raises:
         UserError: if the format is unknown or cannot express the SAE, or if `folder` holds anything other than an
@@ -50,7 +50,7 @@ def export_sae(saved: SavedSAE, name: str, folder: Path) -> None:
 
 
 def import_sae(folder: Path, name: str | None = None) -> SavedSAE:
-    """Read an SAE that library `name` wrote; None recognizes the library by the files in `folder`.
+    """Reads an SAE that library `name` wrote; None recognizes the library by the files in `folder`.
 
     The result's `about` holds `imported_from` and the library's own `config`.
 
@@ -69,7 +69,7 @@ def import_sae(folder: Path, name: str | None = None) -> SavedSAE:
 
 
 def load_own(path: Path) -> SavedSAE:
-    """Read an SAE that saelib wrote (`load_sae`): its file, or the folder of a trained variant.
+    """Reads an SAE that saelib wrote (`load_sae`): its file, or the folder of a trained variant.
 
     Raises:
         UserError: if it is something else; for an SAE of another library, the message says how to import it.
@@ -82,7 +82,7 @@ def load_own(path: Path) -> SavedSAE:
 
 
 def check_output(path: Path) -> None:
-    """Refuse a `path` without the suffix .safetensors, or at which some other file than an SAE of saelib lies."""
+    """Refuses a `path` without the suffix .safetensors, or at which some other file than an SAE of saelib lies."""
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: the output is a .safetensors file; name it {path.stem}.safetensors")
     if path.exists():

@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 
 def write(saved: SavedSAE, folder: Path) -> None:
-    """Write both files into `folder`. A `batch_topk` SAE becomes a `jumprelu` with its one threshold."""
+    """Writes both files into `folder`. A `batch_topk` SAE becomes a `jumprelu` with its one threshold."""
     refuse_bypass(saved, "SAELens")
     sae, norm = fold_preprocess(saved).sae, saved.preprocess.token_norm
     if norm == "layernorm":
@@ -81,7 +81,7 @@ def write(saved: SavedSAE, folder: Path) -> None:
 
 
 def read(folder: Path) -> SavedSAE:
-    """Read a `standard`, `topk`, `abstopk` or `jumprelu` SAE, also of SAELens before release 6."""
+    """Reads a `standard`, `topk`, `abstopk` or `jumprelu` SAE, also of SAELens before release 6."""
     path = folder / FILES[1]
     stored, config = read_settings(folder / FILES[0])
     architecture = config.choice("architecture", OURS)
@@ -104,14 +104,14 @@ def read(folder: Path) -> SavedSAE:
 
 
 def _origin(stored: Config) -> Origin:
-    """Read the origin from the metadata, or, before release 6, from the settings themselves."""
+    """Reads the origin from the metadata, or, before release 6, from the settings themselves."""
     values, metadata = stored.values, stored.values.get("metadata")
     named = {**values, "hook_name": values.get("hook_name", values.get("hook_point"))}
     return read_origin({**named, **(metadata if isinstance(metadata, dict) else {})})
 
 
 def _our_convention(sae: SAE, config: Config, norm: TokenNorm) -> SAE:
-    """Convert an SAE that follows the rules of `config` into one that computes the same by our rules."""
+    """Converts an SAE that follows the rules of `config` into one that computes the same by our rules."""
     if config.flag("rescale_acts_by_decoder_norm", False):
         if sae.architecture not in ("topk", "abs_topk"):
             raise UserError(f"{config.path}: 'rescale_acts_by_decoder_norm' is true, which only a 'topk' can follow")
@@ -132,7 +132,7 @@ def _our_convention(sae: SAE, config: Config, norm: TokenNorm) -> SAE:
 
 
 def _unbiased(d_in: int) -> float:
-    """Compute the ratio of a token's biased standard deviation to its unbiased one."""
+    """Computes the ratio of a token's biased standard deviation to its unbiased one."""
     if d_in == 1:
         raise UserError(
             "this SAE reads LayerNormed tokens of one dimension, which are always 0; it cannot be converted"
@@ -141,7 +141,7 @@ def _unbiased(d_in: int) -> float:
 
 
 def _finetuning_factor(tensors: dict[str, Tensor], config: Config, path: Path) -> str | None:
-    """Find the name in `tensors` of the factor that multiplies a finetuned SAE's codes before they are decoded.
+    """Finds the name in `tensors` of the factor that multiplies a finetuned SAE's codes before they are decoded.
 
     Early releases gave every SAE a factor of ones, which changes nothing: it is removed.
     """

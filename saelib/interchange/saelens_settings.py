@@ -20,7 +20,7 @@ TRANSCODER: tuple[str, ...] = ("d_out", "hook_name_out", "hook_layer_out", "hook
 
 
 def read_settings(path: Path) -> tuple[Config, Config]:
-    """Read the settings as they are in the file, and as release 6 would write them, with SAELens's own defaults."""
+    """Reads the settings as they are in the file, and as release 6 would write them, with SAELens's own defaults."""
     stored = read_config(path)
     values = {"architecture": "standard", **stored.values}
     if isinstance(averaged := values.get("normalize_activations"), bool):
@@ -38,14 +38,14 @@ def read_settings(path: Path) -> tuple[Config, Config]:
 
 
 def refuse_unknown(config: Config) -> None:
-    """Refuse transcoders, which saelib does not have, and every unknown setting."""
+    """Refuses transcoders, which saelib does not have, and every unknown setting."""
     reason = "it belongs to a transcoder, which predicts something other than its input"
     config.refuse_all_of(dict.fromkeys(TRANSCODER, reason))
     config.refuse_others(READ | SAELENS | set(TRANSCODER))
 
 
 def token_norm(config: Config) -> TokenNorm:
-    """Give our name for the normalization of each token."""
+    """Gives our name for the normalization of each token."""
     theirs = config.values.get("normalize_activations")
     if theirs in ("expected_average_only_in", "covariance_whitening"):
         raise UserError(
@@ -58,7 +58,7 @@ def token_norm(config: Config) -> TokenNorm:
 
 
 def _activation(stored: Config) -> str | None:
-    """Give the activation function; releases before 6 had two names for this setting."""
+    """Gives the activation function; releases before 6 had two names for this setting."""
     known = {"relu": "relu", "topk": "topk"}
     named = {stored.choice(key, known) for key in ("activation_fn_str", "activation_fn") if stored.values.get(key)}
     if len(named) > 1:
@@ -67,7 +67,7 @@ def _activation(stored: Config) -> str | None:
 
 
 def _k(stored: Config) -> Any:
-    """Give the k of a TopK; before release 6 it was an option of the activation function."""
+    """Gives the k of a TopK; before release 6 it was an option of the activation function."""
     if stored.values.get("activation_fn_kwargs") is None:
         return stored.values.get("k")
     options = stored.section("activation_fn_kwargs")

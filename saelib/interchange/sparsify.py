@@ -43,7 +43,7 @@ NOT_OURS = {
 
 
 def write(saved: SavedSAE, folder: Path) -> None:
-    """Write both files into `folder`; only a TopK SAE can be exported."""
+    """Writes both files into `folder`; only a TopK SAE can be exported."""
     refuse_token_norm(saved, "sparsify")
     refuse_bypass(saved, "sparsify")
     if saved.sae.architecture != "topk":
@@ -69,7 +69,7 @@ def write(saved: SavedSAE, folder: Path) -> None:
 
 
 def read(folder: Path) -> SavedSAE:
-    """Read a TopK SAE; transcoders, skip connections and `groupmax` are refused."""
+    """Reads a TopK SAE; transcoders, skip connections and `groupmax` are refused."""
     path = folder / FILES[1]
     config = read_config(folder / FILES[0])
     config.refuse_others(READ | SPARSIFY)
@@ -97,7 +97,7 @@ def read(folder: Path) -> SavedSAE:
 
 
 def _origin(config: Config) -> Origin:
-    """Read the origin: our own note of it, or the run's settings and the folder, whose name is the hook point."""
+    """Reads the origin: our own note of it, or the run's settings and the folder, whose name is the hook point."""
     if ours := config.values.get(HEADER):
         return origin_of(ours) if isinstance(ours, dict) else UNKNOWN
     run, folder = _run(config), config.path.resolve().parent.name
@@ -106,14 +106,14 @@ def _origin(config: Config) -> Origin:
 
 
 def _refuse_early_transcoder(config: Config) -> None:
-    """Refuse a transcoder from before February 2025, which only the run's settings call one."""
+    """Refuses a transcoder from before February 2025, which only the run's settings call one."""
     if "transcode" not in config.values and _run(config).get("transcode") is True:
         run = config.path.resolve().parent.parent / "config.json"
         raise UserError(f"{run}: 'transcode' is true: an SAE of this run {NOT_OURS['transcode']}")
 
 
 def _run(config: Config) -> dict[str, Any]:
-    """Read the settings of the training run, one folder up; empty if there are none."""
+    """Reads the settings of the training run, one folder up; empty if there are none."""
     run = config.path.resolve().parent.parent / "config.json"
     with suppress(UserError):  # the file may belong to anything else
         return read_config(run).values

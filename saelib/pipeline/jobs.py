@@ -39,6 +39,10 @@ def run_job(stage: str, run: Callable[[Config, Job], None]) -> None:
     except UserError as error:
         reason = str(error)
         log.error("%s", reason)
+    except MemoryError as error:
+        reason = f"needs more memory than there is ({error})".removesuffix(" ()")
+        log.error("%s", reason)
+        log.debug("the traceback of this error:", exc_info=True)
     except OSError as error:
         reason = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
         log.error("%s", reason)

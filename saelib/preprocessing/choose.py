@@ -16,7 +16,7 @@ LOW_RANK = 0.02
 
 
 def choose_preprocessing(stats: "LayerStats", d_sae: int, k: int, tokens: int) -> Recommendation:
-    """Choose `pca` for a low effective rank, else `center_median` if death is predicted, else `raw` (appendix E).
+    """Chooses `pca` for a low effective rank, else `center_median` if death is predicted, else `raw` (appendix E).
 
     Death is predicted from `gamma_unit` by `saelib.theory.closed_forms.dead_total`, as in the tables.
 

@@ -32,7 +32,7 @@ def make_preprocessing(
     tokens: int | None = None,
     name: str = "statistics",
 ) -> Preprocessing:
-    """Build a preprocessing from a layer's statistics.
+    """Builds a preprocessing from a layer's statistics.
 
     - `raw` leaves activations as they are. `center_median`, `center_mean`, `center_coordinate_median` and
       `center_trimmed_mean` subtract the geometric median, the mean, each dimension's median, or its trimmed mean.

@@ -69,7 +69,7 @@ class Recommendation:
 def recommend(
     measured: Mapping[str, MeasuredDeath], trained: Mapping[str, TrainedSAE] | None = None
 ) -> Recommendation | None:
-    """Recommend the least invasive preprocessing that leaves few latents dead and explains about as much as any.
+    """Recommends the least invasive preprocessing that leaves few latents dead and explains about as much as any.
 
     Args:
         measured: preprocessing name -> death at initialization. Names that are not in `ORDER` are ignored.
@@ -94,7 +94,7 @@ def recommend(
 
 
 def percent(fraction: float) -> str:
-    """Write a rate with enough digits to tell a few dead latents from none, and 1.01% from the limit of 1%."""
+    """Writes a rate with enough digits to tell a few dead latents from none, and 1.01% from the limit of 1%."""
     if fraction == 0:
         return "0%"
     if fraction < 0.00005:
@@ -122,7 +122,7 @@ def _least(name: str, measured: Mapping[str, MeasuredDeath], weighed: bool) -> s
 def _reconstruction(
     name: str, costly: set[str], measured: Mapping[str, MeasuredDeath], trained: Mapping[str, TrainedSAE]
 ) -> list[str]:
-    """Describe the SAE trained under the chosen preprocessing, and those under the ones that were left out."""
+    """Describes the SAE trained under the chosen preprocessing, and those under the ones that were left out."""
     sentences = []
     if name in trained:
         sae = trained[name]

@@ -110,13 +110,13 @@ class Preprocessing:
 
 
 def _settle(difference: NDArray[np.float64], subtracted: NDArray[np.float64]) -> None:
-    """Set rows to zero that are nothing but rounding: tiny compared with the lengths [tokens] that were subtracted."""
+    """Sets rows to zero that are nothing but rounding: tiny compared with the lengths [tokens] that were subtracted."""
     left = _lengths(difference)
     difference[(left <= AT_CENTER * subtracted) & np.isfinite(left)] = 0
 
 
 def _lengths(x: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Compute lengths, [tokens, d] -> [tokens]; infinite if the square overflows."""
+    """Computes lengths, [tokens, d] -> [tokens]; infinite if the square overflows."""
     with np.errstate(over="ignore"):
         return np.sqrt(np.einsum("td,td->t", x, x, dtype=np.float64))
 
@@ -124,7 +124,7 @@ def _lengths(x: NDArray[np.floating]) -> NDArray[np.float64]:
 def token_shift_and_size(
     x: NDArray[np.floating], token_norm: TokenNorm
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compute a token norm's shift and size, x -> (x - shift) / size, both [tokens, 1]; `x` is [tokens, d_in]."""
+    """Computes a token norm's shift and size, x -> (x - shift) / size, both [tokens, 1]; `x` is [tokens, d_in]."""
     mean = x.mean(axis=1, dtype=np.float64, keepdims=True) if token_norm == "layernorm" else np.zeros((len(x), 1))
     centered = x - mean
     squares = np.einsum("td,td->t", centered, centered)[:, None] / x.shape[1]
@@ -132,6 +132,6 @@ def token_shift_and_size(
 
 
 def layer_norm(x: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Apply LayerNorm without affine parameters to x [tokens, d_in]: (x - mean_j x_j) / sqrt(var_j x_j + 1e-5)."""
+    """Applies LayerNorm without affine parameters to x [tokens, d_in]: (x - mean_j x_j) / sqrt(var_j x_j + 1e-5)."""
     shift, size = token_shift_and_size(x, "layernorm")
     return (x - shift) / size

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def run(config: Config, key: str, failures: Failures = NO_FAILURES) -> None:
-    """Read every result of the suite and write `tables/`, `figures/`, `report.html` and, last, `report.json`.
+    """Reads every result of the suite, and writes `tables/`, `figures/`, `report.html` and, last, `report.json`.
 
     Results that are missing or unusable stop nothing; the page names them, and so do the `gaps` in `report.json`.
 
@@ -70,7 +70,7 @@ def _lab_gap(gap: LabGap) -> dict[str, Any]:
 
 
 def make_tables(config: Config, results: Results) -> dict[str, pl.DataFrame]:
-    """Make `layers`, `saes`, `spearman`, `training` and `landscape`, and those of an evaluation or another table."""
+    """Makes `layers`, `saes`, `spearman`, `training` and `landscape`, and those of an evaluation or another table."""
     layers = layers_table(config, results)
     tables = {
         "layers": layers,
@@ -106,7 +106,7 @@ def _write_figures(
     remedies: pl.DataFrame,
     folder: Path,
 ) -> list[str]:
-    """Draw the figures and return their names. One without anything to show is left out, and its old file removed."""
+    """Draws the figures and returns their names. One without anything to show is left out, and its old file removed."""
     from saelib.report.figures.death_by_layer import death_by_layer
     from saelib.report.figures.death_vs_gamma import death_vs_gamma
     from saelib.report.figures.evaluation import evaluation_figure

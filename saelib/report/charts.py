@@ -31,7 +31,7 @@ class Chart:
 
 
 def make_charts(config: Config, tables: Mapping[str, pl.DataFrame]) -> dict[str, Chart]:
-    """Make the charts that have something to show, by the id of their element in the page."""
+    """Makes the charts that have something to show, by the id of their element in the page."""
     layers, saes, training = tables["layers"], tables["saes"], tables["training"]
     charts: dict[str, Chart] = {}
     if layers["recommendation"].count():

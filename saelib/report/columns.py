@@ -90,7 +90,7 @@ OPTIONAL = ("preprocessing", "architecture", "dead_latents")
 
 
 def telling(columns: Sequence[Column], rows: pl.DataFrame) -> list[Column]:
-    """Choose the columns that say something about these rows: the site only if one is not the residual stream."""
+    """Chooses the columns that say something about these rows: the site only if one is not the residual stream."""
     left_out = {name for name in OPTIONAL if name in rows.columns and rows[name].n_unique() <= 1}
     if (rows["site"] == "residual").all():
         left_out.add("site")
@@ -98,7 +98,7 @@ def telling(columns: Sequence[Column], rows: pl.DataFrame) -> list[Column]:
 
 
 def cost_columns() -> tuple[Column, ...]:
-    """Make columns for each candidate of the recommendation: how many it leaves dead, and how much its SAE explains."""
+    """Makes columns for each candidate of the recommendation: latents left dead, and what its SAE explains."""
     columns = [*LAYER_COLUMNS[:3], Column("recommendation", "recommendation")]
     for name in ORDER:
         label = PREPROCESSINGS[name][0]

@@ -40,7 +40,7 @@ COMPARED = {
 
 
 def compared_table(compare: "CompareConfig", layers: pl.DataFrame) -> pl.DataFrame:
-    """Make a row for each layer of the suite that the other table has too.
+    """Makes a row for each layer of the suite that the other table has too.
 
     Raises:
         UserError: If the other table cannot be read, or has none of the suite's layers.
@@ -59,7 +59,7 @@ def compared_table(compare: "CompareConfig", layers: pl.DataFrame) -> pl.DataFra
 
 
 def read_other(path: Path) -> pl.DataFrame:
-    """Read another table's `model`, `layer` and the columns in `SHARED`, rates as fractions.
+    """Reads another table's `model`, `layer` and the columns in `SHARED`, rates as fractions.
 
     It may be `tables/layers.csv` or `.parquet` of another suite, or the paper's init_stats.csv. A column that it lacks
     is null. Of several sites, the residual stream is kept.
@@ -99,7 +99,7 @@ class Comparison:
 
 
 def comparison(compare: "CompareConfig | None", compared: pl.DataFrame | None) -> Comparison | None:
-    """Sum up the table that `compared_table` made; None if there is none."""
+    """Sums up the table that `compared_table` made; None if there is none."""
     if compare is None or compared is None:
         return None
     both = compared.drop_nulls(["dead_total", "dead_total_there"])

@@ -16,19 +16,19 @@ from saelib.theory import closed_forms
 
 
 def count_advice(layers: pl.DataFrame) -> dict[str, int]:
-    """Count the layers by recommendation, and all that have one as `measured`."""
+    """Counts the layers by recommendation, and all that have one as `measured`."""
     counts = {name: layers.filter(pl.col("recommendation") == name).height for name in ADVICE}
     return counts | {"measured": sum(counts.values())}
 
 
 def still_dead(layers: pl.DataFrame) -> list[dict[str, Any]]:
-    """List the layers that keep more than 1 % dead under their recommendation, the worst first, with that rate."""
+    """Lists the layers that keep more than 1 % dead under their recommendation, the worst first, with that rate."""
     under = pl.coalesce(pl.when(recommendation=name).then(pl.col(rate_column(name))) for name in ADVICE)
     return layers.with_columns(left=under).filter(pl.col("left") > ACCEPTED).sort("left", descending=True).to_dicts()
 
 
 def costs(results: Results, layers: pl.DataFrame) -> list[dict[str, Any]]:
-    """List the cost of each preprocessing on each layer that SAEs were trained on."""
+    """Lists the cost of each preprocessing on each layer that SAEs were trained on."""
     rows = []
     for layer in layers.to_dicts():
         trained = trained_saes(results, place_of(layer))
@@ -46,7 +46,7 @@ def costs(results: Results, layers: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def gamma_at(config: Config, rates: tuple[float, ...]) -> list[tuple[float, float]]:
-    """Find the severity at which theory expects each rate of all dead latents, for the suite's settings."""
+    """Finds the severity at which theory expects each rate of all dead latents, for the suite's settings."""
     gamma = np.geomspace(0.01, 1000, 5000)
     options = config.init_death
     dead = closed_forms.dead_total(gamma, options.d_sae, options.k, config.extraction.heldout_tokens)
@@ -67,7 +67,7 @@ class Agreement:
 
 
 def agreements(layers: pl.DataFrame, spearman: pl.DataFrame) -> list[Agreement]:
-    """List the agreement over all layers, for each domain, and for each model."""
+    """Lists the agreement over all layers, for each domain, and for each model."""
     found = []
     for by in ("", "domain", "model"):
         names = layers[by].unique(maintain_order=True).to_list() if by else [""]

@@ -102,7 +102,7 @@ class ExperimentTable:
 
     @property
     def table(self) -> str:
-        """Name of the table."""
+        """Gives the name of the table."""
         return f"lab_{self.name}"
 
     @property

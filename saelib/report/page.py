@@ -50,7 +50,7 @@ def render_page(
     lab: Sequence[ExperimentTable] = (),
     remedies: pl.DataFrame | None = None,
 ) -> str:
-    """Render the whole page as HTML.
+    """Renders the whole page as HTML.
 
     Args:
         config: the suite.
@@ -224,13 +224,13 @@ def _link(config: Config, path: Path) -> str:
 
 @cache
 def _bundle() -> str:
-    """Bundle Vega, Vega-Lite (in the version that altair writes for) and vega-embed into one script."""
+    """Bundles Vega, Vega-Lite (in the version that altair writes for) and vega-embed into one script."""
     version = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
 
 
 def _policy(scripts: list[str]) -> str:
-    """Write the content security policy: these scripts, styles inside the page, and nothing from elsewhere."""
+    """Writes the content security policy: these scripts, styles inside the page, and nothing from elsewhere."""
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:"

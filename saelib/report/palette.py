@@ -27,7 +27,7 @@ RATES = (BLUE, ORANGE, GREEN, PURPLE, VERMILLION, SKY)
 
 
 def domain_colors(config: Config) -> dict[str, str]:
-    """Assign each domain a color, in the order of the config; colors repeat after six."""
+    """Assigns each domain a color, in the order of the config; colors repeat after six."""
     domains = dict.fromkeys(model.domain for model in config.models.values())
     colors = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)
     return {domain: colors[i % len(colors)] for i, domain in enumerate(domains)}

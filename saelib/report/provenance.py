@@ -14,7 +14,7 @@ PACKAGES = ("numpy", "numba", "torch", "transformers", "polars", "zarr", "dask",
 
 
 def provenance(results: Results) -> dict[str, str]:
-    """Describe this report in a few lines of text, by what each is about."""
+    """Describes this report in a few lines of text, by what each is about."""
     found = {
         "report written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "saelib": _with_commit(saelib.__version__),
@@ -26,7 +26,7 @@ def provenance(results: Results) -> dict[str, str]:
 
 
 def _with_commit(release: str) -> str:
-    """Append the commit, if the package lies in a git checkout."""
+    """Appends the commit, if the package lies in a git checkout."""
     checkout = Path(saelib.__file__).parents[1]
     if not (checkout / ".git").exists():
         return release
@@ -53,7 +53,7 @@ def _machine() -> str:
 
 
 def _processor() -> str:
-    """Name the CPU as Linux does; elsewhere as Python does."""
+    """Names the CPU as Linux does; elsewhere as Python does."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -14,7 +14,7 @@ Remark = tuple[str, Place | None]
 
 
 def remarks_of(results: Results) -> list[Remark]:
-    """Collect the warnings of the statistics and of training, and the choices of `auto`."""
+    """Collects the warnings of the statistics and of training, and the choices of `auto`."""
     remarks: list[Remark] = []
     for place, stats in results.stats.items():
         remarks += [(text, place) for text in stats.warnings]
@@ -27,7 +27,7 @@ def remarks_of(results: Results) -> list[Remark]:
 
 
 def grouped(remarks: Sequence[Remark]) -> list[tuple[str, list[str]]]:
-    """Tell remarks that differ in their numbers alone as one, with the places that it is about.
+    """Tells remarks that differ in their numbers alone as one, with the places that it is about.
 
     Returns:
         Text and places of each: ('the largest norm is 41 to 204 times the median', ['gpt2 layer 1-3']).
@@ -45,7 +45,7 @@ def grouped(remarks: Sequence[Remark]) -> list[tuple[str, list[str]]]:
 
 
 def _named(places: dict[tuple[str, str], list[Layer]]) -> list[str]:
-    """Name layers, with all variants that share them: 'gpt2 layer 3, baseline, auxk'."""
+    """Names layers, with all variants that share them: 'gpt2 layer 3, baseline, auxk'."""
     variants: dict[tuple[str, tuple[Layer, ...]], list[str]] = defaultdict(list)
     for (model, variant), layers in places.items():
         variants[model, tuple(layers)].append(variant)
@@ -53,7 +53,7 @@ def _named(places: dict[tuple[str, str], list[Layer]]) -> list[str]:
 
 
 def _merged(alike: list[str]) -> str:
-    """Write sentences that differ in their numbers alone as one sentence, with ranges."""
+    """Writes sentences that differ in their numbers alone as one sentence, with ranges."""
     ranges = iter([_range(numbers) for numbers in zip(*map(_NUMBER.findall, alike), strict=True)])
     return _NUMBER.sub(lambda _: next(ranges), alike[0])
 

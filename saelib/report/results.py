@@ -36,18 +36,18 @@ class Place(NamedTuple):
         return where(self.model, self.variant, [self.layer])
 
     def columns(self) -> dict[str, int | str]:
-        """Give the place as columns of a table, or as JSON."""
+        """Gives the place as columns of a table, or as JSON."""
         layer = {"layer": number_of(self.layer), "site": site_of(self.layer)}
         return {"model": self.model, **layer, "variant": self.variant}
 
 
 def place_of(row: Mapping[str, Any]) -> Place:
-    """Find the place that a row of a table is about; one of `layers` has no variant."""
+    """Finds the place that a row of a table is about; one of `layers` has no variant."""
     return Place(row["model"], at_site(row["layer"], row["site"]), row.get("variant", ""))
 
 
 def where(model: str, variant: str, layers: Sequence[Layer]) -> str:
-    """Name the layers of a model, and the variant if there is one: 'gpt2 layer 1-3, auxk'."""
+    """Names the layers of a model, and the variant if there is one: 'gpt2 layer 1-3, auxk'."""
     place = f"{model} layer {names(layers)}" if layers else model
     return f"{place}, {variant}" if variant else place
 
@@ -80,12 +80,12 @@ NO_FAILURES: Failures = MappingProxyType({})
 
 
 def wanted_layers(config: Config) -> list[Place]:
-    """List every layer of the suite, in the order of the config."""
+    """Lists every layer of the suite, in the order of the config."""
     return [Place(name, layer) for name, model in config.models.items() for layer in model.places]
 
 
 def wanted_saes(config: Config) -> list[Place]:
-    """List every training of the suite: each variant on each layer that SAEs are trained on."""
+    """Lists every training of the suite: each variant on each layer that SAEs are trained on."""
     return [
         Place(name, layer, variant)
         for name, model in config.models.items()
@@ -95,7 +95,7 @@ def wanted_saes(config: Config) -> list[Place]:
 
 
 def read_results(config: Config, failures: Failures = NO_FAILURES) -> Results:
-    """Read every result that the suite asks for. One that is missing or broken raises nothing: it becomes a gap.
+    """Reads every result that the suite asks for. One that is missing or broken raises nothing: it becomes a gap.
 
     Args:
         config: the suite.
@@ -126,7 +126,7 @@ def read_results(config: Config, failures: Failures = NO_FAILURES) -> Results:
 
 
 def read_landscape(config: Config, place: Place) -> tuple[NDArray[np.floating], NDArray[np.floating]] | None:
-    """Read each dimension's mean and standard deviation after LayerNorm, both [d_in]; None if that is impossible."""
+    """Reads each dimension's mean and standard deviation after LayerNorm, both [d_in]; None if that is impossible."""
     try:
         arrays = load_arrays(config.stats_path(place.model, place.layer))
     except UserError as error:

@@ -10,5 +10,5 @@ if TYPE_CHECKING:
 
 
 def run(config: Config, job: "Job") -> None:
-    """Make the report."""
+    """Makes the report."""
     build(config, job.targets[0].key)

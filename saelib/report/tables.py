@@ -95,7 +95,7 @@ probes."""
 
 
 def _layers_schema(config: Config) -> dict[str, Any]:
-    """List the columns of `layers`, with their types.
+    """Lists the columns of `layers`, with their types.
 
     Rates are fractions, and means over seeds; `dead_*` without a suffix is measured on raw activations. `predicted_*`
     follows from `gamma_unit`, but `predicted_dead_total_paper` from `gamma`, by the paper's form. Each preprocessing of
@@ -120,18 +120,18 @@ def _layers_schema(config: Config) -> dict[str, Any]:
 
 
 def rate_column(preprocessing: str) -> str:
-    """Name the column of `layers` with all dead latents under a preprocessing."""
+    """Names the column of `layers` with all dead latents under a preprocessing."""
     return "dead_total" if preprocessing == "raw" else f"dead_total_{preprocessing}"
 
 
 def layers_table(config: Config, results: Results) -> pl.DataFrame:
-    """Make a row for each layer that has statistics, death at initialization or both, in the order of the config."""
+    """Makes a row for each layer that has statistics, death at initialization or both, in the order of the config."""
     schema = _layers_schema(config)
     return pl.DataFrame([_pick(row, schema) for row in _layer_rows(config, results)], schema=schema)
 
 
 def saes_table(config: Config, results: Results) -> pl.DataFrame:
-    """Make a row for each trained SAE."""
+    """Makes a row for each trained SAE."""
     rows = []
     for place in wanted_saes(config):
         sweep = results.sweeps.get(place)
@@ -148,7 +148,7 @@ def saes_table(config: Config, results: Results) -> pl.DataFrame:
 
 
 def landscape_table(config: Config, results: Results) -> pl.DataFrame:
-    """Make a row for each layer, preprocessing, d_sae and k for which death at initialization was predicted."""
+    """Makes a row for each layer, preprocessing, d_sae and k for which death at initialization was predicted."""
     places = [place for place in wanted_layers(config) if place in results.init_death]
     rows = [
         place.columns()
@@ -189,7 +189,7 @@ def _predicted_cells(results: Results, place: Place) -> dict[str, Any]:
 
 
 def trained_saes(results: Results, layer: Place) -> dict[str, TrainedSAE]:
-    """Find, for each preprocessing, the SAE of this layer that explains most of the typical token's variance."""
+    """Finds, for each preprocessing, the SAE of this layer that explains most of the typical token's variance."""
     found: dict[str, TrainedSAE] = {}
     for place, sweep in results.sweeps.items():
         best, name = sweep.best, sweep.options.preprocessing.kind

@@ -36,7 +36,7 @@ PROBED = 2_048
 
 
 def training_table(config: Config, results: Results) -> pl.DataFrame:
-    """Make a row for each record of each learning rate. A history that cannot be read is logged and left out."""
+    """Makes a row for each record of each learning rate. A history that cannot be read is logged and left out."""
     tables = [pl.DataFrame(schema=TRAINING)]
     for place, sweep in results.sweeps.items():
         try:
@@ -49,7 +49,7 @@ def training_table(config: Config, results: Results) -> pl.DataFrame:
 
 
 def thinned(training: pl.DataFrame) -> pl.DataFrame:
-    """Keep at most `SHOWN` records of each curve, the last one among them."""
+    """Keeps at most `SHOWN` records of each curve, the last one among them."""
     curve = [*PLACE, "variant", "peak_learning_rate"]
     last, row = pl.len().over(curve) - 1, pl.int_range(pl.len()).over(curve)
     return training.filter(((last - row) % (last // SHOWN + 1)) == 0)

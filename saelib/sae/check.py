@@ -38,7 +38,7 @@ def in_words(value: Any, none: str = "missing") -> str:
 
 
 def check_k(k: Any, d_sae: int, path: Path) -> int:
-    """Return `k`. Raises `UserError` unless it is a number of latents that a token can have."""
+    """Returns `k`. Raises `UserError` unless it is a number of latents that a token can have."""
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= d_sae:
         right = f"a whole number from 1 to the number of latents, {d_sae}"
         raise UserError(f"{path}: k is {in_words(k)}; should be {right}")

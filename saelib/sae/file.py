@@ -39,7 +39,7 @@ class SavedSAE:
 
 
 def save_sae(saved: SavedSAE, path: Path) -> None:
-    """Publish an SAE at `path`."""
+    """Publishes an SAE at `path`."""
     sae, preprocess = saved.sae, saved.preprocess
     tensors = {name: value.detach().cpu().contiguous() for name, value in sae.state_dict().items()}
     # float64: rounding the center of activations with a large mean would move what a whitened SAE reads.
@@ -54,7 +54,7 @@ def save_sae(saved: SavedSAE, path: Path) -> None:
 
 
 def load_sae(path: Path) -> SavedSAE:
-    """Read what `save_sae` wrote. Raises `UserError` if the file is missing, damaged or of another kind."""
+    """Reads what `save_sae` wrote. Raises `UserError` if the file is missing, damaged or of another kind."""
     text, tensors = _contents(path)
     described, mark, end = text.rpartition(CHECKSUM)
     # A file of an earlier version has no checksum.

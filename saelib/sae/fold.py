@@ -19,7 +19,7 @@ Matrix = NDArray[np.float64]
 
 
 def fold_preprocess(saved: SavedSAE) -> SavedSAE:
-    """Move center and scale of the preprocessing into the weights; only the token norm stays outside.
+    """Moves center and scale of the preprocessing into the weights; only the token norm stays outside.
 
     With z = (x - c) M, M^+ the way back and b_w the SAE's own b_dec: W_enc <- M W_enc, W_dec <- W_dec M^+,
     b_dec <- b_w M^+ + c, and b_enc <- b_enc + ((b_dec - c) M - b_w) W_enc with the new b_dec as float32 has it.
@@ -60,13 +60,13 @@ def scale_decoder(sae: SAE, factor: Tensor) -> SAE:
 
 
 def center_input(sae: SAE) -> SAE:
-    """Turn pre-activations x W_enc + b_enc into (x - b_dec) W_enc + b_enc."""
+    """Turns pre-activations x W_enc + b_enc into (x - b_dec) W_enc + b_enc."""
     W_enc, _, b_enc, b_dec = _weights(sae)
     return _with_weights(sae, b_enc=b_enc + b_dec @ W_enc)
 
 
 def uncenter_input(sae: SAE) -> SAE:
-    """Turn pre-activations (x - b_dec) W_enc + b_enc into x W_enc + b_enc."""
+    """Turns pre-activations (x - b_dec) W_enc + b_enc into x W_enc + b_enc."""
     W_enc, _, b_enc, b_dec = _weights(sae)
     return _with_weights(sae, b_enc=b_enc - b_dec @ W_enc)
 

@@ -86,7 +86,7 @@ def _directions(
 
 @torch.no_grad()
 def set_firing_rate(sae: SAE, x: Tensor, rate: float) -> None:
-    """Set each encoder bias so that its latent is positive on a share `rate` of the tokens (Conerly et al. 2025).
+    """Sets each encoder bias so that its latent is positive on a share `rate` of the tokens (Conerly et al. 2025).
 
     The bias puts 0 midway between the two pre-activations around that share.
 

@@ -34,7 +34,7 @@ class SAE(nn.Module):
     bypass_out: nn.Parameter | None
 
     def __init__(self, architecture: Architecture, tensors: Mapping[str, Tensor], k: int | None = None) -> None:
-        """Take `tensors` (named as above) as they are, without a copy.
+        """Takes `tensors` (named as above) as they are, without a copy.
 
         Args:
             architecture: What makes codes of pre-activations.
@@ -119,5 +119,5 @@ class SAE(nn.Module):
         return x_hat if part is None else x_hat + part
 
     def forward(self, x: Tensor) -> Tensor:
-        """Encode and decode."""
+        """Encodes and decodes."""
         return self.add_bypass(self.decode(self.encode(x)), x)

@@ -66,7 +66,7 @@ TYPES: dict[str, type] = {
 
 
 def read_origin(values: Any) -> Origin:
-    """Read an origin from a mapping that anyone may have written; values of another type count as unknown."""
+    """Reads an origin from a mapping that anyone may have written; values of another type count as unknown."""
     if not isinstance(values, Mapping):
         return UNKNOWN
     names = [field.name for field in fields(Origin)]
@@ -74,16 +74,16 @@ def read_origin(values: Any) -> Origin:
 
 
 def origin_of(about: Mapping[str, Any]) -> Origin:
-    """Give the origin of an SAE, from its `about`."""
+    """Gives the origin of an SAE, from its `about`."""
     return read_origin(about.get(ORIGIN))
 
 
 def without_origin(about: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the other entries of `about`."""
+    """Gives the other entries of `about`."""
     return {name: value for name, value in about.items() if name != ORIGIN}
 
 
 def with_origin(about: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
-    """Give `about` with the known fields of an origin; unchanged if there are none."""
+    """Gives `about` with the known fields of an origin; unchanged if there are none."""
     known = origin.known()
     return {**without_origin(about), **({ORIGIN: known} if known else {})}

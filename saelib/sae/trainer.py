@@ -82,5 +82,5 @@ class Trainer(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from `state_dict`, bit for bit."""
+        """Continues from `state_dict`, bit for bit."""
         ...

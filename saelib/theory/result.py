@@ -30,12 +30,12 @@ class LayerPrediction:
 
 
 def save_predictions(rows: Sequence[LayerPrediction], path: Path, key: str) -> None:
-    """Publish predictions as JSON; `key` says what they were made from."""
+    """Publishes predictions as JSON; `key` says what they were made from."""
     write_result(path, key, {"rows": [asdict(row) for row in rows]})
 
 
 def load_predictions(path: Path) -> tuple[LayerPrediction, ...]:
-    """Read predictions. Raises `UserError` if the file is missing or holds something else; it names the field."""
+    """Reads predictions. Raises `UserError` if the file is missing or holds something else; it names the field."""
     return read_result(_Predictions, path).rows
 
 

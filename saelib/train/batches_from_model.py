@@ -157,7 +157,7 @@ class _Buffer:
         self._rounds_about = offset
 
     def put(self, start: int, acts: NDArray[np.float32]) -> None:
-        """Write rows at `start`. What a row becomes depends on this row alone."""
+        """Writes rows at `start`. What a row becomes depends on this row alone."""
         stored: NDArray[np.floating] = acts
         if self._rounds_about is not None:
             rounded = round_rows(acts, self._rounds_about)
@@ -193,7 +193,7 @@ class _DeviceBuffer:
         self._values = torch.zeros(rows, d_in, dtype=dtype, device=device)
 
     def put(self, start: int, acts: NDArray[np.float32] | Tensor) -> None:
-        """Write rows at `start`, as `_Buffer` does. Rows that the model left on the GPU do not leave it.
+        """Writes rows at `start`, as `_Buffer` does. Rows that the model left on the GPU do not leave it.
 
         It waits for the GPU once, as the check for finite rows has done anyway.
         """

@@ -67,7 +67,7 @@ class Checkpoint:
     position: dict[str, int]
 
     def load_into(self, sweep: RunningSweep) -> None:
-        """Bring a sweep to where this left it. Raises `ValueError`, before anything changes, if it is damaged."""
+        """Brings a sweep to where this left it. Raises `ValueError`, before anything changes, if it is damaged."""
         files = [self.folder / f"rate_{number}.safetensors" for number in range(len(sweep.runs))]
         for file, rate in zip(files, self.rates, strict=True):
             if rate["sha256"] is not None and file_sha256(file) != rate["sha256"]:
@@ -94,7 +94,7 @@ class Checkpoints:
         self._last = time.monotonic()
 
     def observe(self, sweep: RunningSweep) -> None:
-        """Save every `checkpoint_minutes`, or every `checkpoint_every` steps if the config says how many.
+        """Saves every `checkpoint_minutes`, or every `checkpoint_every` steps if the config says how many.
 
         The sweep is also saved when the last learning rate has diverged: it is not tried again.
         """
@@ -109,7 +109,7 @@ class Checkpoints:
         return time.monotonic() - self._last >= 60 * sweep.config.checkpoint_minutes
 
     def save(self, sweep: RunningSweep) -> None:
-        """Publish the state of a sweep, then remove all checkpoints but the last two.
+        """Publishes the state of a sweep, then removes all checkpoints but the last two.
 
         Raises:
             UserError: if it cannot be written, as on a full disk; the earlier checkpoints are still there.
@@ -131,7 +131,7 @@ class Checkpoints:
             shutil.rmtree(old.folder, ignore_errors=True)  # another job of the same sweep may be doing so too
 
     def resume(self, sweep: RunningSweep) -> None:
-        """Bring a sweep to where the newest sound checkpoint left it; without one it stays at its start.
+        """Brings a sweep to where the newest sound checkpoint left it; without one it stays at its start.
 
         Raises:
             UserError: if a checkpoint of another config lies in this one's place; the message says how they differ.
@@ -156,7 +156,7 @@ class Checkpoints:
                 log.warning("%s: not continued, it belongs to another config (%s)", left[0].folder, difference)
 
     def remove(self) -> None:
-        """Delete every checkpoint, those of other configs too: the sweep is done.
+        """Deletes every checkpoint, those of other configs too: the sweep is done.
 
         A checkpoint that another job of the same sweep is writing stays, and belongs to that job: a controlling process
         that was killed may have left its job running.

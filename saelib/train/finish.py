@@ -16,7 +16,7 @@ from saelib.train.sweep import Destination, RunningSweep
 
 
 def finish_sweep(sweep: RunningSweep, destination: Destination) -> None:
-    """Measure every run on the held-out rows and write the results, `sweep.json` last; remove the checkpoints.
+    """Measures every run on the held-out rows, writes the results, `sweep.json` last, and removes the checkpoints.
 
     Raises:
         UserError: if every learning rate diverged.

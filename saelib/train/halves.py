@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 def choosing_half(tokens: int, examples: NDArray[np.integer] | None, name: str) -> NDArray[np.bool_]:
-    """Mark the rows that learning rates are chosen on, about half of them; results are measured on the others.
+    """Marks the rows that learning rates are chosen on, about half of them; results are measured on the others.
 
     Args:
         tokens: Rows, at least 2.

@@ -54,11 +54,11 @@ class Recorder:
     """An observer that adds rows to the histories of a sweep and marks the learning rates that have diverged."""
 
     def __init__(self, sweep: RunningSweep) -> None:
-        """Read the held-out rows that every row of the history is measured on."""
+        """Reads the held-out rows that every row of the history is measured on."""
         self._probe = list(sweep.heldout_samples(PROBE_ROWS))
 
     def observe(self, sweep: RunningSweep) -> None:
-        """Record every `record_every` steps, and the last step.
+        """Records every `record_every` steps, and the last step.
 
         Raises:
             UserError: at step 0, if the held-out rows are constant or not finite.
@@ -77,7 +77,7 @@ class Recorder:
 
 
 def check_measurable(found: Sequence[Evaluation], name: str) -> None:
-    """Raise `UserError` if figures of SAEs whose weights are finite are not; `name` is what the rows are called."""
+    """Raises `UserError` if figures of SAEs whose weights are finite are not; `name` is what the rows are called."""
     if not all(measured.finite for measured in found):
         raise UserError(f"{name}: the held-out activations are constant or not finite; nothing can be measured")
 

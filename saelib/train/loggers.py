@@ -27,7 +27,7 @@ class Log(Protocol):
         ...
 
     def close(self) -> None:
-        """Wait until everything has been written."""
+        """Waits until everything has been written."""
         ...
 
 
@@ -72,7 +72,7 @@ class LogWriter:
         self._log, self._written = log, -1
 
     def observe(self, sweep: RunningSweep) -> None:
-        """Write the rows that were recorded since the last call, step by step."""
+        """Writes the rows that were recorded since the last call, step by step."""
         if max(run.history[-1]["step"] for run in sweep.runs) == self._written:
             return
         rows = [row for run in sweep.runs for row in run.history if row["step"] > self._written]

@@ -36,7 +36,7 @@ class Observer(Protocol):
 def train_sweeps(
     sweeps: Mapping[RunningSweep, Sequence[Observer]], batches: Iterable[Batch], steps_before: int
 ) -> None:
-    """Bring every sweep forward on the batches that it has not seen, until it is over or no batch is left.
+    """Brings every sweep forward on the batches that it has not seen, until it is over or no batch is left.
 
     Sweeps may have done different numbers of steps: one that is ahead joins in when the batches come to where it is.
 

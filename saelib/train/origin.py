@@ -14,7 +14,7 @@ HOOKS = {"residual": "hook_resid_post", "attention_out": "hook_attn_out", "mlp_o
 
 
 def origin_of_layer(config: Config, model: str, layer: Layer) -> Origin:
-    """Name the model, the hook point, the context and the data of a layer, as far as the config says.
+    """Names the model, the hook point, the context and the data of a layer, as far as the config says.
 
     Layer i is the residual stream after block i, before any final norm: `hook_resid_post` of TransformerLens's block
     i - 1, which counts from 0. Layer 0 is the first block's input. The layer's other sites are `hook_attn_out` and

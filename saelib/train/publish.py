@@ -32,7 +32,7 @@ def publish(
     preprocess: Preprocessing,
     origin: Origin,
 ) -> None:
-    """Write `history.parquet`, `weights.safetensors` of the best run and, last, `sweep.json`.
+    """Writes `history.parquet`, `weights.safetensors` of the best run and, last, `sweep.json`.
 
     Args:
         output: The folder.

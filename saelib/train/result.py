@@ -88,5 +88,5 @@ def run_entry(run: MeasuredRun | DivergedRun) -> dict[str, Any]:
 
 
 def load_sweep(path: Path) -> SweepResult:
-    """Read a `sweep.json`. Raises `UserError` if it is missing or holds something else; it names the field."""
+    """Reads a `sweep.json`. Raises `UserError` if it is missing or holds something else; it names the field."""
     return read_result(SweepResult, path)

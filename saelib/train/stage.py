@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @exact_float32()
 def run(config: Config, job: "Job") -> None:
-    """Train each target's variant at every learning rate of the config; all targets are of one model.
+    """Trains each target's variant at every learning rate of the config; all targets are of one model.
 
     Without a stream, they are of one layer too and read the same rows (`TrainConfig.rows_of`).
     """
@@ -74,7 +74,7 @@ def _shortage(config: Config, targets: "Sequence[Target]", stores: Mapping[Layer
 
 
 def _stream(config: Config, job: "Job", stores: Mapping[Layer, Store]) -> None:
-    """Train all targets from the same forward passes; preprocessings and scales still come from their stores."""
+    """Trains all targets from the same forward passes; preprocessings and scales still come from their stores."""
     from saelib.extract.batches import open_batches
 
     name = job.targets[0].model

@@ -50,7 +50,7 @@ def start_sweep(
     reason: str | None = None,
     origin: Origin = UNKNOWN,
 ) -> RunningSweep:
-    """Fit the preprocessing, measure the scale, draw the weights, and make a trainer for each learning rate.
+    """Fits the preprocessing, measures the scale, draws the weights, and makes a trainer for each learning rate.
 
     Nothing is written: the same arguments give the same sweep.
 

@@ -97,7 +97,7 @@ class RunningSweep:
         return self.steps_done >= self.config.steps or not self.alive
 
     def step(self, x: Tensor, position: Position = START) -> None:
-        """Train the SAEs that have not diverged on one batch.
+        """Trains the SAEs that have not diverged on one batch.
 
         Args:
             x: The batch as the SAEs read it, float32 [batch_size, d_out], on their device.
@@ -112,7 +112,7 @@ class RunningSweep:
 
 
 def step_together(sweeps: Sequence[RunningSweep], x: Tensor, position: Position = START) -> None:
-    """Train the SAEs of several sweeps on the same batch; see `RunningSweep.step`. Bits are those of each alone."""
+    """Trains the SAEs of several sweeps on the same batch; see `RunningSweep.step`. Bits are those of each alone."""
     step_all([run.trainer for sweep in sweeps for run in sweep.alive], x, sweeps[0].config.threads)
     for sweep in sweeps:
         sweep.steps_done, sweep.position = sweep.steps_done + 1, position

@@ -33,7 +33,7 @@ BatchesFrom = Callable[[int, Position], Iterator[Batch]]
 
 
 def train_from_store(sweep: RunningSweep, train: Rows, destination: Destination) -> None:
-    """Train a sweep on stored rows, from its last checkpoint if there is one, and publish it.
+    """Trains a sweep on stored rows, from its last checkpoint if there is one, and publishes it.
 
     Raises:
         UserError: if the rows do not fill a batch, a checkpoint cannot be written, or every learning rate diverged.
@@ -42,7 +42,7 @@ def train_from_store(sweep: RunningSweep, train: Rows, destination: Destination)
 
 
 def train_together(sweeps: Mapping[RunningSweep, Destination], train: Rows, name: str) -> None:
-    """Train sweeps of one seed and preprocessing on the same batches of stored rows, and publish each.
+    """Trains sweeps of one seed and preprocessing on the same batches of stored rows, and publishes each.
 
     Each resumes from its own last checkpoint, and its bits do not depend on the others. On a GPU, those that are alike
     train as one program (`saelib.sae.gpu`).
@@ -88,7 +88,7 @@ def stored_batches(
 
 
 def train_from_stream(sweeps: Mapping[RunningSweep, Destination], stream: StreamedBatches, name: str) -> None:
-    """Train the sweeps of one model's layers from the same forward passes, and publish each.
+    """Trains the sweeps of one model's layers from the same forward passes, and publishes each.
 
     Each resumes from its own last checkpoint: the stream starts where the sweep with the fewest steps stands, and the
     others join in when it comes to where they are. A sweep's bits do not depend on the other sweeps.
@@ -106,7 +106,7 @@ def train_from_stream(sweeps: Mapping[RunningSweep, Destination], stream: Stream
 
 
 def _train(sweeps: Mapping[RunningSweep, Destination], batches: BatchesFrom, title: str) -> None:
-    """Resume, loop and finish; all sweeps have the same number of steps."""
+    """Resumes, loops and finishes; all sweeps have the same number of steps."""
     with ExitStack() as stack:
         observers = {sweep: stack.enter_context(_observed(sweep, place)) for sweep, place in sweeps.items()}
         steps = next(iter(sweeps)).config.steps
@@ -123,7 +123,7 @@ def _train(sweeps: Mapping[RunningSweep, Destination], batches: BatchesFrom, tit
 
 @contextmanager
 def _observed(sweep: RunningSweep, destination: Destination) -> Iterator[tuple[Observer, ...]]:
-    """Resume a sweep from its last checkpoint, or record its start; gives the observers of its further steps.
+    """Resumes a sweep from its last checkpoint, or records its start; gives the observers of its further steps.
 
     Raises:
         UserError: if a checkpoint of another config lies in this one's place, or the held-out rows are constant.

@@ -141,6 +141,8 @@ def test_too_few_rows_to_whiten_leave_the_others(expected: saelib.Diagnosis) -> 
     ("options", "message"),
     [
         ({"d_sae": 8, "k": 9}, "k = 9, d_sae = 8: k must lie between 1 and d_sae"),
+        ({"d_sae": 10**20, "k": 9}, "at most 1,000,000,000 latents and 1,000 dictionaries"),
+        ({"d_sae": 8, "k": 2, "dictionaries": 10**6}, "at most 1,000,000,000 latents and 1,000 dictionaries"),
         ({"tokens": 1}, "at least 2 tokens"),
         ({"architecture": "gated"}, "no architecture 'gated'; should be one of topk"),
     ],

@@ -14,7 +14,7 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from saelib.errors import UserError
+from saelib.errors import UserError, exit_on_user_error
 from saelib.files.digest import file_sha256
 from saelib.files.publish import published_file, published_folder, remove_drafts
 from saelib.files.sealed import read_json, read_sealed, seal, unseal, write_json, write_result
@@ -100,6 +100,16 @@ def test_a_full_disk_is_one_line_and_exit_code_1() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.strip() == "error: No space left on device"
+
+
+def test_too_little_memory_is_one_line_and_exit_code_1() -> None:
+    def allocate() -> None:
+        raise MemoryError("Unable to allocate 29.8 GiB")
+
+    with pytest.raises(
+        SystemExit, match=r"^error: this needs more memory than there is \(Unable to allocate 29.8 GiB\)$"
+    ):
+        exit_on_user_error(allocate)
 
 
 LEFT_BEHIND = """

@@ -18,7 +18,7 @@ COLUMN_OF = {name: rate_column(name) for name in PREPROCESSINGS}
 
 
 def death_by_layer(layers: pl.DataFrame) -> Figure | None:
-    """Draw a panel for each model, and each site of its layers; None if nothing was measured."""
+    """Draws a panel for each model, and each site of its layers; None if nothing was measured."""
     measured = _with_series(layers).filter(pl.any_horizontal(pl.col(*COLUMN_OF.values()).is_not_null()))
     models = measured["series"].unique(maintain_order=True)
     if len(models) == 0:
@@ -42,7 +42,7 @@ def death_by_layer(layers: pl.DataFrame) -> Figure | None:
 
 
 def _with_series(frame: pl.DataFrame) -> pl.DataFrame:
-    """Add a column `series`, which names model and site: 'gpt2', 'gpt2 mlp_out'."""
+    """Adds a column `series`, which names model and site: 'gpt2', 'gpt2 mlp_out'."""
     other = pl.format("{} {}", "model", "site")
     return frame.with_columns(series=pl.when(pl.col("site") == "residual").then("model").otherwise(other))
 

@@ -15,7 +15,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def death_vs_gamma(config: Config, layers: pl.DataFrame, spearman: pl.DataFrame) -> Figure | None:
-    """Draw one point per layer, ReLU-dead left and all dead right; None if nothing was measured."""
+    """Draws one point per layer, ReLU-dead left and all dead right; None if nothing was measured."""
     shown = layers.drop_nulls(["gamma_unit", "dead_total", "dead_relu"]).filter(pl.col("gamma_unit") > 0)
     if shown.is_empty():
         return None
@@ -77,7 +77,7 @@ def _gamma_axis(panels: np.ndarray, measured: np.ndarray) -> None:
 
 
 def _correlation(spearman: pl.DataFrame, column: str) -> str:
-    """Write the rank correlation, with its interval over whole models if there is one."""
+    """Writes the rank correlation, with its interval over whole models if there is one."""
     row = spearman.filter(by="", x="gamma_unit", y=column).row(0, named=True)
     if row["rho"] is None:
         return row["reason"]

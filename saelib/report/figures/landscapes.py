@@ -16,7 +16,7 @@ from saelib.report.results import Place, place_of, read_landscape
 
 
 def landscapes(config: Config, layers: pl.DataFrame) -> Figure | None:
-    """Draw a panel for each model's representative (or middle) layer at each site; None if nothing can be read."""
+    """Draws a panel for each model's representative (or middle) layer at each site; None if nothing can be read."""
     shown = [(place, found) for place in _places(config) if (found := read_landscape(config, place))]
     if not shown:
         return None
@@ -60,7 +60,7 @@ def _panel(axes: Axes, mean: np.ndarray, std: np.ndarray) -> None:
 
 
 def _point_at_largest(axes: Axes, mean: np.ndarray) -> None:
-    """Name the dimension with the largest mean beyond all data, with a line to the end of its bar."""
+    """Names the dimension with the largest mean beyond all data, with a line to the end of its bar."""
     largest = int(np.argmax(np.abs(mean)))
     low, high = axes.get_ylim()
     up = mean[largest] > 0

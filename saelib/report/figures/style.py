@@ -53,7 +53,7 @@ RC: dict[RcKeyType, Any] = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Apply the style; draw and save inside this block."""
+    """Applies the style; draw and save inside this block."""
     # It reports every glyph of every PDF, which would flood a job's log.
     logging.getLogger("fontTools").setLevel(logging.WARNING)
     with rc_context(RC):
@@ -61,12 +61,12 @@ def styled() -> Iterator[None]:
 
 
 def new_figure(height: float) -> Figure:
-    """Make a figure of the common width with automatic layout, without touching pyplot's global state."""
+    """Makes a figure of the common width with automatic layout, without touching pyplot's global state."""
     return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
 def percent_axis(axis: Axis, ticks: int = 4) -> None:
-    """Set about `ticks` ticks and grid lines in percent, for rates given as fractions."""
+    """Sets about `ticks` ticks and grid lines in percent, for rates given as fractions."""
     axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(PercentFormatter(xmax=1))
     axis.grid(True)
@@ -79,14 +79,14 @@ def rate_limits(largest: float, room: float = 1.06) -> tuple[float, float]:
 
 
 def letters(panels: Iterable[Axes]) -> None:
-    """Write a, b, c, ... to the left of the panels' titles, to cite them by."""
+    """Writes a, b, c, ... to the left of the panels' titles, to cite them by."""
     for letter, axes in zip(ascii_lowercase, panels, strict=False):
         place = {"ha": "right", "va": "bottom", "fontsize": 10, "fontweight": "bold"}
         axes.annotate(letter, (0, 1), (-6, 4), "axes fraction", "offset points", **place)
 
 
 def note(axes: Axes, text: str) -> None:
-    """Write small gray text above the right end of a panel, on the line of its title."""
+    """Writes small gray text above the right end of a panel, on the line of its title."""
     axes.annotate(
         text, (1, 1), (0, 5), "axes fraction", "offset points", color=QUIET, ha="right", va="bottom", fontsize=7.5
     )
@@ -101,7 +101,7 @@ WITHOUT_DATE: dict[str, dict[str, None]] = {
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Publish a figure as PDF, PNG and SVG, without a date, so the same figure gives the same bytes."""
+    """Publishes a figure as PDF, PNG and SVG, without a date, so the same figure gives the same bytes."""
     paths = [folder / f"{name}.{kind}" for kind in WITHOUT_DATE]
     for path, (kind, metadata) in zip(paths, WITHOUT_DATE.items(), strict=True):
         with published_file(path) as draft:
@@ -110,6 +110,6 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 
 
 def remove(folder: Path, name: str) -> None:
-    """Remove the files that `save` wrote."""
+    """Removes the files that `save` wrote."""
     for kind in WITHOUT_DATE:
         (folder / f"{name}.{kind}").unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from saelib.report.palette import CAUSES
 
 
 def trained_death(config: Config, saes: pl.DataFrame) -> Figure | None:
-    """Draw a column for each variant with a bar for each model; None if nothing was trained."""
+    """Draws a column for each variant with a bar for each model; None if nothing was trained."""
     if saes.is_empty():
         return None
     site = pl.when(pl.col("site") == "residual").then(pl.lit("")).otherwise(pl.format(" {}", "site"))

@@ -13,7 +13,7 @@ from saelib.report.tables import PLACE
 
 
 def training_curves(config: Config, training: pl.DataFrame) -> Figure | None:
-    """Draw both causes at the best learning rate, and all dead at the others; None if no history could be read."""
+    """Draws both causes at the best learning rate, and all dead at the others; None if no history could be read."""
     if training.is_empty():
         return None
     places = training.select(*PLACE).unique(maintain_order=True).rows(named=True)

@@ -88,7 +88,7 @@ class BatchTopKTrainer(KernelTrainer):
     def _find_candidates(
         self, x: NDArray[np.float32], low: float, codes: Codes, kept: DeadPreActivations
     ) -> NDArray[np.bool_]:
-        """Write all pre-activations that reach `low`, and the number of them; returns what was positive, [d_sae]."""
+        """Writes all pre-activations that reach `low`, and the number of them; returns what was positive, [d_sae]."""
         blocks = block_bounds(len(x), self.d_sae)
         buffers = self._encode_buffers(blocks[0][1])
         encoder = Encoder(self.parameters.b_dec, self._packed.floats, self.parameters.latents.b_enc)
@@ -101,7 +101,7 @@ class BatchTopKTrainer(KernelTrainer):
         return np.logical_or.reduce([own.positive[: self.d_sae] for own in buffers])
 
     def _select(self, codes: Codes, wanted: int) -> float:
-        """Keep the `wanted` largest of all candidates, of equal ones the first; returns the smallest, 0 of too few."""
+        """Keeps the `wanted` largest of all candidates, of equal ones the first; returns the smallest, 0 of too few."""
         values = np.empty(codes.counts.sum(), np.float32)
         copy_values(codes, values)
         if len(values) < wanted:
@@ -121,7 +121,7 @@ def find_candidates(
     encoded: EncodedBatch,
     buffers: EncodeBuffers,
 ) -> None:
-    """Write the pre-activations >= `low` of tokens `start` to `stop`, with latents in ascending order.
+    """Writes the pre-activations >= `low` of tokens `start` to `stop`, with latents in ascending order.
 
     Tokens with more than there is room for are only counted. The other arguments are those of `encode_block`.
     """
@@ -146,7 +146,7 @@ def find_candidates(
 
 @kernel
 def copy_values(codes: Codes, out: NDArray[np.float32]) -> None:
-    """Write the values of all codes one after another."""
+    """Writes the values of all codes one after another."""
     place = 0
     for token in range(len(codes.counts)):
         for q in range(codes.counts[token]):
@@ -156,7 +156,7 @@ def copy_values(codes: Codes, out: NDArray[np.float32]) -> None:
 
 @kernel
 def keep_largest(codes: Codes, bar: np.float32, equal_left: int) -> None:
-    """Keep codes above `bar` and the first `equal_left` that are equal to it."""
+    """Keeps codes above `bar` and the first `equal_left` that are equal to it."""
     values, indices, counts = codes.values, codes.indices, codes.counts
     for token in range(len(counts)):
         kept = 0

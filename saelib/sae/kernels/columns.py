@@ -94,7 +94,7 @@ def empty_batch(tokens: int, d_in: int) -> Batch:
 
 @inner
 def fill_batch(x, center, start, stop, batch):
-    """Write tokens `start` to `stop` of x - center; x [tokens, d_in], center [at least d_in]."""
+    """Writes tokens `start` to `stop` of x - center; x [tokens, d_in], center [at least d_in]."""
     rows, tiles = batch
     for token in range(start, stop):
         tile, column = token // TILE, token % TILE
@@ -106,7 +106,7 @@ def fill_batch(x, center, start, stop, batch):
 
 @inner
 def encode_tile(tiles, tile, tokens, encoder, buffers):
-    """Write the codes of a tile; returns the sum over its tokens of the k-th largest positive pre-activation.
+    """Writes the codes of a tile; returns the sum over its tokens of the k-th largest positive pre-activation.
 
     Args:
         tiles: `Batch.tiles`
@@ -139,7 +139,7 @@ def select_tile(tokens, buffers):
 
 @inner
 def _find_bars(hidden, k, rest, bars):
-    """Write the k-th largest positive entry of each column."""
+    """Writes the k-th largest positive entry of each column."""
     source, left = hidden, k
     while left > 0:
         if left >= MANY:
@@ -164,7 +164,7 @@ def _sum(values):
 
 @inner
 def _write_codes(hidden, tokens, buffers):
-    """Write what `buffers.masks` selects; of entries equal to the bar only as many as there is room for."""
+    """Writes what `buffers.masks` selects; of entries equal to the bar only as many as there is room for."""
     values, indices, counts = buffers.codes
     masks, found, bars = buffers.masks, buffers.found, buffers.bars
     k, stride = values.shape[1], masks.shape[1]
@@ -181,7 +181,7 @@ def _write_codes(hidden, tokens, buffers):
 
 @inner
 def _leave_out_ties(hidden, t, bar, k, found, count):
-    """Keep of the `count` found latents those above the bar and the first of those equal to it, k in all."""
+    """Keeps of the `count` found latents those above the bar and the first of those equal to it, k in all."""
     equal_left = k
     for q in range(count):
         if hidden[found[q], t] > bar:

@@ -35,7 +35,7 @@ def empty_codes_by_latent(d_sae: int, capacity: int) -> CodesByLatent:
 
 
 def group_by_latent(codes: Codes, code_grads: NDArray[np.float32], entries: CodesByLatent, workers: Workers) -> None:
-    """Fill `entries` from codes and their code_grads [tokens, k]: a counting sort."""
+    """Fills `entries` from codes and their code_grads [tokens, k]: a counting sort."""
     tokens, d_sae = len(codes.counts), len(entries.starts) - 1
     chunks = min(CHUNKS, 1 + codes.values.size // CHUNK_ENTRIES)
     bounds = np.linspace(0, tokens, chunks + 1).astype(int).tolist()
@@ -50,7 +50,7 @@ def group_by_latent(codes: Codes, code_grads: NDArray[np.float32], entries: Code
 
 @kernel
 def count_entries(codes: Codes, start: int, stop: int, counts: NDArray[np.int64]) -> None:
-    """Add the number of entries of each latent in tokens `start` to `stop`."""
+    """Adds the number of entries of each latent in tokens `start` to `stop`."""
     for token in range(start, stop):
         for q in range(codes.counts[token]):
             counts[codes.indices[token, q]] += 1
@@ -65,7 +65,7 @@ def place_entries(
     places: NDArray[np.int64],
     entries: CodesByLatent,
 ) -> None:
-    """Write the entries of tokens `start` to `stop`; those of latent j go to places[j] and on."""
+    """Writes the entries of tokens `start` to `stop`; those of latent j go to places[j] and on."""
     for token in range(start, stop):
         for q in range(codes.counts[token]):
             latent = codes.indices[token, q]

@@ -133,7 +133,7 @@ def select_block(start: int, stop: int, codes: Codes, kept: DeadPreActivations, 
 
 @inner
 def mark_positive(hidden, row, positive):
-    """Set positive[j] to 1 where hidden[row, j] > 0."""
+    """Sets positive[j] to 1 where hidden[row, j] > 0."""
     for j in range(hidden.shape[1]):
         positive[j] |= np.uint8(hidden[row, j] > 0)
 

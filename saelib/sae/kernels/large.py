@@ -102,7 +102,7 @@ class KernelTrainer(TopKTrainer):
         return self._encode
 
     def _encode_main(self, x: NDArray[np.float32], kept: DeadPreActivations) -> tuple[BatchCodes, NDArray[np.bool_]]:
-        """Write the centered batch and the pre-activations to keep; returns codes, and what was positive, [d_sae]."""
+        """Writes the centered batch and the pre-activations to keep; returns codes, and what was positive, [d_sae]."""
         main = self._pass("main", len(x), self.k)
         codes, blocks = main.codes, block_bounds(len(x), self.d_sae)
         buffers = self._encode_buffers(blocks[0][1])
@@ -135,12 +135,12 @@ class KernelTrainer(TopKTrainer):
         return 2 / (tokens * self.settings.variance)
 
     def _decode_main(self, main: BatchCodes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Write errors and code_grads of the batch; returns what b_dec's gradient sums, and the sum of the errors."""
+        """Writes errors and code_grads of the batch; returns what b_dec's gradient sums, and the sum of the errors."""
         error_sum = decode_batch(self._centered, -1, self.parameters.latents.W_dec, main, self._workers)
         return error_sum, error_sum
 
     def _sum_main(self, main: BatchCodes) -> None:
-        """Sum the gradients of the reconstruction."""
+        """Sums the gradients of the reconstruction."""
         self._sum_entries(main)
 
     def _revive(self, kept: DeadPreActivations, main: BatchCodes, mean_error: NDArray[np.float64]) -> LossTerm:
@@ -161,7 +161,7 @@ class KernelTrainer(TopKTrainer):
         return LossTerm(part.entries, np.float32(2 * dead_latents.auxk_coefficient / left_over))
 
     def _sum_entries(self, part: BatchCodes) -> None:
-        """Sum the gradients of the latents that may move."""
+        """Sums the gradients of the latents that may move."""
         if self.variant.frozen != "features":
             sum_entries(part.entries, part.error, self._centered, self._sums, self._workers)
 

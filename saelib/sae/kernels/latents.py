@@ -72,7 +72,7 @@ def update_latents(
     rows: IntegerRows,
     totals: StepTotals,
 ) -> None:
-    """Move the latents of panels `first` to `last`, set their decoder rows to norm 1 and pack their encoder rows.
+    """Moves the latents of panels `first` to `last`, sets their decoder rows to norm 1 and packs their encoder rows.
 
     Args:
         first: First panel.
@@ -125,7 +125,7 @@ def _bias_gradient(part, j):
 
 @inner
 def _row_gradients(part, j, sums, to_decoder, to_encoder):
-    """Write the gradients of rows j of W_dec and W_enc."""
+    """Writes the gradients of rows j of W_dec and W_enc."""
     starts, scale = part.entries.starts, part.scale
     if starts[j + 1] == starts[j]:
         to_decoder[:] = 0
@@ -147,7 +147,7 @@ def add_scaled(total, factor, row):
 
 @inner
 def move_latent(j, weights, first_moments, second_moments, gradients, to_bias, rule):
-    """Move one latent by its gradients [W_dec row, W_enc row] and that of its bias."""
+    """Moves one latent by its gradients [W_dec row, W_enc row] and that of its bias."""
     m, v = first_moments, second_moments
     decoder = weights.W_dec[j]
     if rule.project:
@@ -192,7 +192,7 @@ def update_vector(
     second_moment: NDArray[np.float32],
     rule: OptimizerStep,
 ) -> None:
-    """Move one vector of parameters [n], such as b_dec."""
+    """Moves one vector of parameters [n], such as b_dec."""
     if rule.sign:
         _sign_step(parameters, gradient, rule.rate)
     else:

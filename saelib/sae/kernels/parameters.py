@@ -43,7 +43,7 @@ class Parameters:
         }
 
     def load(self, tensors: dict[str, Tensor], prefix: str = "") -> None:
-        """Copy tensors named `prefix` + name of the parameter."""
+        """Copies tensors named `prefix` + name of the parameter."""
         for name, view in self.views().items():
             view.copy_(tensors[prefix + name])
 

@@ -54,7 +54,7 @@ def select_buffers(entries: int, k: int) -> SelectBuffers:
 
 @inner
 def select_row(rows, row, length, buffers, out_values, out_indices, out_row):
-    """Write value and index of the k largest positive entries of rows[row, :length]; returns how many there are.
+    """Writes value and index of the k largest positive entries of rows[row, :length]; returns how many there are.
 
     Of equal values the first are taken; what is written behind the count means nothing. The largest entries of
     `groups` groups show a bar that at least k entries reach, so that few of the row are looked at twice.
@@ -90,7 +90,7 @@ def select_row(rows, row, length, buffers, out_values, out_indices, out_row):
 
 @inner
 def select_near(rows, row, length, k, slack, buffers, out_indices, out_row):
-    """Write the indices of all entries that are no more than `slack` below the k-th largest positive one, or below 0.
+    """Writes the indices of all entries that are no more than `slack` below the k-th largest positive one, or below 0.
 
     Of fewer than k positive entries, all above -slack count. Returns how many there are; beyond the row's length of
     `out_indices` [.., most] they are counted only. The other arguments are those of `select_row`.

@@ -131,7 +131,7 @@ def apply_sums(
     rule: OptimizerStep,
     totals: StepTotals,
 ) -> None:
-    """Move all latents by the sums times `scales` [d_sae]; the other arguments are those of `update_latents`."""
+    """Moves all latents by the sums times `scales` [d_sae]; the other arguments are those of `update_latents`."""
     totals.input_gradient[:] = 0
     totals.squared_gradient[:] = 0
     gradients = np.empty((2, sums.error.shape[2]), np.float32)

@@ -25,7 +25,7 @@ def revive_runs(
     sums: RunSums,
     buffers: TileBuffers,
 ) -> None:
-    """Add the gradients of dead latents to the sums of runs `first` to `last`.
+    """Adds the gradients of dead latents to the sums of runs `first` to `last`.
 
     Args:
         batch: The batch of the first pass.

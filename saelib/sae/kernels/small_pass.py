@@ -43,13 +43,13 @@ class Reading(NamedTuple):
 
 @kernel
 def fill_run(x: NDArray[np.float32], center: NDArray[np.float32], run: int, batch: Batch) -> None:
-    """Write the tokens of a run of x - center to a batch; x [tokens, d_in], center [at least d_in]."""
+    """Writes the tokens of a run of x - center to a batch; x [tokens, d_in], center [at least d_in]."""
     fill_batch(x, center, run * RUN, min((run + 1) * RUN, len(x)), batch)
 
 
 @kernel
 def fill_encoder(weights: Weights, reading: Reading, encoder: NDArray[np.float32]) -> None:
-    """Write weights and biases that act on a batch as the SAE's act on what it reads, [d_sae, d_in + 1].
+    """Writes weights and biases that act on a batch as the SAE's act on what it reads, [d_sae, d_in + 1].
 
     So what the center adds is added once, in float64, and not for each token.
     """
@@ -76,7 +76,7 @@ def differentiate_runs(
     errors: NDArray[np.float32],
     buffers: TileBuffers,
 ) -> None:
-    """Write the sums of runs `first` to `last` of a batch, and each token's error unless `errors` has no rows."""
+    """Writes the sums of runs `first` to `last` of a batch, and each token's error unless `errors` has no rows."""
     rows, tiles = batch
     for run in range(first, last):
         sums.W_enc[run] = 0
@@ -99,7 +99,7 @@ def differentiate_runs(
 
 @inner
 def decode_token(rows, row, scale, center, W_dec, t, totals, buffers):
-    """Write token `t` of a tile, scale * rows[row] + center, its error and the gradients of its codes to the buffers.
+    """Writes token `t` of a tile, scale * rows[row] + center, its error and the gradients of its codes to the buffers.
 
     The error and its square are added to `totals` [2, width].
     """
@@ -119,7 +119,7 @@ def decode_token(rows, row, scale, center, W_dec, t, totals, buffers):
 
 @inner
 def scatter_token(run, t, sums, buffers):
-    """Add token `t` of a tile, as the buffers have it, to the gradients of its latents in the sums of its run."""
+    """Adds token `t` of a tile, as the buffers have it, to the gradients of its latents in the sums of its run."""
     values, indices, counts = buffers.codes
     code_grads, token = buffers.code_grads, buffers.token
     width, count, start = token.shape[1], counts[t], t * values.shape[1]

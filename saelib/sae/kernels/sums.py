@@ -33,7 +33,7 @@ def sum_entries(
     sums: WeightGradients,
     workers: Workers,
 ) -> None:
-    """Write the sums of all latents that have entries; `error` and `centered` are [tokens, width].
+    """Writes the sums of all latents that have entries; `error` and `centered` are [tokens, width].
 
     A slice of columns at a time, copied together: the rows of all tokens stay in the first-level cache, though each is
     read for many latents.

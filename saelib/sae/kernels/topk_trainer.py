@@ -20,7 +20,7 @@ class TopKTrainer(ABC):
     """A `saelib.sae.trainer.Trainer` without `step`."""
 
     def __init__(self, sae: SAE, settings: TrainerSettings) -> None:
-        """Copy `sae`, which is on the CPU and has a k. The kernels have Adam and SignSGD, and no clipping."""
+        """Copies `sae`, which is on the CPU and has a k. The kernels have Adam and SignSGD, and no clipping."""
         assert sae.k is not None
         self.settings, self.config, self.variant = settings, settings.config, settings.variant
         self.threads = settings.threads
@@ -61,7 +61,7 @@ class TopKTrainer(ABC):
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from `state_dict`, bit for bit."""
+        """Continues from `state_dict`, bit for bit."""
         self.parameters.load(state)
         if self._has_moments:
             self.first_moments.load(state, "m.")
@@ -73,7 +73,7 @@ class TopKTrainer(ABC):
 
     @abstractmethod
     def _pack(self) -> None:
-        """Copy W_enc to where the encoder reads it."""
+        """Copies W_enc to where the encoder reads it."""
 
     @property
     def _workers(self) -> Workers:
@@ -120,7 +120,7 @@ class TopKTrainer(ABC):
         self._negative[positive] = 0
 
     def _finish(self, error_gradient: NDArray[np.float64], totals: StepTotals, rule: OptimizerStep) -> None:
-        """Move b_dec and note the norms of gradients.
+        """Moves b_dec and notes the norms of gradients.
 
         Args:
             error_gradient: [width]; what b_dec's gradient receives through the output.
