@@ -19,3 +19,9 @@ def test_every_kind_has_three_seeds() -> None:
     assert config.evaluation is not None
     assert config.evaluation.references == ("baseline", "wide")
     assert config.train.largest_d_sae == 4 * config.train.d_sae
+
+
+def test_every_model_reads_annotated_data() -> None:
+    config = load_config(PROJECT / "workflow_config.yaml", PROJECT / "configs" / "finding.yaml")
+    assert config.evaluation is not None
+    assert {model.dataset for model in config.models.values()} == set(config.evaluation.labels)
