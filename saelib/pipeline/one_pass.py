@@ -61,14 +61,15 @@ def _extract_and_keep(config: Config, job: Job, device: str) -> "KeptStores | No
 
     kept, name = KeptStores(device), job.targets[0].model
     try:
-        with explained_shortage(lambda usable: f"{name}: {gigabytes(usable)} of GPU memory are full"):
+        with explained_shortage(lambda usable: f"{name}: its rows fill the {gigabytes(usable)} of the GPU"):
             extract.run(config, job, kept)
         _log_kept(job, kept)
         return kept
     except DeviceShortage as error:
-        if not kept.layers:
+        if not kept.room.taken:
             raise
-        log.warning("%s (rows of its layers stay there); it runs again, and keeps none", error)
+        held = gigabytes(kept.room.taken)
+        log.warning("%s; %s of it held rows of its layers: it runs again, and keeps none", error, held)
     kept.clear()
     gc.collect()  # a model may refer to itself
     return None
@@ -78,10 +79,10 @@ def _log_kept(job: Job, kept: "KeptStores") -> None:
     name, device, room = job.targets[0].model, kept.device, kept.room
     others = [target.layer for target in job.targets if target.layer not in kept.layers]
     if kept.layers:
-        filled = f"{gigabytes(room.size - room.left)} of {gigabytes(room.size)} for rows"
+        filled = f"{gigabytes(room.taken)} of {gigabytes(room.size)} for rows"
         log.info("%s: the rows of layers %s stay on %s (%s)", name, names(kept.layers), device, filled)
     if others:
-        left = gigabytes(room.left)
+        left = gigabytes(room.size - room.taken)
         log.info("%s: layers %s do not fit on %s (%s left for rows)", name, names(others), device, left)
 
 

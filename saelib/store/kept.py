@@ -25,12 +25,12 @@ class Room:
 
     def __init__(self, size: float) -> None:
         """Starts with nothing in it."""
-        self.size = self.left = size
+        self.size, self.taken = size, 0.0
 
     def take(self, size: float) -> bool:
         """Takes some bytes if they are left, and tells whether they were."""
-        fits = size <= self.left
-        self.left -= size if fits else 0
+        fits = self.taken + size <= self.size
+        self.taken += size if fits else 0
         return fits
 
 

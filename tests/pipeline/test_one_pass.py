@@ -191,6 +191,23 @@ def test_a_model_that_lacks_the_memory_of_the_rows_runs_without_them(
     assert any("it runs again, and keeps none" in message for message in caplog.messages)
 
 
+@pytest.mark.usefixtures("on_gpu")
+def test_a_model_that_does_not_fit_by_itself_is_not_run_again(
+    tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = []
+
+    def exhausted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        passes.append(1)
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(GPT2Model, "forward", exhausted)
+    plan = make_plan(suite(tiny_gpt2, tmp_path))
+    with pytest.raises(UserError, match="do not hold the model with a batch of"):
+        one_pass.run(plan.config, plan.jobs[EXTRACT])
+    assert len(passes) == 1
+
+
 @pytest.mark.parametrize(
     "parts",
     [{}, {"extraction": {"device": "cpu"}}, {"stats": {"device": "cpu"}}],

@@ -15,5 +15,6 @@ SECTIONS = {
     "init_death": "Deaths at initialization counted on the device, against the same count on a CPU.",
     "statistics": "Statistics of activations on the device, against those of a CPU, and the passes alone.",
     "extraction": "A language model's forward pass, alone and through saelib's source to the host's memory.",
+    "one_pass": "Statistics and deaths from rows that an extraction keeps on the device, and from its stores.",
 }
 """Name of the module -> what it measures."""
