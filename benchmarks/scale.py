@@ -2,7 +2,7 @@
 
 It measures CPU seconds, memory above the start and bytes on disk at several sizes, on one thread. To each it fits a
 power law, with a 95 % interval of the exponent, and a straight line. The speeds of a GPU and of a cluster's disk are
-assumed (`benchmarks/scaling/hardware.py`).
+assumed (`benchmarks/scaling/hardware.py`), except that of training steps if `--gpu` gives measured ones.
 """
 
 import statistics
@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 from transformers.utils import logging
 
+from benchmarks.gpu.speeds import Speeds
 from benchmarks.scaling.costs import Found, measured_costs
 from benchmarks.scaling.fits import Line, Power, fit_line, fit_power
-from benchmarks.scaling.hardware import Hardware
+from benchmarks.scaling.hardware import Hardware, StepCosts
 from benchmarks.scaling.measure import measure_sweep, stats_passes
 from benchmarks.scaling.project import StageCost, checkpoint_bytes, project, unsized, with_tokens, without_gpus
 from benchmarks.scaling.sizes import Point, Sweep, sweeps
@@ -35,8 +36,11 @@ def main(argv: list[str]) -> None:
         "--quick", action="store_true", help="three sizes instead of four, and two repeats instead of three"
     )
     parser.add_argument("--configfile", type=Path, default=Path("configs/paper.yaml"), help="the suite to project")
+    parser.add_argument("--gpu", type=Path, help="speeds.json of `python -m benchmarks gpu`, to project training from")
     options = parser.parse_args(argv)
-    config, hardware = load_config(options.configfile), Hardware()
+    config = load_config(options.configfile)
+    speeds = None if options.gpu is None else Speeds.read(options.gpu)
+    hardware = Hardware(steps=speeds and StepCosts.fitted(speeds.steps, config.train.precision))
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
@@ -50,6 +54,7 @@ def main(argv: list[str]) -> None:
         "models": {stage: {"seconds": m.coefficients, "worst": m.worst} for stage, m in costs.seconds.items()},
         "stats_passes": passes,
         "assumed": asdict(hardware),
+        "measured_gpu": speeds and speeds.to_dict(),
         "projected": {n: {stage: asdict(cost) for stage, cost in of.items()} for n, of in projected.items()},
         "without_gpus_cpu_hours": on_cpus,
         "checkpoint_bytes": checkpoint_bytes(config),
@@ -58,9 +63,10 @@ def main(argv: list[str]) -> None:
     lines = growth_lines(found)
     errors = [f"{stage} {100 * model.worst:.0f} %" for stage, model in costs.seconds.items()]
     lines += [f"largest error of the terms that are projected, over all sizes: {', '.join(errors)}", ""]
-    lines += assumption_lines(hardware, config, passes)
+    lines += assumption_lines(hardware, speeds, config, passes)
+    gpu_hours = "GPU-h" if speeds else "GPU-h (assumed)"
     for factor, stages in projected.items():
-        lines += projection_lines(with_tokens(config, factor), factor, stages, on_cpus[factor])
+        lines += projection_lines(with_tokens(config, factor), factor, stages, on_cpus[factor], gpu_hours)
     show(report, [*lines, environment_line(*PACKAGES)], options.json)
 
 
@@ -118,24 +124,43 @@ def verdict(sweep: Sweep, line: Line | None) -> str:
     return f"no line, {100 * line.worst:.0f} % off: {sweep.because}"
 
 
-def assumption_lines(hardware: Hardware, config: Config, passes: float) -> list[str]:
+def assumption_lines(hardware: Hardware, speeds: Speeds | None, config: Config, passes: float) -> list[str]:
+    """Says what the projection assumes, and what was measured."""
     return [
         f"Assumed, never measured: {hardware.gpu} with {hardware.float32_flops / 1e12:g} TFLOP/s in float32, "
         f"{hardware.half_flops / 1e12:g} in 16 bits, {hardware.memory_bandwidth / 1e9:g} GB/s, "
         f"{100 * hardware.utilization:.0f} % of each reached; disk {hardware.disk_bandwidth / 1e6:g} MB/s a job.",
+        gpu_line(speeds, config.train.precision),
         f"Measured: everything in CPU-hours (one core of this machine); statistics read each row {passes:.0f} times.",
         f"Left out: the report, attention's own products, and for want of width or parameters: "
         f"{', '.join(unsized(config)) or 'nothing'}.",
     ]
 
 
-def projection_lines(config: Config, factor: int, stages: dict[str, StageCost], on_cpus: dict[str, float]) -> list[str]:
+def gpu_line(speeds: Speeds | None, precision: str) -> str:
+    """Says where the GPU-hours of training come from."""
+    if speeds is None:
+        return (
+            "The same is assumed for training steps. --gpu FILE takes those that `python -m benchmarks gpu` measures "
+            "(speeds.json)."
+        )
+    steps = [step for step in speeds.steps if step.precision == precision]
+    sizes = ", ".join(f"{step.d_in:,} -> {step.d_sae:,} in {step.ms:.3g} ms" for step in steps)
+    return (
+        f"Measured on {speeds.card}: training steps in {precision}, {sizes} ({speeds.command}; torch "
+        f"{speeds.environment.get('torch', 'unknown')}). Steps of other sizes and of AuxK follow from their operations "
+        "and bytes. What is assumed about the GPU is for forward passes alone."
+    )
+
+
+def projection_lines(
+    config: Config, factor: int, stages: dict[str, StageCost], on_cpus: dict[str, float], gpu_hours: str
+) -> list[str]:
     settings = config.extraction
     lines = [
         "",
         f"{len(config.models)} models, {settings.tokens:,} + {settings.heldout_tokens:,} tokens ({factor}x):",
-        f"{'':12}{'GPU-h (assumed)':>16}{'CPU-h':>10}{'disk-h (assumed)':>18}{'disk, TB':>10}{'memory, GB':>12}"
-        f"{'GPU, GB':>9}",
+        f"{'':12}{gpu_hours:>16}{'CPU-h':>10}{'disk-h (assumed)':>18}{'disk, TB':>10}{'memory, GB':>12}{'GPU, GB':>9}",
     ]
     for stage, cost in stages.items():
         lines.append(

@@ -9,6 +9,19 @@ State = Literal["waiting", "running", "done", "cut off", "failed"]
 
 
 @dataclass(frozen=True)
+class Step:
+    """A training step of one SAE as users get it, without dead latents; `speeds.py` reads it."""
+
+    d_in: int
+    d_sae: int
+    k: int
+    batch_size: int
+    precision: str
+    """`float32`, `tf32` or `bfloat16`."""
+    ms: float
+
+
+@dataclass(frozen=True)
 class Row:
     """One case of a section."""
 
@@ -19,6 +32,8 @@ class Row:
     """Laws: name of a figure -> the bound that it must not exceed."""
     note: str = ""
     """Why there are no figures, or what they leave out."""
+    step: Step | None = None
+    """The training step that was measured, if projections are to read it."""
 
     @property
     def broken(self) -> list[str]:

@@ -21,7 +21,7 @@ class StageCost:
     """Costs of one stage over a whole suite."""
 
     gpu_hours: float = 0.0
-    """Assumed."""
+    """Assumed, except for training steps that were measured."""
     cpu_hours: float = 0.0
     """Extrapolated from measurements; for stages on a GPU, the CPU's part of the work."""
     disk_hours: float = 0.0
@@ -140,7 +140,7 @@ def _train(
     if variant.preprocessing.kind not in ("pca", "partial_pca"):
         fed = costs.seconds["whitening"].coefficients["rows"] * rows * d_in
     return StageCost(
-        gpu_hours=rates * options.steps * hardware.gpu_seconds(flops, moved) / 3600,
+        gpu_hours=rates * options.steps * hardware.step_seconds(flops, moved) / 3600,
         cpu_hours=fed / 3600,
         disk_hours=0 if needs.streamed_tokens else rows * d_in * 2 / hardware.disk_bandwidth / 3600,
         disk=costs.disk["train"](size),

@@ -57,7 +57,19 @@ def test_the_report_is_saved_for_programs_and_for_a_document(tiny_run: tuple[dic
     page = (folder / "report.md").read_text()
     assert page.startswith("## On a GPU")
     assert page.count("\n### ") == len(SECTIONS)
-    assert {path.name for path in folder.iterdir()} == {"report.json", "report.md"}
+    assert {path.name for path in folder.iterdir()} == {"report.json", "report.md", "speeds.json"}
+
+
+def test_steps_are_saved_for_projections(tiny_run: tuple[dict[str, Any], Path]) -> None:
+    report, folder = tiny_run
+    speeds = json.loads((folder / "speeds.json").read_text())
+    assert speeds["command"].startswith("python -m benchmarks gpu --cpu --tiny")
+    assert speeds["environment"] == report["environment"]
+    (section,) = (section for section in report["sections"] if section["name"] == "steps")
+    rows = {row["name"]: row["figures"] for row in section["rows"]}
+    assert {step["precision"] for step in speeds["steps"]} == {"float32", "tf32", "bfloat16"}
+    for step in speeds["steps"]:
+        assert step["ms"] == rows[f"{step['d_in']} -> {step['d_sae']}: saelib, {step['precision']}"]["ms"]
 
 
 @pytest.mark.parametrize("method", ["topk, auxk", "batch_topk, ghost_grads", "relu", "jumprelu"])

@@ -1,20 +1,27 @@
 """Fits find the powers and coefficients that made their data; projections add up and grow with what they should."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks import scale
 from benchmarks.fewer_tokens import drawn, runs
+from benchmarks.gpu.report import Step
+from benchmarks.gpu.speeds import Speeds
 from benchmarks.scaling import costs as cost_models
 from benchmarks.scaling.costs import DISK, SECONDS, Costs, step_flops
 from benchmarks.scaling.fits import Model, fit_line, fit_model, fit_power
-from benchmarks.scaling.hardware import Hardware
+from benchmarks.scaling.hardware import Hardware, StepCosts
 from benchmarks.scaling.measure import measure_sweep
 from benchmarks.scaling.project import project, with_tokens, without_gpus
 from benchmarks.scaling.sizes import Point, Size, Sweep, sweeps
 from saelib.config import Config, VariantConfig, load_config
 from saelib.config.training import StreamConfig
+from saelib.errors import UserError
 from saelib.pipeline.needs import suite_needs
 
 ROOT = Path(__file__).parents[2]
@@ -128,6 +135,93 @@ def test_a_step_is_counted_as_it_is_made() -> None:
     assert step_flops(auxk, d_in, d_sae, k, tokens)[0] == 5 * encoder + selected
     assert step_flops(relu, d_in, d_sae, k, tokens)[0] == 5 * encoder
     assert step_flops(auxk, d_in, d_sae, k, tokens)[1] > step_flops(plain, d_in, d_sae, k, tokens)[1]
+
+
+PER_FLOP, PER_BYTE = 3e-14, 2e-12
+"""Seconds of a made GPU."""
+
+
+def steps_of(sizes: Sequence[tuple[int, int]], precision: str = "float32") -> list[Step]:
+    """Steps of the made GPU."""
+    work = [(size, step_flops(VariantConfig(), *size, 64, 4096)) for size in sizes]
+    ms = [1e3 * (PER_FLOP * flops + PER_BYTE * moved) for _, (flops, moved) in work]
+    return [Step(*size, 64, 4096, precision, one) for (size, _), one in zip(work, ms, strict=True)]
+
+
+BOTH = steps_of([(768, 8192), (4096, 65_536)])
+
+
+def test_costs_of_operations_and_bytes_follow_from_steps_of_two_sizes() -> None:
+    found = StepCosts.fitted([*BOTH, Step(768, 8192, 64, 4096, "tf32", 1e9)], "float32")
+    assert (found.per_flop, found.per_byte) == pytest.approx((PER_FLOP, PER_BYTE), rel=1e-6)
+    with pytest.raises(UserError, match=r"1 training steps in float32 .* needs two sizes"):
+        StepCosts.fitted(BOTH[:1], "float32")
+    with pytest.raises(UserError, match="0 training steps in bfloat16"):
+        StepCosts.fitted(BOTH, "bfloat16")
+
+
+def test_training_is_projected_from_measured_steps_and_forward_passes_are_not(paper: Config) -> None:
+    plain = {"baseline": VariantConfig()}
+    suite = paper.model_copy(update={"train": paper.train.model_copy(update={"variants": plain})})
+    measured, assumed = (
+        project(suite, unit_costs(), 10, hardware)
+        for hardware in (Hardware(steps=StepCosts(PER_FLOP, PER_BYTE)), Hardware())
+    )
+    assert measured["extract"] == assumed["extract"]
+    train, hours = suite.train, 0.0
+    for needs in suite_needs(suite):
+        flops, moved = step_flops(plain["baseline"], needs.width or 0, train.d_sae, train.k, train.batch_size)
+        trained = len(suite.models[needs.name].trained_layers) * len(train.learning_rates) * train.steps
+        hours += trained * (PER_FLOP * flops + PER_BYTE * moved) / 3600
+    assert measured["train"].gpu_hours == pytest.approx(hours)
+
+
+@pytest.fixture
+def speeds() -> dict[str, Any]:
+    return Speeds("H100, 80 GB", "python -m benchmarks gpu --only steps", {"torch": "2.9"}, BOTH).to_dict()
+
+
+def test_the_page_says_which_card_was_measured_or_that_none_was(
+    speeds: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(scale, "sweeps", lambda quick: [])
+    monkeypatch.setattr(scale, "measured_costs", lambda found: unit_costs())
+    monkeypatch.setattr(scale, "stats_passes", lambda: 10)
+    suite = str(ROOT / "configs" / "paper.yaml")
+    scale.main(["--configfile", suite])
+    assert "The same is assumed for training steps" in capsys.readouterr().out
+    (tmp_path / "speeds.json").write_text(json.dumps(speeds))
+    scale.main(["--configfile", suite, "--gpu", str(tmp_path / "speeds.json")])
+    page = capsys.readouterr().out
+    assert "Measured on H100, 80 GB: training steps in float32, 768 -> 8,192 in" in page
+    assert "(python -m benchmarks gpu --only steps; torch 2.9)" in page
+    assert "assumed for training steps" not in page
+    scale.main(["--configfile", suite, "--gpu", str(tmp_path / "speeds.json"), "--json"])
+    assert json.loads(capsys.readouterr().out)["measured_gpu"] == speeds
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"card": "CPU"}, "was measured on a CPU"),
+        ({"steps": [{"d_in": 768}]}, "should be the speeds.json"),
+        ({"more": 1}, "should be the speeds.json"),
+    ],
+)
+def test_a_file_that_is_no_table_of_a_card(
+    change: dict[str, Any], message: str, speeds: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "speeds.json"
+    with pytest.raises(UserError, match="cannot be read"):
+        Speeds.read(file)
+    file.write_text("[]")
+    with pytest.raises(UserError, match=r"should be the speeds\.json"):
+        Speeds.read(file)
+    file.write_text(json.dumps(speeds))
+    assert Speeds.read(file).to_dict() == speeds
+    file.write_text(json.dumps(speeds | change))
+    with pytest.raises(UserError, match=message):
+        Speeds.read(file)
 
 
 def test_every_stage_can_be_measured() -> None:

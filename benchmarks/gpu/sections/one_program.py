@@ -3,8 +3,9 @@
 The program needs a GPU: its tests without one are those of `tests/sae/gpu`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 import torch
 
@@ -29,26 +30,32 @@ from saelib.sae.autograd.trainer import TorchTrainer
 from saelib.sae.choose import make_trainers, step_all, why_not_on_gpu
 from saelib.sae.trainer import Trainer
 
-RATES = (3e-4, 1e-3, 3e-3)
-OTHERS = "tensors that the other rates change"
+RATES = (1e-3, 3e-3, 3e-4)
+OTHERS = "tensors that the other SAEs change"
 LAWS = {"move error": BOUNDS["move error"], COUNTERS: 0, RESTART: 0, OTHERS: 0}
 
 
 def rows(card: Card) -> Iterator[Row]:
-    """The worst relative error of each method, over steps, rates and parameters."""
+    """The worst relative error of each method and of a mixture, over steps, SAEs and parameters."""
     if not card.on_gpu:
         yield Row("sweeps as one program", note="need a GPU")
         return
-    size = card.either(Size(96, 1024, 16, 512), Size(16, 64, 4, 64))
-    for name, variant in methods().items():
-        exact = [_exact(variant, size, rate) for rate in RATES]
-        obstacle = why_not_on_gpu(exact[0].sae, variant)
+    size, rates = card.either(Size(96, 1024, 16, 512), Size(16, 24, 3, 12)), card.either(RATES, RATES[:2])
+    for name, variants in _programs().items():
+        exact = [_exact(variant, size, rate) for variant in variants for rate in rates]
+        obstacle = why_not_on_gpu(exact[0].sae, variants[0])
         if obstacle is None:
-            counts_the_dead = variant.dead_latents.kind == "auxk"  # in every step of trainings as short as these
+            counts_the_dead = variants[0].dead_latents.kind == "auxk"  # in every step of trainings as short as these
             laws = LAWS if counts_the_dead else LAWS | {WAITS: 0}
             yield Row(name, _compare(exact, size, card.device), laws)
         elif "Triton" in obstacle:
             yield Row(name, note=obstacle)
+
+
+def _programs() -> Mapping[str, Sequence[VariantConfig]]:
+    """Variants whose rates train as one program: each method alone, and TopK with BatchTopK."""
+    both = [VariantConfig.model_validate({"architecture": kind}) for kind in ("topk", "batch_topk")]
+    return {name: [variant] for name, variant in methods().items()} | {"topk and batch_topk": both}
 
 
 def _exact(variant: VariantConfig, size: Size, rate: float) -> TorchTrainer:
@@ -60,8 +67,11 @@ def _exact(variant: VariantConfig, size: Size, rate: float) -> TorchTrainer:
 
 def _together(exact: Sequence[TorchTrainer], device: str) -> list[Trainer]:
     """A program that trains what `exact` does, from its states."""
-    sae = make_trainer(exact[0].variant, **_shape(exact[0]), device=device, dtype=torch.float32).sae
-    trainers = make_trainers(sae, [trainer.settings for trainer in exact])
+    trainers: list[Trainer] = []
+    for _, rates in groupby(exact, key=lambda one: one.variant.architecture.kind):
+        own = list(rates)
+        sae = make_trainer(own[0].variant, **_shape(own[0]), device=device, dtype=torch.float32).sae
+        trainers += make_trainers(sae, [trainer.settings for trainer in own])
     for trainer, other in zip(trainers, exact, strict=True):
         trainer.load_state_dict(other.state_dict())
     return trainers

@@ -9,7 +9,7 @@ from benchmarks.contenders.worker import Setting
 from benchmarks.gpu.card import Card, products_in
 from benchmarks.gpu.clock import Pace
 from benchmarks.gpu.contend import own_pace, peer_pace, peer_python
-from benchmarks.gpu.report import Row
+from benchmarks.gpu.report import Row, Step
 from benchmarks.peers import PEERS
 
 FLOORS = ("float32", "tf32", "bfloat16")
@@ -65,7 +65,13 @@ def _own(card: Card, title: str, name: str, setting: Setting, repeats: int, floo
         pace = own_pace(card, name, setting, repeats)
     except torch.OutOfMemoryError:
         return Row(title, note="needs more memory than the card has")
-    return Row(title, _figures(pace, setting, floors[setting.precision]))
+    own = name == "saelib" and not torch_alone and not setting.dead
+    step = _step(setting, pace.ms) if own else None
+    return Row(title, _figures(pace, setting, floors[setting.precision]), step=step)
+
+
+def _step(setting: Setting, ms: float) -> Step:
+    return Step(setting.d_in, setting.d_sae, setting.k, setting.batch_size, setting.precision, ms)
 
 
 def _of_peer(title: str, name: str, setting: Setting, repeats: int, floors: dict[str, float], ours: Row) -> Row:

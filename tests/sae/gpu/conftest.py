@@ -16,8 +16,8 @@ from saelib.sae.trainer import TrainerSettings
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are imported
 
-D_IN, D_SAE, K, TOKENS = 11, 26, 3, 12
-"""Odd widths: nothing is a multiple of a vector."""
+D_IN, D_SAE, K, TOKENS = 11, 13, 3, 9
+"""Odd widths: nothing is a multiple of a vector. The interpreter's time grows with D_SAE and TOKENS."""
 VARIANCE = 7.0
 
 

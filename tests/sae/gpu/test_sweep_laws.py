@@ -34,26 +34,22 @@ def assert_same_bits(some: list[dict[str, Tensor]], others: list[dict[str, Tenso
 
 @pytest.mark.parametrize(
     ("architecture", "dead_latents", "count"),
-    [("topk", "none", 1), ("topk", "auxk", 2), ("batch_topk", "none", 2), ("batch_topk", "auxk", 1)],
+    [("topk", "none", 2), ("batch_topk", "auxk", 1)],
 )
 def test_resuming_from_a_state_gives_the_same_bits(
     architecture: str, dead_latents: str, count: int, start: Start, settings: Settings, batches: Batches
 ) -> None:
     options = {"architecture": architecture, "dead_latents": dead_latents, "schedule": {"warmup": 0.5}}
-    own, xs = settings(RATES[:count], **options), batches(4)
-    whole, before = (make_members([start(architecture)] * count, own) for _ in range(2))
+    own, xs = settings(RATES[:count], **options), batches(3)
+    whole, after = (make_members([start(architecture, seed=seed)] * count, own) for seed in range(2))
     for x in xs[:2]:
-        step_all(before, x, threads=1)
-    kept = states(before)
-    step_all(before, xs[2], threads=1)  # must not reach the copies
-    after = make_members([start(architecture, seed=1)] * count, own)
+        step_all(whole, x, threads=1)
+    kept = states(whole)
+    step_all(whole, xs[2], threads=1)  # must not reach the copies
     for member, state in zip(after, kept, strict=True):
         member.load_state_dict(state)
     assert_same_bits(states(after), kept)
-    for x in xs[2:]:
-        step_all(after, x, threads=1)
-    for x in xs:
-        step_all(whole, x, threads=1)
+    step_all(after, xs[2], threads=1)
     assert_same_bits(states(whole), states(after))
 
 
@@ -77,7 +73,6 @@ def different(start: Start, settings: Settings, count: int) -> list[SweepMember]
         {"architecture": "batch_topk", "schedule": {"warmup": 0.5}},
         {"dead_latents": "auxk"},
         {"architecture": "batch_topk", "dead_latents": auxk},
-        {},
     )
     own = [settings((1e-3 * 2**i,), **one)[0] for i, one in enumerate(options[:count])]
     saes = [start(one.variant.architecture.kind, seed=i, center=i) for i, one in enumerate(own)]
@@ -87,7 +82,7 @@ def different(start: Start, settings: Settings, count: int) -> list[SweepMember]
 def test_sweeps_become_one_also_of_both_architectures_and_no_bit_depends_on_it(
     start: Start, settings: Settings, batches: Batches
 ) -> None:
-    together, alone, xs = different(start, settings, 4), different(start, settings, 4), batches(5)
+    together, alone, xs = different(start, settings, 3), different(start, settings, 3), batches(4)
     old = together[0].sweep.stack
     for x in xs[:3]:
         step_all(together, x, threads=1)
@@ -95,9 +90,8 @@ def test_sweeps_become_one_also_of_both_architectures_and_no_bit_depends_on_it(
     assert {id(member.sweep) for member in together} == {id(together[0].sweep)}
     for i in (1, 2):
         assert together[i].sweep.rooms[together[i].index].size > 0  # AuxK is at work
-    for x in xs[3:]:  # one leaves
-        step_all(together[:2] + together[3:], x, threads=1)
-        step_all([together[2]], x, threads=1)
+    step_all(together[:2], xs[3], threads=1)  # one leaves
+    step_all([together[2]], xs[3], threads=1)
     for member in alone:
         for x in xs:
             member.step(x)
@@ -108,14 +102,13 @@ def test_sweeps_become_one_also_of_both_architectures_and_no_bit_depends_on_it(
 def test_a_group_resumes_from_states_of_its_members_in_sweeps_of_their_own(
     start: Start, settings: Settings, batches: Batches
 ) -> None:
-    whole, again, xs = different(start, settings, 2), different(start, settings, 2), batches(4)
+    whole, again, xs = different(start, settings, 2), different(start, settings, 2), batches(3)
     for x in xs[:2]:
         step_all(whole, x, threads=1)
     for member, state in zip(again, states(whole), strict=True):
         member.load_state_dict(state)
-    for x in xs[2:]:
-        step_all(whole, x, threads=1)
-        step_all(again, x, threads=1)
+    step_all(whole, xs[2], threads=1)
+    step_all(again, xs[2], threads=1)
     assert_same_bits(states(whole), states(again))
 
 
@@ -180,17 +173,18 @@ def test_decoder_rows_stay_unit_and_latents_without_gradient_keep_their_bits(
     assert member.tokens_since_positive[5] == member.tokens_since_fired[5] == member.examples
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
-@pytest.mark.parametrize("frozen", ["none", "b_dec"])
+@pytest.mark.parametrize(
+    ("bad", "frozen"), [(float("nan"), "none"), (float("nan"), "b_dec"), (float("inf"), "none"), (1e30, "b_dec")]
+)
 def test_bad_values_neither_crash_nor_hide(
     bad: float, frozen: str, start: Start, settings: Settings, batches: Batches
 ) -> None:
     (member,) = make_members([start()], settings(frozen=frozen))
-    xs = batches(3)
-    xs[1][3] = bad
+    xs = batches(2)
+    xs[0][3] = bad
     for x in xs:
         member.step(x)
-    assert not member.sae(xs[0]).isfinite().all()
+    assert not member.sae(xs[1]).isfinite().all()
 
 
 def test_batches_may_differ_in_size(start: Start, settings: Settings, batches: Batches) -> None:
