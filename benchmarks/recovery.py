@@ -19,7 +19,7 @@ LATER = TABLE.with_name("recovery_later.csv")
 """Trainings that ran when the law had been fixed. They test it, and are no part of the fit."""
 OTHER_SEED = TABLE.with_name("recovery_other_seed.csv")
 """Some of the same trainings from another seed. How far two of a pair differ is an error that no law can avoid."""
-GUESS = Law(dict.fromkeys(SHARES, 10_000), 1, -1, 0, 0, 10_000, 1)
+GUESS = Law(dict.fromkeys(SHARES, 10_000), 0, -1, 0, 0, 10_000)
 """Where the fit starts: the undisturbed steps of a bias grow as ||mu|| / learning rate."""
 LABELS = {"bias_50": "50 % of the mean in the bias", "bias_90": "90 %", "bias_99": "99 %"}
 ROWS = {
@@ -231,16 +231,13 @@ def _columns(trainings: Sequence[Training]) -> dict[str, np.ndarray]:
 def constants(law: Law) -> np.ndarray:
     """Lists the constants of a law: logarithms of steps and of the disturbance, and powers as they are."""
     steps = [np.log(law.undisturbed[event]) for event in SHARES]
-    powers = [law.mean_norm, law.learning_rate, law.batch_size, law.memory, law.least]
-    return np.array([*steps, np.log(law.disturbance), *powers])
+    return np.array([*steps, np.log(law.disturbance), law.gamma, law.learning_rate, law.both, law.memory])
 
 
 def _law(values: np.ndarray) -> Law:
     """Returns the law with the constants that `constants` lists."""
     *steps, disturbance = np.exp(values[:4]).tolist()
-    mean_norm, learning_rate, batch_size, memory, least = values[4:].tolist()
-    undisturbed = dict(zip(SHARES, steps, strict=True))
-    return Law(undisturbed, mean_norm, learning_rate, batch_size, memory, disturbance, least)
+    return Law(dict(zip(SHARES, steps, strict=True)), *values[4:].tolist(), disturbance)
 
 
 def predicted(law: "Law | Powers", trainings: Sequence[Training]) -> dict[str, list[float]]:

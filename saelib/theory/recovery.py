@@ -26,7 +26,7 @@ from saelib.errors import UserError
 SHARES = MappingProxyType({"bias_50": 0.5, "bias_90": 0.9, "bias_99": 0.99})
 """Event -> share of the mean that `b_dec` then holds."""
 REFERENCE = MappingProxyType(
-    {"gamma": 10.0, "mean_norm": 10.0, "learning_rate": 4e-3, "batch_size": 256, "memory": 1000.0}
+    {"gamma": 10.0, "mean_norm": 10.0, "learning_rate": 4e-3, "batch_size": 256, "memory": 1000.0, "d_in": 50}
 )
 """Settings that the law knows, and the values that its constants hold at. `memory` is 1 / (1 - beta2)."""
 TESTED = MappingProxyType(
@@ -50,18 +50,16 @@ class Law:
 
     undisturbed: Mapping[str, float]
     """Event -> steps at the reference settings if the first gradients left no trace."""
-    mean_norm: float
-    """Power of the norm of the mean in the undisturbed steps."""
+    gamma: float
+    """Power of gamma in the undisturbed steps, at the reference learning rate."""
     learning_rate: float
-    """Power of the learning rate in them."""
-    batch_size: float
-    """Power of the batch in them."""
+    """Power of the learning rate in them, at the reference gamma."""
+    both: float
+    """How much the power of the learning rate grows when gamma grows by a factor e, and the other way around."""
     memory: float
     """Power of Adam's memory in them, for 90 and 99 % of the mean. Those to 50 % do not depend on it."""
     disturbance: float
     """v after the first gradients over v without them, at the reference settings."""
-    least: float
-    """Power of ||mu|| / learning rate in the disturbance, which also has gamma ** 2 / memory as a factor."""
 
     def steps(self, event: str, settings: Mapping[str, Any]) -> Any:
         """Returns the predicted steps of an event."""
@@ -69,14 +67,15 @@ class Law:
 
     def _undisturbed(self, event: str, settings: Mapping[str, Any]) -> Any:
         ratio = {name: settings[name] / reference for name, reference in REFERENCE.items()}
-        early = ratio["mean_norm"] ** self.mean_norm * ratio["learning_rate"] ** self.learning_rate
-        late = 1.0 if event == "bias_50" else ratio["memory"] ** self.memory
-        return self.undisturbed[event] * early * ratio["batch_size"] ** self.batch_size * late
+        power = self.learning_rate + self.both * np.log(ratio["gamma"])
+        steps = self.undisturbed[event] * ratio["gamma"] ** self.gamma * ratio["learning_rate"] ** power
+        steps = steps * ratio["mean_norm"] ** (2 / 3) * ratio["batch_size"] ** (1 / 3)
+        return steps if event == "bias_50" else steps * ratio["memory"] ** self.memory / ratio["d_in"] ** (2 / 3)
 
     def _disturbance(self, settings: Mapping[str, Any]) -> Any:
         ratio = {name: settings[name] / reference for name, reference in REFERENCE.items()}
         least = ratio["mean_norm"] / ratio["learning_rate"]
-        return self.disturbance * ratio["gamma"] ** 2 * least**self.least / ratio["memory"]
+        return self.disturbance * ratio["gamma"] ** 2 * least ** (5 / 3) / ratio["memory"]
 
 
 def slowed(undisturbed: Any, disturbance: Any, memory: Any) -> Any:
@@ -97,13 +96,12 @@ def slowed(undisturbed: Any, disturbance: Any, memory: Any) -> Any:
 
 
 LAW = Law(
-    undisturbed=MappingProxyType({"bias_50": 3845, "bias_90": 14650, "bias_99": 21400}),
-    mean_norm=0.72,
-    learning_rate=-1.65,
-    batch_size=0.40,
-    memory=0.17,
-    disturbance=189000,
-    least=1.64,
+    undisturbed=MappingProxyType({"bias_50": 3777, "bias_90": 14670, "bias_99": 21500}),
+    gamma=0.138,
+    learning_rate=-1.555,
+    both=-0.239,
+    memory=0.174,
+    disturbance=168400,
 )
 """Fitted by `python -m benchmarks recovery`, which prints it."""
 ERRORS = MappingProxyType({"bias_50": 0.28, "bias_90": 0.33, "bias_99": 0.32})
