@@ -19,6 +19,8 @@ LATER = TABLE.with_name("recovery_later.csv")
 """Trainings that ran when the law had been fixed. They test it, and are no part of the fit."""
 OTHER_SEED = TABLE.with_name("recovery_other_seed.csv")
 """Some of the same trainings from another seed. How far two of a pair differ is an error that no law can avoid."""
+PREDICTED_BY = {event: event for event in SHARES} | {"revived": "bias_99"}
+"""Event -> the event whose predicted steps are also its own. Latents that come to life do so with the bias."""
 GUESS = Law(dict.fromkeys(SHARES, 10_000), 0, -1, 0, 0, 10_000)
 """Where the fit starts: the undisturbed steps of a bias grow as ||mu|| / learning rate."""
 LABELS = {"bias_50": "50 % of the mean in the bias", "bias_90": "90 %", "bias_99": "99 %"}
@@ -74,8 +76,9 @@ class Training:
 
     @property
     def covered(self) -> bool:
-        """True for trainings that the law is about: SAEs trained whole by Adam, on one outlier dimension."""
-        return self.variant not in ("frozen_features", "sign_sgd") and self.outlier_dimensions == 1
+        """True for trainings that the law is about: SAEs trained whole by Adam, one outlier dimension, gamma >= 5."""
+        whole = self.variant not in ("frozen_features", "sign_sgd")
+        return whole and self.outlier_dimensions == 1 and self.value("gamma") >= TESTED["gamma"][0]
 
 
 @dataclass(frozen=True)
@@ -131,15 +134,15 @@ class Errors:
 
 def main(argv: list[str]) -> None:
     parser = command_line("recovery", __doc__)
-    parser.add_argument(
-        "--results", type=Path, metavar="DIR", help="of configs/lab-recovery.yaml, instead of the table"
-    )
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the trainings as a table (.csv)")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="of the configuration, instead of the table")
+    parser.add_argument("--config", type=Path, metavar="FILE", default=CONFIG, help="the configuration")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="only write the trainings as a table (.csv)")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw predicted against measured steps")
     options = parser.parse_args(argv)
-    trainings = read_table(TABLE) if options.results is None else list(read_results(options.results))
+    trainings = list(read_results(options.config, options.results)) if options.results else read_table(TABLE)
     if options.write:
         write_table(options.write, trainings)
+        return
     if options.figure:
         draw(trainings, options.figure)
     covered = [one for one in trainings if one.covered]
@@ -157,14 +160,14 @@ def main(argv: list[str]) -> None:
     show(report, list(in_words(len(covered), law, errors, chance, revived)), options.json)
 
 
-def read_results(results: Path) -> Iterator[Training]:
-    """Reads the cells that exist of configs/lab-recovery.yaml."""
+def read_results(file: Path, results: Path) -> Iterator[Training]:
+    """Reads the cells that exist of a configuration such as configs/lab-recovery.yaml."""
     from saelib.config.lab import RecoveryExperiment
     from saelib.config.load import load_config
     from saelib.config.synthetic import SyntheticConfig
     from saelib.lab.result import load_cell
 
-    config = load_config(CONFIG).model_copy(update={"results": results})
+    config = load_config(file).model_copy(update={"results": results})
     for entry, experiment in config.experiments.items():
         assert isinstance(experiment, RecoveryExperiment)
         for cell in experiment.cells():
@@ -244,11 +247,11 @@ def predicted(law: "Law | Powers", trainings: Sequence[Training]) -> dict[str, l
     """Returns predicted over measured steps of the trainings in which an event happened, for each event."""
     return {
         event: [
-            float(law.steps(event, one.settings)) / getattr(one, event)
+            float(law.steps(name, one.settings)) / getattr(one, event)
             for one in trainings
             if getattr(one, event) is not None
         ]
-        for event in SHARES
+        for event, name in PREDICTED_BY.items()
     }
 
 
@@ -268,7 +271,7 @@ def held_out(
     fitted: Callable[[Sequence[Training]], "Law | Powers"] = fit,
 ) -> "dict[str, Errors]":
     """Errors on combinations of settings that the fit has not seen, for each event."""
-    ratios: dict[str, list[float]] = {event: [] for event in SHARES}
+    ratios: dict[str, list[float]] = {event: [] for event in PREDICTED_BY}
     for split in range(splits):
         order = random.Random(split).sample(trainings, len(trainings))
         for fold in range(FOLDS):
@@ -282,7 +285,7 @@ def held_out(
 def later(law: "Law | Powers") -> "dict[str, Errors]":
     """Errors of a law on the trainings that ran when the law of `saelib.theory.recovery` had been fixed."""
     covered = [one for one in read_table(LATER) if one.covered]
-    return {event: Errors.of(ratios) for event, ratios in predicted(law, covered).items()}
+    return {event: Errors.of(ratios) for event, ratios in predicted(law, covered).items() if ratios}
 
 
 def extrapolated(trainings: Sequence[Training]) -> "dict[str, dict[str, Errors]]":
@@ -295,7 +298,7 @@ def extrapolated(trainings: Sequence[Training]) -> "dict[str, dict[str, Errors]]
         values = sorted({one.value(name) for one in trainings})
         for value in (values[0], values[-1]) if len(values) > 2 else ():
             unseen = predicted_unseen(trainings, lambda one, at=(name, value): one.value(at[0]) != at[1], fit)
-            found[f"{name} = {value:g}"] = {event: Errors.of(ratios) for event, ratios in unseen.items()}
+            found[f"{name} = {value:g}"] = {event: Errors.of(ratios) for event, ratios in unseen.items() if ratios}
     return found
 
 
@@ -340,8 +343,10 @@ def in_words(
         f"{name} {value:.2f}" for name, value in asdict(law).items() if name not in ("undisturbed", "disturbance")
     )
     yield f"relative errors on trainings left out, {SPLITS} splits into {FOLDS}:  median    90 %   worst  within 20 %"
-    for event in SHARES:
+    for event in PREDICTED_BY:
         for what, found in errors.items():
+            if event not in found:
+                continue
             one = found[event]
             name = ROWS.get(what, f"without {what}")
             numbers = f"{one.median:7.1%} {one.ninety:7.1%} {one.worst:7.1%} {one.within_20:12.0%}"

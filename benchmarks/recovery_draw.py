@@ -30,7 +30,8 @@ HEAD = f"""\
 # (docs/recovery.md). 'python -m benchmarks recovery_draw' writes this file, from seed {SEED}.
 #
 #   snakemake --configfile configs/lab-recovery-fresh.yaml --cores all
-#   python -m benchmarks recovery --results results-recovery-fresh
+#   python -m benchmarks recovery --config configs/lab-recovery-fresh.yaml --results results-recovery-fresh \\
+#     --write benchmarks/recovery_later.csv
 
 results: results-recovery-fresh
 seed: 0
@@ -64,15 +65,20 @@ def main(argv: list[str]) -> None:
 
 def draw(seed: int, count: int) -> list[dict[str, Any]]:
     """Draws combinations, with three digits, that are predicted to end soon enough."""
-    rng, drawn = random.Random(seed), []
+    rng = random.Random(seed)
+    drawn: list[dict[str, Any]] = []
     while len(drawn) < count:
         one: dict[str, Any] = {
             name: float(f"{low * (high / low) ** rng.random():.3g}") for name, (low, high) in RANGES.items()
         }
         one |= {name: round(one[name]) for name in ("batch_size", "d_in", "d_sae", "k")}
-        if (
-            LAW.steps("bias_99", one | {"mean_norm": NORM * one["signal_scale"] * one["gamma"]}) * one["batch_size"]
-            < TOKENS
-        ):
-            drawn.append(one | {"beta2": round(1 - 1 / one["memory"], 6)})
+        one["beta2"] = round(1 - 1 / one["memory"], 6)
+        if tokens(one) < TOKENS:
+            drawn.append(one)
     return drawn
+
+
+def tokens(one: dict[str, Any]) -> float:
+    """Returns the predicted tokens until 99 % of the mean is in the bias."""
+    mean_norm = NORM * one["signal_scale"] * one["gamma"]
+    return float(LAW.steps("bias_99", one | {"mean_norm": mean_norm})) * one["batch_size"]
