@@ -23,7 +23,6 @@ PREDICTED_BY = {event: event for event in SHARES} | {"revived": "bias_99"}
 """Event -> the event whose predicted steps are also its own. Latents that come to life do so with the bias."""
 GUESS = Law(dict.fromkeys(SHARES, 10_000), 0, -1, 0, 0, 10_000)
 """Where the fit starts: the undisturbed steps of a bias grow as ||mu|| / learning rate."""
-LABELS = {"bias_50": "50 % of the mean in the bias", "bias_90": "90 %", "bias_99": "99 %"}
 ROWS = {
     "all": "a third left out",
     "later": "trainings run later",
@@ -137,14 +136,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--results", type=Path, metavar="DIR", help="of the configuration, instead of the table")
     parser.add_argument("--config", type=Path, metavar="FILE", default=CONFIG, help="the configuration")
     parser.add_argument("--write", type=Path, metavar="FILE", help="only write the trainings as a table (.csv)")
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw predicted against measured steps")
     options = parser.parse_args(argv)
     trainings = list(read_results(options.config, options.results)) if options.results else read_table(TABLE)
     if options.write:
         write_table(options.write, trainings)
         return
-    if options.figure:
-        draw(trainings, options.figure)
     covered = [one for one in trainings if one.covered]
     law, revived, chance = fit(covered), revival(covered), noise(covered, read_table(OTHER_SEED))
     errors = {"all": held_out(covered), "later": later(LAW)}
@@ -156,8 +152,10 @@ def main(argv: list[str]) -> None:
         "errors": {what: {event: asdict(one) for event, one in found.items()} for what, found in errors.items()},
         "noise": chance,
         "revival": revived,
+        "by_severity": [asdict(one) for one in by_severity(covered)],
     }
-    show(report, list(in_words(len(covered), law, errors, chance, revived)), options.json)
+    lines = [*in_words(len(covered), law, errors, chance, revived), *severities_in_words(by_severity(covered))]
+    show(report, lines, options.json)
 
 
 def read_results(file: Path, results: Path) -> Iterator[Training]:
@@ -216,7 +214,7 @@ def fit(trainings: Sequence[Training]) -> Law:
     from scipy.optimize import least_squares
 
     reached = {event: [one for one in trainings if getattr(one, event) is not None] for event in SHARES}
-    settings = {event: _columns(ones) for event, ones in reached.items()}
+    settings = {event: columns(ones) for event, ones in reached.items()}
     measured = {event: np.log([getattr(one, event) for one in ones]) for event, ones in reached.items()}
 
     def errors(values: np.ndarray) -> np.ndarray:
@@ -226,7 +224,7 @@ def fit(trainings: Sequence[Training]) -> Law:
     return _law(least_squares(errors, constants(GUESS), x_scale="jac").x)
 
 
-def _columns(trainings: Sequence[Training]) -> dict[str, np.ndarray]:
+def columns(trainings: Sequence[Training]) -> dict[str, np.ndarray]:
     """Returns each setting of the trainings as an array."""
     return {name: np.array([one.settings[name] for one in trainings]) for name in REFERENCE}
 
@@ -355,32 +353,19 @@ def in_words(
     yield "latents come to life: " + ", ".join(f"{name} {value:.4g}" for name, value in revived.items())
 
 
-def draw(trainings: Sequence[Training], path: Path) -> None:
-    """Draws measured steps against ||mu||_inf / learning rate, and against the prediction."""
-    import matplotlib
+def severities_in_words(trainings: Sequence[Training]) -> Iterator[str]:
+    """Prints measured and predicted steps of trainings that differ only by their severity."""
+    for one in trainings:
+        pairs = (f"{getattr(one, event):,.0f} ({LAW.steps(event, one.settings):,.0f})" for event in SHARES)
+        yield f"gamma {one.gamma:g}, steps to 50, 90, 99 % (by the law): " + ", ".join(pairs)
 
-    matplotlib.use("agg")
-    from saelib.report.figures.style import INK, letters, new_figure
 
-    figure = new_figure(2.9)
-    panels = figure.subplots(1, 2, sharey=True)
-    groups = (
-        (trainings, {"marker": "o", "s": 9, "alpha": 0.75, "lw": 0}),
-        (read_table(LATER), {"marker": "x", "s": 16, "lw": 1}),
+def by_severity(trainings: Sequence[Training]) -> list[Training]:
+    """Returns the trainings that differ only by their severity gamma, at the setting that has most of them."""
+    ones = [one for one in trainings if one.covered]
+    rest = [tuple(one.value(name) for name in TESTED if name != "gamma") for one in ones]
+    common = max(
+        rest, key=lambda at: len({one.value("gamma") for one, own in zip(ones, rest, strict=True) if own == at})
     )
-    for color, event in zip(("#3d6fb6", "#d0862c", "#4a9464"), SHARES, strict=True):
-        for group, style in groups:
-            reached = [one for one in group if one.covered and getattr(one, event) is not None]
-            steps = [getattr(one, event) for one in reached]
-            least, by_law = [one.least for one in reached], LAW.steps(event, _columns(reached))
-            label = LABELS[event] if style["marker"] == "o" else None
-            panels[0].scatter(least, steps, color=color, label=label, **style)
-            panels[1].scatter(by_law, steps, color=color, **style)
-    panels[0].scatter([], [], color=INK, label="run when the law was fixed", **groups[1][1])
-    for axes, name in zip(panels, ("\u2016\u03bc\u2016\u221e / learning rate, steps", "predicted steps"), strict=True):
-        axes.set(xscale="log", yscale="log", xlabel=name)
-        axes.axline((1e4, 1e4), (1e5, 1e5), color=INK, lw=0.8, ls="--", label="both axes equal")
-    panels[0].set_ylabel("measured steps")
-    letters(panels)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
-    figure.savefig(path, dpi=160)
+    chosen = {one.value("gamma"): one for one, own in zip(ones, rest, strict=True) if own == common}
+    return [chosen[gamma] for gamma in sorted(chosen)]

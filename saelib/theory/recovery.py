@@ -8,9 +8,10 @@ would, and fade from it with the memory tau = 1 / (1 - beta2):
 
 So the bias moves at 1 / sqrt(1 + disturbance exp(-t / tau)) of its later speed. An event that would take `undisturbed`
 steps at this later speed happens at the t for which the integral of that fraction from 0 to t equals `undisturbed`;
-`slowed` solves this in closed form. Both numbers are products of powers of the settings, whose constants are fitted to
-trainings of small SAEs on synthetic activations: `python -m benchmarks recovery` repeats the fit from the table of
-these trainings, and measures the errors on those that the fit has not seen (docs/recovery.md).
+`slowed` solves this in closed form. Both numbers are products of powers of the settings. Those of the batch, the
+dimensions and the norm of the mean are derived or set to simple fractions; the rest is fitted to trainings of small
+SAEs on synthetic activations. `python -m benchmarks recovery` repeats the fit from the table of these trainings, and
+measures the errors on those that the fit has not seen (docs/recovery.md).
 """
 
 import math
@@ -157,7 +158,7 @@ def recovery_steps(
         mean_largest: ||mu||_inf, the largest coordinate of the mean. Without it, one dimension holds the mean.
         batch_size: Tokens of a step.
         beta2: Decay of Adam's second moment, per step.
-        d_in: Dimensions of the activations.
+        d_in: Dimensions of the activations. The law takes less than 25 as 25, and more than 200 as 200.
         d_sae: Latents. The steps hardly depend on them and on k, so the law does not know the two: they are only
             compared with the tested range.
         k: Latents that are selected for a token.
@@ -190,9 +191,11 @@ def recovery_steps(
         "d_sae": d_sae,
         "k": k,
     }
+    few, many = TESTED["d_in"]
+    known = settings | {"d_in": min(max(d_in, few), many)}
     least, steps, before = largest / learning_rate, {}, 0.0
     for event, share in SHARES.items():  # far outside the tested range, the law could undercut the least steps
-        steps[event] = before = max(float(LAW.steps(event, settings)), share * least, before)
+        steps[event] = before = max(float(LAW.steps(event, known)), share * least, before)
     if dead_relu(gamma, TOKENS) < REVIVED:
         revived = 0.0
     else:

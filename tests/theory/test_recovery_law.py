@@ -66,6 +66,7 @@ def test_recovery_takes_longer(sooner: dict[str, Any], later: dict[str, Any]) ->
 def test_more_dimensions_shorten_the_later_events_alone() -> None:
     few, many = steps(d_in=25), steps(d_in=200)
     assert few[0] == many[0]
+    assert steps(d_in=4096) == many
     assert few[1] > many[1]
     assert few[2] > many[2]
 
