@@ -19,9 +19,10 @@ LATER = TABLE.with_name("recovery_later.csv")
 """Trainings that ran when the law had been fixed. They test it, and are no part of the fit."""
 OTHER_SEED = TABLE.with_name("recovery_other_seed.csv")
 """Some of the same trainings from another seed. How far two of a pair differ is an error that no law can avoid."""
-GUESS = Law(dict.fromkeys(SHARES, 10_000), 1, -1, 0, 0, 10_000, 1)
+PREDICTED_BY = {event: event for event in SHARES} | {"revived": "bias_99"}
+"""Event -> the event whose predicted steps are also its own. Latents that come to life do so with the bias."""
+GUESS = Law(dict.fromkeys(SHARES, 10_000), 0, -1, 0, 0, 10_000)
 """Where the fit starts: the undisturbed steps of a bias grow as ||mu|| / learning rate."""
-LABELS = {"bias_50": "50 % of the mean in the bias", "bias_90": "90 %", "bias_99": "99 %"}
 ROWS = {
     "all": "a third left out",
     "later": "trainings run later",
@@ -74,8 +75,9 @@ class Training:
 
     @property
     def covered(self) -> bool:
-        """True for trainings that the law is about: SAEs trained whole by Adam, on one outlier dimension."""
-        return self.variant not in ("frozen_features", "sign_sgd") and self.outlier_dimensions == 1
+        """True for trainings that the law is about: SAEs trained whole by Adam, one outlier dimension, gamma >= 5."""
+        whole = self.variant not in ("frozen_features", "sign_sgd")
+        return whole and self.outlier_dimensions == 1 and self.value("gamma") >= TESTED["gamma"][0]
 
 
 @dataclass(frozen=True)
@@ -131,17 +133,14 @@ class Errors:
 
 def main(argv: list[str]) -> None:
     parser = command_line("recovery", __doc__)
-    parser.add_argument(
-        "--results", type=Path, metavar="DIR", help="of configs/lab-recovery.yaml, instead of the table"
-    )
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the trainings as a table (.csv)")
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw predicted against measured steps")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="of the configuration, instead of the table")
+    parser.add_argument("--config", type=Path, metavar="FILE", default=CONFIG, help="the configuration")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="only write the trainings as a table (.csv)")
     options = parser.parse_args(argv)
-    trainings = read_table(TABLE) if options.results is None else list(read_results(options.results))
+    trainings = list(read_results(options.config, options.results)) if options.results else read_table(TABLE)
     if options.write:
         write_table(options.write, trainings)
-    if options.figure:
-        draw(trainings, options.figure)
+        return
     covered = [one for one in trainings if one.covered]
     law, revived, chance = fit(covered), revival(covered), noise(covered, read_table(OTHER_SEED))
     errors = {"all": held_out(covered), "later": later(LAW)}
@@ -153,18 +152,20 @@ def main(argv: list[str]) -> None:
         "errors": {what: {event: asdict(one) for event, one in found.items()} for what, found in errors.items()},
         "noise": chance,
         "revival": revived,
+        "by_severity": [asdict(one) for one in by_severity(covered)],
     }
-    show(report, list(in_words(len(covered), law, errors, chance, revived)), options.json)
+    lines = [*in_words(len(covered), law, errors, chance, revived), *severities_in_words(by_severity(covered))]
+    show(report, lines, options.json)
 
 
-def read_results(results: Path) -> Iterator[Training]:
-    """Reads the cells that exist of configs/lab-recovery.yaml."""
+def read_results(file: Path, results: Path) -> Iterator[Training]:
+    """Reads the cells that exist of a configuration such as configs/lab-recovery.yaml."""
     from saelib.config.lab import RecoveryExperiment
     from saelib.config.load import load_config
     from saelib.config.synthetic import SyntheticConfig
     from saelib.lab.result import load_cell
 
-    config = load_config(CONFIG).model_copy(update={"results": results})
+    config = load_config(file).model_copy(update={"results": results})
     for entry, experiment in config.experiments.items():
         assert isinstance(experiment, RecoveryExperiment)
         for cell in experiment.cells():
@@ -213,7 +214,7 @@ def fit(trainings: Sequence[Training]) -> Law:
     from scipy.optimize import least_squares
 
     reached = {event: [one for one in trainings if getattr(one, event) is not None] for event in SHARES}
-    settings = {event: _columns(ones) for event, ones in reached.items()}
+    settings = {event: columns(ones) for event, ones in reached.items()}
     measured = {event: np.log([getattr(one, event) for one in ones]) for event, ones in reached.items()}
 
     def errors(values: np.ndarray) -> np.ndarray:
@@ -223,7 +224,7 @@ def fit(trainings: Sequence[Training]) -> Law:
     return _law(least_squares(errors, constants(GUESS), x_scale="jac").x)
 
 
-def _columns(trainings: Sequence[Training]) -> dict[str, np.ndarray]:
+def columns(trainings: Sequence[Training]) -> dict[str, np.ndarray]:
     """Returns each setting of the trainings as an array."""
     return {name: np.array([one.settings[name] for one in trainings]) for name in REFERENCE}
 
@@ -231,27 +232,24 @@ def _columns(trainings: Sequence[Training]) -> dict[str, np.ndarray]:
 def constants(law: Law) -> np.ndarray:
     """Lists the constants of a law: logarithms of steps and of the disturbance, and powers as they are."""
     steps = [np.log(law.undisturbed[event]) for event in SHARES]
-    powers = [law.mean_norm, law.learning_rate, law.batch_size, law.memory, law.least]
-    return np.array([*steps, np.log(law.disturbance), *powers])
+    return np.array([*steps, np.log(law.disturbance), law.gamma, law.learning_rate, law.both, law.memory])
 
 
 def _law(values: np.ndarray) -> Law:
     """Returns the law with the constants that `constants` lists."""
     *steps, disturbance = np.exp(values[:4]).tolist()
-    mean_norm, learning_rate, batch_size, memory, least = values[4:].tolist()
-    undisturbed = dict(zip(SHARES, steps, strict=True))
-    return Law(undisturbed, mean_norm, learning_rate, batch_size, memory, disturbance, least)
+    return Law(dict(zip(SHARES, steps, strict=True)), *values[4:].tolist(), disturbance)
 
 
 def predicted(law: "Law | Powers", trainings: Sequence[Training]) -> dict[str, list[float]]:
     """Returns predicted over measured steps of the trainings in which an event happened, for each event."""
     return {
         event: [
-            float(law.steps(event, one.settings)) / getattr(one, event)
+            float(law.steps(name, one.settings)) / getattr(one, event)
             for one in trainings
             if getattr(one, event) is not None
         ]
-        for event in SHARES
+        for event, name in PREDICTED_BY.items()
     }
 
 
@@ -271,7 +269,7 @@ def held_out(
     fitted: Callable[[Sequence[Training]], "Law | Powers"] = fit,
 ) -> "dict[str, Errors]":
     """Errors on combinations of settings that the fit has not seen, for each event."""
-    ratios: dict[str, list[float]] = {event: [] for event in SHARES}
+    ratios: dict[str, list[float]] = {event: [] for event in PREDICTED_BY}
     for split in range(splits):
         order = random.Random(split).sample(trainings, len(trainings))
         for fold in range(FOLDS):
@@ -285,7 +283,7 @@ def held_out(
 def later(law: "Law | Powers") -> "dict[str, Errors]":
     """Errors of a law on the trainings that ran when the law of `saelib.theory.recovery` had been fixed."""
     covered = [one for one in read_table(LATER) if one.covered]
-    return {event: Errors.of(ratios) for event, ratios in predicted(law, covered).items()}
+    return {event: Errors.of(ratios) for event, ratios in predicted(law, covered).items() if ratios}
 
 
 def extrapolated(trainings: Sequence[Training]) -> "dict[str, dict[str, Errors]]":
@@ -298,7 +296,7 @@ def extrapolated(trainings: Sequence[Training]) -> "dict[str, dict[str, Errors]]
         values = sorted({one.value(name) for one in trainings})
         for value in (values[0], values[-1]) if len(values) > 2 else ():
             unseen = predicted_unseen(trainings, lambda one, at=(name, value): one.value(at[0]) != at[1], fit)
-            found[f"{name} = {value:g}"] = {event: Errors.of(ratios) for event, ratios in unseen.items()}
+            found[f"{name} = {value:g}"] = {event: Errors.of(ratios) for event, ratios in unseen.items() if ratios}
     return found
 
 
@@ -343,8 +341,10 @@ def in_words(
         f"{name} {value:.2f}" for name, value in asdict(law).items() if name not in ("undisturbed", "disturbance")
     )
     yield f"relative errors on trainings left out, {SPLITS} splits into {FOLDS}:  median    90 %   worst  within 20 %"
-    for event in SHARES:
+    for event in PREDICTED_BY:
         for what, found in errors.items():
+            if event not in found:
+                continue
             one = found[event]
             name = ROWS.get(what, f"without {what}")
             numbers = f"{one.median:7.1%} {one.ninety:7.1%} {one.worst:7.1%} {one.within_20:12.0%}"
@@ -353,32 +353,19 @@ def in_words(
     yield "latents come to life: " + ", ".join(f"{name} {value:.4g}" for name, value in revived.items())
 
 
-def draw(trainings: Sequence[Training], path: Path) -> None:
-    """Draws measured steps against ||mu||_inf / learning rate, and against the prediction."""
-    import matplotlib
+def severities_in_words(trainings: Sequence[Training]) -> Iterator[str]:
+    """Prints measured and predicted steps of trainings that differ only by their severity."""
+    for one in trainings:
+        pairs = (f"{getattr(one, event):,.0f} ({LAW.steps(event, one.settings):,.0f})" for event in SHARES)
+        yield f"gamma {one.gamma:g}, steps to 50, 90, 99 % (by the law): " + ", ".join(pairs)
 
-    matplotlib.use("agg")
-    from saelib.report.figures.style import INK, letters, new_figure
 
-    figure = new_figure(2.9)
-    panels = figure.subplots(1, 2, sharey=True)
-    groups = (
-        (trainings, {"marker": "o", "s": 9, "alpha": 0.75, "lw": 0}),
-        (read_table(LATER), {"marker": "x", "s": 16, "lw": 1}),
+def by_severity(trainings: Sequence[Training]) -> list[Training]:
+    """Returns the trainings that differ only by their severity gamma, at the setting that has most of them."""
+    ones = [one for one in trainings if one.covered]
+    rest = [tuple(one.value(name) for name in TESTED if name != "gamma") for one in ones]
+    common = max(
+        rest, key=lambda at: len({one.value("gamma") for one, own in zip(ones, rest, strict=True) if own == at})
     )
-    for color, event in zip(("#3d6fb6", "#d0862c", "#4a9464"), SHARES, strict=True):
-        for group, style in groups:
-            reached = [one for one in group if one.covered and getattr(one, event) is not None]
-            steps = [getattr(one, event) for one in reached]
-            least, by_law = [one.least for one in reached], LAW.steps(event, _columns(reached))
-            label = LABELS[event] if style["marker"] == "o" else None
-            panels[0].scatter(least, steps, color=color, label=label, **style)
-            panels[1].scatter(by_law, steps, color=color, **style)
-    panels[0].scatter([], [], color=INK, label="run when the law was fixed", **groups[1][1])
-    for axes, name in zip(panels, ("\u2016\u03bc\u2016\u221e / learning rate, steps", "predicted steps"), strict=True):
-        axes.set(xscale="log", yscale="log", xlabel=name)
-        axes.axline((1e4, 1e4), (1e5, 1e5), color=INK, lw=0.8, ls="--", label="both axes equal")
-    panels[0].set_ylabel("measured steps")
-    letters(panels)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
-    figure.savefig(path, dpi=160)
+    chosen = {one.value("gamma"): one for one, own in zip(ones, rest, strict=True) if own == common}
+    return [chosen[gamma] for gamma in sorted(chosen)]

@@ -31,7 +31,7 @@ def recovery(
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Tokens of a step.")] = 4096,
     beta2: Annotated[float, typer.Option(help="Decay of Adam's second moment.")] = 0.999,
-    d_in: Annotated[int, typer.Option(help="Dimensions of the activations: only compared with the tested range.")] = 50,
+    d_in: Annotated[int, typer.Option(help="Dimensions of the activations.")] = 50,
     d_sae: Annotated[int, typer.Option(help="Latents of the SAE: only compared with the tested range.")] = 100,
     k: Annotated[
         int, typer.Option(help="Latents that are selected for each token: only compared with the tested range.")
@@ -60,6 +60,8 @@ def recovery(
     typer.echo(f"\nLeast steps of any bias, ||mean||_inf / learning rate: {found.least:,.0f}.")
     if found.revived is None:
         typer.echo("The learning rate is so large for these activations that more latents are likely to stay dead.")
+    elif found.revived == 0:
+        typer.echo("At so small a gamma, less than 5 % of the latents are born dead by ReLU.")
     for sentence in found.outside:
         typer.echo(f"Extrapolated: {sentence}.")
     if found.outside:
@@ -73,6 +75,6 @@ def _row(event: str, steps: float | None) -> dict[str, Any]:
 
     if steps is None:
         return {"event": EVENTS[event], "steps": "not expected", "low": None, "high": None}
-    error = ERRORS["bias_99" if event == "revived" else event]
+    error = ERRORS[event]
     numbers = {"steps": steps, "low": steps / (1 + error), "high": steps / (1 - error)}
     return {"event": EVENTS[event]} | {name: f"{float(f'{value:.2g}'):,.0f}" for name, value in numbers.items()}

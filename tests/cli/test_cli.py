@@ -138,7 +138,7 @@ def test_recovery_says_how_long_with_its_error_and_what_takes_no_time() -> None:
     assert values["least"] == pytest.approx(30_000)
     assert values["least"] < values["bias_50"] < values["bias_90"] < values["bias_99"]
     assert values["outside"] == []
-    assert set(values["errors"]) == {"bias_50", "bias_90", "bias_99"}
+    assert set(values["errors"]) == {"bias_50", "bias_90", "bias_99", "revived"}
     text = saelib(*settings)
     assert "b_dec holds half of the mean" in text
     assert "Least steps of any bias, ||mean||_inf / learning rate: 30,000." in text
@@ -152,6 +152,7 @@ def test_recovery_names_what_is_outside_of_its_range_or_impossible() -> None:
     assert "Extrapolated: d_sae = 8192 is outside of the tested range" in text
     assert "the error of an extrapolation is unknown" in text
     assert "not expected" in saelib(*settings[:-1], 0.016)
+    assert "less than 5 % of the latents are born dead" in saelib("recovery", "--gamma", 1, "--mu-norm", 3, "--lr", 2e-3)
     assert saelib(*settings, "--mu-inf", 70, code=1).strip() == (
         "error: mean_largest = 70 exceeds mean_norm = 60; the largest coordinate of the mean cannot exceed its norm"
     )

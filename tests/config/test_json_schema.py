@@ -14,7 +14,7 @@ from saelib.errors import UserError
 ROOT = Path(__file__).parents[2]
 SCHEMA = config_schema()
 EDITOR = Draft202012Validator(SCHEMA)
-LAB = ("configs/lab.yaml", "configs/lab-full.yaml", "configs/lab-recovery.yaml")
+LAB = ("configs/lab.yaml", "configs/lab-full.yaml", "configs/lab-recovery.yaml", "configs/lab-recovery-fresh.yaml")
 REMEDIES = tuple(f"configs/remedies{scale}.yaml" for scale in ("", "-full", "-whitened"))
 SUITES = ("workflow_config.yaml", "configs/paper.yaml", *LAB, *REMEDIES)
 
