@@ -99,27 +99,13 @@ def test_a_config_file_on_the_command_line_replaces_the_default(edited: Any) -> 
     assert "Nothing to be done" in words(edited.snakemake("-n", "--configfile", "other.yaml"))
 
 
-def test_activations_that_are_not_finite_are_named(edited: Any) -> None:
-    path = edited.root / "arrays" / "calm_2.npy"
-    acts = np.load(path)
-    acts[[17, 29], 5] = np.nan, np.inf
-    np.save(path, acts)
-    done = edited.snakemake("--keep-going")
-    assert done.returncode == 1
-    assert "calm layer 2: 2 of" in words(done)
-    assert "(1 NaN), in the examples row 17, row 29" in words(done)
-    assert "Traceback" not in words(done)
-    # nothing of the earlier result was lost
-    assert (edited.root / "results/extract/calm/layer_2.zarr/zarr.json").exists()
-
-
 def test_what_failed_is_missing_from_the_report_with_its_reason_and_the_rest_is_there(
     edited: Any, finished: Any
 ) -> None:
     path = edited.root / "arrays" / "calm_2.npy"
     good = path.read_bytes()
     acts = np.load(path)
-    acts[17, 5] = np.nan
+    acts[[17, 29], 5] = np.nan, np.inf
     np.save(path, acts)
     config = edited.config
     config["init_death"]["seeds"] = 3  # every layer's init death is out of date
@@ -128,6 +114,11 @@ def test_what_failed_is_missing_from_the_report_with_its_reason_and_the_rest_is_
     assert done.returncode == 1
     assert "extract: calm layer 2: the job" not in words(done)  # it left its reason
     assert "extract: calm layer 2: " in words(done)
+    assert "calm layer 2: 2 of" in words(done)
+    assert "(1 NaN), in the examples row 17, row 29" in words(done)
+    assert "Traceback" not in words(done)
+    # Nothing of the earlier result was lost.
+    assert (edited.root / "results/extract/calm/layer_2.zarr/zarr.json").exists()
     for text in (own_words(done), visible_text(edited.results / "report.html")):
         assert not PYTHONS_OWN.findall(text)
     report = json.loads((edited.root / "results/report.json").read_text())
@@ -173,7 +164,8 @@ def test_a_damaged_store_is_refused_by_name(edited: Any, damage: str) -> None:
     assert "chunk" in words(done)
     assert "Traceback" not in words(done)
     shutil.rmtree(edited.root / "results/extract/severe/layer_1.zarr")
-    edited.run()
+    if damage == "missing":  # without the store, the three cases are the same
+        edited.run()
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounts a small file system: needs root")
