@@ -112,7 +112,7 @@ REVIVED, TOKENS = 0.05, 4096
 """Fraction of latents, and the tokens on which it was counted, that `RecoverySteps.revived` is about."""
 HARMLESS_RATE = 2.7e-3
 """Largest learning_rate * sqrt(memory / 1000) / signal_norm at which latents come to life with the bias. Above it,
-training leaves more than 5 % of them dead by ReLU. Between 0.002 and 0.0033, either happened."""
+training leaves more than 5 % of them dead by ReLU. Between 0.002 and 0.004, either happened."""
 
 
 @dataclass(frozen=True)
