@@ -238,7 +238,8 @@ def constants(law: Law) -> np.ndarray:
 def _law(values: np.ndarray) -> Law:
     """Returns the law with the constants that `constants` lists."""
     *steps, disturbance = np.exp(values[:4]).tolist()
-    return Law(dict(zip(SHARES, steps, strict=True)), *values[4:].tolist(), disturbance)
+    gamma, learning_rate, both, memory = values[4:].tolist()
+    return Law(dict(zip(SHARES, steps, strict=True)), gamma, learning_rate, both, memory, disturbance)
 
 
 def predicted(law: "Law | Powers", trainings: Sequence[Training]) -> dict[str, list[float]]:
