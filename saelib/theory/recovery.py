@@ -224,6 +224,8 @@ def _check(positive: Mapping[str, float], beta2: float) -> None:
     for name, value in positive.items():
         if not (0 < value < math.inf):
             raise UserError(f"{name} = {value}: must be a finite number above 0")
+        if not (1e-12 <= value <= 1e12):
+            raise UserError(f"{name} = {value}: must lie between 1e-12 and 1e12")
     if not 0 <= beta2 < 1:
         raise UserError(f"beta2 = {beta2}: must be 0 or more and below 1")
     if positive["mean_largest"] > positive["mean_norm"] * (1 + 1e-6):
