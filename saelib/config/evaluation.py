@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from saelib.config.base import Count, Name, Section
 from saelib.config.files import FilesConfig, LocalFiles
@@ -33,6 +33,21 @@ class FolderLabels(Section):
     kind: Literal["folders"]
 
 
+class ClassLabels(Section):
+    """Classes of whole images, from the files of their data set, which is of kind `cifar10`.
+
+    The class is the label in a `.bin` file, the column `label` (or `fine_label`, `coarse_label`) of a `.parquet` file,
+    or the folder of an image file.
+    """
+
+    kind: Literal["classes"]
+    names: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = ()
+    """Names of the classes 0, 1, 2 ..., in this order. Without them, classes are called by their numbers (`class 0`).
+    Folders have names already."""
+    level: Literal["fine", "coarse"] = "fine"
+    """Which label to read if images have two. CIFAR-100 has 100 fine classes and 20 coarse ones."""
+
+
 class MaskLabels(Section):
     """Segmentation masks of images: each pixel's gray value or color is its class."""
 
@@ -56,11 +71,18 @@ class TableLabels(Section):
 
 
 LabelsConfig = Annotated[
-    AnnotationLabels | TagLabels | FolderLabels | MaskLabels | TableLabels, Field(discriminator="kind")
+    AnnotationLabels | TagLabels | FolderLabels | ClassLabels | MaskLabels | TableLabels, Field(discriminator="kind")
 ]
 
 
-LABELED = {"annotations": "sequences", "tags": "tagged_text", "folders": "images", "masks": "images", "table": "arrays"}
+LABELED = {
+    "annotations": "sequences",
+    "tags": "tagged_text",
+    "folders": "images",
+    "classes": "cifar10",
+    "masks": "images",
+    "table": "arrays",
+}
 """Kind of labels -> the kind of data sets, or the family of models, that they are for."""
 
 

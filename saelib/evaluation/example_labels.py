@@ -39,7 +39,7 @@ def label_tokens(labels: LabelsConfig, examples: "pl.DataFrame", tokens: "pl.Dat
                 f"{name}: its {examples.height} held-out images are all from one folder; labels of kind folders need "
                 "two or more, each named in the data set's files"
             )
-        return _of_examples(folders, tokens)
+        return label_examples(folders, tokens)
     if tokens["start"].null_count():
         raise UserError(f"{name}: its tokens cannot be traced back to the examples, so annotations do not apply")
     if isinstance(labels, AnnotationLabels):
@@ -48,6 +48,15 @@ def label_tokens(labels: LabelsConfig, examples: "pl.DataFrame", tokens: "pl.Dat
         files = list_files("labels", labels.files, is_tagged, ALLOWED).files
         return label_words(files, examples, tokens, name)
     return _of_table(labels, tokens, name)
+
+
+def label_examples(values: Sequence[str], tokens: "pl.DataFrame") -> Labels:
+    """Labels each token by a value of its example, which is one domain."""
+    example = tokens["example"].to_numpy().astype(np.int64)
+    concepts = sorted(set(values))
+    number = {name: index for index, name in enumerate(concepts)}
+    concept = np.array([number[value] for value in values], np.int64)[example]
+    return Labels(len(example), tuple(concepts), np.arange(len(example)), concept, example)
 
 
 class Halves(NamedTuple):
@@ -88,15 +97,6 @@ def take(labels: Labels, tokens: NDArray[np.intp]) -> Labels:
     place[tokens] = np.arange(len(tokens))
     kept = place[labels.token] >= 0
     return Labels(len(tokens), labels.concepts, place[labels.token[kept]], labels.concept[kept], labels.domain[kept])
-
-
-def _of_examples(values: Sequence[str], tokens: "pl.DataFrame") -> Labels:
-    """Labels each token by a value of its example, which is one domain."""
-    example = tokens["example"].to_numpy().astype(np.int64)
-    concepts = sorted(set(values))
-    number = {name: index for index, name in enumerate(concepts)}
-    concept = np.array([number[value] for value in values], np.int64)[example]
-    return Labels(len(example), tuple(concepts), np.arange(len(example)), concept, example)
 
 
 def _records(labels: AnnotationLabels) -> list[Record]:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saelib.config import Config
-from saelib.config.evaluation import EvaluationConfig, MaskLabels
+from saelib.config.evaluation import ClassLabels, EvaluationConfig, MaskLabels
 from saelib.config.sites import number_of, site_of
+from saelib.evaluation.class_labels import label_images
 from saelib.evaluation.compared import comparisons_of, find_twins, pairs_of
 from saelib.evaluation.example_labels import label_tokens, split_tokens
 from saelib.evaluation.held_out import HeldOut, SeenTables
@@ -75,6 +76,9 @@ def open_context(config: Config, held_out: HeldOut, tables: SeenTables) -> Conte
     if given is not None:
         if isinstance(given, MaskLabels):
             found = label_patches(given, held_out.dataset, config.seed, examples, tokens)
+        elif isinstance(given, ClassLabels):
+            dataset = config.datasets[held_out.model.dataset or ""]
+            found = label_images(given, dataset, tables.groups, tokens, held_out.name)
         else:
             found = label_tokens(given, examples, tokens, held_out.name)
         labels = found.distinct()
