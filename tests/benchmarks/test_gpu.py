@@ -151,7 +151,7 @@ def test_a_library_of_others_is_timed_in_a_process_of_its_own(monkeypatch: pytes
     monkeypatch.setattr(contend, "python_of", lambda name: None)
     assert contend.peer_pace("eager", setting, 1).ms > 0
     timed = steps._of_peer("", "eager", setting, 1, {"bfloat16": 1.0}, Row("ours", {"ms": 1e-9, "peak, GB": 1.0}))
-    assert timed.figures["this / saelib"] > 1e3
+    assert float(timed.figures["this / saelib"]) > 1e3
     assert "peak of saelib / this" not in timed.figures  # no peak is known on a CPU
     stopped = steps._of_peer("", "sparsify", setting, 1, {"bfloat16": 1.0}, Row("ours"))
     assert not stopped.figures
