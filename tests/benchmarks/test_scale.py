@@ -120,7 +120,8 @@ def test_training_straight_from_the_model_costs_its_forward_passes_and_no_disk(p
     apart = train(stream=StreamConfig(sweeps_per_pass=1))
     forward = streamed[0] - stored[0]
     model, tokens = paper.models["esm2-3b"], paper.train.steps * paper.train.batch_size
-    assert forward == pytest.approx(Hardware().gpu_seconds(2.0 * (model.parameters or 0) * tokens, dtype="float32") / 3600)
+    operations = 2.0 * (model.parameters or 0) * tokens
+    assert forward == pytest.approx(Hardware().gpu_seconds(operations, dtype="float32") / 3600)
     assert apart[0] - stored[0] == pytest.approx(len(paper.train.variants) * forward)
     assert stored[1] > 0
     assert streamed[1] == 0
