@@ -15,6 +15,10 @@ PAPER = Path(__file__).parents[2] / "configs" / "paper.yaml"
 STAGES = ["extract", "stats", "init_death", "train"]
 
 
+def some_rates(count: int) -> list[float]:
+    return [1e-4 * (1 + i) for i in range(count)]
+
+
 def suite(model: dict[str, Any] | None = None, source: dict[str, Any] | None = None, **parts: Any) -> Config:
     entry = {
         "domain": "language",
@@ -60,7 +64,7 @@ def test_memory_grows_with_what_must_be_in_memory() -> None:
     few, many = (suite(extraction={"tokens": tokens}) for tokens in (2048, 65536))
     assert more("extract", few, many) > 0.99 * 2 * 8 * 63488 * 1024
     # Encoder and decoder with Adam's moments, for each learning rate; a dictionary and its packed copy for each seed.
-    few, many = (suite(train={"d_sae": 8192, "learning_rates": [1e-4] * rates}) for rates in (1, 8))
+    few, many = (suite(train={"d_sae": 8192, "learning_rates": some_rates(rates)}) for rates in (1, 8))
     assert more("train", few, many) > 7 * 2 * 3 * 4 * 8192 * 1024
     few, many = (suite(init_death={"d_sae": 8192, "seeds": seeds}) for seeds in (1, 5))
     assert more("init_death", few, many) > 4 * 2 * 4 * 8192 * 1024
@@ -68,10 +72,10 @@ def test_memory_grows_with_what_must_be_in_memory() -> None:
 
 def test_a_training_asks_for_the_learning_rates_of_the_variant_that_has_the_most() -> None:
     def asked(rates: int, own: int | None) -> Resources:
-        variants = {"a": {}, "b": {"learning_rates": [1e-4] * 2}}
+        variants = {"a": {}, "b": {"learning_rates": [1e-4, 2e-4]}}
         if own:
-            variants["a"] = {"learning_rates": [1e-4] * own}
-        options = {"d_sae": 8192, "steps": 3000, "learning_rates": [1e-4] * rates, "variants": variants}
+            variants["a"] = {"learning_rates": some_rates(own)}
+        options = {"d_sae": 8192, "steps": 3000, "learning_rates": some_rates(rates), "variants": variants}
         return job_resources(suite(train=options), "train", "m/x")
 
     assert asked(8, None) == asked(1, 8) != asked(1, None)

@@ -254,7 +254,7 @@ def test_an_edit_of_the_code_makes_its_model_stale_and_no_other(file: Path, tmp_
             {"family": "module", "factory": "a:b", "prepare": "a:c", "hooks": ["b"], "import_from": {"path": "."}},
             r"import_from: \. holds the results too; move your code to its own folder",
         ),
-        ({"family": "module", "factory": "a.b", "prepare": "a:c", "hooks": ["b"]}, "factory: .*match pattern"),
+        ({"family": "module", "factory": "a.b", "prepare": "a:c", "hooks": ["b"]}, "factory: should be module:name"),
         ({"family": "module", "factory": "a:b", "prepare": "a:c", "hooks": 3}, "hooks: "),
     ],
 )
