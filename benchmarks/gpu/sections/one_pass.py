@@ -34,7 +34,7 @@ def rows(card: Card) -> Iterator[Row]:
 
 def _plan(card: Card, size: Size, folder: Path) -> Plan:
     config = suite(size, folder)
-    device = {"device": "cuda" if card.on_gpu else "cpu"}
+    device = {"device": card.device.partition(":")[0]}
     rows = {"heldout_tokens": card.either(8192, 128), "window_rows": 16_384}
     parts = {
         "results": folder / "results",
@@ -46,7 +46,7 @@ def _plan(card: Card, size: Size, folder: Path) -> Plan:
 
 
 def _figures(card: Card, plan: Plan) -> dict[str, float | int]:
-    kept = KeptStores(card.device, room=None if card.on_gpu else float("inf"))
+    kept = KeptStores(card.device, room=None if card.device.startswith("cuda") else float("inf"))
     extraction = _seconds(card, lambda: extract.run(plan.config, _job(plan, "extract")))
     keeping = _seconds(card, lambda: extract.run(plan.config, _job(plan, "extract"), kept))
     stores = {layer: store for layer in kept.layers if (store := kept.take(layer))}
