@@ -45,7 +45,7 @@ class ClassLabels(Section):
     """Names of the classes 0, 1, 2 ..., in this order. Without them, classes are called by their numbers (`class 0`).
     Folders have names already."""
     level: Literal["fine", "coarse"] = "fine"
-    """Which label to read if images have two. CIFAR-100 has 100 fine classes and 20 coarse ones."""
+    """The label to read if images have two. CIFAR-100 has 100 fine classes and 20 coarse ones."""
 
 
 class MaskLabels(Section):

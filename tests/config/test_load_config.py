@@ -11,38 +11,7 @@ from saelib.config import Config, load_config
 from saelib.config.json_schema import schema_text
 from saelib.config.load import FORMS, check_config, read_yaml
 from saelib.errors import UserError
-
-GOOD: dict[str, Any] = {
-    "datasets": {"docs": {"kind": "python_docs"}},
-    "models": {
-        "m": {
-            "domain": "language",
-            "source": {"family": "transformers", "weights": {"path": "/models/m"}},
-            "dataset": "docs",
-            "layers": "1-3",
-            "representative_layer": 2,
-        }
-    },
-}
-
-
-def changed(path: str, value: Any) -> dict[str, Any]:
-    """GOOD with the value at a dotted path replaced."""
-    import copy
-
-    suite = copy.deepcopy(GOOD)
-    *parents, last = path.split(".")
-    place = suite
-    for part in parents:
-        place = place.setdefault(part, {})
-    place[last] = value
-    return suite
-
-
-def message(suite: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        check_config(suite, "suite.yaml")
-    return str(caught.value)
+from tests.config.mistakes import GOOD, changed, message
 
 
 def test_a_good_suite_is_read_with_its_defaults() -> None:
@@ -255,61 +224,6 @@ def test_a_mistake_is_named_with_its_key_and_what_is_allowed(path: str, value: A
     assert "suite.yaml: 1 mistake\n" in text
     for part in expected:
         assert part in text
-
-
-@pytest.mark.parametrize(
-    ("name", "family"),
-    [
-        *((name, "transformers") for name in ("gpt2", "bert", "llama", "pythia", "gemma", "gemma3", "opt", "t5")),
-        *((name, "transformers") for name in ("llama3", "Llama-2-7b", "gpt-j", "phi-2", "smollm2", "modernbert")),
-        *((name, "transformers_vision") for name in ("vit", "clip", "dinov2", "dinov3", "deit", "siglip")),
-    ],
-)
-def test_an_architecture_in_place_of_a_family_is_told_which_family_loads_it(name: str, family: str) -> None:
-    text = message(changed("models.m.source.family", name))
-    assert f"no such value '{name}', which is an architecture: write 'family: {family}', which loads it" in text
-    assert "did you mean" not in text
-
-
-@pytest.mark.parametrize(
-    ("name", "meant"),
-    [
-        ("transformer", "transformers"),
-        ("evo2", "evo"),
-        ("esm-2", "esm2"),
-        ("spliceAI", "spliceai"),
-        ("array", "arrays"),
-    ],
-)
-def test_a_mistyped_family_is_told_which_is_meant(name: str, meant: str) -> None:
-    text = message(changed("models.m.source.family", name))
-    assert f"no such value '{name}'; did you mean '{meant}'?" in text
-
-
-def test_a_name_that_is_both_near_a_family_and_an_architecture_is_told_both() -> None:
-    text = message(changed("models.m.source.family", "esm"))
-    assert "write 'family: transformers', which loads it (or did you mean 'esm2' or 'esm3'?)" in text
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        (
-            {"family": "alphafold3", "inputs": "i", "outputs": "o", "dtype": "bfloat16"},
-            "dtype: AlphaFold 3's program has",
-        ),
-        (
-            {"family": "evo", "weights": {"path": "x"}, "keep_special_tokens": True},
-            "keep_special_tokens: Evo reads bytes",
-        ),
-        (
-            {"family": "module", "factory": "a:b", "prepare": "a:c", "hooks": ["x", "y", "z"], "first": 1},
-            "first is the number of the first block in a pattern of hooks, but hooks is a list",
-        ),
-    ],
-)
-def test_options_that_a_family_would_not_use_are_refused(source: dict[str, Any], expected: str) -> None:
-    assert f"models.m.source: {expected}" in message(changed("models.m.source", source))
 
 
 def test_all_mistakes_are_reported_at_once() -> None:

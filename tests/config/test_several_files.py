@@ -8,7 +8,7 @@ import yaml
 from saelib.config import load_config
 from saelib.config.load import merged, read_yaml
 from saelib.errors import UserError
-from tests.config.test_load_config import GOOD
+from tests.config.mistakes import GOOD
 
 
 def test_a_second_file_adds_to_the_first(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from saelib.activations.rows import Rows
 from saelib.init_death.measure import measure
 from saelib.preprocessing.fit import make_preprocessing
 from saelib.stats import compute_stats
-from saelib.store import Split, Store, StoreMetadata, StoreWriter, open_store
+from saelib.store import Split, Store, StoreWriter, open_store
 from saelib.store.kept import KeptStore, KeptStores
 from saelib.store.rounding import choose_offset
+from tests.store.metadata import described
 
 D, CHUNK = 24, 64
 TOKENS: dict[Split, int] = {"train": 1000, "heldout": 300}
@@ -42,22 +43,7 @@ def write(path: Path, kept: KeptStores, acts: dict[Split, np.ndarray], layer: in
         for start in range(0, len(rows), 90):  # batches that fit neither chunks nor windows
             part = rows[start : start + 90]
             writer.append(split, part, np.arange(start, start + len(part), dtype=np.int32))
-    metadata = StoreMetadata(
-        key="k" * 64,
-        model="m",
-        layer=layer,
-        d_in=D,
-        train_tokens=TOKENS["train"],
-        heldout_tokens=TOKENS["heldout"],
-        chunk_rows=CHUNK,
-        index_rows=writer.index_rows,
-        dtypes=writer.dtypes,
-        reasons=writer.reasons,
-        examples={"train": 1, "heldout": 1},
-        dataset="none",
-        versions={},
-    )
-    writer.finish(metadata)
+    writer.finish(described(writer, layer=layer))
     return open_store(path)
 
 

@@ -22,7 +22,6 @@ from saelib.config.load import check_config
 from saelib.errors import UserError
 from saelib.pipeline.plan import make_plan
 from saelib.store import (
-    StoreMetadata,
     StoreWriter,
     open_store,
     published_stores,
@@ -34,6 +33,7 @@ from saelib.store import (
 )
 from saelib.store.read import _open_elsewhere
 from saelib.store.rounding import choose_offset
+from tests.store.metadata import described
 
 s3 = pytest.importorskip("saelib.store.s3", reason="the extra s3 is not installed", exc_type=(ImportError, UserError))
 pytest.importorskip("moto.server")
@@ -107,23 +107,7 @@ def fill(place: object, key: str = KEY, seed: int = 0, largest: float = 1.0, row
     )
     for split, acts in (("train", train[:rows]), ("heldout", heldout)):
         writer.append(split, acts, np.arange(len(acts), dtype=np.int32))
-    writer.finish(
-        StoreMetadata(
-            key=key,
-            model="m",
-            layer=3,
-            d_in=D,
-            train_tokens=TRAIN,
-            heldout_tokens=HELDOUT,
-            chunk_rows=128,
-            index_rows=writer.index_rows,
-            dtypes=writer.dtypes,
-            reasons=writer.reasons,
-            examples={"train": 1, "heldout": 1},
-            dataset="none",
-            versions={},
-        )
-    )
+    writer.finish(described(writer, key=key))
 
 
 def publish(url: str = URL, key: str = KEY, **how: float) -> None:

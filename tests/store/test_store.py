@@ -13,8 +13,9 @@ import zarr
 from saelib.activations.open import open_rows
 from saelib.activations.rows import read_float32
 from saelib.errors import UserError
-from saelib.store import StoreMetadata, StoreWriter, open_store, read_key, verify_store
+from saelib.store import StoreWriter, open_store, read_key, verify_store
 from saelib.store.rounding import choose_offset
+from tests.store.metadata import described
 
 TRAIN, HELDOUT, D, CHUNK = 1000, 300, 24, 128
 
@@ -34,23 +35,7 @@ def write(path: Path, train: np.ndarray, heldout: np.ndarray, *, finish: bool = 
             part = acts[start : start + 90]
             writer.append(split, part, np.arange(start, start + len(part), dtype=np.int32))
     if finish:
-        writer.finish(
-            StoreMetadata(
-                key="k" * 64,
-                model="m",
-                layer=3,
-                d_in=D,
-                train_tokens=len(train),
-                heldout_tokens=len(heldout),
-                chunk_rows=CHUNK,
-                index_rows=writer.index_rows,
-                dtypes=writer.dtypes,
-                reasons=writer.reasons,
-                examples={"train": 1, "heldout": 1},
-                dataset="none",
-                versions={},
-            )
-        )
+        writer.finish(described(writer))
     return path
 
 
